@@ -1,0 +1,9 @@
+"""What the user gets to read when an input or an option is wrong."""
+
+
+class FaceExprError(Exception):
+    """Bad input or a bad option, explained in one sentence.
+
+    The message names the file or the option, says what was wrong and what was expected. The command line prints it
+    without a traceback and exits with code 2; in Python it is an ordinary exception.
+    """
