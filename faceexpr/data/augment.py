@@ -1,0 +1,202 @@
+"""Random changes to whole training batches, on the training device, drawn for each sample on its own.
+
+Why not a library: ``python benchmarks/augmentation.py`` prints what this costs beside a training step of `SimpleCNN`,
+and what the same changes cost in kornia and torchvision. The limit for taking a library was 5 % of the step.
+torchvision's transforms draw once a call and would have to be called for each image, which costs far more than that.
+kornia stays below the limit on a CPU, but the fixed cost of a call, which is what counts on a GPU where the step
+itself takes a few milliseconds, is several times ours; and it draws from torch's global random state, not from a
+generator. So the draws are our own and all else is torch: the geometry is one ``grid_sample``, the photometry one
+multiply-add.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import pi
+
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample, one_hot
+
+from faceexpr.errors import FaceExprError
+
+ERASED = 0.5
+"""What an erased square is filled with: mid-grey, zero for a network that maps pixels to (-1, 1)."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes to the training images, drawn for each image of a batch on its own; all are off by default.
+
+    Args:
+        flip: probability of a horizontal flip, 0 to 1.
+        rotation: largest rotation in degrees, either way, 0 to 180.
+        scale: largest change of size, as a fraction: 0.15 draws factors from 0.85 to 1.15; 0 to below 1.
+        shift: largest shift along each axis, as a fraction of the image's side, 0 to 1.
+        brightness: largest change of brightness, as a fraction: 0.25 multiplies pixels by 0.75 to 1.25; 0 to 1.
+        contrast: largest change of contrast about the image's mean, as a fraction like brightness; 0 to 1.
+        erasing: probability of covering a square with mid-grey, 0 to 1.
+        erasing_size: side of that square, as a fraction of the image's shorter side; above 0, up to 1.
+        mixup: alpha of the Beta(alpha, alpha) distribution that the weights come from when each image and its label
+            are mixed with another's of the batch; 0 mixes nothing.
+    """
+
+    flip: float = 0.0
+    rotation: float = 0.0
+    scale: float = 0.0
+    shift: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    erasing: float = 0.0
+    erasing_size: float = 0.3
+    mixup: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "shift", "brightness", "contrast", "erasing"):
+            self._require(name, 0 <= getattr(self, name) <= 1, "0 to 1")
+        self._require("rotation", 0 <= self.rotation <= 180, "0 to 180 degrees")
+        self._require("scale", 0 <= self.scale < 1, "0 or more and below 1")
+        self._require("erasing_size", 0 < self.erasing_size <= 1, "above 0 and up to 1")
+        self._require("mixup", 0 <= self.mixup < float("inf"), "0 (off) or a positive number")
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise FaceExprError(f"data.augment.{name} is {getattr(self, name)}; expected {expected}")
+
+    @property
+    def warps(self) -> bool:
+        """Whether images are resampled, rather than at most flipped."""
+        return self.rotation > 0 or self.scale > 0 or self.shift > 0
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is on."""
+        return self.warps or max(self.flip, self.brightness, self.contrast, self.erasing, self.mixup) > 0
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """One random number a sample for everything that can change, shape (N,) each, uniform in [0, 1).
+
+    All are drawn whatever is on, so that switching one change on leaves the others as they were.
+    """
+
+    flip: Tensor
+    rotation: Tensor
+    scale: Tensor
+    shift_x: Tensor
+    shift_y: Tensor
+    brightness: Tensor
+    contrast: Tensor
+    erasing: Tensor
+    erased_x: Tensor
+    erased_y: Tensor
+    partner: Tensor
+    mixup: Tensor  # the weight itself, Beta-distributed, where mixup is on
+
+
+_COLUMNS = len(_Draws.__dataclass_fields__)
+
+
+def augment_batch(
+    image: Tensor, target: Tensor, settings: Augmentation, generator: torch.Generator, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Change the images of a training batch at random.
+
+    The random numbers come from the generator on the CPU and reach the device in one transfer, so they are the same
+    on every device.
+
+    Args:
+        image: uint8, shape (N, C, H, W).
+        target: int64 class indices (N,), or class distributions (N, num_classes).
+        settings: what to change, and how far.
+        generator: a CPU generator.
+        num_classes: number of classes.
+
+    Returns:
+        The images, float32 in 0 to 1 of the same shape and device, and the targets: class distributions, float32
+        (N, num_classes), with mixup, otherwise the ones given. With everything off, the very tensors given.
+    """
+    if not settings.active:
+        return image, target
+    draws = _draw(image.shape[0], settings, generator, image.device)
+    pixels = image.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    if settings.warps:
+        pixels = _warp(pixels, settings, draws)
+    elif settings.flip:
+        pixels = torch.where((draws.flip < settings.flip).view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+    if settings.brightness or settings.contrast:
+        pixels = _relight(pixels, settings, draws)
+    if settings.erasing:
+        pixels = _erase(pixels, settings, draws)
+    if settings.mixup:
+        return _mix(pixels, target, draws, num_classes)
+    return pixels, target
+
+
+def _draw(samples: int, settings: Augmentation, generator: torch.Generator, device: torch.device) -> _Draws:
+    numbers = torch.rand(samples, _COLUMNS, generator=generator)
+    if settings.mixup:
+        from scipy.special import betaincinv  # the Beta sampler of torch takes no generator
+
+        weights = betaincinv(settings.mixup, settings.mixup, numbers[:, -1].double().numpy())
+        numbers[:, -1] = torch.from_numpy(weights)
+    if device.type == "cuda":
+        numbers = numbers.pin_memory()  # or the transfer would wait for the work queued before it
+    return _Draws(*numbers.to(device, non_blocking=True).unbind(1))
+
+
+def _between(low: float, high: float, draw: Tensor) -> Tensor:
+    return draw * (high - low) + low
+
+
+def _warp(pixels: Tensor, settings: Augmentation, draws: _Draws) -> Tensor:
+    """Flip, rotate, scale and shift in one resampling; what comes in from outside repeats the border."""
+    height, width = pixels.shape[-2:]
+    angle = _between(-settings.rotation, settings.rotation, draws.rotation) * (pi / 180)
+    size = _between(1 - settings.scale, 1 + settings.scale, draws.scale)
+    mirror = 1 - 2 * (draws.flip < settings.flip).float()
+    cosine, sine = angle.cos() / size, angle.sin() / size
+    # From output to input, in coordinates that span -1 to 1 on both axes: a shift by a whole side is 2, and where the
+    # sides differ, so do the units that a rotation exchanges.
+    shift_x = _between(-2 * settings.shift, 2 * settings.shift, draws.shift_x)
+    shift_y = _between(-2 * settings.shift, 2 * settings.shift, draws.shift_y)
+    across = torch.stack([cosine, -sine * (height / width), shift_x], dim=1) * mirror[:, None]
+    down = torch.stack([sine * (width / height), cosine, shift_y], dim=1)
+    grid = affine_grid(torch.stack([across, down], dim=1), list(pixels.shape), align_corners=False)
+    warped = grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return warped.clamp_(0, 1)  # the four weights of a pixel add up to 1 only within rounding
+
+
+def _relight(pixels: Tensor, settings: Augmentation, draws: _Draws) -> Tensor:
+    """Multiply by the brightness, then stretch by the contrast about the mean, in one multiply-add."""
+    brightness = _between(1 - settings.brightness, 1 + settings.brightness, draws.brightness)
+    contrast = _between(1 - settings.contrast, 1 + settings.contrast, draws.contrast)
+    mean = pixels.flatten(1).mean(1)
+    gain, offset = brightness * contrast, brightness * (1 - contrast) * mean
+    return torch.addcmul(offset.view(-1, 1, 1, 1), pixels, gain.view(-1, 1, 1, 1)).clamp_(0, 1)
+
+
+def _erase(pixels: Tensor, settings: Augmentation, draws: _Draws) -> Tensor:
+    """Cover a square that lies wholly inside the image."""
+    height, width = pixels.shape[-2:]
+    side = max(1, round(settings.erasing_size * min(height, width)))
+    rows = _span(height, side, draws.erased_y) & (draws.erasing < settings.erasing)[:, None]
+    columns = _span(width, side, draws.erased_x)
+    return pixels.masked_fill_(rows[:, None, :, None] & columns[:, None, None, :], ERASED)
+
+
+def _span(length: int, side: int, draw: Tensor) -> Tensor:
+    """Which of ``length`` places lie in a stretch of ``side`` at a random start: bool (N, length)."""
+    start = (draw * (length - side + 1)).floor()[:, None]
+    places = torch.arange(length, device=draw.device)
+    return (places >= start) & (places < start + side)
+
+
+def _mix(pixels: Tensor, target: Tensor, draws: _Draws, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Mix each sample with a partner; every sample is a partner once."""
+    labels = one_hot(target, num_classes).float() if target.ndim == 1 else target.float()
+    partner = draws.partner.argsort(stable=True)
+    weight = draws.mixup
+    mixed = torch.lerp(pixels[partner], pixels, weight.view(-1, 1, 1, 1))
+    return mixed, torch.lerp(labels[partner], labels, weight.view(-1, 1))

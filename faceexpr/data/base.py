@@ -1,0 +1,171 @@
+"""What every expression data set shares: splits, loaders, and augmentation on the training device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from faceexpr.data.augment import Augmentation, augment_batch
+from faceexpr.data.split import BatchLoader, BatchSampler, FaceSplit
+from faceexpr.described import Described, class_path, describe
+from faceexpr.emotions import FER_NAMES
+from faceexpr.errors import FaceExprError
+
+Stage = Literal["train", "val", "test", "predict"]
+
+
+class ExpressionDataModule(Described, LightningDataModule):
+    """Face images with one expression each.
+
+    A subclass says what its classes are (`class_names`, known without reading anything) and implements `load_split`.
+    Images stay uint8 until they have reached the training device; there `Augmentation` is applied to each sample of a
+    training batch with draws that depend on the seed, the epoch, the process and the batch only.
+
+    Args:
+        batch_size: images in a batch of one process.
+        augment: random changes to the training images; all are off by default.
+        drop_last: leave an incomplete last batch out of each training epoch.
+        class_names: names of the classes in index order.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        augment: Augmentation | None = None,
+        drop_last: bool = False,
+        class_names: Sequence[str] = FER_NAMES,
+    ) -> None:
+        super().__init__()
+        hyper_parameters = {name: describe(value, f"data.{name}") for name, value in self.init_args.items()}
+        # A checkpoint remembers its data, so that it can be tested without the configuration being named again.
+        self.save_hyperparameters({**hyper_parameters, "_class_path": class_path(type(self))}, logger=False)
+        if batch_size < 1:
+            raise FaceExprError(f"data.batch_size is {batch_size}; expected 1 or more")
+        self.batch_size = batch_size
+        self.augment = augment or Augmentation()
+        self.drop_last = drop_last
+        self.class_names = tuple(class_names)
+        self.splits: dict[Stage, FaceSplit] = {}
+
+    def load_split(self, stage: Stage) -> FaceSplit:
+        """Read one split.
+
+        Args:
+            stage: ``train``, ``val``, ``test``, or ``predict`` (images whose labels are not needed).
+
+        Raises:
+            FaceExprError: the split does not exist, or a file is not what it should be.
+        """
+        raise NotImplementedError
+
+    def split(self, stage: Stage) -> FaceSplit:
+        """Return a split, read once."""
+        if stage not in self.splits:
+            split = self.load_split(stage)
+            if len(split) == 0 and not split.failures:
+                raise FaceExprError(f"{type(self).__name__}: the {stage} split holds no image")
+            self._check_classes(stage, split)
+            self.splits[stage] = split
+        return self.splits[stage]
+
+    def _check_classes(self, stage: Stage, split: FaceSplit) -> None:
+        if split.targets is None:
+            if stage != "predict":
+                raise FaceExprError(
+                    f"{type(self).__name__}: the {stage} split has no labels, so nothing can be measured on it; "
+                    "expected a label for each image (unlabelled images are for `faceexpr predict`)"
+                )
+            return
+        counts = split.targets.sum(0) if split.targets.ndim == 2 else torch.bincount(split.targets, minlength=1)
+        present = {index for index, count in enumerate(counts.tolist()) if count > 0}
+        absent = [name for index, name in enumerate(self.class_names) if index not in present]
+        if absent:
+            rank_zero_warn(f"the {stage} split has no sample of {', '.join(absent)}")
+
+    def setup(self, stage: str) -> None:
+        needed: dict[str, tuple[Stage, ...]] = {
+            "fit": ("train", "val"),
+            "validate": ("val",),
+            "test": ("test",),
+            "predict": ("predict",),
+        }
+        for name in needed[stage]:
+            split = self.split(name)
+            rank_zero_info(f"{type(self).__name__}: {len(split):,} images in the {name} split")
+        if stage == "fit" and len(self.split("train")) < 2:
+            raise FaceExprError(
+                f"{type(self).__name__}: the train split holds 1 image; training needs at least 2 images"
+            )
+
+    def _loader(self, stage: Stage) -> BatchLoader:
+        trainer = self.trainer
+        world_size, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        split = self.split(stage)
+        sampler = BatchSampler(
+            size=len(split),
+            batch_size=self.batch_size,
+            training=stage == "train",
+            shuffle=trainer is None or not trainer.overfit_batches,  # type: ignore[attr-defined]  # set at run time
+            drop_last=self.drop_last,
+            seed=self.seed,
+            num_replicas=world_size,
+            rank=rank,
+        )
+        return BatchLoader(split, sampler)
+
+    @property
+    def seed(self) -> int:
+        """The seed of the order and the augmentation: that of ``seed_everything``, the same in every process."""
+        if not hasattr(self, "_seed"):
+            seed = torch.initial_seed() % 2**31
+            self._seed: int = self.trainer.strategy.broadcast(seed) if self.trainer else seed
+        return self._seed
+
+    @property
+    def network_size(self) -> int:
+        """Side in pixels of the images that the network of this run takes; 48 outside of a run."""
+        model = getattr(self.trainer, "lightning_module", None)
+        preprocess = getattr(getattr(model, "net", None), "preprocess", None)
+        return int(getattr(preprocess, "size", 48))
+
+    def train_dataloader(self) -> BatchLoader:
+        return self._loader("train")
+
+    def val_dataloader(self) -> BatchLoader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> BatchLoader:
+        return self._loader("test")
+
+    def predict_dataloader(self) -> BatchLoader:
+        return self._loader("predict")
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        if not isinstance(batch, dict):  # the example input of the model summary comes this way too
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        # The index stays on the host, where it is read: fetching it from a GPU would wait for the whole queue.
+        return {key: value if key == "index" else value.to(device, non_blocking=True) for key, value in batch.items()}
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if self.trainer is None or not self.trainer.training or not isinstance(batch, dict):
+            return batch
+        return self.augmented(batch, epoch=self.trainer.current_epoch, rank=self.trainer.global_rank)
+
+    def augmented(self, batch: dict[str, Tensor], epoch: int, rank: int = 0) -> dict[str, Tensor]:
+        """Return the batch as training sees it.
+
+        The random numbers depend on (seed, epoch, rank, first sample of the batch) and on nothing else, so that a
+        resumed run draws the same ones without any state to store.
+        """
+        generator = torch.Generator().manual_seed(
+            hash((self.seed, epoch, rank, int(batch["index"][0]))) % 2**63,
+        )
+        image, target = augment_batch(
+            batch["image"], batch["target"], self.augment, generator, num_classes=len(self.class_names)
+        )
+        return {**batch, "image": image, "target": target}

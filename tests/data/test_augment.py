@@ -1,0 +1,268 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from faceexpr.data.augment import ERASED, Augmentation, augment_batch
+from faceexpr.errors import FaceExprError
+
+EVERYTHING = Augmentation(0.5, 12, 0.15, 0.08, 0.25, 0.25, 0.5, 0.3, 0.4)
+CLASSES = 7
+
+
+def batch(samples=16, channels=1, side=48, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, (samples, channels, side, side), dtype=torch.uint8, generator=generator)
+    return image, torch.randint(0, CLASSES, (samples,), generator=generator)
+
+
+def same_images(samples=16, side=48):
+    """One smooth image over and over, so that every difference is the augmentation's."""
+    ramp = torch.linspace(20, 230, side)
+    image = (ramp[None, :] * 0.6 + ramp[:, None] * 0.4).to(torch.uint8)
+    return image.expand(samples, 1, side, side).clone(), torch.zeros(samples, dtype=torch.int64)
+
+
+def augmented(image, target, settings, seed=0):
+    return augment_batch(image, target, settings, torch.Generator().manual_seed(seed), CLASSES)
+
+
+def test_everything_off_returns_the_very_tensors():
+    image, target = batch()
+    result = augmented(image, target, Augmentation(erasing_size=0.5))
+    assert result[0] is image
+    assert result[1] is target
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_result_is_float32_between_0_and_1_of_the_same_shape(channels):
+    image, target = batch(channels=channels)
+    before = image.clone()
+    pixels, labels = augmented(image, target, EVERYTHING)
+    assert pixels.dtype == torch.float32
+    assert pixels.shape == image.shape
+    assert pixels.device == image.device
+    assert pixels.min() >= 0
+    assert pixels.max() <= 1
+    assert labels.shape == (16, CLASSES)
+    assert torch.equal(image, before)
+
+
+def test_non_square_images_rotate_without_shear():
+    image = torch.zeros(1, 1, 40, 80, dtype=torch.uint8)
+    image[:, :, 10:30, 30:50] = 255
+    areas = [augmented(image, torch.tensor([0]), Augmentation(rotation=90), seed)[0].sum().item() for seed in range(5)]
+    assert areas == pytest.approx([400] * 5, rel=0.02)
+
+
+def test_flip_alone_is_exact_and_keeps_integer_targets():
+    image, target = batch(64)
+    pixels, labels = augmented(image, target, Augmentation(flip=0.5))
+    exact = image.float() / 255
+    flipped = (pixels == exact.flip(-1)).flatten(1).all(1)
+    kept = (pixels == exact).flatten(1).all(1)
+    assert (flipped ^ kept).all()
+    assert 16 < flipped.sum() < 48
+    assert labels is target
+    assert torch.equal(augmented(image, target, Augmentation(flip=1.0))[0], exact.flip(-1))
+
+
+def test_flip_is_the_same_flip_when_images_are_warped_too():
+    image, target = same_images(64)
+    exact = image.float() / 255
+    nearly_still = replace(Augmentation(flip=0.5), rotation=1e-4)
+    assert torch.allclose(
+        augmented(image, target, nearly_still)[0], augmented(image, target, Augmentation(flip=0.5))[0], atol=1e-3
+    )
+    assert torch.allclose(augmented(image, target, replace(nearly_still, flip=0.0))[0], exact, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Augmentation(rotation=20),
+        Augmentation(scale=0.3),
+        Augmentation(shift=0.2),
+        Augmentation(brightness=0.5),
+        Augmentation(contrast=0.5),
+        Augmentation(erasing=1.0),
+    ],
+)
+def test_each_sample_has_draws_of_its_own(settings):
+    pixels, _ = augmented(*same_images(), settings)
+    different = {tuple(sample.flatten().tolist()) for sample in pixels}
+    assert len(different) >= 14
+
+
+def test_a_sample_does_not_depend_on_the_rest_of_the_batch():
+    image, target = batch(16)
+    settings = replace(EVERYTHING, mixup=0.0)
+    whole, _ = augmented(image, target, settings)
+    part, _ = augmented(image[:5], target[:5], settings)
+    other = image.clone()
+    other[8:] = 0
+    assert torch.equal(whole[:5], part)
+    assert torch.equal(whole[:8], augmented(other, target, settings)[0][:8])
+
+
+def test_switching_one_change_on_leaves_the_others_draws():
+    image, target = batch()
+    bare, _ = augmented(image, target, Augmentation(rotation=12, brightness=0.2))
+    erased, _ = augmented(image, target, Augmentation(rotation=12, brightness=0.2, erasing=1.0))
+    equal = (bare == erased).float().mean().item()
+    assert equal == pytest.approx(1 - (14 / 48) ** 2, abs=0.01)
+
+
+def test_reproducible_for_a_seed_and_different_between_seeds():
+    image, target = batch()
+    first, second, other = (augmented(image, target, EVERYTHING, seed) for seed in (5, 5, 6))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_global_random_state_is_neither_used_nor_moved():
+    image, target = batch()
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first, _ = augmented(image, target, EVERYTHING)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(2)
+    assert torch.equal(first, augmented(image, target, EVERYTHING)[0])
+
+
+def test_shift_moves_by_up_to_its_fraction_of_the_side():
+    image = torch.zeros(200, 1, 40, 60, dtype=torch.uint8)
+    image[:, :, 18:22, 28:32] = 255
+    pixels, _ = augmented(image, torch.zeros(200, dtype=torch.int64), Augmentation(shift=0.2))
+    weights = pixels[:, 0] / pixels[:, 0].sum((1, 2), keepdim=True)
+    columns = (weights.sum(1) * torch.arange(60)).sum(1) - 29.5
+    rows = (weights.sum(2) * torch.arange(40)).sum(1) - 19.5
+    assert 10 < columns.abs().max() <= 12.01
+    assert 7 < rows.abs().max() <= 8.01
+
+
+def test_scale_changes_the_size_by_up_to_its_fraction():
+    image = torch.zeros(200, 1, 48, 48, dtype=torch.uint8)
+    image[:, :, 16:32, 16:32] = 255
+    pixels, _ = augmented(image, torch.zeros(200, dtype=torch.int64), Augmentation(scale=0.25))
+    factors = (pixels.sum((1, 2, 3)) / 256).sqrt()
+    assert 0.73 < factors.min() < 0.80
+    assert 1.20 < factors.max() < 1.27
+
+
+def test_rotation_turns_by_up_to_its_degrees():
+    image = torch.zeros(200, 1, 49, 49, dtype=torch.uint8)
+    image[:, :, 23:26, 38:41] = 255
+    pixels, _ = augmented(image, torch.zeros(200, dtype=torch.int64), Augmentation(rotation=30))
+    weights = pixels[:, 0] / pixels[:, 0].sum((1, 2), keepdim=True)
+    x = (weights.sum(1) * torch.arange(49)).sum(1) - 24
+    y = (weights.sum(2) * torch.arange(49)).sum(1) - 24
+    angles = torch.rad2deg(torch.atan2(y, x))
+    assert 27 < angles.max() < 31
+    assert -31 < angles.min() < -27
+    assert torch.allclose(torch.hypot(x, y), torch.tensor(15.0), atol=0.3)
+
+
+def test_brightness_multiplies_and_contrast_keeps_the_mean():
+    image = torch.randint(90, 120, (200, 1, 16, 16), dtype=torch.uint8)
+    target = torch.zeros(200, dtype=torch.int64)
+    exact = image.float() / 255
+    ratio = augmented(image, target, Augmentation(brightness=0.3))[0] / exact
+    assert torch.allclose(ratio.amax((1, 2, 3)), ratio.amin((1, 2, 3)), atol=1e-5)
+    assert 0.69 < ratio.min() < 0.74
+    assert 1.26 < ratio.max() < 1.31
+    stretched = augmented(image, target, Augmentation(contrast=0.3))[0]
+    assert torch.allclose(stretched.mean((1, 2, 3)), exact.mean((1, 2, 3)), atol=1e-5)
+    spread = stretched.std((1, 2, 3)) / exact.std((1, 2, 3))
+    assert 0.69 < spread.min() < 0.74
+    assert 1.26 < spread.max() < 1.31
+
+
+@pytest.mark.parametrize(("fraction", "side"), [(0.3, 14), (1.0, 48), (0.001, 1)])
+def test_erasing_covers_a_square_of_the_given_side(fraction, side):
+    image = torch.full((32, 1, 48, 48), 255, dtype=torch.uint8)
+    settings = Augmentation(erasing=1.0, erasing_size=fraction)
+    pixels, _ = augmented(image, torch.zeros(32, dtype=torch.int64), settings)
+    erased = pixels[:, 0] == ERASED
+    assert (erased.sum((1, 2)) == side**2).all()
+    assert (erased.any(1).sum(1) == side).all()
+    assert (erased.any(2).sum(1) == side).all()
+
+
+def test_erasing_happens_with_its_probability_and_reaches_every_corner():
+    image = torch.full((2000, 1, 12, 12), 255, dtype=torch.uint8)
+    pixels, _ = augmented(image, torch.zeros(2000, dtype=torch.int64), Augmentation(erasing=0.3, erasing_size=0.5))
+    erased = pixels[:, 0] == ERASED
+    assert erased.any(2).any(1).float().mean().item() == pytest.approx(0.3, abs=0.04)
+    assert all(erased[:, row, column].any() for row in (0, -1) for column in (0, -1))
+
+
+def test_mixup_targets_are_the_mix_of_the_images():
+    # Image i is constant at value i and is the only one of its class, so the weights can be read off both.
+    samples = 8
+    image = (torch.arange(samples) * 30).to(torch.uint8).view(-1, 1, 1, 1).expand(samples, 1, 6, 6)
+    target = torch.arange(samples)
+    generator = torch.Generator().manual_seed(3)
+    pixels, labels = augment_batch(image, target, Augmentation(mixup=1.0), generator, samples)
+    assert torch.allclose(labels.sum(1), torch.ones(samples))
+    assert ((labels > 0).sum(1) <= 2).all()
+    assert (labels.diagonal() > 0).all()
+    expected = labels @ (torch.arange(samples) * 30 / 255)
+    assert torch.allclose(pixels, expected.view(-1, 1, 1, 1).expand_as(pixels), atol=1e-5)
+    assert (labels.max(1).values < 0.99).any()
+
+
+def test_mixup_of_distributions_stays_a_distribution():
+    image, _ = batch()
+    distributions = torch.rand(16, CLASSES).softmax(1)
+    _, labels = augmented(image, distributions, Augmentation(mixup=0.4))
+    assert labels.dtype == torch.float32
+    assert torch.allclose(labels.sum(1), torch.ones(16))
+    assert not torch.allclose(labels, distributions)
+
+
+def test_mixup_weights_follow_the_beta_distribution():
+    # All zeros but one half ones: a mixed pixel is the weight, or one minus it, both Beta-distributed.
+    image = torch.zeros(4000, 1, 1, 1, dtype=torch.uint8)
+    target = torch.zeros(4000, dtype=torch.int64)
+    image[2000:], target[2000:] = 255, 1
+    alpha = 0.5
+    pixels, labels = augment_batch(
+        image, target, Augmentation(mixup=alpha), torch.Generator().manual_seed(0), num_classes=2
+    )
+    assert torch.allclose(pixels.flatten(), labels[:, 1], atol=1e-6)
+    mixed = labels[(labels[:, 1] > 0) & (labels[:, 1] < 1), 1].numpy()
+    assert len(mixed) == pytest.approx(2000, rel=0.1)
+    assert mixed.mean() == pytest.approx(0.5, abs=0.03)
+    assert np.var(mixed) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
+
+
+def test_a_batch_of_one_works():
+    image, target = batch(1)
+    pixels, labels = augmented(image, target, EVERYTHING)
+    assert pixels.shape == (1, 1, 48, 48)
+    assert torch.equal(labels, torch.nn.functional.one_hot(target, CLASSES).float())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("flip", 1.5),
+        ("flip", float("nan")),
+        ("rotation", -1.0),
+        ("rotation", 181.0),
+        ("scale", 1.0),
+        ("shift", -0.1),
+        ("brightness", 1.1),
+        ("contrast", -0.2),
+        ("erasing", 2.0),
+        ("erasing_size", 0.0),
+        ("mixup", -0.1),
+        ("mixup", float("inf")),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(name, value):
+    with pytest.raises(FaceExprError, match=rf"data\.augment\.{name} is .*; expected"):
+        Augmentation(**{name: value})
