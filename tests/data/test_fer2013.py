@@ -1,0 +1,285 @@
+"""FER-2013 from its CSV files."""
+
+import gzip
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from faceexpr.data.fer2013 import FER2013, stratified_holdout
+from faceexpr.data.fer2013_csv import parse_csv
+from faceexpr.emotions import FER_NAMES
+from faceexpr.errors import FaceExprError
+
+REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "fer2013" / "fer2013.csv.gz"
+RAMP = " ".join(str(value % 256) for value in range(2304))
+
+
+def grey(value):
+    return " ".join([str(value)] * 2304)
+
+
+def write(path, *lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def canonical(path, rows):
+    """Write (label, pixels, usage) rows in the original layout."""
+    return write(path, "emotion,pixels,Usage", *(f"{label},{pixels},{usage}" for label, pixels, usage in rows))
+
+
+THREE = [(0, grey(0), "Training"), (3, grey(128), "PublicTest"), (6, RAMP, "PrivateTest")]
+
+
+def test_a01_columns_are_found_by_trimmed_name(tmp_path):
+    icml = write(
+        tmp_path / "icml.csv",
+        "emotion, Usage, pixels",
+        *(f"{label}, {usage} ,{pixels}" for label, pixels, usage in THREE),
+    )
+    one, other = FER2013(icml), FER2013(canonical(tmp_path / "fer2013.csv", THREE))
+    for stage, (label, pixels, _) in zip(("train", "val", "test"), THREE, strict=True):
+        split = one.split(stage)
+        expected = torch.tensor([int(value) for value in pixels.split()], dtype=torch.uint8).view(1, 1, 48, 48)
+        assert split.images.dtype == torch.uint8
+        assert torch.equal(split.images, expected)
+        assert split.targets.tolist() == [label]
+        assert split.targets.dtype == torch.int64
+        assert torch.equal(split.images, other.split(stage).images)
+        assert torch.equal(split.targets, other.split(stage).targets)
+    assert one.split("predict").sources[0] == "icml.csv:4"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffemotion,pixels,Usage\r\n3,{p},Training\r\n",
+        '"emotion","pixels","Usage"\n"3","{p}","Training"\n',
+        "Emotion,Pixels,usage\n 3 , {p} ,training",
+        "id,Usage,pixels,emotion\n7,Training,{p},3\n",
+    ],
+)
+def test_a01_other_spellings_of_the_same_file(tmp_path, text):
+    path = tmp_path / "fer.csv"
+    path.write_bytes(text.format(p=RAMP).encode())
+    split = FER2013(str(path)).split("train")
+    assert split.targets.tolist() == [3]
+    assert split.images.flatten().tolist() == [int(value) for value in RAMP.split()]
+
+
+def kaggle(tmp_path, test_header="pixels"):
+    labels = (0, 3, 4, 6)
+    write(tmp_path / "train.csv", "emotion,pixels", *(f"{label},{grey(10 * label)}" for label in labels))
+    label = "2," if test_header != "pixels" else ""
+    write(tmp_path / "test.csv", test_header, *(f"{label}{grey(value)}" for value in (200, 201)))
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "train.csv"])
+def test_a02_kaggle_folder_fits_on_an_announced_holdout_and_predicts(tmp_path, caplog, name):
+    data = FER2013(str(Path(kaggle(tmp_path)) / name))
+    with caplog.at_level(logging.INFO):
+        data.setup("fit")
+        data.setup("predict")
+    announced = [record.getMessage() for record in caplog.records if "held out" in record.getMessage()]
+    assert len(announced) == 1
+    assert "1 of 4 rows" in announced[0]
+    assert "holdout_seed=0" in announced[0]
+    train, val = data.split("train"), data.split("val")
+    assert (len(train), len(val)) == (3, 1)
+    assert sorted([*train.targets.tolist(), *val.targets.tolist()]) == [0, 3, 4, 6]
+    for split in (train, val):
+        assert (split.images[:, 0, 0, 0] == 10 * split.targets).all()
+    predict = data.split("predict")
+    assert predict.targets is None
+    assert predict.images[:, 0, 0, 0].tolist() == [200, 201]
+    assert list(predict.sources) == ["test.csv:2", "test.csv:3"]
+
+
+def test_a02_test_without_labels_stops_and_says_so(tmp_path):
+    with pytest.raises(FaceExprError, match=r"test\.csv has no labels"):
+        FER2013(kaggle(tmp_path)).setup("test")
+
+
+def test_a02_only_test_csv_predicts_and_does_not_fit(tmp_path):
+    kaggle(tmp_path)
+    data = FER2013(str(tmp_path / "test.csv"))
+    assert len(data.split("predict")) == 2
+    with pytest.raises(FaceExprError, match=r"test\.csv is for test and predict only"):
+        data.setup("fit")
+
+
+def test_a02_labelled_test_csv_is_tested(tmp_path):
+    data = FER2013(kaggle(tmp_path, test_header="emotion,pixels"))
+    assert data.split("test").targets.tolist() == [2, 2]
+
+
+def test_a02_train_csv_alone_has_no_test_split(tmp_path):
+    kaggle(tmp_path)
+    (tmp_path / "test.csv").unlink()
+    data = FER2013(str(tmp_path))
+    with pytest.raises(FaceExprError, match="no test split"):
+        data.setup("test")
+    assert len(data.split("predict")) == 4
+
+
+def test_a02_predict_does_not_read_train_csv(tmp_path):
+    kaggle(tmp_path)
+    write(tmp_path / "train.csv", "emotion,pixels", "broken")
+    data = FER2013(str(tmp_path))
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn="predict"))
+    data.prepare_data()
+    assert len(data.split("predict")) == 2
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"))
+    with pytest.raises(FaceExprError, match=r"train\.csv: 1 of 1 rows"):
+        data.prepare_data()
+
+
+def test_a08_labels_mean_the_same_names_as_in_the_vocabulary(tmp_path):
+    order = [6, 2, 0, 5, 3, 1, 4]
+    data = FER2013(canonical(tmp_path / "fer.csv", [(label, grey(30 * label), "Training") for label in order]))
+    split = data.split("train")
+    named = {
+        int(image[0, 0, 0]): data.class_names[target]
+        for image, target in zip(split.images, split.targets.tolist(), strict=True)
+    }
+    assert named == {
+        0: "Angry", 30: "Disgust", 60: "Fear", 90: "Happy", 120: "Sad", 150: "Surprise", 180: "Neutral"
+    }  # fmt: skip
+    assert data.class_names == FER_NAMES
+
+
+def test_compressed_files_are_told_by_content(tmp_path):
+    plain = canonical(tmp_path / "plain" / "fer2013.csv", THREE)
+    for name in ("fer2013.csv.gz", "fer2013.csv"):
+        path = tmp_path / "zipped" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(gzip.compress(Path(plain).read_bytes()))
+        for place in (path, path.parent):
+            assert torch.equal(FER2013(str(place)).split("test").images, FER2013(plain).split("test").images)
+
+
+def test_truncated_gzip_is_named(tmp_path):
+    path = tmp_path / "fer2013.csv.gz"
+    content = gzip.compress(Path(canonical(tmp_path / "fer.csv", THREE * 20)).read_bytes())
+    path.write_bytes(content[:-200])
+    with pytest.raises(FaceExprError, match=r"fer2013\.csv\.gz is a damaged or incomplete gzip file"):
+        FER2013(str(path)).split("train")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"name,age\nx,1\n", "line 1 reads 'name, age'; expected the columns emotion, pixels and Usage"),
+        (b"0,70 80,Training\n", "line 1 reads '0, 70 80, Training'"),
+        (b"emotion,pixels,pixels\n", "line 1 reads 'emotion, pixels, pixels'"),
+        (b"PK\x03\x04\0\0", "an archive has to be unpacked first"),
+        (b"emotion,pixels,Usage\n", "a header and no rows"),
+        ("emotion,pixels,Usage".encode("utf-16"), "is not a text file"),
+    ],
+)
+def test_a_file_that_is_not_fer_is_one_sentence(tmp_path, content, message):
+    path = tmp_path / "other.csv"
+    path.write_bytes(content)
+    with pytest.raises(FaceExprError) as caught:
+        FER2013(str(path)).split("train")
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_and_empty_folder(tmp_path):
+    with pytest.raises(FaceExprError, match=r"none\.csv does not exist"):
+        FER2013(str(tmp_path / "none.csv")).split("train")
+    with pytest.raises(FaceExprError, match="holds no file of FER-2013"):
+        FER2013(str(tmp_path)).split("train")
+
+
+def test_constructor_reads_nothing_and_checks_its_options(tmp_path):
+    assert FER2013(str(tmp_path / "none.csv")).class_names == FER_NAMES
+    for holdout in (0.0, 1.0, -0.1, float("nan")):
+        with pytest.raises(FaceExprError, match=r"data\.holdout"):
+            FER2013("x", holdout=holdout)
+    with pytest.raises(FaceExprError, match=r"data\.holdout_seed"):
+        FER2013("x", holdout_seed=-1)
+
+
+def test_missing_usage_names_the_split(tmp_path):
+    path = canonical(tmp_path / "fer.csv", [(0, grey(1), "Training")])
+    with pytest.raises(FaceExprError, match="no row with Usage PublicTest, so there is no val split"):
+        FER2013(path).split("val")
+
+
+def test_usage_need_not_be_sorted(tmp_path):
+    usages = ["Training", "PrivateTest", "Training", "PublicTest", "Training"]
+    path = canonical(tmp_path / "fer.csv", [(at, grey(at), usage) for at, usage in enumerate(usages)])
+    split = FER2013(path).split("train")
+    assert split.targets.tolist() == split.images[:, 0, 0, 0].tolist() == [0, 2, 4]
+    assert list(split.sources) == ["fer.csv:2", "fer.csv:4", "fer.csv:6"]
+    assert list(split.sources[1:]) == ["fer.csv:4", "fer.csv:6"]
+
+
+def test_holdout_is_stratified_seeded_and_exact():
+    labels = np.repeat(np.arange(4), [500, 300, 150, 50])
+    labels = np.random.default_rng(1).permutation(labels)
+    chosen = stratified_holdout(labels, 0.1, seed=0)
+    assert chosen.sum() == 100
+    assert np.bincount(labels[chosen]).tolist() == [50, 30, 15, 5]
+    np.testing.assert_array_equal(chosen, stratified_holdout(labels, 0.1, seed=0))
+    assert (chosen != stratified_holdout(labels, 0.1, seed=1)).any()
+
+
+@pytest.mark.parametrize(("size", "fraction", "expected"), [(2, 0.01, 1), (2, 0.99, 1), (10, 0.25, 2), (10, 0.99, 9)])
+def test_holdout_leaves_both_parts_something(size, fraction, expected):
+    assert stratified_holdout(np.zeros(size, dtype=np.int64), fraction, seed=0).sum() == expected
+
+
+@pytest.fixture(scope="module")
+def real_cache(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="FER-2013 is not here")
+def test_real_file_has_the_published_counts(real_cache):
+    data = FER2013(str(REAL), cache_dir=real_cache)
+    assert [len(data.split(stage)) for stage in ("train", "val", "test")] == [28709, 3589, 3589]
+    published = torch.tensor([3995, 436, 4097, 7215, 4830, 3171, 4965])
+    assert (
+        torch.bincount(data.split("train").targets) - published
+    ).abs().max() <= 30  # labels recovered by matching images
+    with gzip.open(REAL, "rt") as stream:
+        first = [next(stream) for _ in range(3)][2]
+    label, pixels, _ = first.split(",")
+    train = data.split("train")
+    assert train.images[1].flatten().tolist() == [int(value) for value in pixels.split()]
+    assert train.targets[1] == int(label)
+    assert train.sources[1] == "fer2013.csv.gz:3"
+    assert data.split("test").sources[-1] == "fer2013.csv.gz:35888"
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="FER-2013 is not here")
+def test_real_file_is_mapped_and_not_copied(real_cache, monkeypatch):
+    FER2013(str(REAL), cache_dir=real_cache).split("test")
+    monkeypatch.setattr("faceexpr.data.fer2013_table.parse_csv", lambda path: pytest.fail("parsed again"))
+    data = FER2013(str(REAL), cache_dir=real_cache)
+    train, test = data.split("train").images, data.split("test").images
+    assert test.data_ptr() - train.data_ptr() == (28709 + 3589) * 2304
+
+
+def test_parser_gives_plain_arrays(tmp_path):
+    arrays = parse_csv(Path(canonical(tmp_path / "fer.csv", THREE)))
+    assert {name: (array.dtype.kind, array.shape) for name, array in arrays.items()} == {
+        "images": ("u", (3, 48, 48)),
+        "labels": ("i", (3,)),
+        "usages": ("u", (3,)),
+        "lines": ("i", (3,)),
+        "bad_lines": ("i", (0,)),
+        "bad_usages": ("u", (0,)),
+        "bad_reasons": ("U", (0,)),
+    }

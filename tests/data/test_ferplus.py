@@ -1,0 +1,292 @@
+"""FER+: votes matched to images, and labels from votes."""
+
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from faceexpr.data.augment import Augmentation
+from faceexpr.data.fer2013_table import FerTable
+from faceexpr.data.ferplus import FERPlus, check_agreement, drawn
+from faceexpr.data.ferplus_votes import Votes
+from faceexpr.emotions import FER_NAMES, FERPLUS_NAMES
+from faceexpr.errors import FaceExprError
+
+REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "fer2013"
+FILE_ORDER = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
+HEADER = f"Usage,Image name,{','.join(FILE_ORDER)}"
+
+
+def images(path, greys, usages="Training", labels="0"):
+    usages = [usages] * len(greys) if isinstance(usages, str) else usages
+    rows = [
+        f"{labels},{' '.join([str(grey)] * 2304) if grey is not None else ''},{usage}"
+        for grey, usage in zip(greys, usages, strict=True)
+    ]
+    path.write_text("\n".join(["emotion,pixels,Usage", *rows]) + "\n")
+    return str(path)
+
+
+def vote_line(name="fer.png", usage="Training", **votes):
+    return ",".join([usage, name, *(str(votes.get(column, 0)) for column in FILE_ORDER)])
+
+
+def votes_file(path, *lines, header=HEADER):
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return str(path)
+
+
+def a05(tmp_path):
+    fer = images(tmp_path / "fer.csv", [10, 20, 30, 40, 50])
+    votes = votes_file(
+        tmp_path / "ferplus.csv",
+        vote_line("fer0000000.png", neutral=10),
+        vote_line("fer0000001.png", happiness=10),
+        vote_line("", NF=10),
+        vote_line("fer0000002.png", sadness=10),
+        vote_line("fer0000003.png", anger=10),
+    )
+    return fer, votes
+
+
+def named(data, stage="train"):
+    split = data.split(stage)
+    return {
+        int(image[0, 0, 0]): data.class_names[target]
+        for image, target in zip(split.images, split.targets.tolist(), strict=True)
+    }
+
+
+def test_a05_rows_are_matched_by_order(tmp_path, caplog):
+    data = FERPlus(*a05(tmp_path))
+    with caplog.at_level(logging.INFO):
+        assert named(data) == {10: "Neutral", 20: "Happy", 40: "Sad", 50: "Angry"}
+    assert "4 of 5 images of the train split" in caplog.text
+    assert "dropped: 1 not a face" in caplog.text
+    assert list(data.split("train").sources) == [f"fer.csv:{line}" for line in (2, 3, 5, 6)]
+
+
+def test_a05_other_column_order_and_blank_lines_change_nothing(tmp_path):
+    fer, votes = a05(tmp_path)
+    lines = [line.split(",") for line in Path(votes).read_text().splitlines()]
+    mixed = [",".join(f" {field} " for field in reversed(line)) for line in lines]
+    mixed.insert(3, "")
+    other = tmp_path / "mixed.csv"
+    other.write_text("\ufeff" + "\r\n".join(mixed) + "\r\n\r\n")
+    assert named(FERPlus(fer, str(other))) == named(FERPlus(fer, votes))
+
+
+def test_a05_a_skipped_image_does_not_shift_the_others(tmp_path):
+    fer, votes = a05(tmp_path)
+    images(Path(fer), [10, None, 30, 40, 50])
+    assert named(FERPlus(fer, votes, on_bad_row="skip")) == {10: "Neutral", 40: "Sad", 50: "Angry"}
+    with pytest.raises(FaceExprError, match="line 3: no pixels"):
+        FERPlus(fer, votes).split("train")
+
+
+def test_a05_other_row_count_is_an_error(tmp_path):
+    fer, votes = a05(tmp_path)
+    images(Path(fer), [10, 20, 30, 40])
+    with pytest.raises(FaceExprError, match=r"fer\.csv has 4 rows and .*ferplus\.csv has 5"):
+        FERPlus(fer, votes).split("train")
+
+
+def test_a05_other_usage_in_any_row_is_an_error(tmp_path):
+    fer, votes = a05(tmp_path)
+    images(Path(fer), [10, 20, 30, 40, 50], ["Training", "Training", "Training", "PublicTest", "Training"])
+    with pytest.raises(
+        FaceExprError,
+        match=r"line 5 of .*fer\.csv belongs to PublicTest and line 5 of .*to Training \(1 of 5 rows differ\)",
+    ):
+        FERPlus(fer, votes).split("train")
+
+
+@pytest.mark.parametrize(("shift", "warned"), [(0, False), (1, True)])
+def test_a05_votes_that_are_about_other_images_are_noticed(shift, warned):
+    labels = np.random.default_rng(0).integers(0, 7, size=1200)
+    table = FerTable(
+        path=Path("fer.csv"),
+        images=np.zeros((1200, 48, 48), dtype=np.uint8),
+        labels=labels,
+        usages=np.zeros(1200, dtype=np.uint8),
+        lines=np.arange(1200) + 2,
+        bad_lines=np.empty(0, dtype=np.int64),
+        bad_usages=np.empty(0, dtype=np.uint8),
+        bad_reasons=np.empty(0, dtype=np.str_),
+    )
+    counts = 10 * np.eye(10, dtype=np.int64)[np.roll(labels, shift)]
+    votes = Votes(Path("votes.csv"), counts, table.usages, table.lines)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_agreement(votes, table, counts)
+    assert [("the wrong images" in str(warning.message)) for warning in caught] == [True] * warned
+
+
+def test_a05_file_without_usage_is_an_error(tmp_path):
+    _, votes = a05(tmp_path)
+    fer = tmp_path / "train.csv"
+    fer.write_text("emotion,pixels\n0," + " ".join(["1"] * 2304) + "\n")
+    with pytest.raises(FaceExprError, match="has no column Usage"):
+        FERPlus(str(fer), votes).split("train")
+
+
+A07 = {
+    "happiness 10": {"happiness": 10},
+    "tie": {"neutral": 5, "sadness": 5},
+    "unknown on top": {"unknown": 6, "neutral": 4},
+    "contempt on top": {"contempt": 7, "neutral": 3},
+    "unknown and NF": {"unknown": 6, "NF": 4},
+    "one each": dict.fromkeys(FILE_ORDER, 1),
+}
+
+
+def labelled(tmp_path, mode, classes, cases=A07):
+    fer = images(tmp_path / "fer.csv", list(range(len(cases))))
+    votes = votes_file(tmp_path / "ferplus.csv", *(vote_line(**case) for case in cases.values()))
+    data = FERPlus(fer, votes, labels=mode, classes=classes)
+    return data, data.split("train")
+
+
+@pytest.mark.parametrize(
+    ("classes", "kept", "dropped"),
+    [
+        (7, {0: "Happy"}, "2 unknown, 1 contempt, 1 no majority, 1 no two votes agree"),
+        (8, {0: "Happy", 3: "Contempt"}, "2 unknown, 1 no majority, 1 no two votes agree"),
+    ],
+)
+def test_a07_majority_labels(tmp_path, caplog, classes, kept, dropped):
+    with caplog.at_level(logging.INFO):
+        data, _ = labelled(tmp_path, "majority", classes)
+    assert named(data) == kept
+    assert f"{len(kept)} of 6 images of the train split" in caplog.text
+    assert f"dropped: {dropped}" in caplog.text
+    assert data.class_names == (FER_NAMES if classes == 7 else FERPLUS_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("classes", "kept", "dropped"),
+    [
+        (7, {0: {"Happy": 1.0}, 1: {"Sad": 0.5, "Neutral": 0.5}}, "2 unknown, 1 contempt, 1 no two votes agree"),
+        (
+            8,
+            {0: {"Happy": 1.0}, 1: {"Sad": 0.5, "Neutral": 0.5}, 3: {"Neutral": 0.3, "Contempt": 0.7}},
+            "2 unknown, 1 no two votes agree",
+        ),
+    ],
+)
+def test_a07_soft_labels(tmp_path, caplog, classes, kept, dropped):
+    with caplog.at_level(logging.INFO):
+        data, split = labelled(tmp_path, "soft", classes)
+    assert split.targets.shape == (len(kept), classes)
+    assert split.targets.dtype == torch.float32
+    torch.testing.assert_close(split.targets.sum(1), torch.ones(len(kept)))
+    for image, target in zip(split.images, split.targets, strict=True):
+        found = {data.class_names[at]: round(value, 6) for at, value in enumerate(target.tolist()) if value}
+        assert found == kept[int(image[0, 0, 0])]
+    assert f"dropped: {dropped}" in caplog.text
+
+
+def three_splits(tmp_path, mode):
+    usages = [usage for usage in ("Training", "PublicTest", "PrivateTest") for _ in range(2)]
+    fer = images(tmp_path / "fer.csv", list(range(6)), usages)
+    tied, clear = {"neutral": 5, "sadness": 5}, {"fear": 9}
+    votes = votes_file(
+        tmp_path / "ferplus.csv",
+        *(vote_line(usage=usage, **(tied if at % 2 else clear)) for at, usage in enumerate(usages)),
+    )
+    return FERPlus(fer, votes, labels=mode, augment=Augmentation())
+
+
+@pytest.mark.parametrize("mode", ["soft", "drawn"])
+def test_evaluation_uses_majority_labels_whatever_training_uses(tmp_path, mode):
+    data = three_splits(tmp_path, mode)
+    assert len(data.split("train")) == 2
+    for stage, grey in (("val", 2), ("test", 4), ("predict", 4)):
+        assert named(data, stage) == {grey: "Fear"}
+
+
+def test_drawn_labels_change_with_the_epoch_and_follow_the_votes(tmp_path):
+    data = three_splits(tmp_path, "drawn")
+    train = data.split("train")
+    batch = {"image": train.images, "target": train.targets, "index": torch.arange(2)}
+    drawn_labels = torch.stack([data.augmented(batch, epoch)["target"] for epoch in range(400)])
+    assert drawn_labels.dtype == torch.int64
+    assert (drawn_labels[:, 0] == FER_NAMES.index("Fear")).all()
+    sad, neutral = FER_NAMES.index("Sad"), FER_NAMES.index("Neutral")
+    assert set(drawn_labels[:, 1].tolist()) == {sad, neutral}
+    assert 150 < (drawn_labels[:, 1] == sad).sum() < 250
+    assert torch.equal(data.augmented(batch, 7)["target"], drawn_labels[7])
+    assert batch["target"].shape == (2, 7)  # what was given stays as it was
+
+
+def test_drawn_takes_each_class_as_often_as_its_share():
+    share = torch.tensor([0.0, 0.6, 0.0, 0.3, 0.1])
+    labels = drawn(share.expand(20000, 5), torch.Generator().manual_seed(0))
+    found = torch.bincount(labels, minlength=5) / 20000
+    assert found[share == 0].sum() == 0
+    torch.testing.assert_close(found, share, atol=0.012, rtol=0)  # about 3.5 standard deviations
+
+
+def test_soft_batches_reach_training_as_distributions(tmp_path):
+    data = three_splits(tmp_path, "soft")
+    batch = next(iter(data.train_dataloader()))
+    target = data.augmented(batch, epoch=0)["target"]
+    assert target.shape == (2, 7)
+    torch.testing.assert_close(target.sum(1), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("Training,x.png,1,2,3", "line 3: 5 fields, expected 12"),
+        (vote_line(neutral=-1), "line 3: '-1' votes"),
+        (vote_line(neutral="2.5"), "line 3: '2.5' votes"),
+        (vote_line(neutral=""), "line 3: '' votes"),
+        (vote_line(usage="Test", neutral=10), "line 3: Usage 'Test'"),
+    ],
+)
+def test_unreadable_votes_are_named(tmp_path, line, reason):
+    fer = images(tmp_path / "fer.csv", [1, 2])
+    votes = votes_file(tmp_path / "ferplus.csv", vote_line(neutral=10), line)
+    with pytest.raises(FaceExprError) as caught:
+        FERPlus(fer, votes, on_bad_row="skip").split("train")
+    assert reason in str(caught.value)
+    assert "ferplus.csv: 1 of 2 rows cannot be read" in str(caught.value)
+
+
+def test_files_in_each_others_place_are_told(tmp_path):
+    fer, votes = a05(tmp_path)
+    with pytest.raises(FaceExprError, match="is not FER-2013: line 1 reads 'Usage, Image name"):
+        FERPlus(votes, fer).split("train")
+    with pytest.raises(FaceExprError, match="is not FER\\+'s label file: line 1 reads 'emotion, pixels, Usage'"):
+        FERPlus(fer, fer).split("train")
+    with pytest.raises(FaceExprError, match=r"data\.votes: .*fer2013new\.csv does not exist"):
+        FERPlus(fer, str(tmp_path)).split("train")
+
+
+def test_options_are_checked():
+    with pytest.raises(FaceExprError, match=r"data\.classes is 6"):
+        FERPlus("x", "y", classes=6)
+    with pytest.raises(FaceExprError, match=r"data\.labels is 'hard'"):
+        FERPlus("x", "y", labels="hard")
+
+
+def test_no_label_left_is_an_error(tmp_path):
+    fer = images(tmp_path / "fer.csv", [1])
+    votes = votes_file(tmp_path / "ferplus.csv", vote_line(NF=10))
+    with pytest.raises(FaceExprError, match="leave no image of the train split"):
+        FERPlus(fer, votes).split("train")
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="FER+ is not here")
+def test_real_splits_hold_the_rows_with_a_label(tmp_path):
+    data = FERPlus(str(REAL), str(REAL), labels="soft", classes=8, cache_dir=str(tmp_path))
+    assert [len(data.split(stage)) for stage in ("val", "test")] == [3199, 3153]
+    train = data.split("train")
+    assert len(train) == 28153  # votes on emotions only, ties and all
+    torch.testing.assert_close(train.targets.sum(1), torch.ones(28153))
+    row = int(train.sources[-1].removeprefix("fer2013.csv.gz:")) - 2
+    assert torch.equal(train.images[-1, 0], torch.from_numpy(data._rows()[0].images[row]))
