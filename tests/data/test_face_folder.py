@@ -1,0 +1,292 @@
+"""One folder a class: indices never depend on the disk, nothing is lost in silence."""
+
+import shutil
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from faceexpr.data import face_folder
+from faceexpr.data.face_folder import FaceFolder
+from faceexpr.data.fer2013 import FER2013
+from faceexpr.emotions import FER_NAMES
+from faceexpr.errors import FaceExprError
+
+
+def save(path, grey=0, size=(48, 48)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size, grey).save(path)
+    return path
+
+
+def seven(root, *splits, images=1):
+    """One folder a class; class k is flat grey 10 + 30 k."""
+    for split in splits:
+        for index, name in enumerate(FER_NAMES):
+            for number in range(images):
+                save(root / split / name.lower() / f"{number:02}.png", 10 + 30 * index)
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Build a FaceFolder on ``tmp_path / "faces"`` whose cache stays in ``tmp_path``."""
+
+    def build(**options):
+        return FaceFolder(str(tmp_path / "faces"), cache_dir=str(tmp_path / "cache"), **options)
+
+    return build
+
+
+def test_a08_folders_and_csv_give_the_same_indices(tmp_path, folder):
+    seven(tmp_path / "faces", "train")
+    rows = [f"{index},{' '.join([str(10 + 30 * index)] * 2304)},Training" for index in range(7)]
+    (tmp_path / "fer.csv").write_text("\n".join(["emotion,pixels,Usage", *rows]) + "\n")
+    csv = FER2013(str(tmp_path / "fer.csv"), cache_dir=str(tmp_path / "cache"))
+    data = folder(val_fraction=0)
+    assert data.class_names == csv.class_names == FER_NAMES
+    assert torch.equal(data.split("train").targets, csv.split("train").targets)
+    assert torch.equal(data.split("train").images, csv.split("train").images)
+    assert torch.equal(data.split("train").targets, torch.arange(7))
+
+
+def test_pixels_come_out_as_they_are(tmp_path, folder):
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
+    for mode in ("L", "RGB"):
+        path = tmp_path / "faces" / "train" / "sad" / f"{mode}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).convert(mode).save(path)
+    assert (folder(val_fraction=0).split("train").images == torch.from_numpy(pixels)).all()
+    rgb = folder(val_fraction=0, channels=3).split("train").images
+    assert rgb.shape == (2, 3, 48, 48)
+    assert (rgb == torch.from_numpy(pixels)).all()
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a10_absent_or_empty_class_keeps_the_indices_and_warns_once(tmp_path, folder, empty):
+    root = seven(tmp_path / "faces", "train", "val")
+    shutil.rmtree(root / "val" / "disgust")
+    if empty:
+        (root / "val" / "disgust").mkdir()
+    data = folder()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data.setup("fit")
+        data.setup("fit")
+    told = [str(warning.message) for warning in caught if "no sample" in str(warning.message)]
+    assert told == ["the val split has no sample of Disgust"]
+    split = data.split("val")
+    assert split.targets.tolist() == [0, 2, 3, 4, 5, 6]
+    assert split.images[:, 0, 0, 0].tolist() == [10, 70, 100, 130, 160, 190]
+
+
+def test_names_and_aliases_are_matched_and_merged(tmp_path, folder):
+    root = tmp_path / "faces"
+    for name in (
+        "Training/HAPPINESS",
+        "Training/happy",
+        "Training/Emotion_Anger",
+        "Public_Test/joy",
+        "testing/sadness",
+    ):
+        save(root / name / f"{name.replace('/', '_')}.png")
+    data = folder()
+    assert data.split("train").targets.tolist() == [0, 3, 3]
+    assert data.split("val").targets.tolist() == [3]
+    assert data.split("test").targets.tolist() == [4]
+    assert data.split("predict").sources == data.split("test").sources
+
+
+def test_class_names_of_ones_own(tmp_path, folder):
+    for name in ("train/calm", "train/tense"):
+        save(tmp_path / "faces" / name / "a.png", 100 if "calm" in name else 200)
+    data = folder(class_names=["Tense", "Calm"], val_fraction=0)
+    split = data.split("train")
+    assert [Path(source).parent.name for source in split.sources] == ["tense", "calm"]
+    assert split.targets.tolist() == [0, 1]
+    assert split.images[:, 0, 0, 0].tolist() == [200, 100]
+    with pytest.raises(FaceExprError, match="each once"):
+        folder(class_names=["Calm", "calm"])
+    with pytest.raises(FaceExprError, match=r"train/calm means no class; expected Angry, Disgust"):
+        folder().split("train")
+
+
+def test_folders_that_mean_nothing_are_named(tmp_path, folder):
+    root = seven(tmp_path / "faces", "train")
+    save(root / "train" / "3" / "a.png")
+    with pytest.raises(FaceExprError, match=r"train/3 means no class; expected Angry, .*Neutral"):
+        folder().split("train")
+    shutil.rmtree(root / "train" / "3")
+    save(root / "vall" / "happy" / "a.png")
+    with pytest.raises(FaceExprError, match=r"vall means no split"):
+        folder().split("train")
+    (root / "vall").rename(root / "Training")
+    with pytest.raises(FaceExprError, match="both mean the train split"):
+        folder().split("train")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"), [("nothing", "does not exist"), ("file", "is a file"), ("empty", "no folders")]
+)
+def test_a_path_that_is_no_data_set(tmp_path, folder, make, message):
+    if make == "file":
+        (tmp_path / "faces").write_text("x")
+    if make == "empty":
+        (tmp_path / "faces").mkdir()
+    with pytest.raises(FaceExprError, match=message):
+        folder().setup("fit")
+
+
+def test_images_outside_every_class_are_announced(tmp_path, folder):
+    root = seven(tmp_path / "faces", "train")
+    save(root / "train" / "stray.png")
+    save(root / ".thumbnails" / "happy" / "a.png")
+    with pytest.warns(UserWarning, match="1 images that lie in .*train itself"):
+        assert len(folder(val_fraction=0).split("train")) == 7
+
+
+def test_c05_stop_lists_all_bad_files_of_train_and_val_at_once(tmp_path, folder):
+    root = seven(tmp_path / "faces", "train", "val")
+    good = Image.effect_noise((64, 64), 50)
+    good.save(root / "train" / "fear" / "ok.jpg")
+    content = (root / "train" / "fear" / "ok.jpg").read_bytes()
+    (root / "train" / "fear" / "cut.jpg").write_bytes(content[: len(content) * 6 // 10])
+    (root / "train" / "sad" / "empty.jpg").write_bytes(b"")
+    (root / "val" / "sad" / "text.jpg").write_text("no picture")
+    (root / "val" / "sad" / "gone.jpg").symlink_to(root / "absent.jpg")
+    with pytest.raises(FaceExprError) as caught:
+        folder().setup("fit")
+    message = str(caught.value)
+    assert message.startswith("4 of 19 images in ")
+    for line in (
+        "fear/cut.jpg: truncated",
+        "sad/empty.jpg: empty file",
+        "sad/text.jpg: not an image",
+        "sad/gone.jpg: no such file",
+    ):
+        assert message.count(line) == 1
+
+    skipping = folder(on_bad_image="skip")
+    with pytest.warns(UserWarning, match="4 of 19 images in .* are left out") as told:
+        skipping.setup("fit")
+    assert sum("left out" in str(warning.message) for warning in told) == 1
+    train = skipping.split("train")
+    assert train.targets.tolist() == [0, 1, 2, 2, 3, 4, 5, 6]
+    assert [Path(source).parent.name for source in train.sources] == [FER_NAMES[k].lower() for k in train.targets]
+    assert [failure.reason for failure in train.failures] == ["truncated", "empty file"]
+
+
+def test_c05_nothing_left_is_an_error_even_when_skipping(tmp_path, folder):
+    (tmp_path / "faces" / "test" / "sad").mkdir(parents=True)
+    (tmp_path / "faces" / "test" / "sad" / "a.jpg").write_bytes(b"")
+    with pytest.raises(FaceExprError, match="nothing is left"):
+        folder(on_bad_image="skip").setup("test")
+
+
+def test_c02_c04_cmyk_and_transparent_files_train_like_their_twins(tmp_path, folder):
+    root = tmp_path / "faces" / "train" / "happy"
+    root.mkdir(parents=True)
+    image = Image.new("RGB", (48, 48), (200, 60, 30))
+    image.convert("CMYK").save(root / "a.jpg", quality=95)
+    image.save(root / "b.jpg", quality=95)
+    image.convert("RGBA").save(root / "c.png")
+    for channels in (1, 3):
+        images = folder(val_fraction=0, channels=channels).split("train").images.float()
+        assert images.shape == (3, channels, 48, 48)
+        assert (images - images[1]).abs().max() < 4
+
+
+def flat(root, counts):
+    for index, count in enumerate(counts):
+        for number in range(count):
+            save(root / FER_NAMES[index].lower() / f"{index}-{number:03}.png", size=(2, 2))
+    return root
+
+
+def names(data):
+    return {stage: {Path(source).name for source in data.split(stage).sources} for stage in ("train", "val", "test")}
+
+
+def test_a_flat_folder_is_divided_by_class_and_seed(tmp_path, folder):
+    flat(tmp_path / "faces", [40, 20, 10, 40, 20, 10, 60])
+    first = names(folder(image_size=2))
+    assert [len(first[stage]) for stage in ("train", "val", "test")] == [160, 20, 20]
+    assert len(first["train"] | first["val"] | first["test"]) == 200
+    for stage in ("val", "test"):
+        shares = Counter(name[0] for name in first[stage])
+        assert all(abs(shares[str(index)] - size / 10) <= 1 for index, size in enumerate([40, 20, 10, 40, 20, 10, 60]))
+    assert names(folder(image_size=2)) == first
+    assert names(folder(image_size=2, split_seed=1))["test"] != first["test"]
+
+    moved = shutil.move(tmp_path / "faces", tmp_path / "moved")
+    assert names(FaceFolder(str(moved), image_size=2, cache_dir=str(tmp_path / "cache"))) == first
+
+
+def test_a_new_image_hardly_moves_the_others(tmp_path, folder):
+    root = flat(tmp_path / "faces", [30] * 7)
+    before = names(folder(image_size=2))
+    save(root / "happy" / "new.png", size=(2, 2))
+    after = names(folder(image_size=2))
+    assert len(before["test"] - after["test"]) <= 2
+    assert len(before["train"] & after["test"]) <= 2
+
+
+def test_a_missing_val_folder_is_held_out_of_train_and_test_is_left_alone(tmp_path, folder, caplog):
+    root = flat(tmp_path / "faces" / "train", [10] * 7)
+    flat(root.parent / "test", [2] * 7)
+    data = folder(image_size=2)
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        parts = names(data)
+    assert [len(parts[stage]) for stage in ("train", "val", "test")] == [63, 7, 14]
+    assert not parts["train"] & parts["val"]
+    assert Counter(data.split("val").targets.tolist()) == dict.fromkeys(range(7), 1)
+    assert "63 to train, 7 to val" in caplog.text
+
+
+def test_a_split_that_is_not_there_is_named(tmp_path, folder):
+    seven(tmp_path / "faces", "train")
+    with pytest.raises(FaceExprError, match="has no test split"):
+        folder().setup("test")
+    with pytest.raises(FaceExprError, match="has no val split"):
+        folder(val_fraction=0).setup("fit")
+    with pytest.raises(FaceExprError, match="less than 1 together"):
+        folder(val_fraction=0.5, test_fraction=0.5)
+
+
+def test_the_cache_is_used_and_follows_the_files(tmp_path, folder, monkeypatch):
+    root = seven(tmp_path / "faces", "train")
+    frames = [Image.new("L", (48, 48), grey) for grey in (5, 250)]
+    frames[0].save(root / "train" / "happy" / "z.gif", save_all=True, append_images=frames[1:])
+    reads = []
+    original = face_folder.read_faces
+
+    def counting(files, *args, **kwargs):
+        reads.append(len(files))
+        return original(files, *args, **kwargs)
+
+    monkeypatch.setattr(face_folder, "read_faces", counting)
+    first, second = folder(val_fraction=0).split("train"), folder(val_fraction=0).split("train")
+    assert reads == [8]
+    assert torch.equal(first.images, second.images)
+    assert first.sources == second.sources
+    assert first.notes == second.notes == {4: "first of 2 frames"}
+    save(root / "train" / "sad" / "00.png", 99)
+    assert folder(val_fraction=0).split("train").images[5, 0, 0, 0] == 99
+    folder(val_fraction=0, channels=3).split("train")
+    assert reads == [8, 8, 8]
+
+
+def test_a_repaired_reader_is_not_hidden_by_the_cache(tmp_path, folder, monkeypatch):
+    """What failed is tried anew at the next start, though the files have not changed."""
+    root = seven(tmp_path / "faces", "train")
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(Image.new("RGB", (48, 48), "gray")).save(root / "train" / "fear" / "a.heic")
+    with monkeypatch.context() as without:
+        without.setitem(__import__("sys").modules, "pillow_heif", None)
+        with pytest.raises(FaceExprError, match="HEIC; pip install"):
+            folder(val_fraction=0).split("train")
+    assert len(folder(val_fraction=0).split("train")) == 8
