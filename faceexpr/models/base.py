@@ -1,0 +1,49 @@
+"""What every expression network is to the rest of the product."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from faceexpr.described import Described
+from faceexpr.models.preprocess import Preprocess
+
+
+class ExpressionNet(Described, nn.Module):
+    """Images in, logits out.
+
+    A network takes ``num_classes`` as its first argument (the data know it, so nobody writes it), owns its
+    `Preprocess` and implements `classify`. Nothing else is needed for YAML and the command line to find it by name.
+
+    Args:
+        num_classes: number of logits.
+        preprocess: from pixels to the network's input.
+    """
+
+    def __init__(self, num_classes: int, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.preprocess = preprocess
+
+    def load_pretrained(self) -> None:
+        """Load the weights that the arguments name; called when training starts, not when a checkpoint is loaded.
+
+        A network that always starts from scratch needs nothing here.
+
+        Raises:
+            FaceExprError: the weights cannot be had or do not fit.
+        """
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Classify images as they come.
+
+        Args:
+            image: uint8 in 0 to 255 or floating point in 0 to 1, shape (N, 1 or 3, H, W), any size.
+
+        Returns:
+            Logits, shape (N, num_classes).
+        """
+        return self.classify(self.preprocess(image))
+
+    def classify(self, image: Tensor) -> Tensor:
+        """Return logits (N, num_classes) of pre-processed images (N, channels, size, size)."""
+        raise NotImplementedError

@@ -1,0 +1,123 @@
+"""Residual networks with the paper's classifier (Table 4, "ResNet-based CNN")."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model, get_weight
+
+from faceexpr.errors import FaceExprError
+from faceexpr.models.base import ExpressionNet
+from faceexpr.models.head import expression_head
+from faceexpr.models.preprocess import Preprocess
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class ResNet(ExpressionNet):
+    """The convolutional layers of a ResNet (He et al., 2015) and a classifier of 1024, 1024, num_classes.
+
+    Args:
+        num_classes: number of logits.
+        depth: number of layers; the paper names both 50 and 18.
+        weights: start of the convolutional layers: ``none`` (from scratch), ``imagenet`` (downloaded by torchvision),
+            or a local file: a state dict with torchvision's names, saved with ``torch.save``. Loaded when training
+            starts; a checkpoint brings its own.
+        stem: ``small`` keeps the resolution at the input (3x3 convolution, stride 1, no pooling), for 48-pixel
+            images; ``torchvision`` is the original 7x7 convolution, stride 2, and pooling.
+        input_size: side in pixels to which images are resized.
+        dropout: probability of dropping a unit of the two hidden fully connected layers, 0 to 1.
+        final_relu: apply a ReLU to the logits, as Table 4 prints.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        depth: Literal[18, 34, 50] = 50,
+        weights: str = "none",
+        stem: Literal["small", "torchvision"] = "torchvision",
+        input_size: int = 48,
+        dropout: float = 0.0,
+        final_relu: bool = False,
+    ) -> None:
+        pretrained = weights != "none"
+        if pretrained and stem == "small":
+            raise FaceExprError(
+                f"model.net.weights is {weights} and model.net.stem is small: pretrained weights belong to "
+                "torchvision's stem; use stem torchvision, or weights none"
+            )
+        # Grey images reach pretrained filters as three equal channels with the statistics that they were trained on.
+        preprocess = (
+            Preprocess(channels=3, size=input_size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+            if pretrained
+            else Preprocess(channels=1, size=input_size)
+        )
+        super().__init__(num_classes, preprocess)
+        backbone = get_model(f"resnet{depth}", weights=None)
+        features = backbone.fc.in_features
+        backbone.fc = nn.Identity()
+        if stem == "small":
+            backbone.conv1 = nn.Conv2d(1, 64, 3, padding=1, bias=False)
+            backbone.maxpool = nn.Identity()
+        elif not pretrained:
+            backbone.conv1 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
+        self.depth = depth
+        self.weights = weights
+        self.backbone = backbone
+        self.head = expression_head(features, num_classes, dropout, final_relu)
+
+    def load_pretrained(self) -> None:
+        if self.weights != "none":
+            self.backbone.load_state_dict(_state_dict(self.depth, self.weights), strict=True)
+
+    def classify(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.backbone(image))
+        return logits
+
+
+def _state_dict(depth: int, weights: str) -> dict[str, Tensor]:
+    """Return the backbone's weights without torchvision's classifier."""
+    if weights == "imagenet":
+        try:
+            state = get_weight(f"ResNet{depth}_Weights.DEFAULT").get_state_dict(progress=True, check_hash=True)
+        except OSError as error:  # URLError and every other failure of the network or the disk
+            raise FaceExprError(
+                f"model.net.weights is imagenet, and torchvision could not download the ResNet-{depth} weights "
+                f"({error}); give a local file instead, --model.net.weights FILE, or train from scratch with none"
+            ) from error
+    else:
+        state = _read_weights(Path(weights))
+    state = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    expected = {
+        name: value.shape
+        for name, value in get_model(f"resnet{depth}", weights=None).state_dict().items()
+        if not name.startswith("fc.")
+    }
+    wrong = [name for name, shape in expected.items() if name not in state or state[name].shape != shape]
+    if wrong or state.keys() - expected.keys():
+        raise FaceExprError(
+            f"model.net.weights: {weights} does not hold the weights of torchvision's ResNet-{depth} "
+            f"({(wrong or sorted(state.keys() - expected.keys()))[0]} is missing, unknown or of another shape)"
+        )
+    return state
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FaceExprError(
+            f"model.net.weights: {path} is not a file; expected none, imagenet or a local file with weights"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a file that is not its own
+        raise FaceExprError(
+            f"model.net.weights: {path} cannot be read as weights ({type(error).__name__}); expected a state dict "
+            "saved with torch.save"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise FaceExprError(f"model.net.weights: {path} is not a state dict; expected tensors by name")
+    return state
