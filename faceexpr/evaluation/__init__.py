@@ -1,0 +1,1 @@
+"""What judges a model: torchmetrics callbacks, the figures they draw and the files they write."""
