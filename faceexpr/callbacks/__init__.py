@@ -1,0 +1,1 @@
+"""What accompanies every run: checkpoints, checks, progress, and the record of the configuration."""

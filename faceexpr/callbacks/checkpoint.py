@@ -1,0 +1,69 @@
+"""The checkpoints of a run: the best epoch and the last one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keep the best epoch, ``checkpoints/best.ckpt``, and the last one, ``checkpoints/last.ckpt``.
+
+    Args:
+        monitor: the metric that decides; by default the accuracy on the validation split (PublicTest of FER-2013).
+        mode: whether the highest (``max``) or the lowest (``min``) value is the best.
+        save_top_k: how many of the best epochs to keep.
+        save_last: keep the last epoch as well; training resumes from it.
+        dirpath: folder of the checkpoints; by default ``checkpoints`` in the run folder.
+        filename: name without extension; may hold metrics, such as ``{epoch:03d}-{val/accuracy:.4f}``.
+        every_n_epochs: save after each n-th epoch only.
+    """
+
+    def __init__(
+        self,
+        monitor: str | None = "val/accuracy",
+        mode: Literal["max", "min"] = "max",
+        save_top_k: int = 1,
+        save_last: bool = True,
+        dirpath: str | None = None,
+        filename: str = "best",
+        every_n_epochs: int = 1,
+    ) -> None:
+        super().__init__(
+            monitor=monitor,
+            mode=mode,
+            save_top_k=save_top_k,
+            save_last=save_last,
+            dirpath=dirpath,
+            filename=filename,
+            auto_insert_metric_name=False,
+            every_n_epochs=every_n_epochs,
+        )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.monitor is not None and not _validates(trainer):
+            rank_zero_info(
+                f"no validation will run, so no epoch can be the best by {self.monitor}: the last epoch is saved"
+            )
+            self.monitor = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if trainer.global_step == 0 and not self.best_model_path and self.save_top_k and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            # A model without an optimizer takes no step, and Lightning saves nothing where no step was taken.
+            score = trainer.callback_metrics.get(self.monitor) if self.monitor else None
+            path = str(Path(str(self.dirpath)) / f"{self.filename}{self.FILE_EXTENSION}")
+            self.best_model_path = self.last_model_path = path
+            self.best_model_score = score
+            trainer.save_checkpoint(path)
+
+
+def _validates(trainer: Trainer) -> bool:
+    if trainer.limit_val_batches == 0:
+        return False
+    every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
+    return every is None or epochs is None or epochs < 0 or every <= epochs

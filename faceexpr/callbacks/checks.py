@@ -1,0 +1,72 @@
+"""Checks that stop a run early which would otherwise end without a usable result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from faceexpr.errors import FaceExprError
+from faceexpr.evaluation.classification import ClassificationEvaluation
+
+
+class RunChecks(Callback):
+    """Refuse monitors of metrics that do not exist or that point the wrong way, and losses that are not finite.
+
+    Both are found at the first batch, not after hours of training.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for name, mode, option in _monitors(trainer):
+            higher = _evaluated(trainer, pl_module).get(name)
+            if mode is not None and higher is not None and mode != ("max" if higher else "min"):
+                raise FaceExprError(
+                    f"{option} watches {name} with mode {mode}, which would prefer the worst model: {name} is better "
+                    f"when it is {'higher' if higher else 'lower'}; use mode {'max' if higher else 'min'}"
+                )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step <= 1:
+            self._check_names(trainer, pl_module)
+        # Reading the loss waits for the device, so not at every step.
+        every = max(trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]  # set at run time
+        if batch_idx % every == 0 and isinstance(outputs, dict) and "loss" in outputs:
+            loss = outputs["loss"]
+            if not torch.isfinite(loss):
+                raise FaceExprError(
+                    f"the training loss is {loss.item()} at step {trainer.global_step} (epoch "
+                    f"{trainer.current_epoch}): training has diverged; lower the learning rate "
+                    "(--model.optimizer.lr), and look at the data of this run"
+                )
+
+    def _check_names(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        known = {*_evaluated(trainer, pl_module), *trainer.callback_metrics, *trainer.logged_metrics}
+        for name, _, option in _monitors(trainer):
+            if name not in known:
+                raise FaceExprError(
+                    f"{option} watches {name}, which this run does not measure; expected one of "
+                    f"{', '.join(sorted(known))}"
+                )
+
+
+def _monitors(trainer: Trainer) -> list[tuple[str, str | None, str]]:
+    """Return (metric, mode, who watches it) for callbacks and schedulers."""
+    found = [
+        (callback.monitor, getattr(callback, "mode", None), type(callback).__name__)
+        for callback in [*trainer.callbacks]  # type: ignore[attr-defined]  # Lightning sets the list at run time
+        if isinstance(getattr(callback, "monitor", None), str)
+    ]
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau:
+            found.append((config.monitor, getattr(config.scheduler, "mode", None), type(config.scheduler).__name__))
+    return found
+
+
+def _evaluated(trainer: Trainer, pl_module: LightningModule) -> dict[str, bool]:
+    """Return the metrics that validation will log, and whether higher is better."""
+    if not any(isinstance(callback, ClassificationEvaluation) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        return {}
+    return {"val/loss": False, **ClassificationEvaluation.logged("val", pl_module)}

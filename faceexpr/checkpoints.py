@@ -1,0 +1,108 @@
+"""Find checkpoint files and read what they remember, without trusting them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from faceexpr.errors import FaceExprError
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint to the CPU with ``weights_only=True``.
+
+    Raises:
+        FaceExprError: the file is not a checkpoint, or holds objects that only a full unpickle would load.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a file that is not its own
+        raise FaceExprError(
+            f"{path} cannot be loaded as a checkpoint ({type(error).__name__}): it is damaged, not a checkpoint, or "
+            "holds objects other than tensors and plain values, which are not loaded because unpickling them could "
+            "run any code; expected a file that faceexpr fit has written"
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise FaceExprError(f"{path} is not a training checkpoint; expected a file that faceexpr fit has written")
+    return checkpoint
+
+
+def find_checkpoint(written: str, runs: Path) -> Path:
+    """Return the file that ``--ckpt_path`` means.
+
+    Args:
+        written: a file, a run folder (its best checkpoint), or ``last`` (the newest last.ckpt below ``runs``).
+        runs: folder of the runs, such as ``lightning_logs``.
+
+    Raises:
+        FaceExprError: there is no such checkpoint.
+    """
+    if written == "last":
+        found = newest(runs, "last*.ckpt")
+        if found is None:
+            raise FaceExprError(f"--ckpt_path is last, but there is no last.ckpt below {runs}; expected a file")
+        return found
+    if written == "best":
+        raise FaceExprError(
+            "--ckpt_path is best, but a new process knows of no run that it could be the best of; name the file or "
+            f"the run folder{_example(runs)}"
+        )
+    path = Path(written)
+    if path.is_dir():
+        found = newest(path, "best*.ckpt")
+        if found is None:
+            raise FaceExprError(f"--ckpt_path: there is no best.ckpt in the run folder {path}; expected a file")
+        return found
+    if not path.is_file():
+        raise FaceExprError(f"--ckpt_path: {path} does not exist; expected a checkpoint file or a run folder")
+    return path
+
+
+def require_checkpoint(verb: str, runs: Path) -> FaceExprError:
+    """Return the error for a verb that was given no checkpoint."""
+    return FaceExprError(
+        f"no weights to {verb}: name a checkpoint file or a run folder with --ckpt_path{_example(runs)}"
+    )
+
+
+def newest(folder: Path, pattern: str) -> Path | None:
+    """Return the file below ``folder`` that was written last among those whose name matches ``pattern``."""
+    found = sorted(folder.rglob(pattern), key=lambda path: path.stat().st_mtime) if folder.is_dir() else []
+    return found[-1] if found else None
+
+
+def _example(runs: Path) -> str:
+    found = newest(runs, "best*.ckpt")
+    return f", such as --ckpt_path {found}" if found else ", such as --ckpt_path lightning_logs/version_0"
+
+
+def written_path(args: Sequence[str]) -> str | None:
+    """Return the ``ckpt_path`` of a command line: its flag, or else that of the last configuration file that has one.
+
+    It must be known before the arguments are parsed, because what the checkpoint remembers are their defaults.
+    """
+    flag = _values(args, "--ckpt_path")
+    if flag:
+        return flag[-1]
+    for name in reversed([*_values(args, "--config"), *_values(args, "-c")]):
+        try:
+            config = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            continue  # the parser will say what is wrong with it
+        if isinstance(config, dict) and config.get("ckpt_path"):
+            return str(config["ckpt_path"])
+    return None
+
+
+def _values(args: Sequence[str], flag: str) -> list[str]:
+    found = []
+    for position, argument in enumerate(args):
+        if argument == flag and position + 1 < len(args):
+            found.append(args[position + 1])
+        elif argument.startswith(f"{flag}="):
+            found.append(argument.partition("=")[2])
+    return [value for value in found if value not in ("", "null")]

@@ -1,0 +1,69 @@
+"""The ``faceexpr`` command: which verbs there are and where each one lives; nothing but wiring."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from jsonargparse import ArgumentParser
+
+from faceexpr import __version__
+from faceexpr.errors import FaceExprError
+
+VERBS: dict[str, tuple[str, str]] = {
+    "fit": ("faceexpr.training_cli:run", "Train a model."),
+    "validate": ("faceexpr.training_cli:run", "Measure a checkpoint on the validation split (PublicTest of FER-2013)."),
+    "test": ("faceexpr.training_cli:run", "Measure a checkpoint on the test split (PrivateTest of FER-2013)."),
+    "predict": ("faceexpr.training_cli:run", "Write the class probabilities of images to predictions.csv."),
+    "export": ("faceexpr.export:run", "Write a checkpoint as one file that runs without this package."),
+}
+"""Each verb with its function (module:name, called with all arguments) and one line of help."""
+
+BAD_INPUT = 2
+"""Exit code for bad input and bad options."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a command line.
+
+    Args:
+        args: the arguments after the program's name; those of the process by default.
+
+    Raises:
+        SystemExit: with a code that is not 0 when something was wrong.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A file name that the console's encoding does not know must not end a run.
+            stream.reconfigure(errors="backslashreplace")
+    verb = next((argument for argument in arguments if argument in VERBS), None)
+    if verb is None or arguments[0] in ("-h", "--help", "--version"):
+        _overview().parse_args(arguments or ["--help"])
+        return
+    try:
+        _load(VERBS[verb][0])(arguments)
+    except FaceExprError as error:
+        print(f"faceexpr {verb}: error: {error}", file=sys.stderr)
+        raise SystemExit(BAD_INPUT) from None
+
+
+def _overview() -> ArgumentParser:
+    """Return a parser that answers ``--help`` and ``--version`` without loading torch."""
+    parser = ArgumentParser(
+        prog="faceexpr",
+        version=__version__,
+        description="Train, compare and ship face detection and facial-expression recognition. "
+        "`faceexpr VERB --help` lists the options of a verb.",
+    )
+    verbs = parser.add_subcommands(title="verbs", metavar="VERB")
+    for verb, (_, line) in VERBS.items():
+        verbs.add_subcommand(verb, ArgumentParser(prog=f"faceexpr {verb}"), help=line)
+    return parser
+
+
+def _load(target: str) -> Callable[[list[str]], None]:
+    module, _, name = target.partition(":")
+    function: Callable[[list[str]], None] = getattr(import_module(module), name)
+    return function

@@ -1,0 +1,96 @@
+"""What the user is told about options: which were wrong, and which a change of class has dropped."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import logging
+import re
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+KEY = re.compile(r'Parser key "(.+?)":\s*')
+WRAPPING = re.compile(
+    r"\s*(- )?(Does not validate against any of the Union subtypes|Subtypes: |Errors:|Given value type: |Given value: |"
+    r"Expected a <class 'NoneType'>|Expected a path but .* not accessible or invalid|Problem with given class_path )"
+)
+TYPE = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
+NOISE = re.compile(
+    r"Type collections\.abc\.Callable\[.*?\] expects a function or a callable class: |"
+    r"\. Got value: Namespace\(.*\)$|typing\."
+)
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser, whose errors are one line that names the option."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        # argparse's way: usage and message; the usage of a verb alone would be hundreds of lines.
+        print(f"{self.prog.split(' [')[0]}: error: {condensed(message)}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def condensed(message: str) -> str:
+    """Return jsonargparse's nested account of what it tried as one line: the option's path and the reasons."""
+    path: list[str] = []
+    reasons: list[str] = []
+    for line in message.splitlines():
+        path += KEY.findall(line)
+        rest = NOISE.sub("", KEY.sub("", line)).strip()
+        if rest and not WRAPPING.match(rest):
+            reasons.append(TYPE.sub(r"\1", rest.removeprefix("- ")))
+    reason = "; ".join(dict.fromkeys(reasons)) or "not accepted"
+    return f"{'.'.join(dict.fromkeys(path))}: {reason}" if path else reason
+
+
+CLASS_CHANGE = re.compile(r"Due to class_path change from '(.+?)' to '(.+?)', discarding init_args: \{(.*)\}\.", re.S)
+
+
+class _ClassChanges(logging.Handler):
+    """Turn jsonargparse's debug message about dropped options into a note for the user."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        match = CLASS_CHANGE.search(record.getMessage())
+        if match is None:
+            return
+        old, new, dropped = match.groups()
+        options = _changed(old, dropped)
+        if not options:
+            return
+        note = (
+            f"note: {new.rpartition('.')[2]} replaces {old.rpartition('.')[2]}, and these options, which it does not "
+            f"have, are dropped: {options}"
+        )
+        # Parsing goes over the arguments more than once.
+        if note not in self.said:
+            self.said.add(note)
+            print(note, file=sys.stderr)
+
+
+def _changed(class_path: str, dropped: str) -> str:
+    """Return the dropped options but for those that had their class's default, which nobody has written."""
+    try:
+        values = ast.literal_eval(f"{{{dropped}}}")
+        module, _, name = class_path.rpartition(".")
+        parameters = inspect.signature(getattr(import_module(module), name)).parameters
+    except (ValueError, SyntaxError, ImportError, AttributeError):
+        return dropped  # a value that is not plain: better said too often than not at all
+    defaults = {key: parameter.default for key, parameter in parameters.items()}
+    return ", ".join(f"{key} {value!r}" for key, value in values.items() if defaults.get(key, ...) != value)
+
+
+def class_change_logger() -> logging.Logger:
+    """Return the logger that a parser is given for these notes."""
+    logger = logging.getLogger("faceexpr.options")
+    if not logger.handlers:
+        logger.addHandler(_ClassChanges())
+        logger.setLevel(logging.DEBUG)
+        logger.propagate = False
+    return logger

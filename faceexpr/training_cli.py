@@ -1,0 +1,230 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI in subclass mode, extended at its documented seams."""
+
+from __future__ import annotations
+
+import logging
+import pkgutil
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelSummary, ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
+
+import faceexpr.data
+import faceexpr.models
+import faceexpr.tasks
+from faceexpr import __version__
+from faceexpr.callbacks.checkpoint import BestCheckpoint
+from faceexpr.callbacks.checks import RunChecks
+from faceexpr.callbacks.progress import LineProgress, on_terminal
+from faceexpr.callbacks.run_config import SaveRunConfig
+from faceexpr.checkpoints import find_checkpoint, read_checkpoint, require_checkpoint, written_path
+from faceexpr.data.base import ExpressionDataModule
+from faceexpr.errors import FaceExprError
+from faceexpr.evaluation.classification import ClassificationEvaluation
+from faceexpr.evaluation.predictions import PredictionWriter
+from faceexpr.options import Parser, class_change_logger
+
+SOME_FAILED = 3
+"""Exit code of ``predict`` when some inputs could not be read; all others have their rows."""
+
+ADVERTISEMENT = "\N{ELECTRIC LIGHT BULB} Tip"
+
+DEFAULT_MODEL = {
+    "class_path": "faceexpr.tasks.classify.ExpressionClassifier",
+    "init_args": {
+        "net": {"class_path": "faceexpr.models.simple_cnn.SimpleCNN"},
+        "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
+    },
+}
+DEFAULT_DATA = {"class_path": "faceexpr.data.synthetic.SyntheticFaces"}
+DEFAULT_LOGGER = {
+    "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+    "init_args": {"save_dir": "lightning_logs", "name": "", "default_hp_metric": False},
+}
+
+
+class FaceExprCLI(LightningCLI):
+    """Lightning's command line with this project's defaults.
+
+    Args:
+        args: the arguments, verb included.
+        remembered: hyper-parameters of the checkpoint that the arguments name. They are defaults: what the user
+            writes, in a file or a flag, comes before them.
+        checkpoint: that checkpoint's file.
+    """
+
+    def __init__(
+        self, args: ArgsType, remembered: dict[str, Any] | None = None, checkpoint: Path | None = None
+    ) -> None:
+        self.remembered = remembered or {}
+        self.checkpoint = checkpoint
+        super().__init__(
+            LightningModule,
+            ExpressionDataModule,
+            save_config_callback=SaveRunConfig,
+            seed_everything_default=0,
+            trainer_defaults={"callbacks": [RunChecks()], "logger": DEFAULT_LOGGER},
+            parser_class=Parser,
+            parser_kwargs={"prog": "faceexpr", "version": __version__},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            args=args,
+        )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        return super().init_parser(logger=class_change_logger(), **kwargs)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        skipped = {name: set(names) for name, names in LightningCLI.subcommands().items()}
+        # With these, a configuration that one verb has saved would not be understood by the others.
+        skipped["validate"].add("verbose")
+        skipped["test"].add("verbose")
+        skipped["predict"].add("return_predictions")
+        return skipped
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(LearningRateMonitor, "lr_monitor")
+        parser.add_lightning_class_args(ClassificationEvaluation, "evaluation")
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
+        parser.add_lightning_class_args(LineProgress, "progress")
+        parser.link_arguments("checkpoint.monitor", "evaluation.monitor")
+        parser.link_arguments(
+            "data.class_names", "model.init_args.class_names", self._model_class_names, apply_on="instantiate"
+        )
+        parser.set_defaults(
+            {"model": self.remembered.get("model", DEFAULT_MODEL), "data": self.remembered.get("data", DEFAULT_DATA)}
+        )
+
+    def _model_class_names(self, data_class_names: Sequence[str]) -> list[str]:
+        # A trained model's outputs keep their meaning, whatever the order of the classes in the data.
+        return list(self.remembered.get("class_names", data_class_names))
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]  # a list, from `run`
+        # Lightning merges a checkpoint's hyper-parameters over the user's; here they came in as defaults, and the
+        # path is put back below.
+        self.config[self.config.subcommand].ckpt_path = None
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        config.ckpt_path = None if self.checkpoint is None else str(self.checkpoint)
+        if self.subcommand != "fit" and self.checkpoint is None:
+            raise require_checkpoint(str(self.subcommand), runs_folder(config.trainer))
+        logger = config.trainer.logger
+        if getattr(logger, "class_path", "").endswith(".TensorBoardLogger"):
+            # Lightning would write a placeholder of -1 in the place of the final metrics.
+            logger.init_args.default_hp_metric = False
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        trainer = self.config_init[self.subcommand].trainer
+        callbacks = [*(trainer.callbacks or [])]
+        if not on_terminal():
+            # Bars redraw themselves with control characters, which flood a file; LineProgress stands in.
+            callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+            kwargs["enable_progress_bar"] = False
+        if trainer.enable_model_summary is not False:
+            # The plain table; Lightning's default draws boxes where rich happens to be installed.
+            kwargs["enable_model_summary"] = False
+            if not any(isinstance(callback, ModelSummary) for callback in callbacks):
+                callbacks.append(ModelSummary())
+        trainer.callbacks = callbacks
+        return super().instantiate_trainer(**kwargs)
+
+    def validate(self, **kwargs: Any) -> None:
+        self.trainer.validate(verbose=False, **kwargs)
+
+    def test(self, **kwargs: Any) -> None:
+        self.trainer.test(verbose=False, **kwargs)
+
+    def predict(self, **kwargs: Any) -> None:
+        self.trainer.predict(return_predictions=False, **kwargs)
+
+    def after_fit(self) -> None:
+        checkpoint = self.trainer.checkpoint_callback
+        if self.trainer.interrupted or not isinstance(checkpoint, BestCheckpoint) or not checkpoint.best_model_path:
+            return
+        score = checkpoint.best_model_score
+        best = f"best {checkpoint.monitor} {float(score):.4f}: " if score is not None and checkpoint.monitor else ""
+        rank_zero_info(f"{best}{checkpoint.best_model_path}")
+        rank_zero_info(f"measure it with: faceexpr test --ckpt_path {checkpoint.best_model_path}")
+
+    def after_predict(self) -> None:
+        writers = [callback for callback in self.trainer.callbacks if isinstance(callback, PredictionWriter)]  # type: ignore[attr-defined]
+        if any(writer.failed for writer in writers):
+            raise SystemExit(SOME_FAILED)
+
+
+def run(args: list[str]) -> None:
+    """Run one of Lightning's verbs.
+
+    Args:
+        args: the arguments, verb included.
+
+    Raises:
+        FaceExprError: bad input.
+        SystemExit: bad options, or inputs of ``predict`` that could not be read.
+    """
+    import_short_names()
+    _quiet()
+    written = written_path(args)
+    checkpoint = find_checkpoint(written, Path("lightning_logs")) if written else None
+    try:
+        FaceExprCLI(args, remembered=remembered(checkpoint) if checkpoint else None, checkpoint=checkpoint)
+    except MisconfigurationException as error:
+        raise FaceExprError(" ".join(str(error).split())) from error
+    except ValueError as error:
+        # jsonargparse gathers what constructors raise and raises that it could build nothing.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, FaceExprError):
+            cause = cause.__cause__
+        raise cause or error from None
+
+
+def _quiet() -> None:
+    """Leave out what Lightning says to everybody and nobody here can act on."""
+    warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=r".*number of training batches .* smaller than the logging interval")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not record.getMessage().startswith(ADVERTISEMENT)
+    )
+
+
+def import_short_names() -> None:
+    """Import every module of data, models and tasks, so that the names of their classes are understood alone."""
+    for package in (faceexpr.data, faceexpr.models, faceexpr.tasks):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            import_module(module.name)
+
+
+def remembered(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of its model, its data and its classes, as defaults for the command line."""
+    checkpoint = read_checkpoint(path)
+    found: dict[str, Any] = {}
+    for key, stored in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
+        values = {name: value for name, value in checkpoint.get(stored, {}).items() if name != "_instantiator"}
+        class_path = values.pop("_class_path", None)
+        if key == "model" and "class_names" in values:
+            found["class_names"] = values.pop("class_names")
+        if class_path:
+            found[key] = {"class_path": class_path, "init_args": values}
+    if "model" not in found:
+        raise FaceExprError(f"{path} does not say what model it holds; expected a file that faceexpr fit has written")
+    return found
+
+
+def runs_folder(trainer: Any) -> Path:
+    """Return the folder that the configured logger puts its runs into."""
+    init_args = getattr(trainer.logger, "init_args", None)
+    if init_args is None:
+        return Path(trainer.default_root_dir or ".") / "lightning_logs"
+    return Path(init_args.get("save_dir") or ".") / (init_args.get("name") or "")

@@ -1,0 +1,104 @@
+"""The command itself: help, version, verbs, exit codes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TINY_DATA, TINY_RUN, Run, exit_code
+
+from faceexpr import __version__
+from faceexpr.cli import VERBS, main
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], []])
+def test_overview_does_not_import_torch(args: list[str]) -> None:
+    code = f"import sys; sys.argv = ['faceexpr', *{args!r}]\nfrom faceexpr.cli import main\n"
+    code += "try:\n    main()\nexcept SystemExit:\n    pass\nprint('torch' in sys.modules, 'lightning' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = result.stdout.splitlines()
+    assert lines[-1] == "False False"
+    assert lines[0] == (f"faceexpr {__version__}" if "--version" in args else "usage: faceexpr VERB ...")
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: main(["--help"])) == 0
+    shown = capsys.readouterr().out
+    assert all(verb in shown for verb in VERBS)
+
+
+def test_unknown_verb_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: main(["fitt"])) == 2
+    assert "fitt" in capsys.readouterr().err
+
+
+def test_fit_with_defaults_of_everything_but_size(workdir: Path) -> None:
+    main(["fit", *TINY_DATA, *TINY_RUN])
+    config = yaml.safe_load((workdir / "lightning_logs/version_0/config.yaml").read_text())
+    assert config["data"]["class_path"] == "faceexpr.data.synthetic.SyntheticFaces"
+    assert config["model"]["init_args"]["net"]["class_path"] == "faceexpr.models.simple_cnn.SimpleCNN"
+
+
+def test_architecture_is_one_flag(workdir: Path) -> None:
+    main(["fit", *TINY_DATA, *TINY_RUN, "--trainer.limit_train_batches=1", "--model.net=ResNet", "--model.net.depth=18"])
+    config = yaml.safe_load((workdir / "lightning_logs/version_0/config.yaml").read_text())
+    assert config["model"]["init_args"]["net"]["class_path"] == "faceexpr.models.resnet.ResNet"
+    assert config["model"]["init_args"]["net"]["init_args"]["depth"] == 18
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_no_checkpoint_is_an_error_that_says_how_to_name_one(
+    verb: str, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("fit")
+    assert exit_code(lambda: run(verb)) == 2
+    message = capsys.readouterr().err
+    assert f"no weights to {verb}" in message
+    assert "--ckpt_path lightning_logs/version_0/checkpoints/best.ckpt" in message
+    assert "Traceback" not in message
+
+
+def test_a_saved_config_runs_again_in_every_verb(run: Run, workdir: Path) -> None:
+    run("fit")
+    saved = "lightning_logs/version_0/config.yaml"
+    main(["fit", "--config", saved])
+    for number, verb in enumerate(["validate", "test", "predict"], start=2):
+        main([verb, "--config", saved, "--ckpt_path", "lightning_logs/version_0"])
+        again = f"lightning_logs/version_{number}/config.yaml"
+        main([verb, "--config", again, "--trainer.logger.version", f"again_{verb}"])
+        assert (workdir / f"lightning_logs/again_{verb}/config.yaml").exists()
+    first, second = (
+        json.loads((workdir / f"lightning_logs/version_{n}/metrics.json").read_text())["val"] for n in (0, 1)
+    )
+    assert first == second
+
+
+def test_test_needs_nothing_but_the_checkpoint(run: Run, workdir: Path) -> None:
+    run("fit")
+    main(["test", "--ckpt_path", "lightning_logs/version_0", *TINY_RUN[1:]])
+    measured = json.loads((workdir / "lightning_logs/version_1/metrics.json").read_text())["test"]
+    assert measured["n"] == 7  # the test size that the checkpoint remembers, not the default's 800
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--data.batch_size=0"], "batch_size"),
+        (["--model.loss=CrossEntropy", "--model.loss.label_smoothing=2"], "label_smoothing"),
+        (["--model.loss=Focal", "--model.loss.class_weights=[1,2]"], "class_weights"),
+        (["--model.net=ResNet", "--model.net.weights=missing.pth"], "missing.pth"),
+        (["--data=FER2013", "--data.path=missing.csv"], "missing.csv"),
+        (["--ckpt_path=missing.ckpt"], "missing.ckpt"),
+    ],
+)
+def test_bad_options_are_one_sentence(
+    args: list[str], expected: str, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = not any(arg.startswith("--data=") for arg in args)
+    net = not any(arg.startswith("--model.net=") for arg in args)
+    assert exit_code(lambda: run("fit", *args, data=data, net=net)) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("faceexpr fit: error: ")]
+    assert len(lines) == 1
+    assert expected in lines[0]

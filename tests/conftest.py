@@ -1,0 +1,71 @@
+"""What the tests share: a clean working folder, and the smallest runs through the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from faceexpr.cli import main
+
+# Lightning 2.6 calls names of jsonargparse that will go in 5.0; nothing of ours does.
+os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+TINY_DATA = ["--data.train_size", "14", "--data.val_size", "7", "--data.test_size", "7", "--data.batch_size", "4"]
+TINY_NET = ["--model.net", "MLP", "--model.net.hidden", "[8]"]
+TINY_RUN = [
+    "--trainer.max_epochs=1",
+    "--trainer.accelerator=cpu",
+    "--trainer.devices=1",
+    "--evaluation.figures=false",
+    "--evaluation.resamples=50",
+]
+
+Run = Callable[..., None]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny tensors are fastest on one thread."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Leave no variable behind: Lightning writes the seed and, when distributed, addresses into the environment."""
+    before = dict(os.environ)
+    yield
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(workdir: Path) -> Run:
+    """Run a verb on tiny synthetic data in an empty folder: ``run("fit", "--model.lr=0.1")``."""
+
+    def tiny(verb: str, *args: str, data: bool = True, net: bool = True) -> None:
+        own = ["--data", "SyntheticFaces", *TINY_DATA] if data else []
+        main([verb, *own, *(TINY_NET if net else []), *TINY_RUN, *args])
+
+    return tiny
+
+
+def exit_code(function: Callable[[], None]) -> int:
+    """Return the code that ``function`` exits with; 0 where it returns."""
+    try:
+        function()
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    return 0
