@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from faceexpr.data.base import ExpressionDataModule
@@ -109,14 +108,15 @@ class PredictionWriter(Callback):
             say(as_line(row, class_names))
         if len(rows) > SHOWN:
             say(f"... and {len(rows) - SHOWN:,} more")
-        say(f"{len(rows):,} {'prediction' if len(rows) == 1 else 'predictions'} written to {self._target}")
+        say(f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'} written to {self._target}")
         unread, skipped = len(split.failures), sum(row.status == "skipped" for row in rows)
-        if unread:
-            rank_zero_warn(f"{unread:,} of {len(rows):,} inputs could not be read; the note of each row says why")
-        if self.failed > unread:
-            rank_zero_warn(f"{self.failed - unread:,} of {len(rows):,} inputs have probabilities that are not finite")
-        if skipped:
-            rank_zero_warn(f"{skipped:,} of {len(rows):,} inputs were left out by trainer.limit_predict_batches")
+        for number, what in (
+            (unread, "could not be read; the note of each row says why"),
+            (self.failed - unread, "have probabilities that are not finite"),
+            (skipped, "were left out by trainer.limit_predict_batches"),
+        ):
+            if number:
+                say(f"{number:,} of {len(rows):,} inputs {what}")
 
 
 def result_rows(split: FaceSplit, table: SampleTable) -> list[Row]:

@@ -1,0 +1,139 @@
+"""How configurations and flags come together."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import REPOSITORY, TINY_RUN, Run, exit_code
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
+
+from faceexpr.callbacks.checkpoint import BestCheckpoint
+from faceexpr.callbacks.progress import LineProgress
+from faceexpr.cli import main
+from faceexpr.evaluation.classification import ClassificationEvaluation
+from faceexpr.evaluation.predictions import PredictionWriter
+from faceexpr.training_cli import FaceExprCLI, import_short_names
+
+PRODUCT_CALLBACKS = (BestCheckpoint, LearningRateMonitor, ClassificationEvaluation, PredictionWriter, LineProgress)
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def printed_config(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
+    assert exit_code(lambda: main(["fit", *args, "--print_config"])) == 0
+    config: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+    return config
+
+
+BASE = """
+model:
+  class_path: ExpressionClassifier
+  init_args:
+    net: {class_path: SimpleCNN, init_args: {dropout: 0.4, final_relu: true}}
+"""
+
+
+def test_e01_a_class_change_drops_unknown_options_with_a_note_and_keeps_shared_ones(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = write(workdir / "base.yaml", BASE)
+    over = write(workdir / "over.yaml", "model: {init_args: {net: {class_path: MLP}}}")
+    assert exit_code(lambda: main(["fit", "--config", base, "--config", over, "--print_config"])) == 0
+    out, err = capsys.readouterr()
+    net = yaml.safe_load(out)["model"]["init_args"]["net"]
+    assert net["class_path"] == "faceexpr.models.mlp.MLP"
+    assert net["init_args"]["dropout"] == 0.4  # both classes have it: it stays
+    assert "final_relu" not in net["init_args"]
+    assert "MLP replaces SimpleCNN" in err
+    assert "final_relu True" in err
+    assert "batch_norm" not in err  # nobody has written it
+
+
+def test_e01_options_after_a_class_change_go_to_the_new_class(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = write(workdir / "base.yaml", BASE)
+    config = printed_config(
+        capsys, "--config", base, "--model.net", "MLP", "--model.net.dropout", "0.1", "--model.net.activation", "tanh"
+    )
+    assert config["model"]["init_args"]["net"]["init_args"]["dropout"] == 0.1
+    assert config["model"]["init_args"]["net"]["init_args"]["activation"] == "tanh"
+
+
+def test_e01_print_config_is_what_runs_and_rebuilds_the_same_model(
+    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = write(workdir / "base.yaml", BASE)
+    args = ["--config", base, "--model.net", "MLP", "--model.net.hidden", "[8]", *TINY_RUN]
+    printed = printed_config(capsys, *args)
+    main(["fit", *args, "--data.train_size=14", "--data.val_size=7"])
+    saved = yaml.safe_load(Path("lightning_logs/version_0/config.yaml").read_text())
+    assert saved["model"] == printed["model"]
+    main(["fit", "--config", "lightning_logs/version_0/config.yaml"])
+    assert yaml.safe_load(Path("lightning_logs/version_1/config.yaml").read_text())["model"] == saved["model"]
+
+
+def callbacks_of(args: list[str], monkeypatch: pytest.MonkeyPatch) -> list[Callback]:
+    """Return the callbacks of the trainer that these arguments make."""
+    import_short_names()
+    monkeypatch.setattr(FaceExprCLI, "fit", lambda self, **_: None, raising=False)
+    monkeypatch.setattr(FaceExprCLI, "after_fit", lambda self: None)
+    return list(FaceExprCLI(["fit", *args]).trainer.callbacks)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("form", ["list in a second file", "append in a file", "append on the command line"])
+def test_e02_the_products_callbacks_are_always_there(
+    form: str, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early = "{class_path: EarlyStopping, init_args: {monitor: val/accuracy, mode: max}}"
+    summary = "{class_path: Timer}"
+    base = write(workdir / "base.yaml", f"trainer: {{callbacks: [{summary}]}}")
+    key = "callbacks" if form.startswith("list") else "callbacks+"
+    exp = write(workdir / "exp.yaml", f"trainer: {{{key}: [{early}]}}")
+    args = ["--config", base, "--config", exp]
+    if form == "append on the command line":
+        args = ["--config", base, "--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/accuracy"]
+    found = callbacks_of(args, monkeypatch)
+    for wanted in (*PRODUCT_CALLBACKS, EarlyStopping):
+        assert sum(isinstance(callback, wanted) for callback in found) == 1, wanted
+    # Appending adds, a plain list in a later file replaces; what the product needs is in neither list.
+    assert any(type(callback).__name__ == "Timer" for callback in found) == (key == "callbacks+")
+
+
+def test_e08_numbers_without_a_dot_are_numbers_everywhere(run: Run, workdir: Path) -> None:
+    text = """
+model:
+  class_path: ExpressionClassifier
+  init_args:
+    lr: 1e-4
+    net: {class_path: MLP, init_args: {hidden: [8], dropout: 1e-1}}
+    optimizer: {class_path: torch.optim.Adam, init_args: {lr: 1e-3, weight_decay: 1e-5, betas: [9e-1, 999e-3]}}
+"""
+    config = write(workdir / "numbers.yaml", text)
+    run("fit", "--config", config, net=False)
+    saved = yaml.safe_load(Path("lightning_logs/version_0/config.yaml").read_text())["model"]["init_args"]
+    assert saved["lr"] == 0.0001
+    assert saved["net"]["init_args"]["dropout"] == 0.1
+    options = saved["optimizer"]["init_args"]
+    assert (options["lr"], options["weight_decay"], options["betas"]) == (0.001, 0.00001, [0.9, 0.999])
+    flags = [
+        "--model.lr=1e-4", "--model.net.dropout=1e-1", "--model.optimizer.weight_decay=1e-5",
+        "--model.optimizer.betas=[9e-1,999e-3]",
+    ]  # fmt: skip
+    run("fit", *flags)
+    again = yaml.safe_load(Path("lightning_logs/version_1/config.yaml").read_text())["model"]["init_args"]
+    assert again == saved
+
+
+def test_several_configs_compose_with_every_debug_config(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for debug in sorted((REPOSITORY / "configs/debug").glob("*.yaml")):
+        config = printed_config(
+            capsys, "--config", str(REPOSITORY / "configs/expression/fer2013_mlp.yaml"), "--config", str(debug)
+        )
+        assert config["model"]["init_args"]["net"]["class_path"] == "faceexpr.models.mlp.MLP"
+        written = yaml.safe_load(debug.read_text())["trainer"]
+        assert {name: config["trainer"][name] for name in written} == written
