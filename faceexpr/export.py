@@ -105,4 +105,4 @@ def _difference(program: nn.Module, model: nn.Module, channels: int, size: int) 
 
 def run(args: list[str]) -> None:
     """Run ``faceexpr export``."""
-    auto_cli(export, args=args[1:], prog="faceexpr export")
+    auto_cli(export, as_positional=False, args=args[1:], prog="faceexpr export")

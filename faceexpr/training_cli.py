@@ -20,7 +20,7 @@ import faceexpr.data
 import faceexpr.models
 import faceexpr.tasks
 from faceexpr import __version__
-from faceexpr.callbacks.checkpoint import BestCheckpoint
+from faceexpr.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from faceexpr.callbacks.checks import RunChecks
 from faceexpr.callbacks.progress import LineProgress, on_terminal
 from faceexpr.callbacks.run_config import SaveRunConfig
@@ -93,6 +93,7 @@ class FaceExprCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(LearningRateMonitor, "lr_monitor")
         parser.add_lightning_class_args(ClassificationEvaluation, "evaluation")
         parser.add_lightning_class_args(PredictionWriter, "predictions")

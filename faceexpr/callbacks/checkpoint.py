@@ -11,13 +11,12 @@ from lightning.pytorch.utilities import rank_zero_info
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keep the best epoch, ``checkpoints/best.ckpt``, and the last one, ``checkpoints/last.ckpt``.
+    """Keep the best epoch, ``checkpoints/best.ckpt``.
 
     Args:
         monitor: the metric that decides; by default the accuracy on the validation split (PublicTest of FER-2013).
         mode: whether the highest (``max``) or the lowest (``min``) value is the best.
         save_top_k: how many of the best epochs to keep.
-        save_last: keep the last epoch as well; training resumes from it.
         dirpath: folder of the checkpoints; by default ``checkpoints`` in the run folder.
         filename: name without extension; may hold metrics, such as ``{epoch:03d}-{val/accuracy:.4f}``.
         every_n_epochs: save after each n-th epoch only.
@@ -28,7 +27,6 @@ class BestCheckpoint(ModelCheckpoint):
         monitor: str | None = "val/accuracy",
         mode: Literal["max", "min"] = "max",
         save_top_k: int = 1,
-        save_last: bool = True,
         dirpath: str | None = None,
         filename: str = "best",
         every_n_epochs: int = 1,
@@ -37,7 +35,7 @@ class BestCheckpoint(ModelCheckpoint):
             monitor=monitor,
             mode=mode,
             save_top_k=save_top_k,
-            save_last=save_last,
+            save_last=False,
             dirpath=dirpath,
             filename=filename,
             auto_insert_metric_name=False,
@@ -57,9 +55,32 @@ class BestCheckpoint(ModelCheckpoint):
             # A model without an optimizer takes no step, and Lightning saves nothing where no step was taken.
             score = trainer.callback_metrics.get(self.monitor) if self.monitor else None
             path = str(Path(str(self.dirpath)) / f"{self.filename}{self.FILE_EXTENSION}")
-            self.best_model_path = self.last_model_path = path
+            self.best_model_path = path
             self.best_model_score = score
             trainer.save_checkpoint(path)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keep the newest state of the training, ``checkpoints/last.ckpt``, from which it can go on.
+
+    Args:
+        every_n_epochs: save after each n-th epoch.
+        every_n_train_steps: save after each n-th step instead.
+        dirpath: folder of the checkpoint; by default ``checkpoints`` in the run folder.
+    """
+
+    # Not the option `save_last` of the other: since Lightning 2.6 that writes only when an epoch is among the best.
+    def __init__(
+        self, every_n_epochs: int = 1, every_n_train_steps: int | None = None, dirpath: str | None = None
+    ) -> None:
+        super().__init__(
+            monitor=None,
+            save_top_k=1,
+            dirpath=dirpath,
+            filename="last",
+            every_n_epochs=every_n_epochs if every_n_train_steps is None else None,
+            every_n_train_steps=every_n_train_steps,
+        )
 
 
 def _validates(trainer: Trainer) -> bool:

@@ -8,14 +8,16 @@ import yaml
 from conftest import REPOSITORY, TINY_RUN, Run, exit_code
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
 
-from faceexpr.callbacks.checkpoint import BestCheckpoint
+from faceexpr.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from faceexpr.callbacks.progress import LineProgress
 from faceexpr.cli import main
 from faceexpr.evaluation.classification import ClassificationEvaluation
 from faceexpr.evaluation.predictions import PredictionWriter
 from faceexpr.training_cli import FaceExprCLI, import_short_names
 
-PRODUCT_CALLBACKS = (BestCheckpoint, LearningRateMonitor, ClassificationEvaluation, PredictionWriter, LineProgress)
+PRODUCT_CALLBACKS = (
+    BestCheckpoint, LastCheckpoint, LearningRateMonitor, ClassificationEvaluation, PredictionWriter, LineProgress,
+)  # fmt: skip
 
 
 def write(path: Path, text: str) -> str:
@@ -90,7 +92,7 @@ def test_e02_the_products_callbacks_are_always_there(
     form: str, workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     early = "{class_path: EarlyStopping, init_args: {monitor: val/accuracy, mode: max}}"
-    summary = "{class_path: Timer}"
+    summary = "{class_path: DeviceStatsMonitor}"
     base = write(workdir / "base.yaml", f"trainer: {{callbacks: [{summary}]}}")
     key = "callbacks" if form.startswith("list") else "callbacks+"
     exp = write(workdir / "exp.yaml", f"trainer: {{{key}: [{early}]}}")
@@ -101,7 +103,7 @@ def test_e02_the_products_callbacks_are_always_there(
     for wanted in (*PRODUCT_CALLBACKS, EarlyStopping):
         assert sum(isinstance(callback, wanted) for callback in found) == 1, wanted
     # Appending adds, a plain list in a later file replaces; what the product needs is in neither list.
-    assert any(type(callback).__name__ == "Timer" for callback in found) == (key == "callbacks+")
+    assert any(type(callback).__name__ == "DeviceStatsMonitor" for callback in found) == (key == "callbacks+")
 
 
 def test_e08_numbers_without_a_dot_are_numbers_everywhere(run: Run, workdir: Path) -> None:
