@@ -47,8 +47,11 @@ def describe(value: Any, option: str) -> Any:
     Raises:
         FaceExprError: the value is something else, such as a lambda.
     """
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
+    if value is None:
+        return None
+    for plain in (bool, int, float, str):
+        if isinstance(value, plain):
+            return plain(value)  # a subclass, such as NumPy's float64, would not load with weights_only=True
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):

@@ -62,8 +62,8 @@ def canonical(name: str, class_names: Sequence[str] = FER_NAMES) -> str | None:
     by_lower = {known.lower(): known for known in class_names}
     if spelling in by_lower:
         return by_lower[spelling]
-    alias = ALIASES.get(spelling)
-    return by_lower.get(alias.lower()) if alias is not None else None
+    by_meaning = {ALIASES[lower]: known for lower, known in by_lower.items() if lower in ALIASES}
+    return by_meaning.get(ALIASES.get(spelling, ""))
 
 
 def index_map(source: Sequence[str], target: Sequence[str]) -> list[int]:

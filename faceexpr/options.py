@@ -12,15 +12,17 @@ from typing import NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from faceexpr.errors import FaceExprError
+
 KEY = re.compile(r'Parser key "(.+?)":\s*')
 WRAPPING = re.compile(
     r"\s*(- )?(Does not validate against any of the Union subtypes|Subtypes: |Errors:|Given value type: |Given value: |"
     r"Expected a <class 'NoneType'>|Expected a path but .* not accessible or invalid|Problem with given class_path )"
 )
+NO_CLASS = re.compile(r"Expected a dot import path string: (.*)")
 TYPE = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
 NOISE = re.compile(
-    r"Type collections\.abc\.Callable\[.*?\] expects a function or a callable class: |"
-    r"\. Got value: Namespace\(.*\)$|typing\."
+    r"Type \S*Callable\[.*?\] expects a function or a callable class:\s*|\. Got value: Namespace\(.*\)$|typing\."
 )
 
 
@@ -28,9 +30,10 @@ class Parser(LightningArgumentParser):
     """Lightning's parser, whose errors are one line that names the option."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        # argparse's way: usage and message; the usage of a verb alone would be hundreds of lines.
-        print(f"{self.prog.split(' [')[0]}: error: {condensed(message)}", file=sys.stderr)
-        raise SystemExit(2)
+        if not self.exit_on_error:  # a parser within the parser, whose message becomes part of a longer one
+            super().error(message, ex)
+        # argparse would print the usage, hundreds of lines for a verb, and then the message.
+        raise FaceExprError(condensed(message)) from ex
 
 
 def condensed(message: str) -> str:
@@ -42,6 +45,10 @@ def condensed(message: str) -> str:
         rest = NOISE.sub("", KEY.sub("", line)).strip()
         if rest and not WRAPPING.match(rest):
             reasons.append(TYPE.sub(r"\1", rest.removeprefix("- ")))
+    # A string could always have been the name of a class; that it is none matters where nothing else was expected.
+    reasons = [text for text in reasons if not NO_CLASS.match(text)] or [
+        NO_CLASS.sub(r"\1 is neither the name of a class known here nor an import path", text) for text in reasons
+    ]
     reason = "; ".join(dict.fromkeys(reasons)) or "not accepted"
     return f"{'.'.join(dict.fromkeys(path))}: {reason}" if path else reason
 

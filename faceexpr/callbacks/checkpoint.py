@@ -51,13 +51,14 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-        if trainer.global_step == 0 and not self.best_model_path and self.save_top_k and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            # A model without an optimizer takes no step, and Lightning saves nothing where no step was taken.
-            score = trainer.callback_metrics.get(self.monitor) if self.monitor else None
-            path = str(Path(str(self.dirpath)) / f"{self.filename}{self.FILE_EXTENSION}")
-            self.best_model_path = path
-            self.best_model_score = score
-            trainer.save_checkpoint(path)
+        if self.best_model_path or not self.save_top_k or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        # Lightning saves nothing where no optimizer has taken a step, as for a model that only remembers its data,
+        # and where it waited for a validation that never came.
+        path = str(Path(str(self.dirpath)) / f"{self.filename}{self.FILE_EXTENSION}")
+        self.best_model_path = path
+        self.best_model_score = trainer.callback_metrics.get(self.monitor) if self.monitor else None
+        trainer.save_checkpoint(path)
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -80,6 +81,7 @@ class LastCheckpoint(ModelCheckpoint):
             filename="last",
             every_n_epochs=every_n_epochs if every_n_train_steps is None else None,
             every_n_train_steps=every_n_train_steps,
+            save_on_train_epoch_end=True if every_n_train_steps is None else None,
         )
 
 

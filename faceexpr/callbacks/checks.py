@@ -57,7 +57,8 @@ def _monitors(trainer: Trainer) -> list[tuple[str, str | None, str]]:
     found = [
         (callback.monitor, getattr(callback, "mode", None), type(callback).__name__)
         for callback in [*trainer.callbacks]  # type: ignore[attr-defined]  # Lightning sets the list at run time
-        if isinstance(getattr(callback, "monitor", None), str)
+        # The evaluation's monitor is the checkpoint's, and would only say everything twice.
+        if isinstance(getattr(callback, "monitor", None), str) and not isinstance(callback, ClassificationEvaluation)
     ]
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from faceexpr.described import Described
+from faceexpr.errors import FaceExprError
 from faceexpr.models.preprocess import Preprocess
 
 
@@ -47,3 +48,13 @@ class ExpressionNet(Described, nn.Module):
     def classify(self, image: Tensor) -> Tensor:
         """Return logits (N, num_classes) of pre-processed images (N, channels, size, size)."""
         raise NotImplementedError
+
+
+def require(holds: bool, option: str, value: object, expected: str) -> None:
+    """Refuse the value of a network's option unless it ``holds``.
+
+    Raises:
+        FaceExprError: it does not hold.
+    """
+    if not holds:
+        raise FaceExprError(f"model.net.{option} is {value}; expected {expected}")

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from faceexpr.models.base import ExpressionNet
+from faceexpr.models.base import ExpressionNet, require
 from faceexpr.models.preprocess import Preprocess
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -41,6 +41,9 @@ class MLP(ExpressionNet):
         batch_norm: bool = False,
         image_size: int = 48,
     ) -> None:
+        require(all(units >= 1 for units in hidden), "hidden", list(hidden), "widths of 1 or more")
+        require(0 <= dropout <= 1, "dropout", dropout, "0 to 1")
+        require(image_size >= 1, "image_size", image_size, "1 pixel or more")
         super().__init__(num_classes, Preprocess(channels=1, size=image_size))
         layers: list[nn.Module] = [nn.Flatten()]
         width = image_size**2

@@ -44,7 +44,7 @@ class Preprocess(nn.Module):
             image: uint8 in 0 to 255 or floating point in 0 to 1, shape (N, 1 or 3, H, W).
 
         Returns:
-            float32 (N, channels, size, size).
+            Shape (N, channels, size, size), in the precision of the network: float32 unless it was converted.
         """
         image = image.float() / 255 if image.dtype == torch.uint8 else image
         if image.shape[1] == 3 and self.channels == 1:
@@ -52,4 +52,4 @@ class Preprocess(nn.Module):
         elif image.shape[1] == 1 and self.channels == 3:
             image = image.expand(-1, 3, -1, -1)
         image = resize(image, self.size)
-        return (image - self.mean) / self.std
+        return ((image - self.mean) / self.std).to(self.mean.dtype)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_weight
 
 from faceexpr.errors import FaceExprError
-from faceexpr.models.base import ExpressionNet
+from faceexpr.models.base import ExpressionNet, require
 from faceexpr.models.head import expression_head
 from faceexpr.models.preprocess import Preprocess
 
@@ -44,6 +44,7 @@ class ResNet(ExpressionNet):
         dropout: float = 0.0,
         final_relu: bool = False,
     ) -> None:
+        require(input_size >= 1, "input_size", input_size, "1 pixel or more")
         pretrained = weights != "none"
         if pretrained and stem == "small":
             raise FaceExprError(
@@ -84,19 +85,17 @@ def _state_dict(depth: int, weights: str) -> dict[str, Tensor]:
     if weights == "imagenet":
         try:
             state = get_weight(f"ResNet{depth}_Weights.DEFAULT").get_state_dict(progress=True, check_hash=True)
-        except OSError as error:  # URLError and every other failure of the network or the disk
+        # OSError: the network (URLError) or the disk; RuntimeError: what arrived has another checksum.
+        except (OSError, RuntimeError) as error:
             raise FaceExprError(
                 f"model.net.weights is imagenet, and torchvision could not download the ResNet-{depth} weights "
                 f"({error}); give a local file instead, --model.net.weights FILE, or train from scratch with none"
             ) from error
     else:
         state = _read_weights(Path(weights))
-    state = {name: value for name, value in state.items() if not name.startswith("fc.")}
-    expected = {
-        name: value.shape
-        for name, value in get_model(f"resnet{depth}", weights=None).state_dict().items()
-        if not name.startswith("fc.")
-    }
+    state = _without_classifier(state)
+    original = _without_classifier(get_model(f"resnet{depth}", weights=None).state_dict())
+    expected = {name: value.shape for name, value in original.items()}
     wrong = [name for name, shape in expected.items() if name not in state or state[name].shape != shape]
     if wrong or state.keys() - expected.keys():
         raise FaceExprError(
@@ -104,6 +103,15 @@ def _state_dict(depth: int, weights: str) -> dict[str, Tensor]:
             f"({(wrong or sorted(state.keys() - expected.keys()))[0]} is missing, unknown or of another shape)"
         )
     return state
+
+
+def _without_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    # Nothing reads the counts of batches, and files from before PyTorch 0.4.1 do not have them.
+    return {
+        name: value
+        for name, value in state.items()
+        if not name.startswith("fc.") and not name.endswith("num_batches_tracked")
+    }
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

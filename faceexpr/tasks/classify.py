@@ -15,7 +15,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from faceexpr.data.split import PADDING
-from faceexpr.described import callable_class, class_path, describe
+from faceexpr.described import Described, callable_class, class_path, describe
 from faceexpr.emotions import FER_NAMES, index_map
 from faceexpr.errors import FaceExprError
 from faceexpr.models.base import ExpressionNet
@@ -24,7 +24,7 @@ from faceexpr.tasks.losses import CrossEntropy, ExpressionLoss
 from faceexpr.tasks.resume import check_weights_fit, keep_written_options
 
 
-class ExpressionClassifier(LightningModule):
+class ExpressionClassifier(Described, LightningModule):
     """Train a network to tell the expression of a face.
 
     Args:
@@ -55,18 +55,7 @@ class ExpressionClassifier(LightningModule):
         channels_last: bool = True,
     ) -> None:
         super().__init__()
-        arguments = {
-            "net": net,
-            "class_names": class_names,
-            "loss": loss,
-            "optimizer": optimizer,
-            "scheduler": scheduler,
-            "scheduler_interval": scheduler_interval,
-            "monitor": monitor,
-            "lr": lr,
-            "channels_last": channels_last,
-        }
-        hyper_parameters = {name: describe(value, f"model.{name}") for name, value in arguments.items()}
+        hyper_parameters = {name: describe(value, f"model.{name}") for name, value in self.init_args.items()}
         # With these two, `load_from_checkpoint` builds the nested classes from the path alone.
         hyper_parameters["_class_path"] = class_path(type(self))
         hyper_parameters["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
@@ -190,7 +179,7 @@ class ExpressionClassifier(LightningModule):
         return {"total_steps": int(self.trainer.estimated_stepping_batches)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        check_weights_fit(checkpoint, self.hparams["net"], self.state_dict())
+        check_weights_fit(checkpoint, self.hparams.get("net"), self.state_dict())
         if self._attached() and self.trainer.state.fn == TrainerFn.FITTING:
             keep_written_options(checkpoint, self.hparams, self._optimizer)
 

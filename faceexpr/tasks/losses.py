@@ -76,7 +76,8 @@ class Focal(ExpressionLoss):
         log_probabilities = logits.log_softmax(dim=1)
         if self.class_weights is not None:
             target = target * self.class_weights
-        focus = (1 - log_probabilities.exp()).pow(self.gamma)
+        # At 0, where a sample is certain, the gradient of a power below 1 is infinite.
+        focus = (1 - log_probabilities.exp()).clamp(min=torch.finfo(logits.dtype).eps).pow(self.gamma)
         total = -(target * focus * log_probabilities).sum()
         # Like cross_entropy, the mean is weighted: by the sum of the weights, not by the number of samples.
         return total / target.sum()

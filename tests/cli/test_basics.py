@@ -42,7 +42,9 @@ def test_fit_with_defaults_of_everything_but_size(workdir: Path) -> None:
 
 
 def test_architecture_is_one_flag(workdir: Path) -> None:
-    main(["fit", *TINY_DATA, *TINY_RUN, "--trainer.limit_train_batches=1", "--model.net=ResNet", "--model.net.depth=18"])
+    main(
+        ["fit", *TINY_DATA, *TINY_RUN, "--trainer.limit_train_batches=1", "--model.net=ResNet", "--model.net.depth=18"]
+    )
     config = yaml.safe_load((workdir / "lightning_logs/version_0/config.yaml").read_text())
     assert config["model"]["init_args"]["net"]["class_path"] == "faceexpr.models.resnet.ResNet"
     assert config["model"]["init_args"]["net"]["init_args"]["depth"] == 18

@@ -88,9 +88,7 @@ def callbacks_of(args: list[str], monkeypatch: pytest.MonkeyPatch) -> list[Callb
 
 
 @pytest.mark.parametrize("form", ["list in a second file", "append in a file", "append on the command line"])
-def test_e02_the_products_callbacks_are_always_there(
-    form: str, workdir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_e02_the_products_callbacks_are_always_there(form: str, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     early = "{class_path: EarlyStopping, init_args: {monitor: val/accuracy, mode: max}}"
     summary = "{class_path: DeviceStatsMonitor}"
     base = write(workdir / "base.yaml", f"trainer: {{callbacks: [{summary}]}}")

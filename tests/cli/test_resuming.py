@@ -37,7 +37,13 @@ def test_every_shipped_network_is_covered() -> None:
 
 @pytest.mark.parametrize("net", NETS)
 def test_e03_e14_checkpoints_load_safely_everywhere(net: str, run: Run, workdir: Path) -> None:
-    extra = [*NETS[net], "--data.train_size=8", "--model.loss=Focal", "--model.optimizer=SGD", "--model.optimizer.lr=0.01"]
+    extra = [
+        *NETS[net],
+        "--data.train_size=8",
+        "--model.loss=Focal",
+        "--model.optimizer=SGD",
+        "--model.optimizer.lr=0.01",
+    ]
     run("fit", *extra, net=False)
     checkpoint = torch.load(LAST, weights_only=True)
     assert plain(checkpoint["hyper_parameters"])
@@ -111,9 +117,7 @@ def test_e04_a_written_learning_rate_beats_the_checkpoints(
     assert learning_rate("lightning_logs/version_2/checkpoints/last.ckpt") == 0.1
 
 
-def test_e04_another_network_is_one_clear_message(
-    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_e04_another_network_is_one_clear_message(run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("fit")
     Path("cnn.yaml").write_text("model: {class_path: ExpressionClassifier, init_args: {net: {class_path: SimpleCNN}}}")
     assert exit_code(lambda: main(["test", "--ckpt_path", BEST, "--config", "cnn.yaml", *TINY_RUN[1:]])) == 2

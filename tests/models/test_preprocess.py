@@ -1,0 +1,102 @@
+"""From pixels to what a network sees."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from faceexpr.models.preprocess import Preprocess
+
+
+def noise(*shape):
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+
+
+def test_the_paper_s_range_is_reached_exactly():
+    image = torch.tensor([0, 255, 51], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 1, 48, 48)
+    black, white, grey = Preprocess()(image).unbind()
+    assert black.unique().tolist() == [-1.0]
+    assert white.unique().tolist() == [1.0]
+    torch.testing.assert_close(grey, torch.full((1, 48, 48), 0.2 * 2 - 1))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("shape", [(2, 1, 48, 48), (2, 3, 30, 50)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pixels_and_fractions_give_the_same(channels, shape, dtype):
+    image = noise(*shape)
+    preprocess = Preprocess(channels=channels)
+    result = preprocess(image)
+    assert (result.shape, result.dtype) == ((2, channels, 48, 48), torch.float32)
+    torch.testing.assert_close(preprocess(image.to(dtype) / 255), result)
+
+
+def test_the_input_is_not_changed():
+    for image in (noise(1, 1, 48, 48), torch.rand(1, 1, 48, 48)):
+        before = image.clone()
+        Preprocess()(image)
+        assert torch.equal(image, before)
+
+
+def test_rgb_becomes_grey_as_pillow_makes_it():
+    image = noise(1, 3, 48, 48)
+    grey = Image.fromarray(image[0].permute(1, 2, 0).numpy()).convert("L")
+    ours = Preprocess(mean=(0.0,), std=(1.0,))(image)[0, 0] * 255
+    assert (ours - torch.from_numpy(np.array(grey))).abs().max() <= 1  # Pillow rounds
+
+
+def test_grey_is_repeated_and_normalised_for_each_channel():
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 0.125)
+    image = noise(2, 1, 48, 48)
+    result = Preprocess(channels=3, mean=mean, std=std)(image)
+    for channel in range(3):
+        torch.testing.assert_close(result[:, channel], (image[:, 0] / 255 - mean[channel]) / std[channel])
+
+
+def test_equal_channels_are_the_grey_image():
+    image = noise(2, 1, 40, 60)
+    for channels in (1, 3):
+        preprocess = Preprocess(channels=channels)
+        torch.testing.assert_close(preprocess(image.expand(-1, 3, -1, -1)), preprocess(image))
+
+
+def test_red_stays_the_first_channel():
+    image = torch.zeros(1, 3, 48, 48, dtype=torch.uint8)
+    image[:, 0] = 255
+    assert Preprocess(channels=3)(image).mean((0, 2, 3)).tolist() == [1, -1, -1]
+
+
+def test_f09_fine_stripes_are_averaged_as_pillow_averages_them():
+    stripes = torch.zeros(1, 1, 480, 480, dtype=torch.uint8)
+    stripes[..., ::2] = 255
+    stripes[:, :, 100:300, 100:300] = noise(1, 1, 200, 200)
+    ours = Preprocess(mean=(0.0,), std=(1.0,))(stripes)[0, 0] * 255
+    theirs = Image.fromarray(stripes[0, 0].numpy()).resize((48, 48), Image.Resampling.BILINEAR)
+    difference = (ours - torch.from_numpy(np.array(theirs))).abs()
+    assert difference.mean() < 2
+    # Without anti-aliasing the stripes would come out black or white.
+    assert 120 < ours[1, 1:-1].min() <= ours[1, 1:-1].max() < 136
+
+
+def test_size_is_an_option():
+    assert Preprocess(size=20)(noise(1, 1, 48, 48)).shape == (1, 1, 20, 20)
+
+
+def test_mean_and_std_are_kept_with_the_weights():
+    saved = Preprocess(channels=3, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)).state_dict()
+    assert set(saved) == {"mean", "std"}
+    assert saved["mean"].shape == (1, 3, 1, 1)
+    other = Preprocess(channels=3)
+    other.load_state_dict(saved)
+    image = noise(1, 3, 48, 48)
+    torch.testing.assert_close(other(image)[0, 2], (image[0, 2] / 255 - 0.3) / 0.6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_result_has_the_precision_of_the_network(dtype):
+    image = noise(1, 3, 48, 48)
+    preprocess = Preprocess()
+    exact = preprocess(image)
+    converted = preprocess.to(dtype)(image)
+    assert converted.dtype == dtype
+    torch.testing.assert_close(converted.float(), exact, atol=0.01, rtol=0)
