@@ -38,7 +38,7 @@ def training_step() -> Callable[[Tensor, Tensor], None]:
     def step(image: Tensor, target: Tensor) -> None:
         loss = cross_entropy(network(image), target)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
 
     return step

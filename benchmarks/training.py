@@ -50,7 +50,7 @@ adam = partial(torch.optim.Adam, lr=1e-3, fused=True)
 
 def bare(images: Tensor, targets: Tensor, steps: int, precision: str) -> float:
     """Return images/s of the step alone."""
-    net = SimpleCNN(7).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = SimpleCNN(7).to(memory_format=torch.channels_last)
     optimizer = adam(net.parameters())
     start = 0.0
     for step in range(WARM_UP + steps):

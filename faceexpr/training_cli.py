@@ -85,6 +85,8 @@ class FaceExprCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         skipped = {name: set(names) for name, names in LightningCLI.subcommands().items()}
+        for names in skipped.values():
+            names.add("weights_only")  # checkpoints are never unpickled, so there is nothing to choose
         # With these, a configuration that one verb has saved would not be understood by the others.
         skipped["validate"].add("verbose")
         skipped["test"].add("verbose")

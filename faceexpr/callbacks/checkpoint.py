@@ -58,7 +58,7 @@ class BestCheckpoint(ModelCheckpoint):
         path = str(Path(str(self.dirpath)) / f"{self.filename}{self.FILE_EXTENSION}")
         self.best_model_path = path
         self.best_model_score = trainer.callback_metrics.get(self.monitor) if self.monitor else None
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
 
 
 class LastCheckpoint(ModelCheckpoint):

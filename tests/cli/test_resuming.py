@@ -178,7 +178,7 @@ def test_e14_a_checkpoint_with_missing_weights_says_what_is_missing(tmp_path: Pa
 
 
 def test_hyper_parameters_that_a_checkpoint_cannot_keep_are_refused() -> None:
-    with pytest.raises(FaceExprError, match="model.optimizer is .*lambda"):
+    with pytest.raises(FaceExprError, match=r"model\.optimizer is .*lambda"):
         ExpressionClassifier(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
 
 

@@ -33,7 +33,7 @@ def read_events(folder):
     return accumulator
 
 
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("devices", [1, 2])
 def test_e11_five_samples_are_five_samples_in_one_process_and_in_two(make_trainer, tmp_path, devices):
     trainer = make_trainer(
         ClassificationEvaluation(), devices=devices, strategy="ddp_spawn" if devices == 2 else "auto"

@@ -87,7 +87,7 @@ def test_certain_samples_have_finite_gradients(gamma):
     logits = torch.tensor([[200.0, 0.0, -50.0], [0.0, 200.0, 0.0]], requires_grad=True)
     loss = Focal(gamma=gamma)(logits, torch.tensor([0, 2]))
     loss.backward()
-    assert loss == pytest.approx(100)  # (0 + 200) / 2
+    assert loss.item() == pytest.approx(100)  # (0 + 200) / 2
     assert logits.grad.isfinite().all()
     assert logits.grad[1].abs().max() > 0
 

@@ -1,0 +1,258 @@
+"""What every expression data module does with its splits."""
+
+import re
+import warnings
+from itertools import chain
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from torch import nn
+
+from faceexpr.data.augment import Augmentation
+from faceexpr.data.base import ExpressionDataModule
+from faceexpr.data.split import FaceSplit, Failure
+from faceexpr.emotions import FER_NAMES
+from faceexpr.errors import FaceExprError
+
+EVERYTHING = Augmentation(flip=0.5, rotation=10, scale=0.1, shift=0.1, brightness=0.2, contrast=0.2, erasing=0.5)
+
+
+class GivenFaces(ExpressionDataModule):
+    """Splits of the given sizes, labels in turn; each image has a number in its first pixel."""
+
+    def __init__(self, sizes=None, batch_size=4, augment=None, drop_last=False, labels=FER_NAMES, labelled=True):
+        super().__init__(batch_size=batch_size, augment=augment, drop_last=drop_last)
+        self.sizes = sizes or {}
+        self.labels = labels
+        self.labelled = labelled
+        self.loaded = []
+
+    def load_split(self, stage):
+        self.loaded.append(stage)
+        size = self.sizes.get(stage, 14)
+        images = torch.randint(0, 256, (size, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        images[:, 0, 0, 0] = torch.arange(size)
+        targets = torch.tensor([FER_NAMES.index(self.labels[i % len(self.labels)]) for i in range(size)])
+        return FaceSplit(images, targets if self.labelled else None, sources=[str(i) for i in range(size)])
+
+
+class Recorder(LightningModule):
+    """Writes down what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Sequential(nn.BatchNorm1d(64), nn.Linear(64, 7))  # refuses a training batch of one
+        self.seen = {"train": [], "val": [], "test": [], "predict": []}
+
+    def _step(self, stage, batch):
+        self.seen[stage].append({"epoch": self.current_epoch, **batch})
+        return self.layer(batch["image"].flatten(1).float()).mean()
+
+    def training_step(self, batch, batch_idx):
+        return self._step("train", batch)
+
+    def validation_step(self, batch, batch_idx):
+        self._step("val", batch)
+
+    def test_step(self, batch, batch_idx):
+        self._step("test", batch)
+
+    def predict_step(self, batch, batch_idx):
+        self._step("predict", batch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fitted(data, seed=0, **options):
+    seed_everything(seed)
+    model = Recorder()
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, max_epochs=2, **options,
+    )  # fmt: skip
+    trainer.fit(model, data)
+    return model, trainer
+
+
+def order(model, epoch):
+    return [batch["index"].tolist() for batch in model.seen["train"] if batch["epoch"] == epoch]
+
+
+def pixels(model, epoch):
+    return torch.cat([batch["image"] for batch in model.seen["train"] if batch["epoch"] == epoch])
+
+
+def test_every_epoch_is_whole_and_in_an_order_of_its_own():
+    model, _ = fitted(GivenFaces())
+    first, second = order(model, 0), order(model, 1)
+    assert [sorted(chain(*epoch)) for epoch in (first, second)] == [list(range(14))] * 2
+    assert first != second
+    assert first != [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13]]
+
+
+def test_runs_repeat_with_their_seed():
+    def run(seed):
+        model, _ = fitted(GivenFaces(augment=EVERYTHING), seed=seed)
+        return order(model, 1), pixels(model, 1)
+
+    (order_a, pixels_a), (order_b, pixels_b), (order_c, _) = run(1), run(1), run(2)
+    assert order_a == order_b != order_c
+    assert torch.equal(pixels_a, pixels_b)
+
+
+def test_overfitting_batches_are_the_same_ones_in_every_epoch():
+    model, _ = fitted(GivenFaces(), overfit_batches=2)
+    assert order(model, 0) == order(model, 1) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_only_training_images_are_augmented():
+    data = GivenFaces(augment=EVERYTHING)
+    model, trainer = fitted(data)
+    trainer.test(model, data, verbose=False)
+    trainer.predict(model, data, return_predictions=False)
+    assert pixels(model, 0).dtype == torch.float32
+    for stage in ("val", "test", "predict"):
+        split = data.split(stage)
+        assert model.seen[stage]
+        for batch in model.seen[stage]:
+            assert torch.equal(batch["image"], split.images[batch["index"]])
+            assert torch.equal(batch["target"], split.targets[batch["index"]])
+
+
+def test_without_augmentation_training_sees_the_very_pixels():
+    data = GivenFaces()
+    model, _ = fitted(data)
+    for batch in model.seen["train"]:
+        assert torch.equal(batch["image"], data.split("train").images[batch["index"]])
+
+
+@pytest.fixture
+def batch():
+    data = GivenFaces()
+    split = data.load_split("train")
+    return {"image": split.images[:6], "target": split.targets[:6], "index": torch.arange(6)}
+
+
+def test_augmentation_repeats_and_differs_by_epoch_rank_seed_and_batch(batch):
+    def augmented(epoch=0, rank=0, seed=0, first=0):
+        data = GivenFaces(augment=EVERYTHING)
+        torch.manual_seed(seed)
+        result = data.augmented({**batch, "index": batch["index"] + first}, epoch=epoch, rank=rank)
+        return tuple(result["image"].flatten().tolist())
+
+    assert augmented(epoch=3, rank=1, seed=5) == augmented(epoch=3, rank=1, seed=5)
+    different = [augmented(), augmented(epoch=1), augmented(rank=1), augmented(seed=1), augmented(first=1)]
+    assert len(set(different)) == len(different)
+
+
+def test_augmentation_leaves_the_index_the_input_and_torch_s_own_generator_alone(batch):
+    data = GivenFaces(augment=EVERYTHING)
+    before, state = batch["image"].clone(), torch.random.get_rng_state()
+    result = data.augmented(batch, epoch=0)
+    assert result["index"] is batch["index"]
+    assert torch.equal(result["target"], batch["target"])
+    assert torch.equal(batch["image"], before)
+    assert not torch.equal(result["image"] * 255, before.float())
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_mixup_gives_distributions_over_the_classes(batch):
+    result = GivenFaces(augment=Augmentation(mixup=1.0)).augmented(batch, epoch=0)
+    assert result["target"].shape == (6, 7)
+    torch.testing.assert_close(result["target"].sum(1), torch.ones(6))
+
+
+def test_the_seed_is_fixed_when_it_is_first_asked_for():
+    data = GivenFaces()
+    torch.manual_seed(11)
+    assert data.seed == 11
+    torch.manual_seed(12)
+    assert data.seed == 11
+
+
+def test_the_index_stays_on_the_host(batch):
+    moved = GivenFaces().transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert {name: value.device.type for name, value in moved.items()} == {
+        "image": "meta",
+        "target": "meta",
+        "index": "cpu",
+    }
+
+
+def test_a_split_is_read_once():
+    data = GivenFaces()
+    assert data.split("train") is data.split("train")
+    fitted(data)
+    assert data.loaded == ["train", "val"]
+
+
+def test_e19_one_training_image_is_a_clear_error():
+    with pytest.raises(FaceExprError, match=r"^GivenFaces: the train split holds 1 image; training needs at least 2"):
+        fitted(GivenFaces({"train": 1}))
+
+
+@pytest.mark.parametrize(("size", "batch_size", "drop_last"), [(3, 2, False), (3, 8, True), (2, 8, True)])
+def test_e19_few_images_train_with_batch_norm(size, batch_size, drop_last):
+    data = GivenFaces({"train": size}, batch_size=batch_size, drop_last=drop_last)
+    model, trainer = fitted(data)
+    assert trainer.global_step == 2  # one step an epoch
+    assert [len(batch["index"]) for batch in model.seen["train"]] == [size, size]
+
+
+@pytest.mark.parametrize(("stage", "split"), [("fit", "train"), ("validate", "val"), ("test", "test")])
+def test_unlabelled_images_are_for_prediction_alone(stage, split):
+    data = GivenFaces(labelled=False)
+    with pytest.raises(FaceExprError, match=rf"^GivenFaces: the {split} split has no labels"):
+        data.setup(stage)
+    data.setup("predict")
+    assert set(next(iter(data.predict_dataloader()))) == {"image", "index"}
+
+
+def test_a_split_without_images_is_an_error():
+    with pytest.raises(FaceExprError, match=r"^GivenFaces: the val split holds no image$"):
+        GivenFaces({"val": 0}).setup("fit")
+
+
+def test_a_split_of_nothing_but_failures_is_kept():
+    data = GivenFaces(labelled=False)
+    empty = torch.zeros(0, 1, 8, 8, dtype=torch.uint8)
+    data.load_split = lambda stage: FaceSplit(empty, None, [], failures=[Failure(0, "a.jpg", "empty file")])
+    data.setup("predict")
+    assert list(data.predict_dataloader()) == []
+    assert data.split("predict").failures[0].source == "a.jpg"
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a10_absent_classes_are_named_once(soft):
+    data = GivenFaces(labels=[name for name in FER_NAMES if name not in ("Disgust", "Sad")])
+    if soft:
+        split = data.load_split("train")
+        split.targets = nn.functional.one_hot(split.targets, 7).float()
+        data.load_split = lambda stage: split
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            data.split("train")
+    assert [str(warning.message) for warning in caught] == ["the train split has no sample of Disgust, Sad"]
+
+
+def test_no_warning_where_every_class_is_present():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        GivenFaces().split("train")
+
+
+@pytest.mark.parametrize("batch_size", [0, -3])
+def test_a_batch_size_below_one_is_refused(batch_size):
+    with pytest.raises(FaceExprError, match=rf"^data\.batch_size is {batch_size}; expected 1 or more$"):
+        GivenFaces(batch_size=batch_size)
+
+
+def test_hyper_parameters_say_how_to_build_the_data_again():
+    kept = dict(GivenFaces(batch_size=5, augment=Augmentation(flip=0.5)).hparams)
+    assert re.fullmatch(r"[\w.]*GivenFaces", kept.pop("_class_path"))
+    augment = Augmentation(**kept.pop("augment"))
+    again = GivenFaces(**kept, augment=augment)
+    assert (again.batch_size, again.augment) == (5, Augmentation(flip=0.5))

@@ -1,0 +1,127 @@
+"""Every configuration that ships: it is explained, its command is right, and it trains."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import REPOSITORY, exit_code
+
+from faceexpr.cli import main
+
+FOLDER = REPOSITORY / "configs"
+CONFIGS = sorted(FOLDER.rglob("*.yaml"))
+DEBUG = [path for path in CONFIGS if path.parent.name == "debug"]
+COMPLETE = [path for path in CONFIGS if path not in DEBUG]
+BASE = FOLDER / "expression/fer2013_mlp.yaml"
+"""What the configurations for debugging are given after, as their comments say."""
+
+LONGEST = 30
+
+TINY = [
+    "--data", "SyntheticFaces", "--data.train_size", "28", "--data.val_size", "7", "--data.batch_size", "7",
+    "--trainer.max_steps", "2", "--trainer.limit_val_batches", "1", "--trainer.accelerator", "cpu",
+    "--evaluation.figures", "false", "--evaluation.resamples", "20",
+]  # fmt: skip
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+def comments(path: Path) -> list[str]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.lstrip("# ") for line in lines if line.startswith("#")]
+
+
+def command(path: Path) -> list[str]:
+    """Return the arguments of the command in the comment."""
+    (line,) = [line for line in comments(path) if line.startswith("faceexpr ")]
+    return shlex.split(line)[1:]
+
+
+def option(config: Any, flag: str) -> Any:
+    """Return the value that a flag such as --model.net.dropout sets; KeyError where there is none."""
+    value = config
+    for key in flag.removeprefix("--").split("."):
+        value = value["init_args"][key] if "class_path" in value else value[key]
+    return value
+
+
+def run_arguments(path: Path) -> list[str]:
+    configs = [BASE, path] if path in DEBUG else [path]
+    return ["fit", *(argument for config in configs for argument in ("--config", str(config))), *TINY]
+
+
+def last_steps() -> dict[str, int]:
+    """Return the optimizer steps that each last.ckpt below the current folder has behind it."""
+    return {
+        path.as_posix(): torch.load(path, map_location="cpu", weights_only=True)["global_step"]
+        for path in Path().rglob("last*.ckpt")
+    }
+
+
+def test_there_are_configurations_and_nothing_else() -> None:
+    assert COMPLETE
+    assert DEBUG
+    assert [path for path in sorted(FOLDER.rglob("*")) if path.is_file()] == CONFIGS
+    assert {path.parent for path in CONFIGS} == {FOLDER / "expression", FOLDER / "debug"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=relative)
+def test_it_is_short_and_says_how_to_run_it(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LONGEST
+    assert text.startswith("# ")
+    verb, *arguments = command(path)
+    given = [arguments[place + 1] for place, argument in enumerate(arguments) if argument == "--config"]
+    assert verb == "fit"
+    assert given == ([relative(BASE), relative(path)] if path in DEBUG else [relative(path)])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=relative)
+def test_its_command_and_the_options_it_mentions_are_understood(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)  # where the command is meant to be given; printing writes nothing
+    assert exit_code(lambda: main([*command(path), "--print_config"])) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    mentioned = set(re.findall(r"--[a-z][\w.]*", " ".join(comments(path)))) - {"--config"}
+    for flag in mentioned:
+        option(config, flag)
+    if path in COMPLETE:
+        assert config["trainer"]["logger"]["init_args"]["name"] == path.stem
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem not in ("fast", "ddp_cpu")], ids=relative)
+def test_it_makes_two_steps(path: Path, workdir: Path) -> None:
+    main(run_arguments(path))
+    run = f"lightning_logs/{(BASE if path in DEBUG else path).stem}/version_0"
+    assert last_steps() == {f"{run}/checkpoints/last.ckpt": 2}
+    written = yaml.safe_load((workdir / run / "config.yaml").read_text())
+    assert written["data"]["class_path"] == "faceexpr.data.synthetic.SyntheticFaces"
+
+
+def test_fast_runs_and_writes_nothing(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: main(run_arguments(FOLDER / "debug/fast.yaml"))) == 0
+    assert "accuracy" in capsys.readouterr().out
+    assert [path for path in workdir.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.slow
+def test_ddp_cpu_trains_in_two_processes(workdir: Path) -> None:
+    # The second process is started from this one's command line, which must be the product's own.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    arguments = [*run_arguments(FOLDER / "debug/ddp_cpu.yaml"), "--model.net.hidden", "[8]"]
+    result = subprocess.run(
+        [sys.executable, "-m", "faceexpr", *arguments], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    assert "MEMBER: 2/2" in result.stderr
+    assert last_steps() == {"lightning_logs/fer2013_mlp/version_0/checkpoints/last.ckpt": 2}
