@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 from faceexpr.data.augment import Augmentation, augment_batch
 from faceexpr.models.simple_cnn import SimpleCNN
 
-STEP = "training step"
+STEPS = ("step, float32", "step, bfloat16")
 BATCH, SIDE, TINY, CLASSES = 128, 48, 4, 7
 WARM_UP, REPEATS = 3, 15
 SETTINGS = Augmentation(
@@ -31,12 +31,13 @@ SETTINGS = Augmentation(
 AREA = SETTINGS.erasing_size**2
 
 
-def training_step() -> Callable[[Tensor, Tensor], None]:
+def training_step(bfloat16: bool) -> Callable[[Tensor, Tensor], None]:
     network = SimpleCNN(num_classes=CLASSES).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
 
     def step(image: Tensor, target: Tensor) -> None:
-        loss = cross_entropy(network(image), target)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = cross_entropy(network(image), target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -100,17 +101,18 @@ def kornia() -> Callable[[Tensor, Tensor], None]:
 
 
 def main() -> None:
-    contenders = {STEP: training_step(), "ours": ours(), "torchvision v2, per image": torchvision()}
+    steps = {name: training_step(name.endswith("bfloat16")) for name in STEPS}
+    contenders = {"ours": ours(), "torchvision v2, per image": torchvision()}
     if importlib.util.find_spec("kornia") is not None:
         contenders["kornia"] = kornia()
     else:
         print("kornia is not installed and is left out: pip install kornia")
-    times, fixed = measure(contenders, SIDE), measure({k: v for k, v in contenders.items() if k != STEP}, TINY)
+    times, fixed = measure(steps | contenders, SIDE), measure(contenders, TINY)
     print(f"batch of {BATCH} grey images of {SIDE} x {SIDE}, {torch.get_num_threads()} threads")
     for name, duration in times.items():
-        share = f"{100 * duration / times[STEP]:6.1f} % of a training step"
+        shares = ", ".join(f"{100 * duration / times[step]:6.1f} % of a {step}" for step in STEPS)
         call = f"{1000 * fixed[name]:8.2f} ms fixed" if name in fixed else ""
-        print(f"{name:26s} {1000 * duration:8.2f} ms {share} {call}")
+        print(f"{name:26s} {1000 * duration:8.2f} ms {shares} {call}")
 
 
 def measure(contenders: dict[str, Callable[[Tensor, Tensor], None]], side: int) -> dict[str, float]:

@@ -22,7 +22,11 @@ TOLERANCE = 1e-4
 
 
 class Exported(nn.Module):
-    """uint8 images (N, C, H, W) of any size to probabilities (N, K), pre-processing included."""
+    """uint8 images (N, C, H, W) of any size to probabilities (N, K), pre-processing included.
+
+    Args:
+        model: the classifier whose network this is.
+    """
 
     def __init__(self, model: ExpressionClassifier) -> None:
         super().__init__()

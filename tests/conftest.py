@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from faceexpr.cli import main
 
@@ -60,6 +63,27 @@ def run(workdir: Path) -> Run:
         main([verb, *own, *(TINY_NET if net else []), *TINY_RUN, *args])
 
     return tiny
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
+    """Make a trainer with one callback: ``make_trainer(callback, max_epochs=2)``."""
+
+    def build(callback: Callback, **options: Any) -> Trainer:
+        options.setdefault("logger", TensorBoardLogger(tmp_path, name="runs", default_hp_metric=False))
+        options.setdefault("max_epochs", 1)
+        return Trainer(
+            callbacks=[callback],
+            default_root_dir=tmp_path,
+            accelerator="cpu",
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=options.pop("enable_checkpointing", False),
+            log_every_n_steps=1,
+            **options,
+        )
+
+    return build
 
 
 def exit_code(function: Callable[[], None]) -> int:

@@ -26,7 +26,8 @@ LONGEST = 30
 
 TINY = [
     "--data", "SyntheticFaces", "--data.train_size", "28", "--data.val_size", "7", "--data.batch_size", "7",
-    "--trainer.max_steps", "2", "--trainer.limit_val_batches", "1", "--trainer.accelerator", "cpu",
+    "--trainer.max_steps", "2", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1",
+    "--trainer.accelerator", "cpu",
     "--evaluation.figures", "false", "--evaluation.resamples", "20",
 ]  # fmt: skip
 
@@ -104,6 +105,8 @@ def test_it_makes_two_steps(path: Path, workdir: Path) -> None:
     main(run_arguments(path))
     run = f"lightning_logs/{(BASE if path in DEBUG else path).stem}/version_0"
     assert last_steps() == {f"{run}/checkpoints/last.ckpt": 2}
+    if path in COMPLETE:
+        assert (workdir / run / "checkpoints/best.ckpt").is_file()  # validation has run
     written = yaml.safe_load((workdir / run / "config.yaml").read_text())
     assert written["data"]["class_path"] == "faceexpr.data.synthetic.SyntheticFaces"
 

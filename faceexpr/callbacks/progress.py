@@ -38,9 +38,9 @@ class LineProgress(Callback):
         now = time.monotonic()
         of = f"/{trainer.max_epochs}" if trainer.max_epochs is not None and trainer.max_epochs > 0 else ""
         metrics = " ".join(
-            f"{name.removesuffix('_epoch')} {float(value):.4f}"
+            f"{name} {float(value):.4f}"
             for name, value in sorted(trainer.progress_bar_metrics.items())
-            if not name.endswith("_step") and name != "v_num"
+            if name != "v_num"
         )
         print(
             f"epoch {trainer.current_epoch + 1}{of}  {metrics}  "

@@ -135,6 +135,10 @@ class BatchLoader:
     A split is one tensor, so a batch is one index operation, far cheaper than the worker processes and the
     collation of single samples that a ``DataLoader`` is made for.
 
+    Args:
+        split: the samples.
+        sampler: which of them make up each batch.
+
     Yields:
         ``image`` uint8 (B, C, H, W); ``index`` int64 (B,), the sample's position in the split or `PADDING`; and,
         where the split has labels, ``target`` int64 (B,) or float32 (B, K).

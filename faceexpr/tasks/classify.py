@@ -71,6 +71,7 @@ class ExpressionClassifier(Described, LightningModule):
         size = self.net.preprocess.size
         # Lets Lightning's summary count operations and TensorBoard draw the graph.
         self.example_input_array = torch.zeros(1, 1, size, size, dtype=torch.uint8)
+        self.train_loss = MeanMetric()
         self.val_loss = MeanMetric()
         self.test_loss = MeanMetric()
         self._label_map: Tensor | None = None
@@ -121,7 +122,9 @@ class ExpressionClassifier(Described, LightningModule):
         target = self._target(batch["target"])
         logits: Tensor = self.net(batch["image"])
         loss = self.loss(logits, target)
-        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(target))
+        self.train_loss.update(loss.detach(), weight=len(target))
+        self.log("train/loss_step", loss, on_step=True, on_epoch=False)
+        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
         return {"loss": loss, "probabilities": logits.detach().float().softmax(dim=1), "target": target}
 
     def _evaluate(self, batch: dict[str, Tensor], mean_loss: MeanMetric) -> dict[str, Tensor]:

@@ -59,7 +59,7 @@ def test_tensorboard_holds_scalars_images_and_the_configuration(run: Run, workdi
     tags = accumulator.Tags()
     scalars = ("loss", "accuracy", "macro_f1", "ece", "nll", "balanced_accuracy", "top2_accuracy", "auroc")
     expected = {f"val/{name}" for name in scalars}
-    expected |= {"train/loss_step", "train/loss_epoch", "train/accuracy", "lr-Adam"}
+    expected |= {"train/loss_step", "train/loss", "train/accuracy", "lr-Adam"}
     assert expected <= set(tags["scalars"])
     assert len(accumulator.Scalars("val/accuracy")) == 2
     assert set(tags["images"]) >= {
