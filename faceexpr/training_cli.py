@@ -196,6 +196,8 @@ def run(args: list[str]) -> None:
 def _quiet() -> None:
     """Leave out what Lightning says to everybody and nobody here can act on."""
     warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree", category=FutureWarning)
+    # The best checkpoint of another run is no concern of this one.
+    warnings.filterwarnings("ignore", message=r"The dirpath has changed from ")
     warnings.filterwarnings("ignore", message=r".*number of training batches .* smaller than the logging interval")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not record.getMessage().startswith(ADVERTISEMENT)
