@@ -56,7 +56,10 @@ def flat_hparams(trainer: Trainer, pl_module: LightningModule) -> dict[str, Plai
         _add(row, "batch_size", getattr(datamodule, "batch_size", None))
         augment = getattr(datamodule, "augment", None)
         if dataclasses.is_dataclass(augment) and not isinstance(augment, type):
-            _add(row, "augment", dataclasses.asdict(augment))
+            # What is off would be a column for nothing.
+            off = {field.name: field.default for field in dataclasses.fields(augment)}
+            chosen = {name: value for name, value in dataclasses.asdict(augment).items() if value != off[name]}
+            _add(row, "augment", chosen)
     return row
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ from pixel_runs import ReadsThePixel, make_split, pixel_faces
 from sklearn.metrics import f1_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from faceexpr.data.augment import Augmentation
+from faceexpr.data.synthetic import SyntheticFaces
 from faceexpr.emotions import FER_NAMES
 from faceexpr.errors import FaceExprError
 from faceexpr.evaluation.classification import ClassificationEvaluation
+from faceexpr.evaluation.hparams import flat_hparams
 
 SEVEN = [(label, label) for label in range(7)]
 FOUR_OF_FIVE = [(0, 0), (3, 3), (4, 4), (6, 6), (2, 3)]
@@ -71,8 +75,17 @@ def test_e16_every_run_has_its_row_of_hyper_parameters_with_final_metrics(make_t
     for row in found:
         assert common.items() <= row.items()
         assert row["epochs"] == 2
-        assert row["augment.flip"] == 0
+        assert not [name for name in row if name.startswith("augment.")]  # all of it is off
         assert not [name for name in row if name.startswith("_")]
+
+
+def test_the_row_names_the_augmentation_that_is_on():
+    data = SyntheticFaces(augment=Augmentation(flip=0.5, rotation=10))
+    trainer = SimpleNamespace(optimizers=[], max_epochs=3, datamodule=data)
+    row = flat_hparams(trainer, SimpleNamespace(hparams={}))
+    assert {name: value for name, value in row.items() if name.startswith("augment.")} == {
+        "augment.flip": 0.5, "augment.rotation": 10,
+    }  # fmt: skip
 
 
 def test_what_is_logged_is_what_the_samples_say(make_trainer, tmp_path):
