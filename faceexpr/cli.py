@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
@@ -39,7 +38,6 @@ def main(args: Sequence[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):
             # A file name that the console's encoding does not know must not end a run.
             stream.reconfigure(errors="backslashreplace")
-    warnings.formatwarning = _as_line
     verb = next((argument for argument in arguments if argument in VERBS), None)
     if verb is None or arguments[0] in ("-h", "--help", "--version"):
         _overview().parse_args(arguments or ["--help"])
@@ -49,13 +47,6 @@ def main(args: Sequence[str] | None = None) -> None:
     except FaceExprError as error:
         print(f"faceexpr {verb}: error: {error}", file=sys.stderr)
         raise SystemExit(BAD_INPUT) from None
-
-
-def _as_line(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """Return a warning as a user reads it, without the place in the source where it was raised."""
-    return f"warning: {' '.join(str(message).split())}\n"
 
 
 def _overview() -> ArgumentParser:

@@ -62,10 +62,11 @@ class _ClassChanges(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
         self.said: set[str] = set()
+        self.silent: str | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         match = CLASS_CHANGE.search(record.getMessage())
-        if match is None:
+        if match is None or match.group(1) == self.silent:
             return
         old, new, dropped = match.groups()
         options = _changed(old, dropped)
@@ -93,11 +94,17 @@ def _changed(class_path: str, dropped: str) -> str:
     return ", ".join(f"{key} {value!r}" for key, value in values.items() if defaults.get(key, ...) != value)
 
 
-def class_change_logger() -> logging.Logger:
-    """Return the logger that a parser is given for these notes."""
+def class_change_logger(silent: str | None = None) -> logging.Logger:
+    """Return the logger that a parser is given for these notes.
+
+    Args:
+        silent: path of a class whose options nobody has written, because a checkpoint remembered them.
+    """
     logger = logging.getLogger("faceexpr.options")
-    if not logger.handlers:
-        logger.addHandler(_ClassChanges())
-        logger.setLevel(logging.DEBUG)
-        logger.propagate = False
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    handler = _ClassChanges()
+    handler.silent = silent
+    # One handler for each command line; `main` may be called more than once in a process.
+    logger.handlers = [handler]
     return logger

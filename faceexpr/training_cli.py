@@ -65,6 +65,7 @@ class FaceExprCLI(LightningCLI):
     ) -> None:
         self.remembered = remembered or {}
         self.checkpoint = checkpoint
+        self.notes = class_change_logger(silent=self.remembered.get("data", {}).get("class_path"))
         super().__init__(
             LightningModule,
             ExpressionDataModule,
@@ -80,7 +81,7 @@ class FaceExprCLI(LightningCLI):
         )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        return super().init_parser(logger=class_change_logger(), **kwargs)
+        return super().init_parser(logger=self.notes, **kwargs)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -193,8 +194,17 @@ def run(args: list[str]) -> None:
         raise cause or error from None
 
 
+def _as_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Return a warning as a user reads it, without the place in the source where it was raised."""
+    return f"warning: {' '.join(str(message).split())}\n"
+
+
 def _quiet() -> None:
-    """Leave out what Lightning says to everybody and nobody here can act on."""
+    """Show warnings as lines, and leave out what Lightning says to everybody and nobody here can act on."""
+    warnings.formatwarning = _as_line
+    warnings.filterwarnings("ignore", message=r"Total length of `BatchLoader` across ranks is zero")
     warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree", category=FutureWarning)
     # The best checkpoint of another run is no concern of this one.
     warnings.filterwarnings("ignore", message=r"The dirpath has changed from ")
