@@ -98,6 +98,7 @@ class ExpressionClassifier(Described, LightningModule):
         return probabilities
 
     def setup(self, stage: str) -> None:
+        self._label_map = None
         datamodule = getattr(self.trainer, "datamodule", None)
         names = getattr(datamodule, "class_names", None)
         if names is not None and stage != "predict" and tuple(names) != self.class_names:
@@ -120,20 +121,20 @@ class ExpressionClassifier(Described, LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         target = self._target(batch["target"])
-        logits: Tensor = self.net(batch["image"])
+        logits: Tensor = self.net(batch["image"]).float()
         loss = self.loss(logits, target)
         self.train_loss.update(loss.detach(), weight=len(target))
         self.log("train/loss_step", loss, on_step=True, on_epoch=False)
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
-        return {"loss": loss, "probabilities": logits.detach().float().softmax(dim=1), "target": target}
+        return {"loss": loss, "probabilities": logits.detach().softmax(dim=1), "target": target}
 
     def _evaluate(self, batch: dict[str, Tensor], mean_loss: MeanMetric) -> dict[str, Tensor]:
-        logits: Tensor = self.net(batch["image"])
+        logits: Tensor = self.net(batch["image"]).float()
         target = self._target(batch["target"])
         real = batch["index"] != PADDING
         if real.any():
             mean_loss.update(self.loss(logits[real], target[real]), weight=int(real.sum()))
-        return {"probabilities": logits.float().softmax(dim=1), "target": target}
+        return {"probabilities": logits.softmax(dim=1), "target": target}
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         result = self._evaluate(batch, self.val_loss)
