@@ -102,6 +102,11 @@ class ExpressionDataModule(Described, LightningDataModule):
                 f"{type(self).__name__}: the train split holds 1 image; training needs at least 2 images"
             )
 
+    @property
+    def _remembering(self) -> bool:
+        """Whether the model remembers its training data: each sample once, as it is, and none left out."""
+        return bool(getattr(getattr(self.trainer, "lightning_module", None), "remembers", False))
+
     def _loader(self, stage: Stage) -> BatchLoader:
         trainer = self.trainer
         world_size, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
@@ -109,7 +114,7 @@ class ExpressionDataModule(Described, LightningDataModule):
         sampler = BatchSampler(
             size=len(split),
             batch_size=self.batch_size,
-            training=stage == "train",
+            training=stage == "train" and not self._remembering,
             shuffle=trainer is None or not trainer.overfit_batches,  # type: ignore[attr-defined]  # set at run time
             drop_last=self.drop_last,
             seed=self.seed,
@@ -152,7 +157,7 @@ class ExpressionDataModule(Described, LightningDataModule):
         return {key: value if key == "index" else value.to(device, non_blocking=True) for key, value in batch.items()}
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        if self.trainer is None or not self.trainer.training or not isinstance(batch, dict):
+        if self.trainer is None or not self.trainer.training or not isinstance(batch, dict) or self._remembering:
             return batch
         return self.augmented(batch, epoch=self.trainer.current_epoch, rank=self.trainer.global_rank)
 

@@ -13,6 +13,7 @@ from faceexpr.data.augment import Augmentation
 from faceexpr.data.base import ExpressionDataModule, Stage
 from faceexpr.data.fer2013_csv import USAGES, read_columns
 from faceexpr.data.fer2013_table import BadRowPolicy, FerTable, read_table
+from faceexpr.data.leaks import without_leaks
 from faceexpr.data.split import FaceSplit
 from faceexpr.errors import FaceExprError
 
@@ -45,6 +46,7 @@ class FER2013(ExpressionDataModule):
         holdout_seed: seed of that choice.
         cache_dir: folder for the cache; by default ``.faceexpr-cache`` beside the file, or the user's cache folder
             where that cannot be written.
+        drop_leaked: leave out of validation and test the images that are pixel-equal to a training image.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class FER2013(ExpressionDataModule):
         holdout: float = 0.1,
         holdout_seed: int = 0,
         cache_dir: str | None = None,
+        drop_leaked: bool = False,
     ) -> None:
         super().__init__(batch_size=batch_size, augment=augment, drop_last=drop_last)
         if not 0 < holdout < 1:
@@ -68,6 +71,7 @@ class FER2013(ExpressionDataModule):
         self.holdout = holdout
         self.holdout_seed = holdout_seed
         self.cache_dir = cache_dir
+        self.drop_leaked = drop_leaked
         self._tables: dict[Path, FerTable] = {}
         self._held_out: npt.NDArray[np.bool_] | None = None
 
@@ -88,7 +92,8 @@ class FER2013(ExpressionDataModule):
         if file == files.test:
             return table.everything()
         if table.has_usage:
-            return usage_split(table, stage)
+            split = usage_split(table, stage)
+            return self._checked_for_leaks(split, stage, table) if self.drop_leaked else split
         if stage == "predict":
             return table.everything()
         if stage == "test":
@@ -99,6 +104,16 @@ class FER2013(ExpressionDataModule):
         held_out = self._holdout(table)
         rows = np.flatnonzero(held_out if stage == "val" else ~held_out)
         return table.labelled(rows, bad=np.zeros(len(table.bad_lines), dtype=np.bool_))
+
+    def _checked_for_leaks(self, split: FaceSplit, stage: Stage, table: FerTable) -> FaceSplit:
+        if stage == "train":
+            return split
+        kept = without_leaks(split, usage_split(table, "train"))
+        rank_zero_info(
+            f"{table.path}: {len(split) - len(kept):,} of {len(split):,} images of the {stage} split are pixel-equal "
+            "to a training image and are left out (data.drop_leaked)"
+        )
+        return kept
 
     def _table(self, file: Path) -> FerTable:
         if file not in self._tables:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
@@ -15,16 +14,17 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from faceexpr.data.split import PADDING
-from faceexpr.described import Described, callable_class, class_path, describe
-from faceexpr.emotions import FER_NAMES, index_map
+from faceexpr.described import callable_class
+from faceexpr.emotions import FER_NAMES
 from faceexpr.errors import FaceExprError
 from faceexpr.models.base import ExpressionNet
 from faceexpr.models.simple_cnn import SimpleCNN
+from faceexpr.tasks.base import ExpressionTask
 from faceexpr.tasks.losses import CrossEntropy, ExpressionLoss
 from faceexpr.tasks.resume import check_weights_fit, keep_written_options
 
 
-class ExpressionClassifier(Described, LightningModule):
+class ExpressionClassifier(ExpressionTask):
     """Train a network to tell the expression of a face.
 
     Args:
@@ -54,13 +54,7 @@ class ExpressionClassifier(Described, LightningModule):
         lr: float | None = None,
         channels_last: bool = True,
     ) -> None:
-        super().__init__()
-        hyper_parameters = {name: describe(value, f"model.{name}") for name, value in self.init_args.items()}
-        # With these two, `load_from_checkpoint` builds the nested classes from the path alone.
-        hyper_parameters["_class_path"] = class_path(type(self))
-        hyper_parameters["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
-        self.save_hyperparameters(hyper_parameters, logger=False)
-        self.class_names = tuple(class_names)
+        super().__init__(class_names)
         self.net = net(len(self.class_names))
         self.loss = loss or CrossEntropy()
         self.optimizer = optimizer
@@ -74,7 +68,6 @@ class ExpressionClassifier(Described, LightningModule):
         self.train_loss = MeanMetric()
         self.val_loss = MeanMetric()
         self.test_loss = MeanMetric()
-        self._label_map: Tensor | None = None
         weights = self.loss.class_weights
         if weights is not None and len(weights) != len(self.class_names):
             raise FaceExprError(
@@ -98,29 +91,12 @@ class ExpressionClassifier(Described, LightningModule):
         return probabilities
 
     def setup(self, stage: str) -> None:
-        self._label_map = None
-        datamodule = getattr(self.trainer, "datamodule", None)
-        names = getattr(datamodule, "class_names", None)
-        if names is not None and stage != "predict" and tuple(names) != self.class_names:
-            # The data's indices mean what the data say; the model's outputs mean what they meant in its training.
-            self._label_map = torch.tensor(index_map(names, self.class_names))
-            if stage == "fit" and len(names) != len(self.class_names):
-                rank_zero_info("the data hold %d of the model's %d classes", len(names), len(self.class_names))
+        super().setup(stage)
         if stage == "fit" and self.trainer.ckpt_path is None:
             self.net.load_pretrained()
 
-    def _target(self, target: Tensor) -> Tensor:
-        if self._label_map is None:
-            return target
-        label_map = self._label_map.to(target.device)
-        if target.ndim == 1:
-            return label_map[target]
-        mapped = target.new_zeros(target.shape[0], len(self.class_names))
-        mapped[:, label_map] = target
-        return mapped
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        target = self._target(batch["target"])
+        target = self.own_target(batch["target"])
         logits: Tensor = self.net(batch["image"]).float()
         loss = self.loss(logits, target)
         self.train_loss.update(loss.detach(), weight=len(target))
@@ -130,7 +106,7 @@ class ExpressionClassifier(Described, LightningModule):
 
     def _evaluate(self, batch: dict[str, Tensor], mean_loss: MeanMetric) -> dict[str, Tensor]:
         logits: Tensor = self.net(batch["image"]).float()
-        target = self._target(batch["target"])
+        target = self.own_target(batch["target"])
         real = batch["index"] != PADDING
         if real.any():
             mean_loss.update(self.loss(logits[real], target[real]), weight=int(real.sum()))

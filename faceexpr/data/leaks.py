@@ -1,0 +1,30 @@
+"""Images of an evaluation split that are also in the training split."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from faceexpr.data.split import FaceSplit
+
+
+def without_leaks(split: FaceSplit, training: FaceSplit) -> FaceSplit:
+    """Return a split without the images that are pixel-equal to a training image.
+
+    Args:
+        split: to be measured on.
+        training: to be trained on; images of the same size and channels.
+    """
+    known = {image.tobytes() for image in training.images.numpy()}
+    leaked = np.fromiter((image.tobytes() in known for image in split.images.numpy()), dtype=np.bool_, count=len(split))
+    kept = np.flatnonzero(~leaked).tolist()
+    rows = torch.tensor(kept, dtype=torch.int64)
+    return dataclasses.replace(
+        split,
+        images=split.images[rows],
+        targets=None if split.targets is None else split.targets[rows],
+        sources=[split.sources[index] for index in kept],
+        notes={new: split.notes[old] for new, old in enumerate(kept) if old in split.notes},
+    )

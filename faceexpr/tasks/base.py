@@ -1,0 +1,59 @@
+"""What every way of training has in common: hyper-parameters in plain values, and labels matched by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from faceexpr.described import Described, class_path, describe
+from faceexpr.emotions import index_map
+
+
+class ExpressionTask(Described, LightningModule):
+    """A classifier of faces with named classes.
+
+    A subclass's steps return ``probabilities`` (B, C) and, for labelled data, ``target`` in the order of its own
+    classes; `ClassificationEvaluation` and `PredictionWriter` do the rest.
+
+    Args:
+        class_names: names of the classes in index order.
+    """
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        super().__init__()
+        hyper_parameters = {name: describe(value, f"model.{name}") for name, value in self.init_args.items()}
+        # With these two, `load_from_checkpoint` builds the nested classes from the path alone.
+        hyper_parameters["_class_path"] = class_path(type(self))
+        hyper_parameters["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
+        self.save_hyperparameters(hyper_parameters, logger=False)
+        self.class_names = tuple(class_names)
+        self._label_map: Tensor | None = None
+
+    def setup(self, stage: str) -> None:
+        self._label_map = None
+        datamodule = getattr(self.trainer, "datamodule", None)
+        names = getattr(datamodule, "class_names", None)
+        if names is not None and stage != "predict" and tuple(names) != self.class_names:
+            # The data's indices mean what the data say; the model's outputs mean what they meant in its training.
+            self._label_map = torch.tensor(index_map(names, self.class_names))
+            if stage == "fit" and len(names) != len(self.class_names):
+                rank_zero_info(f"the data hold {len(names)} of the model's {len(self.class_names)} classes")
+
+    def own_target(self, target: Tensor) -> Tensor:
+        """Return the data's labels in the order of this model's classes.
+
+        Args:
+            target: int64 (N,) class indices or float (N, K) distributions over the data's classes.
+        """
+        if self._label_map is None:
+            return target
+        label_map = self._label_map.to(target.device)
+        if target.ndim == 1:
+            return label_map[target]
+        mapped = target.new_zeros(target.shape[0], len(self.class_names))
+        mapped[:, label_map] = target
+        return mapped
