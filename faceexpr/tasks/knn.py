@@ -1,0 +1,160 @@
+"""K nearest neighbours under the same verbs and the same evaluation as the networks (the paper's section 6.2.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from faceexpr.data.split import PADDING
+from faceexpr.emotions import FER_NAMES
+from faceexpr.errors import FaceExprError
+from faceexpr.neighbours.search import Neighbours, class_probabilities, nearest
+from faceexpr.neighbours.store import NeighbourStore
+from faceexpr.tasks.base import ExpressionTask
+from faceexpr.tasks.representations import RawPixels, Representation
+
+
+class KNNClassifier(ExpressionTask):
+    """Classify a face by the labels of the K most similar training faces.
+
+    "Training" is one pass that remembers every training image, once each, from all processes; no optimizer takes part.
+    The probabilities are those of scikit-learn's ``KNeighborsClassifier``. Among equal distances the sample that comes
+    first in the training split wins.
+
+    Args:
+        k: number of neighbours.
+        p: norm of the distance: 1 (city block), 2 (Euclidean) or 3.
+        weights: whether each neighbour counts the same (``uniform``) or by the inverse of its distance.
+        representation: what is compared: raw pixels unless another is named.
+        backend: ``fast`` is exact and uses all cores or the GPU; ``sklearn`` is the reference; ``auto`` is ``fast``.
+        cache_dir: keep the neighbours found in this folder, for runs that differ only in k or in the weights.
+        class_names: names of the classes in index order; on the command line they come from the data, or from the
+            checkpoint where there is one.
+    """
+
+    # The datamodule then gives every training sample once, in order and without augmentation.
+    remembers = True
+
+    def __init__(
+        self,
+        k: int = 3,
+        p: Literal[1, 2, 3] = 1,
+        weights: Literal["uniform", "distance"] = "distance",
+        representation: Representation | None = None,
+        backend: Literal["auto", "fast", "sklearn"] = "auto",
+        cache_dir: str | None = None,
+        class_names: Sequence[str] = FER_NAMES,
+    ) -> None:
+        super().__init__(class_names)
+        if k < 1:
+            raise FaceExprError(f"model.k is {k}; expected 1 or more")
+        self.automatic_optimization = False
+        self.k = k
+        self.p = p
+        self.weights = weights
+        self.representation = representation or RawPixels()
+        self.backend = backend
+        self.store = None if cache_dir is None else NeighbourStore(Path(cache_dir))
+        # Not buffers: distributed training would send them around at every step.
+        self.bank = torch.empty(0, 0)
+        self.labels = torch.empty(0, dtype=torch.int64)
+        # Distributed training refuses a module without a parameter; nothing ever uses it.
+        self.unused = nn.Parameter(torch.zeros(()))
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit" and self.trainer.ckpt_path is None:
+            self.representation.load_pretrained()
+
+    def configure_optimizers(self) -> None:
+        return None
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return class probabilities.
+
+        Args:
+            image: uint8, shape (N, 1 or 3, H, W), any size.
+
+        Returns:
+            float32 (N, C); each row sums to 1.
+        """
+        self.bank, self.labels = self.bank.to(image.device), self.labels.to(image.device)
+        found = self._neighbours(self.representation(image))
+        probabilities = class_probabilities(found, self.labels, len(self.class_names), self.k, self.weights)
+        return probabilities.float()
+
+    def _neighbours(self, queries: Tensor) -> Neighbours:
+        if self.store is None:
+            return nearest(self.bank, queries, self.k, self.p, self.backend)
+        return self.store.nearest(self.bank, queries, self.k, self.p, self.backend)
+
+    def on_train_epoch_start(self) -> None:
+        self._seen = []
+
+    @torch.no_grad()
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        target = self.own_target(batch["target"])
+        labels = target.argmax(dim=1) if target.ndim == 2 else target
+        self._seen.append((batch["index"].to(labels.device), self.representation(batch["image"]), labels))
+
+    def on_validation_start(self) -> None:
+        self._remember()
+
+    def on_train_epoch_end(self) -> None:
+        self._remember()
+
+    def _remember(self) -> None:
+        """Put together what all processes have seen in this epoch, in the order of the training split."""
+        if not self._seen:
+            return
+        gathered = [torch.cat(parts) for parts in zip(*self._seen, strict=True)]
+        self._seen = []
+        if self.trainer.world_size > 1:
+            gathered = [torch.cat(gather_all_tensors(part)) for part in gathered]
+        index, features, labels = gathered
+        order = index.argsort()
+        order = order[index[order] != PADDING]
+        if features.is_floating_point() and not torch.isfinite(features).all():
+            raise FaceExprError(
+                f"{type(self.representation).__name__} gives features that are not finite for some of the training "
+                "images; expected finite numbers: look at the network that they come from"
+            )
+        self.bank = features[order]
+        self.labels = labels[order]
+        if self.k > len(self.bank):
+            raise FaceExprError(
+                f"model.k is {self.k}, but there are {len(self.bank):,} training images; expected at most as many"
+            )
+        rank_zero_info(f"remembering {len(self.bank):,} images of {self.bank.shape[1]:,} numbers each")
+
+    def _evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.trainer.sanity_checking:
+            # Before training there is nothing to compare with, and nothing of the sanity check is kept.
+            number = len(self.class_names)
+            probabilities = torch.full((len(batch["image"]), number), 1 / number, device=self.device)
+        else:
+            probabilities = self(batch["image"])
+        return {"probabilities": probabilities, "target": self.own_target(batch["target"])}
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluate(batch)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluate(batch)
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        return {"probabilities": self(batch["image"])}
+
+    # The bank has the size of the data it was filled with, which only the checkpoint knows.
+    def get_extra_state(self) -> dict[str, Tensor]:
+        return {"bank": self.bank, "labels": self.labels}
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        self.bank, self.labels = state["bank"], state["labels"]

@@ -1,0 +1,132 @@
+"""KNN under the same verbs as the networks, against scikit-learn."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_RUN, Run, exit_code
+from sklearn.neighbors import KNeighborsClassifier
+
+from faceexpr.cli import main
+from faceexpr.data.synthetic import SyntheticFaces
+from faceexpr.tasks.knn import KNNClassifier
+
+KNN = ["--model=KNNClassifier"]
+DATA = ["--data=SyntheticFaces", "--data.train_size=35", "--data.val_size=15", "--data.test_size=15",
+        "--data.batch_size=4"]  # fmt: skip
+BEST = "lightning_logs/version_0/checkpoints/best.ckpt"
+
+
+def arrays(stage: str) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    split = SyntheticFaces(train_size=35, val_size=15, test_size=15).split(stage)  # type: ignore[arg-type]
+    assert split.targets is not None
+    return split.images.flatten(1).numpy().astype(np.float64), split.targets.numpy()
+
+
+def remembered(checkpoint: str) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(checkpoint, weights_only=True)["state_dict"]["_extra_state"]
+    return state
+
+
+def measured(version: int, stage: str) -> dict[str, object]:
+    result: dict[str, object] = json.loads(Path(f"lightning_logs/version_{version}/metrics.json").read_text())[stage]
+    return result
+
+
+@pytest.mark.parametrize(
+    ("k", "p", "weights"), [(1, 1, "uniform"), (3, 1, "distance"), (5, 2, "distance"), (4, 3, "uniform")]
+)
+def test_every_verb_agrees_with_scikit_learn(k: int, p: int, weights: str, workdir: Path) -> None:
+    main(["fit", *KNN, *DATA, *TINY_RUN, f"--model.k={k}", f"--model.p={p}", f"--model.weights={weights}"])
+    main(["test", "--ckpt_path", BEST, *TINY_RUN[1:]])
+    reference = KNeighborsClassifier(k, p=p, weights=weights, algorithm="brute").fit(*arrays("train"))
+    for version, stage in ((0, "val"), (1, "test")):
+        images, labels = arrays(stage)
+        expected = float((reference.predict(images) == labels).mean())
+        assert measured(version, stage)["accuracy"] == pytest.approx(expected)
+    model = KNNClassifier.load_from_checkpoint(BEST)
+    images, _ = arrays("test")
+    queries = torch.from_numpy(images).to(torch.uint8).view(-1, 1, 48, 48)
+    np.testing.assert_allclose(model(queries).numpy(), reference.predict_proba(images), atol=1e-6)
+    main(["predict", "--ckpt_path", BEST, *TINY_RUN[1:]])
+    assert Path("lightning_logs/version_2/predictions.csv").read_text().count("\n") == 16
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_e09_knn_is_saved_and_stores_each_sample_once(epochs: int, workdir: Path) -> None:
+    main(["fit", *KNN, *DATA, *TINY_RUN, "--data.train_size=14", f"--trainer.max_epochs={epochs}"])
+    state = remembered(BEST)
+    assert state["bank"].shape == (14, 2304)
+    assert state["bank"].dtype == torch.uint8
+    assert state["labels"].bincount().tolist() == [2] * 7
+    assert Path("lightning_logs/version_0/checkpoints/last.ckpt").exists()
+
+
+def test_e11_the_bank_and_the_figures_are_the_same_in_two_processes(workdir: Path) -> None:
+    for devices in (1, 2):
+        args = ["fit", *KNN, *DATA, *TINY_RUN, f"--trainer.devices={devices}"]
+        subprocess.run([sys.executable, "-m", "faceexpr", *args], check=True, timeout=180, capture_output=True)
+    one, two = (remembered(f"lightning_logs/version_{n}/checkpoints/best.ckpt") for n in (0, 1))
+    for name in ("bank", "labels"):
+        assert torch.equal(one[name], two[name])
+    assert measured(0, "val") == measured(1, "val")
+    assert one["bank"].shape[0] == 35
+
+
+def test_augmentation_does_not_touch_what_is_remembered(workdir: Path) -> None:
+    main(["fit", *KNN, *DATA, *TINY_RUN, "--data.augment.flip=1", "--data.augment.mixup=0.5"])
+    images, labels = arrays("train")
+    state = remembered(BEST)
+    np.testing.assert_array_equal(state["bank"].numpy(), images)
+    np.testing.assert_array_equal(state["labels"].numpy(), labels)
+
+
+def test_deep_features_travel_in_the_checkpoint(run: Run, workdir: Path) -> None:
+    run("fit")
+    Path(BEST).rename("network.ckpt")
+    main(["fit", *KNN, *DATA, *TINY_RUN, "--model.representation=NetworkFeatures",
+          "--model.representation.checkpoint=network.ckpt"])  # fmt: skip
+    Path("network.ckpt").unlink()
+    ckpt = "lightning_logs/version_1/checkpoints/best.ckpt"
+    main(["test", "--ckpt_path", ckpt, *TINY_RUN[1:]])
+    assert remembered(ckpt)["bank"].shape == (35, 8)
+    assert 0 <= float(str(measured(2, "test")["accuracy"])) <= 1
+
+
+def test_a_store_gives_the_same_and_searches_once(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import faceexpr.neighbours.store as store
+
+    searches = []
+    search = store.nearest
+    monkeypatch.setattr(store, "nearest", lambda *args: searches.append(args) or search(*args))
+    results = []
+    for k in (9, 1, 3):
+        main(["fit", *KNN, *DATA, *TINY_RUN, f"--model.k={k}", "--model.cache_dir=found"])
+        results.append(measured(len(results), "val")["accuracy"])
+    batches = 4  # 15 images, 4 at a time
+    assert len(searches) == batches
+    for k, result in zip((9, 1, 3), results, strict=True):
+        images, labels = arrays("val")
+        reference = KNeighborsClassifier(k, p=1, weights="distance", algorithm="brute").fit(*arrays("train"))
+        assert result == pytest.approx(float((reference.predict(images) == labels).mean()))
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"), [(["--model.k=0"], "model.k is 0"), (["--model.k=36"], "model.k is 36, but there are 35")]
+)
+def test_bad_k_is_one_sentence(
+    args: list[str], expected: str, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(lambda: main(["fit", *KNN, *DATA, *TINY_RUN, *args])) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_an_empty_bank_is_one_sentence() -> None:
+    from faceexpr.errors import FaceExprError
+
+    with pytest.raises(FaceExprError, match=r"no rows|empty"):
+        KNNClassifier()(torch.zeros(1, 1, 48, 48, dtype=torch.uint8))
