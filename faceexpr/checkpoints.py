@@ -84,18 +84,31 @@ def written_path(args: Sequence[str]) -> str | None:
     """Return the ``ckpt_path`` of a command line: its flag, or else that of the last configuration file that has one.
 
     It must be known before the arguments are parsed, because what the checkpoint remembers are their defaults.
+
+    Raises:
+        FaceExprError: a configuration file does not hold options.
     """
-    flag = _values(args, "--ckpt_path")
-    if flag:
-        return flag[-1]
-    for name in reversed([*_values(args, "--config"), *_values(args, "-c")]):
-        try:
-            config = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
-            continue  # the parser will say what is wrong with it
-        if isinstance(config, dict) and config.get("ckpt_path"):
-            return str(config["ckpt_path"])
-    return None
+    configs = [_read_config(Path(name)) for name in (*_values(args, "--config"), *_values(args, "-c"))]
+    written = [config["ckpt_path"] for config in configs if "ckpt_path" in config] + _values(args, "--ckpt_path")
+    return str(written[-1]) if written and written[-1] not in (None, "", "null") else None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Return what a configuration file holds; nothing where the parser will say what is wrong with it."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError:
+        return {}
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else path
+        raise FaceExprError(
+            f"--config: {where}: {getattr(error, 'problem', None) or 'not a text file'}; expected YAML"
+        ) from error
+    if not isinstance(config, dict):
+        what = "is empty" if config is None else f"holds {type(config).__name__} values"
+        raise FaceExprError(f"--config: {path} {what}; expected options, such as `trainer: {{max_epochs: 3}}`")
+    return config
 
 
 def _values(args: Sequence[str], flag: str) -> list[str]:
@@ -105,4 +118,4 @@ def _values(args: Sequence[str], flag: str) -> list[str]:
             found.append(args[position + 1])
         elif argument.startswith(f"{flag}="):
             found.append(argument.partition("=")[2])
-    return [value for value in found if value not in ("", "null")]
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
@@ -16,6 +17,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "validate": ("faceexpr.training_cli:run", "Measure a checkpoint on the validation split (PublicTest of FER-2013)."),
     "test": ("faceexpr.training_cli:run", "Measure a checkpoint on the test split (PrivateTest of FER-2013)."),
     "predict": ("faceexpr.training_cli:run", "Write the class probabilities of images to predictions.csv."),
+    "sweep": ("faceexpr.sweep.run:run", "Run fit over a grid of its options, or search them."),
     "export": ("faceexpr.export:run", "Write a checkpoint as one file that runs without this package."),
 }
 """Each verb with its function (module:name, called with all arguments) and one line of help."""
@@ -38,6 +40,9 @@ def main(args: Sequence[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):
             # A file name that the console's encoding does not know must not end a run.
             stream.reconfigure(errors="backslashreplace")
+    if str(Path.cwd()) not in sys.path:
+        # Classes of the user's own, named by import path, lie in the current folder; last, where it hides nothing.
+        sys.path.append(str(Path.cwd()))
     verb = next((argument for argument in arguments if argument in VERBS), None)
     if verb is None or arguments[0] in ("-h", "--help", "--version"):
         _overview().parse_args(arguments or ["--help"])

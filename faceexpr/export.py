@@ -10,7 +10,7 @@ from jsonargparse import auto_cli
 from torch import Tensor, nn
 
 from faceexpr import __version__
-from faceexpr.checkpoints import find_checkpoint
+from faceexpr.checkpoints import find_checkpoint, read_checkpoint
 from faceexpr.errors import FaceExprError
 from faceexpr.tasks.classify import ExpressionClassifier
 
@@ -49,6 +49,23 @@ def export(ckpt_path: str, out: Path, channels: int = 1) -> None:
         out: the file to write, by custom ``*.pt2``.
         channels: channels of the images that it will be given: 1 (grey) or 3 (RGB).
     """
+    if channels not in (1, 3):
+        raise FaceExprError(f"--channels is {channels}; expected 1 (grey) or 3 (RGB)")
+    if out.is_dir():
+        raise FaceExprError(f"--out: {out} is a folder; expected a file name")
+    temporary = out.with_name(f".{out.name}.part.pt2")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+    except OSError as error:
+        raise FaceExprError(f"--out: {out} cannot be written ({error.strerror}); expected a file name") from error
+    try:
+        _export(ckpt_path, out, temporary, channels)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _export(ckpt_path: str, out: Path, temporary: Path, channels: int) -> None:
     model = load_classifier(find_checkpoint(ckpt_path, Path("lightning_logs"))).eval()
     exported = Exported(model)
     size = model.net.preprocess.size
@@ -70,12 +87,9 @@ def export(ckpt_path: str, out: Path, channels: int = 1) -> None:
         },
         "faceexpr": __version__,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.part.pt2")
     torch.export.save(program, temporary, extra_files={METADATA: json.dumps(metadata)})
     difference = _difference(load_exported(temporary)[0], exported, channels, size)
     if difference > TOLERANCE:
-        temporary.unlink()
         raise FaceExprError(
             f"the exported program differs from {ckpt_path} by {difference:.2g} in a probability, more than "
             f"{TOLERANCE:g}; nothing was written"
@@ -93,8 +107,18 @@ def load_exported(path: Path) -> tuple[nn.Module, dict[str, object]]:
 
 
 def load_classifier(path: Path) -> ExpressionClassifier:
-    """Return the model of a checkpoint on the CPU."""
-    return ExpressionClassifier.load_from_checkpoint(path, map_location="cpu")
+    """Return the model of a checkpoint on the CPU.
+
+    Raises:
+        FaceExprError: the checkpoint is not one of an `ExpressionClassifier`.
+    """
+    name = str(read_checkpoint(path).get("hyper_parameters", {}).get("_class_path", "an unnamed model"))
+    try:
+        return ExpressionClassifier.load_from_checkpoint(path, map_location="cpu")
+    except (ValueError, TypeError) as error:
+        raise FaceExprError(
+            f"{path} holds {name.rpartition('.')[2]}, which cannot be exported; expected an ExpressionClassifier"
+        ) from error
 
 
 @torch.inference_mode()

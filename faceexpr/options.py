@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import logging
 import re
 import sys
+import traceback
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from jsonargparse import ArgumentParser
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
 from faceexpr.errors import FaceExprError
@@ -17,8 +20,13 @@ from faceexpr.errors import FaceExprError
 KEY = re.compile(r'Parser key "(.+?)":\s*')
 WRAPPING = re.compile(
     r"\s*(- )?(Does not validate against any of the Union subtypes|Subtypes: |Errors:|Given value type: |Given value: |"
-    r"Expected a <class 'NoneType'>|Expected a path but .* not accessible or invalid|Problem with given class_path )"
+    r"Expected (a )?<class 'NoneType'>|Expected a path but .* not accessible or invalid|Problem with given class_path |"
+    r"Not a valid subclass of |Subclass types expect one of:|a class path \(str\)|a dict with)"
 )
+GIVEN = re.compile(r"\s*Given value: (?!NestedArg|Namespace|\[Namespace)(.+)")
+CLASS = re.compile(r"(?:Problem with given class_path |Got value: Namespace\(class_path=)'(?:\w+\.)*(\w+)'")
+REFUSED = re.compile(r"(Option '.+?' is not accepted)")
+LINK = re.compile(r"argument (\S+) --> (\S+): .*", re.S)
 NO_CLASS = re.compile(r"Expected a dot import path string: (.*)")
 TYPE = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
 NOISE = re.compile(
@@ -38,10 +46,19 @@ class Parser(LightningArgumentParser):
 
 def condensed(message: str) -> str:
     """Return jsonargparse's nested account of what it tried as one line: the option's path and the reasons."""
+    link = LINK.fullmatch(message)
+    if link:
+        return f"{link.group(2)} is taken from {link.group(1)} and cannot be given itself"
     path: list[str] = []
     reasons: list[str] = []
+    given: list[str] = []
+    refuser = ""
     for line in message.splitlines():
         path += KEY.findall(line)
+        given += GIVEN.findall(line)
+        if found := CLASS.search(line):
+            refuser = found.group(1)
+        line = REFUSED.sub(rf"\1 by {refuser}", line) if refuser else line
         rest = NOISE.sub("", KEY.sub("", line)).strip()
         if rest and not WRAPPING.match(rest):
             reasons.append(TYPE.sub(r"\1", rest.removeprefix("- ")))
@@ -50,7 +67,35 @@ def condensed(message: str) -> str:
         NO_CLASS.sub(r"\1 is neither the name of a class known here nor an import path", text) for text in reasons
     ]
     reason = "; ".join(dict.fromkeys(reasons)) or "not accepted"
+    if given and given[0] not in reason:
+        reason += f"; got {given[0]}"
     return f"{'.'.join(dict.fromkeys(path))}: {reason}" if path else reason
+
+
+VALUE_CHECKERS = ("lightning.", "torch.optim.")
+"""Modules that check values from the configuration by raising a ValueError, a RuntimeError or an ImportError."""
+
+
+def bad_input(error: Exception) -> FaceExprError | None:
+    """Return what a user can do something about in an error of a run; None where it is a defect."""
+    causes: list[BaseException] = [error]
+    # jsonargparse gathers what constructors raise and raises that it could build nothing.
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    for cause in causes:
+        if isinstance(cause, FaceExprError):
+            return cause
+    origin = causes[-1]
+    if isinstance(origin, OSError) and origin.filename is not None:
+        return FaceExprError(f"{origin.filename} cannot be read or written: {origin.strerror}")
+    frames = [frame for frame, _ in traceback.walk_tb(origin.__traceback__)]
+    raised_by = frames[-1].f_globals.get("__name__", "") if frames else ""
+    if raised_by.startswith(("jsonargparse.", "yaml.")):
+        return FaceExprError(condensed(str(error)))
+    checked = isinstance(origin, ValueError | RuntimeError | ImportError) and raised_by.startswith(VALUE_CHECKERS)
+    if checked or isinstance(origin, MisconfigurationException):
+        return FaceExprError(" ".join(str(origin).split()))
+    return None
 
 
 CLASS_CHANGE = re.compile(r"Due to class_path change from '(.+?)' to '(.+?)', discarding init_args: \{(.*)\}\.", re.S)
@@ -63,13 +108,14 @@ class _ClassChanges(logging.Handler):
         super().__init__(logging.DEBUG)
         self.said: set[str] = set()
         self.silent: str | None = None
+        self.unwritten: Mapping[str, Mapping[str, Any]] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         match = CLASS_CHANGE.search(record.getMessage())
         if match is None or match.group(1) == self.silent:
             return
         old, new, dropped = match.groups()
-        options = _changed(old, dropped)
+        options = _changed(old, dropped, self.unwritten.get(old, {}))
         if not options:
             return
         note = (
@@ -82,29 +128,79 @@ class _ClassChanges(logging.Handler):
             print(note, file=sys.stderr)
 
 
-def _changed(class_path: str, dropped: str) -> str:
-    """Return the dropped options but for those that had their class's default, which nobody has written."""
+def _changed(class_path: str, dropped: str, unwritten: Mapping[str, Any]) -> str:
+    """Return the dropped options but for those that nobody has written: defaults of their class, or of the program."""
     try:
-        values = ast.literal_eval(f"{{{dropped}}}")
-        module, _, name = class_path.rpartition(".")
-        parameters = inspect.signature(getattr(import_module(module), name)).parameters
+        values = _plain(ast.parse(f"{{{dropped}}}", mode="eval").body)
+        defaults = {**_defaults(class_path), **unwritten}
+        written = {key: value for key, value in values.items() if _differs(value, defaults.get(key, ...))}
     except (ValueError, SyntaxError, ImportError, AttributeError):
         return dropped  # a value that is not plain: better said too often than not at all
-    defaults = {key: parameter.default for key, parameter in parameters.items()}
-    return ", ".join(f"{key} {value!r}" for key, value in values.items() if defaults.get(key, ...) != value)
+    names = {key: _class_name(value) for key, value in written.items()}
+    return ", ".join(f"{key} {names[key] or repr(value)}" for key, value in written.items())
 
 
-def class_change_logger(silent: str | None = None) -> logging.Logger:
+def _plain(node: ast.AST) -> Any:
+    """Return the value of an expression of plain values and namespaces, the latter as dictionaries."""
+    if isinstance(node, ast.Call):
+        return {keyword.arg: _plain(keyword.value) for keyword in node.keywords}
+    if isinstance(node, ast.Dict):
+        return {_plain(key): _plain(value) for key, value in zip(node.keys, node.values, strict=True) if key}
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_plain(item) for item in node.elts]
+    return ast.literal_eval(node)
+
+
+def _class_name(value: Any) -> str:
+    """Return the name of the class that a value describes; empty where it describes none."""
+    return str(value["class_path"]).rpartition(".")[2] if isinstance(value, Mapping) and "class_path" in value else ""
+
+
+def _differs(value: Any, default: Any) -> bool:
+    if not _class_name(value):
+        return bool(value != (list(default) if isinstance(default, tuple) else default))
+    if _class_name(value) != _class_name(default):
+        return True
+    defaults = {**_defaults(value["class_path"]), **default.get("init_args", {})}
+    return any(_differs(item, defaults.get(key, ...)) for key, item in (value.get("init_args") or {}).items())
+
+
+def _defaults(class_path: str) -> dict[str, Any]:
+    """Return the defaults of a class's options, those that it hands on as ``**kwargs`` included."""
+    module, _, name = class_path.rpartition(".")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(getattr(import_module(module), name), "of", fail_untyped=False)
+    defaults: dict[str, Any] = vars(parser.get_defaults().of)
+    return defaults
+
+
+def is_written(config: Any, option: str, *unwritten: Sequence[str]) -> bool:
+    """Tell whether a list among the options of a class, given by ``class_path`` and ``init_args``, was written.
+
+    Args:
+        config: of the class.
+        option: its name.
+        unwritten: values beside the default of the class that the program itself may have set.
+    """
+    value, default = config.init_args.get(option), _defaults(config.class_path).get(option)
+    return value is not None and list(value) not in [list(default or ()), *map(list, unwritten)]
+
+
+def class_change_logger(
+    silent: str | None = None, unwritten: Mapping[str, Mapping[str, Any]] | None = None
+) -> logging.Logger:
     """Return the logger that a parser is given for these notes.
 
     Args:
         silent: path of a class whose options nobody has written, because a checkpoint remembered them.
+        unwritten: options that the program itself sets, by the path of their class.
     """
     logger = logging.getLogger("faceexpr.options")
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
     handler = _ClassChanges()
     handler.silent = silent
+    handler.unwritten = unwritten or {}
     # One handler for each command line; `main` may be called more than once in a process.
     logger.handlers = [handler]
     return logger

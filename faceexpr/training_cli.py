@@ -10,9 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelSummary, ProgressBar
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -22,32 +21,33 @@ import faceexpr.tasks
 from faceexpr import __version__
 from faceexpr.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from faceexpr.callbacks.checks import RunChecks
+from faceexpr.callbacks.learning_rate import RateMonitor
 from faceexpr.callbacks.progress import LineProgress, on_terminal
 from faceexpr.callbacks.run_config import SaveRunConfig
 from faceexpr.checkpoints import find_checkpoint, read_checkpoint, require_checkpoint, written_path
 from faceexpr.data.base import ExpressionDataModule
+from faceexpr.emotions import FER_NAMES
 from faceexpr.errors import FaceExprError
 from faceexpr.evaluation.classification import ClassificationEvaluation
 from faceexpr.evaluation.predictions import PredictionWriter
-from faceexpr.options import Parser, class_change_logger
+from faceexpr.options import Parser, bad_input, class_change_logger, is_written
 
 SOME_FAILED = 3
 """Exit code of ``predict`` when some inputs could not be read; all others have their rows."""
 
 ADVERTISEMENT = "\N{ELECTRIC LIGHT BULB} Tip"
 
-DEFAULT_MODEL = {
-    "class_path": "faceexpr.tasks.classify.ExpressionClassifier",
-    "init_args": {
-        "net": {"class_path": "faceexpr.models.simple_cnn.SimpleCNN"},
-        "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
-    },
+MODEL_CLASS = "faceexpr.tasks.classify.ExpressionClassifier"
+DEFAULT_MODEL_OPTIONS = {
+    "net": {"class_path": "faceexpr.models.simple_cnn.SimpleCNN"},
+    "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
 }
+DEFAULT_MODEL = {"class_path": MODEL_CLASS, "init_args": DEFAULT_MODEL_OPTIONS}
 DEFAULT_DATA = {"class_path": "faceexpr.data.synthetic.SyntheticFaces"}
-DEFAULT_LOGGER = {
-    "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
-    "init_args": {"save_dir": "lightning_logs", "name": "", "default_hp_metric": False},
-}
+LOGGER_CLASS = "lightning.pytorch.loggers.TensorBoardLogger"
+RUNS = "lightning_logs"
+"""Folder of the runs, in ``trainer.default_root_dir`` where that is given."""
+DEFAULT_LOGGER_OPTIONS = {"save_dir": RUNS, "name": "", "default_hp_metric": False}
 
 
 class FaceExprCLI(LightningCLI):
@@ -58,20 +58,31 @@ class FaceExprCLI(LightningCLI):
         remembered: hyper-parameters of the checkpoint that the arguments name. They are defaults: what the user
             writes, in a file or a flag, comes before them.
         checkpoint: that checkpoint's file.
+        callbacks: further callbacks that no configuration names.
     """
 
     def __init__(
-        self, args: ArgsType, remembered: dict[str, Any] | None = None, checkpoint: Path | None = None
+        self,
+        args: ArgsType,
+        remembered: dict[str, Any] | None = None,
+        checkpoint: Path | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.remembered = remembered or {}
         self.checkpoint = checkpoint
-        self.notes = class_change_logger(silent=self.remembered.get("data", {}).get("class_path"))
+        self.notes = class_change_logger(
+            silent=self.remembered.get("data", {}).get("class_path"),
+            unwritten={LOGGER_CLASS: DEFAULT_LOGGER_OPTIONS, MODEL_CLASS: DEFAULT_MODEL_OPTIONS},
+        )
         super().__init__(
             LightningModule,
             ExpressionDataModule,
             save_config_callback=SaveRunConfig,
             seed_everything_default=0,
-            trainer_defaults={"callbacks": [RunChecks()], "logger": DEFAULT_LOGGER},
+            trainer_defaults={
+                "callbacks": [RunChecks(), *callbacks],
+                "logger": {"class_path": LOGGER_CLASS, "init_args": DEFAULT_LOGGER_OPTIONS},
+            },
             parser_class=Parser,
             parser_kwargs={"prog": "faceexpr", "version": __version__},
             subclass_mode_model=True,
@@ -97,7 +108,7 @@ class FaceExprCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
-        parser.add_lightning_class_args(LearningRateMonitor, "lr_monitor")
+        parser.add_lightning_class_args(RateMonitor, "lr_monitor")
         parser.add_lightning_class_args(ClassificationEvaluation, "evaluation")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(LineProgress, "progress")
@@ -122,12 +133,20 @@ class FaceExprCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         config.ckpt_path = None if self.checkpoint is None else str(self.checkpoint)
-        if self.subcommand != "fit" and self.checkpoint is None:
-            raise require_checkpoint(str(self.subcommand), runs_folder(config.trainer))
+        if self.subcommand != "fit":
+            if self.checkpoint is None:
+                raise require_checkpoint(str(self.subcommand), runs_folder(config.trainer))
+            # Weights are measured as they are: whatever else went into their training need not be there again.
+            warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`")
+            warnings.filterwarnings("ignore", message=r"You're using the WeightAveraging callback, but loading")
+        if is_written(config.model, "class_names", FER_NAMES):
+            raise FaceExprError("model.class_names is taken from data.class_names and cannot be given itself")
         logger = config.trainer.logger
         if getattr(logger, "class_path", "").endswith(".TensorBoardLogger"):
             # Lightning would write a placeholder of -1 in the place of the final metrics.
             logger.init_args.default_hp_metric = False
+            if config.trainer.default_root_dir and logger.init_args.save_dir == RUNS:
+                logger.init_args.save_dir = str(Path(config.trainer.default_root_dir) / RUNS)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = self.config_init[self.subcommand].trainer
@@ -142,6 +161,12 @@ class FaceExprCLI(LightningCLI):
             if not any(isinstance(callback, ModelSummary) for callback in callbacks):
                 callbacks.append(ModelSummary())
         trainer.callbacks = callbacks
+        if trainer.enable_checkpointing is False:
+            # The product's callbacks are always there; these are told to keep nothing.
+            config = self.config_init[self.subcommand]
+            config.checkpoint.save_top_k = config.last_checkpoint.save_top_k = 0
+            kwargs["enable_checkpointing"] = True
+            rank_zero_info("trainer.enable_checkpointing is false: no checkpoint is kept")
         return super().instantiate_trainer(**kwargs)
 
     def validate(self, **kwargs: Any) -> None:
@@ -168,11 +193,12 @@ class FaceExprCLI(LightningCLI):
             raise SystemExit(SOME_FAILED)
 
 
-def run(args: list[str]) -> None:
+def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
     """Run one of Lightning's verbs.
 
     Args:
         args: the arguments, verb included.
+        callbacks: further callbacks that no configuration names, and that the record of the run does not show.
 
     Raises:
         FaceExprError: bad input.
@@ -181,17 +207,14 @@ def run(args: list[str]) -> None:
     import_short_names()
     _quiet()
     written = written_path(args)
-    checkpoint = find_checkpoint(written, Path("lightning_logs")) if written else None
+    checkpoint = find_checkpoint(written, Path(RUNS)) if written else None
     try:
-        FaceExprCLI(args, remembered=remembered(checkpoint) if checkpoint else None, checkpoint=checkpoint)
-    except MisconfigurationException as error:
-        raise FaceExprError(" ".join(str(error).split())) from error
-    except ValueError as error:
-        # jsonargparse gathers what constructors raise and raises that it could build nothing.
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, FaceExprError):
-            cause = cause.__cause__
-        raise cause or error from None
+        FaceExprCLI(args, remembered(checkpoint) if checkpoint else None, checkpoint, callbacks)
+    except Exception as error:
+        known = bad_input(error)
+        if known is None:
+            raise
+        raise known from None
 
 
 def _as_line(
@@ -206,6 +229,7 @@ def _quiet() -> None:
     warnings.formatwarning = _as_line
     warnings.filterwarnings("ignore", message=r"Total length of `BatchLoader` across ranks is zero")
     warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=r"`LightningModule.configure_optimizers` returned `None`")
     # The best checkpoint of another run is no concern of this one.
     warnings.filterwarnings("ignore", message=r"The dirpath has changed from ")
     warnings.filterwarnings("ignore", message=r".*number of training batches .* smaller than the logging interval")

@@ -1,5 +1,7 @@
 """Every configuration that ships: it is explained, its command is right, and it trains."""
 
+import csv
+import json
 import os
 import re
 import shlex
@@ -14,9 +16,13 @@ import yaml
 from conftest import REPOSITORY, exit_code
 
 from faceexpr.cli import main
+from faceexpr.sweep.options import read_options
+from faceexpr.sweep.resolve import resolved
 
 FOLDER = REPOSITORY / "configs"
-CONFIGS = sorted(FOLDER.rglob("*.yaml"))
+FILES = sorted(FOLDER.rglob("*.yaml"))
+SWEEPS = [path for path in FILES if FOLDER / "sweeps" in path.parents]
+CONFIGS = [path for path in FILES if path not in SWEEPS]
 DEBUG = [path for path in CONFIGS if path.parent.name == "debug"]
 COMPLETE = [path for path in CONFIGS if path not in DEBUG]
 BASE = FOLDER / "expression/fer2013_mlp.yaml"
@@ -68,11 +74,17 @@ def last_steps() -> dict[str, int]:
     }
 
 
+def steps(path: Path) -> int:
+    """Return the optimizer steps of two batches: a model that remembers its data takes none."""
+    return 0 if "KNNClassifier" in path.read_text(encoding="utf-8") else 2
+
+
 def test_there_are_configurations_and_nothing_else() -> None:
     assert COMPLETE
     assert DEBUG
-    assert [path for path in sorted(FOLDER.rglob("*")) if path.is_file()] == CONFIGS
-    assert {path.parent for path in CONFIGS} == {FOLDER / "expression", FOLDER / "debug"}
+    assert SWEEPS
+    assert [path for path in sorted(FOLDER.rglob("*")) if path.is_file()] == FILES
+    assert {path.parent for path in FILES} == {FOLDER / "expression", FOLDER / "debug", FOLDER / "sweeps"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=relative)
@@ -104,11 +116,41 @@ def test_its_command_and_the_options_it_mentions_are_understood(
 def test_it_makes_two_steps(path: Path, workdir: Path) -> None:
     main(run_arguments(path))
     run = f"lightning_logs/{(BASE if path in DEBUG else path).stem}/version_0"
-    assert last_steps() == {f"{run}/checkpoints/last.ckpt": 2}
+    assert last_steps() == {f"{run}/checkpoints/last.ckpt": steps(path)}
     if path in COMPLETE:
         assert (workdir / run / "checkpoints/best.ckpt").is_file()  # validation has run
     written = yaml.safe_load((workdir / run / "config.yaml").read_text())
     assert written["data"]["class_path"] == "faceexpr.data.synthetic.SyntheticFaces"
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=relative)
+def test_a_sweep_is_short_and_says_how_to_run_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LONGEST
+    assert text.startswith("# ")
+    verb, *arguments = command(path)
+    assert verb == "sweep"
+    assert arguments[arguments.index("--sweep") + 1] == relative(path)
+    options, fit = read_options(arguments)
+    assert options.name == path.stem
+    config = yaml.safe_load(resolved(["fit", *fit]))
+    mentioned = set(re.findall(r"--[a-z][\w.]*", " ".join(comments(path)))) - {"--config", "--sweep"}
+    for flag in [*mentioned, *options.parameters]:
+        option(config, flag)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=relative)
+def test_the_first_trial_of_a_sweep_makes_two_steps(path: Path, workdir: Path) -> None:
+    arguments = command(path)
+    base = REPOSITORY / arguments[arguments.index("--config") + 1]
+    main(["sweep", "--config", str(base), "--sweep", str(path), "--limit", "1", *TINY])
+    folder = Path("lightning_logs") / path.stem
+    with (folder / "table.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["trial"], row["status"]) == ("trial_000", "done")
+    assert last_steps() == {f"{folder}/trial_000/checkpoints/last.ckpt": steps(base)}
+    assert json.loads((folder / "trial_000/metrics.json").read_text())["val"]["n"] == 7
 
 
 def test_fast_runs_and_writes_nothing(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:

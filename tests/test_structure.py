@@ -18,19 +18,24 @@ LONGEST = 320
 
 VOCABULARY = {"errors", "emotions", "described", "images", "image_decoding"}
 DATA, MODELS, TASKS, EVALUATION = {"data"}, {"models"}, {"tasks"}, {"evaluation"}
-RUNS = {"callbacks", "export", "checkpoints"}
+BESIDE = {"neighbours", "checkpoints"}
+"""What tasks stand on beside data and models."""
+RUNS = {"callbacks", "export"}
 COMMAND = {"options", "training_cli"}
+SWEEP = {"sweep"}
 
 # From the bottom to the top: the parts of a group, and the groups below that they may import.
 ARROWS = [
     (VOCABULARY, set()),
     (DATA, VOCABULARY),
     (MODELS, VOCABULARY),
-    (TASKS, VOCABULARY | DATA | MODELS),
+    (BESIDE, VOCABULARY),
+    (TASKS, VOCABULARY | DATA | MODELS | BESIDE),
     (EVALUATION, VOCABULARY | DATA),
-    (RUNS, VOCABULARY | DATA | MODELS | TASKS | EVALUATION),
-    (COMMAND, VOCABULARY | DATA | MODELS | TASKS | EVALUATION | RUNS),
-    ({"cli"}, VOCABULARY | DATA | MODELS | TASKS | EVALUATION | RUNS | COMMAND),
+    (RUNS, VOCABULARY | DATA | MODELS | BESIDE | TASKS | EVALUATION),
+    (COMMAND, VOCABULARY | DATA | MODELS | BESIDE | TASKS | EVALUATION | RUNS),
+    (SWEEP, VOCABULARY | DATA | MODELS | BESIDE | TASKS | EVALUATION | RUNS | COMMAND),
+    ({"cli"}, VOCABULARY | DATA | MODELS | BESIDE | TASKS | EVALUATION | RUNS | COMMAND | SWEEP),
     ({"__main__"}, {"cli"}),
 ]
 MAY_IMPORT = {part: group | below for group, below in ARROWS for part in group}

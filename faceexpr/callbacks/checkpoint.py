@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from faceexpr.evaluation.classification import ClassificationEvaluation
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -42,23 +46,60 @@ class BestCheckpoint(ModelCheckpoint):
             every_n_epochs=every_n_epochs,
         )
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._earlier: dict[str, Tensor] = {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        best: dict[str, Tensor] = state_dict["best_k_models"]
+        if state_dict["dirpath"] == self.dirpath and all(Path(path).is_file() for path in best):
+            super().load_state_dict(state_dict)
+        else:
+            self._earlier = best
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         if self.monitor is not None and not _validates(trainer):
             rank_zero_info(
                 f"no validation will run, so no epoch can be the best by {self.monitor}: the last epoch is saved"
             )
             self.monitor = None
+        if self._earlier and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
+            self._take_over(trainer, self._earlier)
+            self._earlier = {}
+        if trainer.ckpt_path is not None and not self.best_k_models:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, ClassificationEvaluation):
+                    callback.forget_best()
+
+    def _take_over(self, trainer: Trainer, earlier: dict[str, Tensor]) -> None:
+        """Copy the best checkpoints of the run that is resumed into this run's folder, which is then complete."""
+        ordered = sorted(earlier, key=lambda path: float(earlier[path]), reverse=self.mode == "max")
+        kept = ordered if self.save_top_k < 0 else ordered[: self.save_top_k]
+        for path in kept if self.monitor is not None else []:
+            # Beside the checkpoint that is resumed, where the run's folder has been moved since.
+            places = (Path(path), Path(str(trainer.ckpt_path)).parent / Path(path).name)
+            source = next((place for place in places if place.is_file()), None)
+            target = Path(str(self.dirpath)) / Path(path).name
+            if trainer.strategy.broadcast(source is None or target.exists()):
+                rank_zero_warn(
+                    f"{path} of the run that is resumed is not there any more or would replace {target}: the best "
+                    "epoch will be chosen among those from here on"
+                )
+                continue
+            if trainer.is_global_zero and source is not None:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary = target.with_name(f".{target.name}.part")
+                shutil.copyfile(source, temporary)
+                temporary.replace(target)
+            self.best_k_models[str(target)] = earlier[path]
+        if self.best_k_models:
+            names = [*self.best_k_models]
+            best, worst = names[0], names[-1]
+            self.best_model_path, self.best_model_score = best, self.best_k_models[best]
+            self.kth_best_model_path, self.kth_value = worst, self.best_k_models[worst]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-        if self.best_model_path or not self.save_top_k or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        # Lightning saves nothing where no optimizer has taken a step, as for a model that only remembers its data,
-        # and where it waited for a validation that never came.
-        path = str(Path(str(self.dirpath)) / f"{self.filename}{self.FILE_EXTENSION}")
-        self.best_model_path = path
-        self.best_model_score = trainer.callback_metrics.get(self.monitor) if self.monitor else None
-        trainer.save_checkpoint(path, weights_only=False)
+        _save_if_nothing_was(self, trainer)
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -84,9 +125,40 @@ class LastCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=True if every_n_train_steps is None else None,
         )
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # The last checkpoint of another folder is none of this run's.
+        if state_dict["dirpath"] == self.dirpath:
+            super().load_state_dict(state_dict)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        _save_if_nothing_was(self, trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        if isinstance(exception, KeyboardInterrupt) and self.best_model_path:
+            rank_zero_info(f"go on after the last whole epoch with: faceexpr fit --ckpt_path {self.best_model_path}")
+
+
+def _save_if_nothing_was(checkpoint: ModelCheckpoint, trainer: Trainer) -> None:
+    """Save the state at the end of a training in which Lightning has saved nothing.
+
+    That is where no optimizer has taken a step, as for a model that only remembers its data, and where it has waited
+    for a validation that never came.
+    """
+    if checkpoint.best_model_path or not checkpoint.save_top_k or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    path = str(Path(str(checkpoint.dirpath)) / f"{checkpoint.filename}{checkpoint.FILE_EXTENSION}")
+    checkpoint.best_model_path = path
+    checkpoint.best_model_score = trainer.callback_metrics.get(checkpoint.monitor) if checkpoint.monitor else None
+    trainer.save_checkpoint(path, weights_only=False)
+
 
 def _validates(trainer: Trainer) -> bool:
     if trainer.limit_val_batches == 0:
+        return False
+    steps_left = trainer.max_steps - trainer.global_step
+    if trainer.max_steps >= 0 and steps_left * trainer.accumulate_grad_batches < (trainer.val_check_batch or 0):
         return False
     every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
     return every is None or epochs is None or epochs < 0 or every <= epochs

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 from faceexpr.errors import FaceExprError
 from faceexpr.evaluation.classification import ClassificationEvaluation
@@ -14,10 +15,34 @@ from faceexpr.evaluation.classification import ClassificationEvaluation
 class RunChecks(Callback):
     """Refuse monitors of metrics that do not exist or that point the wrong way, and losses that are not finite.
 
-    Both are found at the first batch, not after hours of training.
+    Both are found at the first batch, not after hours of training. Runs without a batch are refused at once.
     """
 
+    def __init__(self) -> None:
+        self._trained = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._trained = False
+        needed = {
+            "fit": ("max_epochs", "max_steps", "limit_train_batches", "check_val_every_n_epoch"),
+            "validate": ("limit_val_batches",),
+            "test": ("limit_test_batches",),
+        }
+        for option in needed.get(stage, ()):
+            if getattr(trainer, option) == 0:
+                raise FaceExprError(
+                    f"trainer.{option} is 0; expected more than 0: such a run would look done and have done nothing"
+                )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and not self._trained and trainer.ckpt_path is not None:
+            rank_zero_warn(
+                f"nothing was left to train: the checkpoint has done {trainer.current_epoch} epochs and "
+                f"{trainer.global_step} steps; to go on, give a larger --trainer.max_epochs or --trainer.max_steps"
+            )
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._trained = True
         for name, mode, option in _monitors(trainer):
             higher = _evaluated(trainer, pl_module).get(name)
             if mode is not None and higher is not None and mode != ("max" if higher else "min"):

@@ -26,7 +26,8 @@ class LineProgress(Callback):
         self._start = self._epoch_start = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start = time.monotonic()
+        # A resumed run may begin with the end of an epoch.
+        self._start = self._epoch_start = time.monotonic()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_start = time.monotonic()

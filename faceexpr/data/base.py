@@ -84,7 +84,7 @@ class ExpressionDataModule(Described, LightningDataModule):
         counts = split.targets.sum(0) if split.targets.ndim == 2 else torch.bincount(split.targets, minlength=1)
         present = {index for index, count in enumerate(counts.tolist()) if count > 0}
         absent = [name for index, name in enumerate(self.class_names) if index not in present]
-        if absent:
+        if absent and stage != "predict":
             rank_zero_warn(f"the {stage} split has no sample of {', '.join(absent)}")
 
     def setup(self, stage: str) -> None:

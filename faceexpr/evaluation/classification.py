@@ -264,6 +264,7 @@ class ClassificationEvaluation(Callback):
             return {}
         table = self._best.table
         return {
+            "monitor": self.monitor,
             "value": self._best_value,
             "epoch": self._best.epoch,
             "class_names": list(self._best.scores.class_names),
@@ -271,11 +272,16 @@ class ClassificationEvaluation(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict:
+        # What was best by another metric says nothing of this one.
+        if state_dict and state_dict.get("monitor", self.monitor) == self.monitor:
             index, probabilities, targets = (column.numpy() for column in state_dict["table"])
             table = SampleTable(index, probabilities, targets)
             self._best = _Pass(table, score(table, state_dict["class_names"]), state_dict["epoch"])
             self._best_value = state_dict["value"]
+
+    def forget_best(self) -> None:
+        """Choose the best epoch among those to come; for a resumed run that does not have the earlier one's weights."""
+        self._best = self._best_value = None
 
 
 def _class_names(pl_module: LightningModule) -> tuple[str, ...]:

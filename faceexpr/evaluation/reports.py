@@ -66,7 +66,7 @@ def record(scores: Scores, interval: tuple[float, float], epoch: int | None) -> 
 
 def summary(stage: str, scores: Scores, interval: tuple[float, float]) -> str:
     """Return the metrics as a table for the console."""
-    lines = [f"{stage}: {scores.count:,} samples"]
+    lines = [f"{stage}: {scores.count:,} {'sample' if scores.count == 1 else 'samples'}"]
     for name, label in LABELS.items():
         value = scores.values.get(name)
         if value is None:

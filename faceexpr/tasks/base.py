@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
+from functools import partial
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -32,6 +35,18 @@ class ExpressionTask(Described, LightningModule):
         self.save_hyperparameters(hyper_parameters, logger=False)
         self.class_names = tuple(class_names)
         self._label_map: Tensor | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ExpressionTask:
+        """Copy everything but the factories that the task was given.
+
+        Those of the command line hold on to its parser, and through it to the trainer, which would be copied with the
+        model by Lightning's averaging of weights, or cannot be copied when it is distributed.
+        """
+        memo.update({id(value): value for value in self.init_args.values() if isinstance(value, partial)})
+        copied: ExpressionTask = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call]
+        return copied
 
     def setup(self, stage: str) -> None:
         self._label_map = None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -21,7 +22,7 @@ from faceexpr.models.base import ExpressionNet
 from faceexpr.models.simple_cnn import SimpleCNN
 from faceexpr.tasks.base import ExpressionTask
 from faceexpr.tasks.losses import CrossEntropy, ExpressionLoss
-from faceexpr.tasks.resume import check_weights_fit, keep_written_options
+from faceexpr.tasks.resume import check_weights_fit, fit_schedule, keep_written_options
 
 
 class ExpressionClassifier(ExpressionTask):
@@ -132,11 +133,16 @@ class ExpressionClassifier(ExpressionTask):
                 group["lr"] = self.lr
         return optimizer
 
-    def configure_optimizers(self) -> Any:
+    def _optimizer_and_scheduler(self) -> tuple[torch.optim.Optimizer, Any]:
         optimizer = self._optimizer()
         if self.scheduler is None:
+            return optimizer, None
+        return optimizer, self.scheduler(optimizer, **self._total_steps(self.scheduler))
+
+    def configure_optimizers(self) -> Any:
+        optimizer, scheduler = self._optimizer_and_scheduler()
+        if scheduler is None:
             return optimizer
-        scheduler = self.scheduler(optimizer, **self._total_steps(self.scheduler))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {
@@ -154,14 +160,32 @@ class ExpressionClassifier(ExpressionTask):
             return {}
         if any(given.get(name) is not None for name in ("total_steps", "epochs")):
             return {}
-        if self.scheduler_interval == "epoch":
-            return {"total_steps": int(self.trainer.max_epochs or 1)}
-        return {"total_steps": int(self.trainer.estimated_stepping_batches)}
+        by_epoch = self.scheduler_interval == "epoch"
+        total = float((self.trainer.max_epochs if by_epoch else self.trainer.estimated_stepping_batches) or 1)
+        if not 0 < total < math.inf:
+            raise FaceExprError(
+                f"model.scheduler is {scheduler_class.__name__}, which has to know how long the training is; give "
+                f"trainer.max_epochs{'' if by_epoch else ' or trainer.max_steps'}, or model.scheduler.total_steps"
+            )
+        return {"total_steps": int(total)}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        total = getattr(scheduler, "total_steps", None)
+        if total is None or scheduler.last_epoch + 1 < total:
+            super().lr_scheduler_step(scheduler, metric)
+        elif (
+            not self._total_steps(self.scheduler) and self.trainer.global_step < self.trainer.estimated_stepping_batches
+        ):
+            # torch would raise, and the training so far would be lost.
+            rank_zero_warn(
+                f"{type(scheduler).__name__} ends after {total} steps, before the training does: the learning rate "
+                "stays where it is"
+            )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_weights_fit(checkpoint, self.hparams.get("net"), self.state_dict())
         if self._attached() and self.trainer.state.fn == TrainerFn.FITTING:
-            keep_written_options(checkpoint, self.hparams, self._optimizer)
+            keep_written_options(checkpoint, self.hparams, self._optimizer_and_scheduler)
 
     def _attached(self) -> bool:
         try:
@@ -170,5 +194,7 @@ class ExpressionClassifier(ExpressionTask):
             return False
 
     def on_train_start(self) -> None:
+        if self.scheduler is not None and (length := self._total_steps(self.scheduler)):
+            fit_schedule(self.trainer, self.scheduler, length["total_steps"])
         optimizer = self.trainer.optimizers[0]
         rank_zero_info(f"{type(optimizer).__name__} with learning rate {optimizer.param_groups[0]['lr']:g}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
@@ -15,7 +17,7 @@ TRAINING_OPTIONS = ("optimizer", "scheduler", "scheduler_interval", "lr")
 
 
 def keep_written_options(
-    checkpoint: dict[str, Any], written: Mapping[str, Any], build_optimizer: Callable[[], Optimizer]
+    checkpoint: dict[str, Any], written: Mapping[str, Any], build: Callable[[], tuple[Optimizer, Any]]
 ) -> None:
     """Let changed optimizer and scheduler options survive the restoration of a checkpoint.
 
@@ -26,24 +28,56 @@ def keep_written_options(
     Args:
         checkpoint: changed in place before Lightning restores it.
         written: the present hyper-parameters.
-        build_optimizer: returns the optimizer as configured now.
+        build: returns the optimizer and the scheduler as configured now.
     """
     remembered = checkpoint.get("hyper_parameters", {})
     changed = [name for name in TRAINING_OPTIONS if written.get(name) != remembered.get(name)]
     if not changed:
         return
     checkpoint["lr_schedulers"] = []
-    if {"optimizer", "lr"} & set(changed):
-        fresh = build_optimizer()
-        if _class(written) != _class(remembered):
-            checkpoint["optimizer_states"] = []
-        for state in checkpoint["optimizer_states"]:
-            for group, new in zip(state["param_groups"], fresh.param_groups, strict=True):
-                group.update({name: value for name, value in new.items() if name != "params"})
+    # A scheduler keeps its rates in the optimizer's groups, so both are built.
+    fresh, _ = build()
+    if _class(written) != _class(remembered):
+        checkpoint["optimizer_states"] = []
+    for state in checkpoint["optimizer_states"]:
+        for group, new in zip(state["param_groups"], fresh.param_groups, strict=True):
+            group.update({name: value for name, value in new.items() if name != "params"})
     rank_zero_info(
         f"the configuration differs from the checkpoint in {', '.join(changed)}: the configuration's values are "
         "used, and the learning-rate schedule starts again"
     )
+
+
+def fit_schedule(trainer: Trainer, build_scheduler: Callable[..., Any], total: int) -> None:
+    """Let a restored schedule end with the training, whose length may have changed.
+
+    A schedule over the whole training, such as ``OneCycleLR``, comes back from the checkpoint with the length that
+    the training had then: other epochs or another batch size would end it too early or never.
+
+    Args:
+        trainer: at the start of training, everything restored.
+        build_scheduler: takes the optimizer, ``total_steps`` and ``last_epoch``.
+        total: steps of the schedule as configured now.
+    """
+    config = trainer.lr_scheduler_configs[0]
+    scheduler: Any = config.scheduler
+    if getattr(scheduler, "total_steps", total) == total:  # the learning-rate finder has a scheduler of its own
+        return
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    epochs_left = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs - trainer.current_epoch
+    left = epochs_left
+    if config.interval == "step":
+        batches = 0 if progress.is_last_batch else progress.current.completed
+        left = epochs_left * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        left -= batches // trainer.accumulate_grad_batches
+        if trainer.max_steps > 0:
+            left = min(left, trainer.max_steps - trainer.global_step)
+    position = max(total - int(left), 0)
+    rank_zero_info(
+        f"the training is longer or shorter than when the checkpoint was written: "
+        f"{type(scheduler).__name__} goes on at step {position} of {total}"
+    )
+    config.scheduler = build_scheduler(trainer.optimizers[0], total_steps=total, last_epoch=position - 1)
 
 
 def _class(hyper_parameters: Mapping[str, Any]) -> Any:

@@ -93,14 +93,78 @@ def test_test_needs_nothing_but_the_checkpoint(run: Run, workdir: Path) -> None:
         (["--model.net=ResNet", "--model.net.weights=missing.pth"], "missing.pth"),
         (["--data=FER2013", "--data.path=missing.csv"], "missing.csv"),
         (["--ckpt_path=missing.ckpt"], "missing.ckpt"),
+        (["--model.optimizer.lr=-1"], "Invalid learning rate: -1.0"),
+        (["--model.lr=fast"], "model.lr: Expected a float; got fast"),
+        (["--model.net.depth=18"], "model.net: Option 'depth' is not accepted by MLP"),
+        (["--model.class_names=[a,b]"], "model.class_names is taken from data.class_names"),
+        (["--evaluation.monitor=val/nll"], "evaluation.monitor is taken from checkpoint.monitor"),
+        (
+            ["--model.scheduler=OneCycleLR", "--model.scheduler.max_lr=0.1", "--model.scheduler.pct_start=3"],
+            "pct_start",
+        ),
+        (["--trainer.strategy=foo"], "strategy='foo'"),
+        (["--trainer.barebones=true"], "barebones"),
+        (["--trainer.val_check_interval=100"], "val_check_interval"),
+        (["--trainer.callbacks+=EarlyStopping"], "trainer.callbacks: the following arguments are required: monitor"),
+        (["--trainer.callbacks+=Timer", "--trainer.callbacks.duration=00:00:00:10"], "cannot represent an object"),
+        (["--seed_everything=-5"], "-5 is not in bounds"),
+        (["--checkpoint.dirpath=file/ck"], "file"),
+        (["--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=file/logs"], "file"),
     ],
 )
 def test_bad_options_are_one_sentence(
-    args: list[str], expected: str, run: Run, capsys: pytest.CaptureFixture[str]
+    args: list[str], expected: str, run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (workdir / "file").touch()  # a file is no folder, whoever asks
     data = not any(arg.startswith("--data=") for arg in args)
     net = not any(arg.startswith("--model.net=") for arg in args)
     assert exit_code(lambda: run("fit", *args, data=data, net=net)) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("faceexpr fit: error: ")]
     assert len(lines) == 1
     assert expected in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"", "bad.yaml is empty; expected options"),
+        (b"- 1\n- 2\n", "bad.yaml holds list values; expected options"),
+        (b"model: [1\n a: b", "bad.yaml, line 2: "),
+        (b"\xff\xfe\x00", "bad.yaml"),
+    ],
+)
+def test_a_configuration_that_is_none_is_named(
+    text: bytes, expected: str, run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workdir / "bad.yaml").write_bytes(text)
+    assert exit_code(lambda: run("fit", "--config", "bad.yaml")) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_classes_in_the_current_folder_are_found(workdir: Path) -> None:
+    (workdir / "mynet.py").write_text(
+        "from faceexpr.models.mlp import MLP\n\n\nclass Mine(MLP):\n    def __init__(self, num_classes: int) -> None:\n"
+        "        super().__init__(num_classes, hidden=(4,))\n"
+    )
+    code = "import sys; sys.path.remove(''); from faceexpr.cli import main; main(sys.argv[1:])"
+    args = ["fit", *TINY_DATA, *TINY_RUN, "--model.net=mynet.Mine"]
+    subprocess.run([sys.executable, "-c", code, *args], check=True, capture_output=True)
+    assert "mynet.Mine" in (workdir / "lightning_logs/version_0/config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--out=."], "is a folder"),
+        (["--out=file/a.pt2"], "cannot be written"),
+        (["--out=a.pt2", "--channels=2"], "--channels is 2"),
+    ],
+)
+def test_export_refuses_before_it_works(
+    args: list[str], expected: str, run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("fit")
+    (workdir / "file").touch()
+    assert exit_code(lambda: main(["export", "--ckpt_path=lightning_logs/version_0", *args])) == 2
+    assert expected in capsys.readouterr().err
+    assert not list(workdir.rglob("*.pt2"))

@@ -66,6 +66,26 @@ def test_e01_options_after_a_class_change_go_to_the_new_class(
     assert config["model"]["init_args"]["net"]["init_args"]["activation"] == "tanh"
 
 
+def test_e01_only_what_was_written_is_noted(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run("fit", "--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs")
+    assert "note:" not in capsys.readouterr().err
+    run("fit", "--trainer.logger.sub_dir=x", "--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs")
+    assert (
+        "CSVLogger replaces TensorBoardLogger, and these options, which it does not have, are dropped: sub_dir 'x'"
+        in (capsys.readouterr().err)
+    )
+
+
+def test_e01_a_change_of_the_model_names_the_classes_that_are_dropped(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = ["--model=test_run_guards.NearestMean", "--print_config"]
+    assert exit_code(lambda: main(["fit", *other])) == 0
+    assert "note:" not in capsys.readouterr().err
+    assert exit_code(lambda: main(["fit", "--model.net=MLP", "--model.loss=Focal", "--model.lr=0.1", *other])) == 0
+    assert "are dropped: net MLP, loss Focal, lr 0.1\n" in capsys.readouterr().err
+
+
 def test_e01_print_config_is_what_runs_and_rebuilds_the_same_model(
     run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

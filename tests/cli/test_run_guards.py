@@ -142,3 +142,49 @@ def test_the_written_rate_is_said(run: Run, caplog: pytest.LogCaptureFixture) ->
     caplog.set_level(logging.INFO)
     run("fit", "--model.lr=0.0123")
     assert "Adam with learning rate 0.0123" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [
+        ("fit", "max_epochs"),
+        ("fit", "max_steps"),
+        ("fit", "limit_train_batches"),
+        ("fit", "check_val_every_n_epoch"),
+        ("validate", "limit_val_batches"),
+        ("test", "limit_test_batches"),
+    ],
+)
+def test_e19_a_run_of_nothing_is_refused(verb: str, option: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    if verb != "fit":
+        run("fit")
+    checkpoint = [] if verb == "fit" else ["--ckpt_path", "lightning_logs/version_0"]
+    assert exit_code(lambda: run(verb, *checkpoint, f"--trainer.{option}=0")) == 2
+    assert f"trainer.{option} is 0; expected more than 0" in capsys.readouterr().err
+
+
+def test_e13_steps_that_end_before_the_first_validation(
+    run: Run, workdir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run("fit", "--trainer.max_steps=2")  # an epoch has four
+    assert "no epoch can be the best by val/accuracy: the last epoch is saved" in caplog.text
+    assert torch.load(CHECKPOINTS / "best.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_e02_checkpoints_can_be_switched_off_and_that_is_said(
+    run: Run, workdir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run("fit", "--trainer.enable_checkpointing=false")
+    assert "no checkpoint is kept" in caplog.text
+    assert not list(workdir.rglob("*.ckpt"))
+
+
+def test_a_run_without_a_logger_keeps_its_results_in_the_current_folder(run: Run, workdir: Path) -> None:
+    run("fit", "--trainer.logger=false")
+    assert {"checkpoints", "config.yaml", "metrics.json"} <= {path.name for path in workdir.iterdir()}
+
+
+def test_the_root_folder_is_where_the_runs_go(run: Run, workdir: Path) -> None:
+    run("fit", "--trainer.default_root_dir=elsewhere")
+    assert (workdir / "elsewhere/lightning_logs/version_0/checkpoints/best.ckpt").exists()
+    assert not (workdir / "lightning_logs").exists()

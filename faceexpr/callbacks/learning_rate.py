@@ -1,0 +1,30 @@
+"""Learning rates in the log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
+
+
+class RateMonitor(LearningRateMonitor):
+    """Log the learning rate of each optimizer where there is a logger; Lightning's own refuses to run without one.
+
+    Args:
+        logging_interval: log at each ``step`` or ``epoch``; none takes the interval of each scheduler.
+        log_momentum: log the momentum as well.
+        log_weight_decay: log the weight decay as well.
+    """
+
+    def on_train_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.loggers:
+            super().on_train_start(trainer, *args, **kwargs)
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.loggers:
+            super().on_train_batch_start(trainer, *args, **kwargs)
+
+    def on_train_epoch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.loggers:
+            super().on_train_epoch_start(trainer, *args, **kwargs)
