@@ -23,7 +23,7 @@ import mmap
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -201,7 +201,13 @@ def compare(bank: Tensor, queries: Tensor, p: Norm, sample: int, rounds: int) ->
         print(line, flush=True)
 
 
-def main(path: str | None = None, sample: int = 256, rounds: int = 3, everything: bool = False) -> None:
+def main(
+    path: str | None = None,
+    sample: int = 256,
+    rounds: int = 3,
+    everything: bool = False,
+    norms: Sequence[Norm] = NORMS,
+) -> None:
     """Time the search in turns.
 
     Args:
@@ -209,6 +215,7 @@ def main(path: str | None = None, sample: int = 256, rounds: int = 3, everything
         sample: queries that scikit-learn and faiss are timed on; an eighth of them for scikit-learn's slow p = 3.
         rounds: how often each is timed.
         everything: time the others on all the queries too (minutes a round).
+        norms: which of 1, 2 and 3.
     """
     bank, queries = faces(path)
     if importlib.util.find_spec("faiss") is None:
@@ -218,7 +225,7 @@ def main(path: str | None = None, sample: int = 256, rounds: int = 3, everything
         f"{len(queries)} queries in {len(bank)} x {bank.shape[1]} uint8 ({megabytes:.0f} MB), K = {K}, "
         f"{torch.get_num_threads()} threads, {rounds} rounds"
     )
-    for p in NORMS:
+    for p in norms:
         count = len(queries) if everything else sample // 8 if p == 3 else sample
         compare(bank, queries, p, count, rounds)
 
