@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,28 +47,31 @@ class RawPixels(Representation):
         self.size = size
 
     def forward(self, image: Tensor) -> Tensor:
-        return _grey(image, self.size).flatten(1)
+        return _sized(_grey(image), self.size).flatten(1)
 
 
 class Histogram(Representation):
-    """How often each brightness occurs, wherever in the image (the paper's colour histogram; FER-2013 is grey).
+    """How often each level occurs, wherever in the image (the paper's colour histogram; FER-2013 is grey).
 
     Args:
         bins: number of bins of equal width from 0 to 255; the paper's is 255.
+        channels: 1 counts the brightness; 3 counts red, green and blue, each for itself.
         size: side in pixels; images of another size are resized, so that all have the same number of pixels.
     """
 
-    def __init__(self, bins: int = 255, size: int = 48) -> None:
+    def __init__(self, bins: int = 255, channels: Literal[1, 3] = 1, size: int = 48) -> None:
         super().__init__()
         if not 1 <= bins <= 256:
             raise FaceExprError(f"model.representation.bins is {bins}; expected 1 to 256")
         self.bins = bins
+        self.channels = channels
         self.size = size
 
     def forward(self, image: Tensor) -> Tensor:
-        level = _grey(image, self.size).flatten(1).long() * self.bins // 256
-        counts = torch.zeros(level.shape[0], self.bins, dtype=torch.float32, device=level.device)
-        return counts.scatter_add_(1, level, torch.ones_like(level, dtype=torch.float32))
+        image = _sized(_grey(image) if self.channels == 1 else image.expand(-1, 3, -1, -1), self.size)
+        level = image.flatten(2).long() * self.bins // 256
+        counts = torch.zeros(*level.shape[:2], self.bins, dtype=torch.float32, device=level.device)
+        return counts.scatter_add_(2, level, torch.ones_like(level, dtype=torch.float32)).flatten(1)
 
 
 class NetworkFeatures(Representation):
@@ -131,11 +134,16 @@ class NetworkFeatures(Representation):
         return seen[0].float()
 
 
-def _grey(image: Tensor, size: int) -> Tensor:
-    """Return uint8 grey images (N, 1, size, size); those that are so already come back as they are."""
-    if image.shape[1] == 3:
-        weights = torch.tensor(LUMA, device=image.device).view(1, 3, 1, 1)
-        image = (image.float() * weights).sum(dim=1, keepdim=True).round().to(torch.uint8)
+def _grey(image: Tensor) -> Tensor:
+    """Return uint8 images of one channel; grey images come back as they are."""
+    if image.shape[1] == 1:
+        return image
+    weights = torch.tensor(LUMA, device=image.device).view(1, 3, 1, 1)
+    return (image.float() * weights).sum(dim=1, keepdim=True).round().to(torch.uint8)
+
+
+def _sized(image: Tensor, size: int) -> Tensor:
+    """Return uint8 images (N, C, size, size); those of that size come back as they are."""
     if image.shape[-2:] == (size, size):
         return image
     return resize(image.float(), size).round().clamp(0, 255).to(torch.uint8)

@@ -33,6 +33,18 @@ def test_histogram_forgets_where() -> None:
     assert torch.equal(Histogram()(shuffled), Histogram()(GREY))
 
 
+def test_colours_are_counted_each_for_itself() -> None:
+    generator = torch.Generator().manual_seed(1)
+    colour = torch.randint(0, 256, (4, 3, 48, 48), dtype=torch.uint8, generator=generator)
+    counts = Histogram(channels=3)(colour)
+    assert counts.shape == (4, 3 * 255)
+    for channel in range(3):
+        one = Histogram()(colour[:, channel : channel + 1])
+        assert torch.equal(counts[:, 255 * channel : 255 * (channel + 1)], one)
+    grey = Histogram(channels=3)(GREY)  # grey images have the same level in all three
+    assert torch.equal(grey, Histogram()(GREY).repeat(1, 3))
+
+
 def test_bad_bins_are_refused() -> None:
     with pytest.raises(FaceExprError, match="bins is 300"):
         Histogram(bins=300)
