@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 Plain = bool | int | float | str
+
+TRAINER_OPTIONS: dict[str, Plain | None] = {
+    "precision": "32-true",
+    "accumulate_grad_batches": 1,
+    "gradient_clip_val": None,
+    "world_size": 1,
+}
+"""Options of the trainer that change what is learnt, and the value of each that is a column for nothing."""
 
 
 def log_row(trainer: Trainer, pl_module: LightningModule, metrics: Mapping[str, float]) -> None:
@@ -50,9 +59,17 @@ def flat_hparams(trainer: Trainer, pl_module: LightningModule) -> dict[str, Plai
         row["epochs"] = trainer.max_epochs
     if "PL_GLOBAL_SEED" in os.environ:
         row["seed"] = int(os.environ["PL_GLOBAL_SEED"])
+    for name, default in TRAINER_OPTIONS.items():
+        value = getattr(trainer, name, default)
+        if value != default:
+            _add(row, name, value)
     datamodule = getattr(trainer, "datamodule", None)
     if datamodule is not None:
         row["data"] = type(datamodule).__name__
+        for name, parameter in inspect.signature(type(datamodule)).parameters.items():
+            value = datamodule.hparams.get(name)
+            if name not in ("batch_size", "augment", "class_names") and value != parameter.default:
+                _add(row, f"data.{name}", value)
         _add(row, "batch_size", getattr(datamodule, "batch_size", None))
         augment = getattr(datamodule, "augment", None)
         if dataclasses.is_dataclass(augment) and not isinstance(augment, type):

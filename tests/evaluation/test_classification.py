@@ -79,13 +79,15 @@ def test_e16_every_run_has_its_row_of_hyper_parameters_with_final_metrics(make_t
         assert not [name for name in row if name.startswith("_")]
 
 
-def test_the_row_names_the_augmentation_that_is_on():
-    data = SyntheticFaces(augment=Augmentation(flip=0.5, rotation=10))
-    trainer = SimpleNamespace(optimizers=[], max_epochs=3, datamodule=data)
+def test_the_row_names_what_differs_from_the_defaults():
+    data = SyntheticFaces(augment=Augmentation(flip=0.5, rotation=10), train_size=70)
+    trainer = SimpleNamespace(optimizers=[], max_epochs=3, datamodule=data, precision="bf16-mixed", world_size=1)
     row = flat_hparams(trainer, SimpleNamespace(hparams={}))
-    assert {name: value for name, value in row.items() if name.startswith("augment.")} == {
-        "augment.flip": 0.5, "augment.rotation": 10,
+    assert {name: value for name, value in row.items() if name.startswith(("augment.", "data."))} == {
+        "augment.flip": 0.5, "augment.rotation": 10, "data.train_size": 70,
     }  # fmt: skip
+    assert row["precision"] == "bf16-mixed"
+    assert "world_size" not in row
 
 
 def test_what_is_logged_is_what_the_samples_say(make_trainer, tmp_path):
