@@ -3,10 +3,10 @@
 Why not a library: ``python benchmarks/augmentation.py`` prints what this costs beside a training step of `SimpleCNN`,
 and what the same changes cost in kornia and torchvision. The limit for taking a library was 5 % of the step.
 torchvision's transforms draw once a call and would have to be called for each image, which costs far more than that.
-kornia stays below the limit on a CPU, but the fixed cost of a call, which is what counts on a GPU where the step
-itself takes a few milliseconds, is several times ours; and it draws from torch's global random state, not from a
-generator. So the draws are our own and all else is torch: the geometry is one ``grid_sample``, the photometry one
-multiply-add.
+kornia stays below the limit of a float32 step on a CPU, but not of a bfloat16 step there. Its fixed cost of a call is
+several times ours, which counts on a GPU, where the step takes a few milliseconds; and it draws from torch's global
+random state, not from a generator. So the draws are our own and all else is torch: the geometry is one
+``grid_sample``, the photometry one multiply-add.
 """
 
 from __future__ import annotations
