@@ -16,6 +16,7 @@ from jsonargparse import auto_cli
 from torch import Tensor
 
 from faceexpr.data.fer2013 import FER2013
+from faceexpr.data.leaks import leaked
 from faceexpr.neighbours.search import class_probabilities, nearest
 from faceexpr.tasks.representations import Histogram, RawPixels
 
@@ -26,10 +27,10 @@ PAPER = {("RawPixels", 1, 1): "38", ("RawPixels", 1, 3): "31.5", ("Histogram", 1
 """The paper's accuracies in percent (its section 6.2.1), by representation, p and K."""
 
 
-def accuracies(found: Tensor, labels: Tensor, leaked: Tensor) -> tuple[str, str]:
+def accuracies(found: Tensor, labels: Tensor, leaks: Tensor) -> tuple[str, str]:
     """Return the accuracy of probabilities (Q, C) with and without leaked images, in percent."""
     right = (found.argmax(dim=1) == labels).double()
-    return f"{100 * float(right.mean()):.2f}", f"{100 * float(right[~leaked].mean()):.2f}"
+    return f"{100 * float(right.mean()):.2f}", f"{100 * float(right[~leaks].mean()):.2f}"
 
 
 def main(path: Path) -> None:
@@ -41,14 +42,10 @@ def main(path: Path) -> None:
     data = FER2013(str(path))
     training = data.split("train")
     assert training.targets is not None
-    known = {image.tobytes() for image in training.images.numpy()}
     splits = {stage: data.split(stage) for stage in SPLITS}
-    leaked = {
-        stage: torch.tensor([image.tobytes() in known for image in split.images.numpy()])
-        for stage, split in splits.items()
-    }
+    leaks = {stage: torch.from_numpy(leaked(split, training)) for stage, split in splits.items()}
     for stage, name in zip(SPLITS, ("PublicTest", "PrivateTest"), strict=True):
-        print(f"{name}: {int(leaked[stage].sum())} of {len(splits[stage]):,} images are leaked\n")
+        print(f"{name}: {int(leaks[stage].sum())} of {len(splits[stage]):,} images are leaked\n")
     print("| representation | p | K | PublicTest | without leaked | PrivateTest | without leaked | paper |")
     print("|---|---|---|---|---|---|---|---|")
     for representation in (RawPixels(), Histogram()):
@@ -62,7 +59,7 @@ def main(path: Path) -> None:
                     labels = splits[stage].targets
                     assert labels is not None
                     probabilities = class_probabilities(found[stage], training.targets, 7, k, "distance")
-                    cells += accuracies(probabilities, labels, leaked[stage])
+                    cells += accuracies(probabilities, labels, leaks[stage])
                 print(f"| {' | '.join([*cells, PAPER.get((name, p, k), '')])} |")
 
 

@@ -224,6 +224,11 @@ def _as_line(
     return f"warning: {' '.join(str(message).split())}\n"
 
 
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    # A function of its own, which is added once however often `run` is called in a process.
+    return not record.getMessage().startswith(ADVERTISEMENT)
+
+
 def _quiet() -> None:
     """Show warnings as lines, and leave out what Lightning says to everybody and nobody here can act on."""
     warnings.formatwarning = _as_line
@@ -233,9 +238,7 @@ def _quiet() -> None:
     # The best checkpoint of another run is no concern of this one.
     warnings.filterwarnings("ignore", message=r"The dirpath has changed from ")
     warnings.filterwarnings("ignore", message=r".*number of training batches .* smaller than the logging interval")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: not record.getMessage().startswith(ADVERTISEMENT)
-    )
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
 
 
 def import_short_names() -> None:

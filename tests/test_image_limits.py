@@ -1,6 +1,5 @@
 """Damaged and very large pictures: one kind of error with its reason, and bounded memory."""
 
-import io
 import os
 import pickle
 import threading
@@ -9,24 +8,13 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from pictures import encoded, picture
 from PIL import Image
 
 from faceexpr.errors import FaceExprError
 from faceexpr.images import ImageError, read_picture, resize
 
 RED = (220, 20, 30)
-
-
-def picture(width=64, height=64, seed=0):
-    """A smooth random RGB picture, so that lossy formats stay close to it."""
-    small = np.random.default_rng(seed).integers(30, 226, (4, 4, 3), dtype=np.uint8)
-    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encoded(image, image_format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
 
 
 def reason_of(source, **options):

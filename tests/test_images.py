@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from pictures import encoded, picture
 from PIL import Image, ImageOps
 
 from faceexpr.errors import FaceExprError
@@ -12,18 +13,6 @@ from faceexpr.images import BACKGROUND, ImageError, find_images, list_images, re
 
 RED = (220, 20, 30)
 ORIENTATION = 0x0112
-
-
-def picture(width=64, height=64, seed=0):
-    """A smooth random RGB picture, so that lossy formats stay close to it."""
-    small = np.random.default_rng(seed).integers(30, 226, (4, 4, 3), dtype=np.uint8)
-    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encoded(image, image_format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
 
 
 def difference(a, b):

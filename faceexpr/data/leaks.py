@@ -5,9 +5,24 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from faceexpr.data.split import FaceSplit
+
+
+def leaked(split: FaceSplit, training: FaceSplit) -> npt.NDArray[np.bool_]:
+    """Tell which images of a split are pixel-equal to a training image.
+
+    Args:
+        split: N images to be measured on.
+        training: to be trained on; images of the same size and channels.
+
+    Returns:
+        bool (N,).
+    """
+    known = {image.tobytes() for image in training.images.numpy()}
+    return np.fromiter((image.tobytes() in known for image in split.images.numpy()), dtype=np.bool_, count=len(split))
 
 
 def without_leaks(split: FaceSplit, training: FaceSplit) -> FaceSplit:
@@ -17,9 +32,7 @@ def without_leaks(split: FaceSplit, training: FaceSplit) -> FaceSplit:
         split: to be measured on.
         training: to be trained on; images of the same size and channels.
     """
-    known = {image.tobytes() for image in training.images.numpy()}
-    leaked = np.fromiter((image.tobytes() in known for image in split.images.numpy()), dtype=np.bool_, count=len(split))
-    kept = np.flatnonzero(~leaked).tolist()
+    kept = np.flatnonzero(~leaked(split, training)).tolist()
     rows = torch.tensor(kept, dtype=torch.int64)
     return dataclasses.replace(
         split,

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE = "#2e6da4"
-BEST = "#2e7d4f"
 INKS = ("#2e6da4", "#d1783c", "#2e7d4f", "#8a5aa8", "#b3372b", "#5c6b73", "#c2a000", "#3a9e9e")
 FEW = len(INKS)
 """So many values of a parameter are still told apart as lines, or named below bars."""
