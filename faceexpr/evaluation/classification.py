@@ -18,10 +18,10 @@ from faceexpr.data.split import PADDING
 from faceexpr.errors import FaceExprError
 from faceexpr.evaluation import figures as drawing
 from faceexpr.evaluation import reports
-from faceexpr.evaluation.files import say
 from faceexpr.evaluation.hparams import log_row
 from faceexpr.evaluation.metrics import Scores, accuracy_interval, higher_is_better, metric_names, score
 from faceexpr.evaluation.table import SampleCollector, SampleTable
+from faceexpr.files import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.split import FaceSplit
 from faceexpr.errors import FaceExprError
-from faceexpr.evaluation.files import say, write_file
 from faceexpr.evaluation.table import SampleCollector, SampleTable
+from faceexpr.files import say, write_file
 
 SHOWN = 10
 """Number of predictions that are printed."""

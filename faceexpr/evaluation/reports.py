@@ -14,8 +14,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from faceexpr.evaluation import figures
-from faceexpr.evaluation.files import write_file
 from faceexpr.evaluation.metrics import OVERALL, PER_CLASS, Scores
+from faceexpr.files import write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

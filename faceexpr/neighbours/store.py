@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from faceexpr.files import write_file
 from faceexpr.neighbours.search import Neighbours, nearest
 
 FOUND = 16
@@ -42,10 +43,9 @@ class NeighbourStore:
                         torch.from_numpy(known["indices"]).to(bank.device),
                     )
         found = nearest(bank, queries, max(k, min(FOUND, len(bank))), p, backend)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-        np.savez(temporary, distances=found.distances.cpu().numpy(), indices=found.indices.cpu().numpy())
-        temporary.replace(path)
+        archive = io.BytesIO()
+        np.savez(archive, distances=found.distances.cpu().numpy(), indices=found.indices.cpu().numpy())
+        write_file(path, archive.getvalue())
         return found
 
     def _bank_key(self, bank: Tensor) -> str:

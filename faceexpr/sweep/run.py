@@ -12,7 +12,7 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from faceexpr.errors import FaceExprError
-from faceexpr.evaluation.files import say
+from faceexpr.files import say
 from faceexpr.sweep.launch import LOG, failure, launch, val_metrics
 from faceexpr.sweep.options import SweepOptions, read_options
 from faceexpr.sweep.queue import REASON, Queue, beating, release
