@@ -1,0 +1,40 @@
+"""What every detector returns for a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """The faces found in one picture, the surest first.
+
+    Attributes:
+        boxes: float32 (F, 4), left, top, right, bottom in pixels of the picture that was given, inside it.
+        scores: float32 (F,), in 0 to 1, descending.
+        limited: more faces were found than the detector is allowed to return, and the least sure were left out.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    limited: bool = False
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of each box, int64 (F,): all 0, since users count faces only."""
+        return torch.zeros(len(self.boxes), dtype=torch.int64, device=self.boxes.device)
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def cpu(self) -> Detections:
+        """Return the same on the host."""
+        return Detections(self.boxes.cpu(), self.scores.cpu(), self.limited)
+
+
+def no_detections() -> Detections:
+    """Return what a detector gives for a picture without a face."""
+    return Detections(torch.zeros(0, 4), torch.zeros(0))

@@ -1,0 +1,223 @@
+"""Boxes, captions and small charts drawn into pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import ceil, sqrt
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+Rectangle: TypeAlias = "tuple[float, float, float, float]"
+
+SMALLEST_TEXT = 9
+"""Height of letters in pixels below which nobody reads them."""
+
+_COVERED = 0.25  # a caption that would hide more than this share of itself in faces and captions is left out
+_NAMED_ROW = 9  # rows of a chart that are lower than this have no room for the name of their class
+_LEAST_ROW = 3
+_PANEL = (20, 22, 26, 190)
+
+
+@dataclass
+class _Canvas:
+    """A picture that is being drawn on, and what must not be covered."""
+
+    image: Image.Image
+    faces: NDArray[np.float64]
+    line: int
+    text: float
+    placed: list[Rectangle] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.pen = ImageDraw.Draw(self.image, "RGBA")
+
+    def inside(self, left: float, top: float, width: float, height: float) -> Rectangle:
+        """Return the rectangle, moved so that it lies in the picture."""
+        left = min(max(left, 0), self.image.width - width)
+        top = min(max(top, 0), self.image.height - height)
+        return left, top, left + width, top + height
+
+    def covered(self, rectangle: Rectangle) -> float:
+        """Return which share of a rectangle lies over faces or over what was placed before."""
+        there = np.concatenate([self.faces, np.array(self.placed).reshape(-1, 4)])
+        across = np.minimum(there[:, 2], rectangle[2]) - np.maximum(there[:, 0], rectangle[0])
+        down = np.minimum(there[:, 3], rectangle[3]) - np.maximum(there[:, 1], rectangle[1])
+        area = (rectangle[2] - rectangle[0]) * (rectangle[3] - rectangle[1])
+        return float((across.clip(0) * down.clip(0)).sum() / area)
+
+
+def draw_boxes(
+    pixels: NDArray[np.uint8],
+    boxes: ArrayLike,
+    captions: Sequence[str] | None = None,
+    colours: Sequence[str] | str = "#00a676",
+    bars: Sequence[Sequence[float]] | None = None,
+    bar_colours: Sequence[str] | str = "#ffffff",
+    bar_names: Sequence[str] | None = None,
+) -> NDArray[np.uint8]:
+    """Draw boxes around faces, each with a caption and a chart of probabilities beside it.
+
+    Lines and letters grow with the picture. Captions and charts lie inside the picture and keep off the faces. Where
+    faces are so many that there is no room, the later ones do without their chart, and then without their caption.
+
+    Args:
+        pixels: RGB, uint8 (H, W, 3); it is not changed.
+        boxes: (F, 4), left, top, right, bottom in pixels, the most important first.
+        captions: one for each box.
+        colours: of the boxes, such as ``#00a676``: one for all or one for each.
+        bars: for each box the values of its chart, from 0 to 1; none for a box where its sequence is empty.
+        bar_colours: of the bars of a chart: one for all or one for each.
+        bar_names: names of the bars, written where there is room.
+
+    Returns:
+        RGB, uint8 (H, W, 3).
+    """
+    corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    scale = sqrt(pixels.shape[0] * pixels.shape[1])
+    canvas = _Canvas(
+        Image.fromarray(np.array(pixels)), corners, line=max(1, round(scale / 350)), text=max(12.0, scale / 45)
+    )
+    each = [colours] * len(corners) if isinstance(colours, str) else list(colours)
+    # The last is drawn first, so that the most important lies on top.
+    for box, colour in list(zip(corners, each, strict=True))[::-1]:
+        _draw_frame(canvas, box, colour)
+    for box, colour, caption in zip(corners, each, captions if captions is not None else [""] * len(each), strict=True):
+        _draw_caption(canvas, box, caption, colour)
+    for box, values in zip(corners, bars if bars is not None else [()] * len(each), strict=True):
+        if len(values):
+            shades = [bar_colours] * len(values) if isinstance(bar_colours, str) else bar_colours
+            _draw_chart(canvas, box, values, shades, bar_names)
+    return np.asarray(canvas.image)
+
+
+def _draw_frame(canvas: _Canvas, box: NDArray[np.float64], colour: str) -> None:
+    # The line lies around the face and not over it; a thin dark one on either side shows on any ground.
+    left, top, right, bottom = np.round(box).astype(int).tolist()
+    width = canvas.line
+    around = (left - width - 1, top - width - 1, max(right, left + 1) + width, max(bottom, top + 1) + width)
+    for reach, thickness, paint in ((1, width + 2, (0, 0, 0, 110)), (0, width, (*_rgb(colour), 255))):
+        outer = (around[0] - reach, around[1] - reach, around[2] + reach, around[3] + reach)
+        canvas.pen.rectangle(outer, outline=paint, width=thickness)
+
+
+def _draw_caption(canvas: _Canvas, box: NDArray[np.float64], caption: str, colour: str) -> None:
+    if not caption:
+        return
+    wanted = min(canvas.text, max(SMALLEST_TEXT, 0.28 * (box[3] - box[1])))
+    for size in dict.fromkeys((round(wanted), round(0.8 * wanted), SMALLEST_TEXT)):
+        font = _font(caption, max(size, SMALLEST_TEXT))
+        left, _, right, _ = font.getbbox(caption)
+        ascent, descent = font.getmetrics()
+        padding = max(1, round(size / 5))
+        width, height = right - left + 2 * padding, ascent + descent + padding
+        if width > canvas.image.width or height > canvas.image.height:
+            continue
+        places = [canvas.inside(*place, width, height) for place in _around(box, width, height, canvas.line + 1)]
+        best = min(places, key=canvas.covered)
+        if canvas.covered(best) <= (0 if size > SMALLEST_TEXT else _COVERED):
+            canvas.placed.append(best)
+            x, y = round(best[0]), round(best[1])
+            canvas.pen.rectangle((x, y, x + width - 1, y + height - 1), fill=(*_rgb(colour), 235))
+            canvas.pen.text((x + padding - left, y + padding / 2), caption, font=font, fill=_ink(colour))
+            return
+
+
+def _around(box: NDArray[np.float64], width: float, height: float, line: int) -> Iterator[tuple[float, float]]:
+    """Yield the places for a caption beside a box, the best first: above, below, right, left, within."""
+    left, top, right, bottom = box.tolist()
+    for y in (top - height - line, bottom + line):
+        yield from ((x, y) for x in (left - line, right + line - width, (left + right - width) / 2))
+    for y in (top - line, bottom - height):
+        yield from ((x, y) for x in (right + line, left - line - width))
+    yield left, bottom - height
+
+
+def _draw_chart(
+    canvas: _Canvas,
+    box: NDArray[np.float64],
+    values: Sequence[float],
+    colours: Sequence[str],
+    names: Sequence[str] | None,
+) -> None:
+    tall = box[3] - box[1]
+    wanted = min(tall / len(values), 1.1 * canvas.text)
+    for step in dict.fromkeys(max(round(share * wanted), _LEAST_ROW) for share in (1, 0.8, 0.6, 0.4, 0)):
+        named = names is not None and step >= _NAMED_ROW
+        font = _font("".join(names or ()), max(1, round(0.78 * step)))
+        padding = max(1, step // 4)
+        margin = ceil(max(font.getlength(name) for name in names or ())) + padding if named else 0
+        length = round(4.5 * step) if named else round(max(12.0, 0.4 * tall, 3 * step))
+        width, height = margin + length + 2 * padding, step * len(values) + 2 * padding
+        if width > canvas.image.width or height > canvas.image.height:
+            continue
+        places = [canvas.inside(*place, width, height) for place in _beside(box, width, height, canvas.line + 2)]
+        best = min(places, key=canvas.covered)
+        if canvas.covered(best) == 0:
+            break
+    else:
+        return
+    canvas.placed.append(best)
+    x, y = round(best[0]), round(best[1])
+    canvas.pen.rectangle((x, y, x + width - 1, y + height - 1), fill=_PANEL)
+    start = x + padding + margin
+    for place, (value, colour) in enumerate(zip(values, colours, strict=True)):
+        top = y + padding + place * step
+        if named and names is not None:
+            canvas.pen.text((x + padding, top + step / 2), names[place], font=font, fill="#f2f2f2", anchor="lm")
+        gap = 1 if step > _LEAST_ROW else 0
+        low = top + step - 1 - gap
+        canvas.pen.rectangle((start, top, start + length - 1, low), fill=(255, 255, 255, 28))
+        reach = round(min(max(value, 0.0), 1.0) * length)
+        if reach:
+            canvas.pen.rectangle((start, top, start + reach - 1, low), fill=(*_rgb(colour), 255))
+
+
+def _beside(box: NDArray[np.float64], width: float, height: float, gap: int) -> Iterator[tuple[float, float]]:
+    """Yield the places for a chart beside a box, the best first: right, left, below, above."""
+    left, top, right, bottom = box.tolist()
+    for x in (right + gap, left - gap - width):
+        yield from ((x, y) for y in (top, bottom - height, (top + bottom - height) / 2))
+    for y in (bottom + gap, top - gap - height):
+        yield from ((x, y) for x in (left, right - width))
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return ImageColor.getrgb(colour)[:3]
+
+
+def _ink(colour: str) -> str:
+    red, green, blue = _rgb(colour)
+    return "#111111" if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else "#ffffff"
+
+
+def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
+    return _opened_font(_font_file("".join(sorted(set(text)))), size)
+
+
+@lru_cache(maxsize=64)
+def _opened_font(path: Path, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, size)
+
+
+@lru_cache(maxsize=256)
+def _font_file(characters: str) -> Path:
+    """Return a font that has all the characters: matplotlib's DejaVu Sans, or else the first one installed."""
+    from matplotlib import get_data_path
+    from matplotlib.ft2font import FT2Font
+
+    own = Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    wanted = {ord(character) for character in characters if character.isprintable()}
+    if wanted <= FT2Font(str(own)).get_charmap().keys():
+        return own
+    from matplotlib.font_manager import fontManager
+
+    # matplotlib's LastResort has a frame for every character there is, which says nothing.
+    names = sorted({font.fname for font in fontManager.ttflist if "LastResort" not in font.fname})
+    has_all = (name for name in names if wanted <= FT2Font(name).get_charmap().keys())
+    return Path(next(has_all, own))

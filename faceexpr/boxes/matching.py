@@ -1,0 +1,154 @@
+"""Which detection is which face: the assignment that every score of a detector starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceexpr.boxes.detections import Detections
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The faces that are in a picture.
+
+    Attributes:
+        boxes: float32 (F, 4), left, top, right, bottom in pixels.
+        ignored: bool (F,), faces that are neither missed when they are not found nor false when they are, any number
+            of times; as COCO's crowds, a detection is of such a face by the share of its own area that lies inside.
+    """
+
+    boxes: NDArray[np.float32]
+    ignored: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Stacked:
+    """Detections and faces of many pictures as arrays, the pictures one after the other.
+
+    Attributes:
+        boxes: detections, float64 (D, 4), in each picture the surest first.
+        scores: float32 (D,).
+        starts: int64 (N + 1,), the first detection of each picture and the number of all.
+        truth: faces, float64 (F, 4).
+        truth_starts: int64 (N + 1,), the first face of each picture and the number of all.
+        ignored: bool (F,).
+    """
+
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float32]
+    starts: NDArray[np.int64]
+    truth: NDArray[np.float64]
+    truth_starts: NDArray[np.int64]
+    ignored: NDArray[np.bool_]
+
+    @property
+    def areas(self) -> NDArray[np.float64]:
+        """Area of each detection in square pixels, (D,)."""
+        return area(self.boxes)
+
+    @property
+    def truth_areas(self) -> NDArray[np.float64]:
+        """Area of each face in square pixels, (F,)."""
+        return area(self.truth)
+
+
+def area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the area of each box, (N, 4) -> (N,)."""
+    return np.asarray((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+
+
+def stack(truths: Sequence[Truth], found: Sequence[Detections], most: int) -> Stacked:
+    """Put pictures one after the other.
+
+    Args:
+        truths: the faces of each picture.
+        found: the detections in each picture, on any device and in any order.
+        most: detections of a picture that are looked at, the surest.
+    """
+    boxes, scores = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
+    for detections in found:
+        certainty = detections.scores.numpy(force=True).astype(np.float32, copy=False)
+        order = np.argsort(-certainty, kind="stable")[:most]
+        boxes.append(detections.boxes.numpy(force=True)[order].reshape(-1, 4))
+        scores.append(certainty[order])
+    faces = [np.asarray(truth.boxes, np.float32).reshape(-1, 4) for truth in truths]
+    ignored = [np.asarray(truth.ignored, np.bool_) for truth in truths]
+    return Stacked(
+        boxes=np.concatenate(boxes).astype(np.float64),
+        scores=np.concatenate(scores),
+        starts=_starts(scores[1:]),
+        truth=np.concatenate([boxes[0], *faces]).astype(np.float64),
+        truth_starts=_starts(faces),
+        ignored=np.concatenate([np.zeros(0, np.bool_), *ignored]),
+    )
+
+
+def _starts(parts: Sequence[NDArray[np.generic]]) -> NDArray[np.int64]:
+    return np.cumsum([0, *map(len, parts)], dtype=np.int64)
+
+
+def match(
+    stacked: Stacked, thresholds: Sequence[float], left_out: NDArray[np.bool_] | None = None
+) -> NDArray[np.int32]:
+    """Assign detections to faces as COCO does.
+
+    The surest detection chooses first, and takes the face that it overlaps most among those that nobody has taken. A
+    face that is left out is taken only where no other will do; one that is ignored can be taken any number of times.
+
+    Args:
+        stacked: the pictures.
+        thresholds: T smallest overlaps (intersection over union), in 0 to 1.
+        left_out: bool (F,), faces that do not count, those that are ignored among them; None for just those.
+
+    Returns:
+        The number of the face in `Stacked.truth` of each detection, -1 where it has none; int32 (T, D).
+    """
+    from faceexpr.boxes.matching_kernel import match_boxes
+
+    matched: NDArray[np.int32] = match_boxes(
+        stacked.boxes,
+        stacked.starts,
+        stacked.truth,
+        stacked.truth_starts,
+        stacked.ignored,
+        stacked.ignored if left_out is None else left_out,
+        np.asarray(thresholds, dtype=np.float64),
+    )
+    return matched
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of the detections in a picture, and of its faces.
+
+    Attributes:
+        true: bool (D,), detections of a face that counts, one a face.
+        false: bool (D,), detections of nothing, or of a face that a surer detection has taken; the rest are of faces
+            that are ignored.
+        missed: bool (F,), faces that count and were not found.
+    """
+
+    true: NDArray[np.bool_]
+    false: NDArray[np.bool_]
+    missed: NDArray[np.bool_]
+
+
+def judge(truth: Truth, found: Detections, iou: float) -> Outcome:
+    """Match one picture.
+
+    Args:
+        truth: its faces.
+        found: its detections, the surest first.
+        iou: smallest overlap of a detection with its face.
+    """
+    face = match(stack([truth], [found], len(found)), [iou])[0]
+    has_face = face >= 0
+    counts = np.zeros(len(face), dtype=np.bool_)
+    counts[has_face] = ~truth.ignored[face[has_face]]
+    missed = ~truth.ignored
+    missed[face[has_face]] = False
+    return Outcome(true=has_face & counts, false=~has_face, missed=missed)

@@ -1,0 +1,141 @@
+"""One box a face: what becomes of several boxes that a detector gives for the same one (the paper's Figure 17)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.ops import nms
+
+from faceexpr.boxes.detections import Detections
+from faceexpr.errors import FaceExprError
+
+Method = Literal["nms", "soft_nms", "wbf", "none"]
+
+
+@dataclass(frozen=True)
+class Suppression:
+    """How a detector's candidates become its detections.
+
+    Args:
+        method: ``nms`` keeps the surest of overlapping boxes, ``soft_nms`` lowers the scores of the others, ``wbf``
+            averages them, weighted by score, and ``none`` keeps all.
+        iou: overlap (intersection over union) above which two boxes are of the same face; ``soft_nms`` has no such
+            threshold.
+        min_score: candidates that are less sure are left out, and those that ``soft_nms`` has made less sure.
+        max_faces: at most so many faces a picture are returned, the surest.
+        sigma: width of the Gaussian by which ``soft_nms`` lowers scores.
+    """
+
+    method: Method = "nms"
+    iou: float = 0.5
+    min_score: float = 0.05
+    max_faces: int = 300
+    sigma: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, value in (("iou", self.iou), ("min_score", self.min_score)):
+            if not 0 <= value <= 1:
+                raise FaceExprError(f"suppression.{name} is {value}; expected 0 to 1")
+        if self.max_faces < 1:
+            raise FaceExprError(f"suppression.max_faces is {self.max_faces}; expected 1 or more")
+        if not self.sigma > 0:
+            raise FaceExprError(f"suppression.sigma is {self.sigma}; expected more than 0")
+
+
+def suppress(boxes: Tensor, scores: Tensor, options: Suppression) -> Detections:
+    """Return one box a face.
+
+    Args:
+        boxes: float32 (N, 4), left, top, right, bottom.
+        scores: float32 (N,), in 0 to 1.
+        options: method and limits.
+
+    Returns:
+        On the device of the candidates; `Detections.limited` where ``max_faces`` has cut some off.
+    """
+    sure = scores >= options.min_score
+    boxes, scores = boxes[sure], scores[sure]
+    if options.method == "soft_nms":
+        boxes, scores = _soft_nms(boxes, scores, options)
+    elif options.method == "wbf":
+        boxes, scores = _fused(boxes, scores, options.iou)
+    else:
+        by_score = scores.argsort(descending=True, stable=True)
+        kept = nms(boxes, scores, options.iou) if options.method == "nms" else by_score
+        boxes, scores = boxes[kept], scores[kept]
+    limited = len(scores) > options.max_faces
+    return Detections(boxes[: options.max_faces], scores[: options.max_faces], limited)
+
+
+def _soft_nms(boxes: Tensor, scores: Tensor, options: Suppression) -> tuple[Tensor, Tensor]:
+    """Lower the score of each box by its overlap with every surer one: s * exp(-IoU^2 / sigma).
+
+    Bodla et al., "Soft-NMS: Improving Object Detection With One Line of Code", 2017, equation 4. Stops at one box more
+    than may be returned.
+    """
+    sides, left = _sides(boxes), scores.double().numpy(force=True).copy()
+    chosen: list[int] = []
+    final: list[float] = []
+    while len(chosen) < min(len(left), options.max_faces + 1):
+        best = int(left.argmax())
+        if left[best] < options.min_score:
+            break
+        chosen.append(best)
+        final.append(float(left[best]))
+        left *= np.exp(-np.square(_overlap(sides[:, best], sides)) / options.sigma)
+        left[chosen] = -1.0
+    kept = torch.tensor(chosen, dtype=torch.int64, device=boxes.device)
+    return boxes[kept], torch.tensor(final, dtype=scores.dtype, device=scores.device)
+
+
+def _fused(boxes: Tensor, scores: Tensor, iou: float) -> tuple[Tensor, Tensor]:
+    """Replace boxes of one face by their mean, weighted by score.
+
+    Solovyev et al., "Weighted boxes fusion: Ensembling boxes from different object detection models", 2021, with one
+    difference: the score is the surest box's. The article takes the mean over the models of an ensemble, each of which
+    gives one box a face. A single detector gives many, the more the larger the face, and most of them unsure; their
+    mean would say how many they are, not how sure the detector is.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    sides, certainty = _sides(boxes[order]), scores[order].tolist()
+    means = np.empty_like(sides)
+    weights: list[float] = []
+    first: list[int] = []
+    for place, score in enumerate(certainty):
+        box = sides[:, place]
+        overlap = _overlap(box, means[:, : len(first)])
+        face = int(overlap.argmax()) if first else -1
+        if first and overlap[face] > iou:
+            weights[face] += score
+            # Scores of 0 weigh nothing, and after them come only zeros.
+            means[:, face] += (box - means[:, face]) * (score / weights[face] if score else 0.0)
+        else:
+            means[:, len(first)] = box
+            weights.append(score)
+            first.append(place)
+    kept = order[torch.tensor(first, dtype=torch.int64, device=order.device)]
+    return torch.from_numpy(means[:, : len(first)].T.copy()).to(boxes), scores[kept]
+
+
+# Both go from one box to the next: on an accelerator each step would wait for it, and torch's operators take longer to
+# be called than such small arrays to be computed.
+
+
+def _sides(boxes: Tensor) -> NDArray[np.float64]:
+    """Return boxes (N, 4) on the host as (4, N)."""
+    return np.ascontiguousarray(boxes.double().numpy(force=True).T)
+
+
+def _overlap(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the intersection over union of a box (4,) with others (4, N)."""
+    width = np.minimum(box[2], others[2]) - np.maximum(box[0], others[0])
+    height = np.minimum(box[3], others[3]) - np.maximum(box[1], others[1])
+    shared = np.maximum(width, 0) * np.maximum(height, 0)
+    areas = (others[2] - others[0]) * (others[3] - others[1])
+    union = (box[2] - box[0]) * (box[3] - box[1]) + areas - shared
+    return np.asarray(shared / np.maximum(union, np.finfo(np.float64).tiny))
