@@ -47,6 +47,8 @@ _UPRIGHT: dict[object, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda pixels: np.swapaxes(np.rot90(pixels, 2), 0, 1),
     8: lambda pixels: np.rot90(pixels, 1),
 }
+_SIDEWAYS = (5, 6, 7, 8)
+_PNG_TEXT = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 
 
 class ImageError(FaceExprError):
@@ -224,11 +226,43 @@ def turned_upright(pixels: np.ndarray, image: Image.Image) -> tuple[np.ndarray, 
     Returns:
         The pixels, and whether width and height have changed places.
     """
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-        turn = _UPRIGHT.get(orientation)
-    except Exception:  # Pillow's parser raises anything on a broken block, which is no reason to lose the picture
-        return pixels, False
+    orientation = _orientation(image)
+    turn = _UPRIGHT.get(orientation)
     if turn is None:
         return pixels, False
-    return np.ascontiguousarray(turn(pixels)), orientation in (5, 6, 7, 8)
+    return np.ascontiguousarray(turn(pixels)), orientation in _SIDEWAYS
+
+
+def size_when_upright(image: Image.Image, file: BinaryIO) -> tuple[int, int]:
+    """Return width and height that an image, identified from a file, has when it is decoded and turned."""
+    width, height = image.size
+    # Pillow's TIFF reader turns by itself. Its PNG reader would decode everything in search of an EXIF block that
+    # follows the pixels, which few files have.
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info and not _text_after_pixels(file)):
+        return width, height
+    return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
+
+
+def _orientation(image: Image.Image) -> object:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow's parser raises anything on a broken block, which is no reason to lose the picture
+        return None
+
+
+def _text_after_pixels(file: BinaryIO) -> bool:
+    """Tell whether a PNG file has, after its first pixels, a chunk that can hold an EXIF block."""
+    back = file.tell()
+    position, pixels = 8, False
+    try:
+        while True:
+            file.seek(position)
+            head = file.read(8)
+            if len(head) < 8:
+                return False
+            if pixels and head[4:] in _PNG_TEXT:
+                return True
+            pixels = pixels or head[4:] == b"IDAT"
+            position += 12 + int.from_bytes(head[:4], "big")
+    finally:
+        file.seek(back)

@@ -22,6 +22,7 @@ from faceexpr.image_decoding import (
     from_array,
     identify,
     pillow_limit_lifted,
+    size_when_upright,
     to_pixels,
     too_large,
     turned_upright,
@@ -41,6 +42,8 @@ __all__ = [
     "list_images",
     "read_picture",
     "resize",
+    "source_name",
+    "upright_size",
 ]
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
@@ -104,7 +107,7 @@ def read_picture(
     Raises:
         ImageError: the picture cannot be read; ``reason`` says why.
     """
-    name = _name(source)
+    name = source_name(source)
     try:
         with pillow_limit_lifted():
             if isinstance(source, np.ndarray):
@@ -122,6 +125,24 @@ def read_picture(
             raise ImageError(name, f"cannot be opened: {error.strerror}") from error
         raise ImageError(name, damage(error)) from error
     except Exception as error:  # damaged files make decoders raise anything: struct.error, zlib.error, IndexError, ...
+        raise ImageError(name, damage(error)) from error
+
+
+def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return width and height in pixels of a picture after its EXIF rotation; only the file's header is read.
+
+    Raises:
+        ImageError: the header cannot be read; what follows it may be damaged all the same.
+    """
+    name = str(path)
+    try:
+        with pillow_limit_lifted(), _opened(path, name) as file, identify(file, name, DEFAULT_MAX_PIXELS) as image:
+            return size_when_upright(image, file)
+    except ImageError:
+        raise
+    except OSError as error:
+        raise ImageError(name, f"cannot be opened: {error.strerror}" if error.errno else damage(error)) from error
+    except Exception as error:  # see read_picture
         raise ImageError(name, damage(error)) from error
 
 
@@ -166,26 +187,28 @@ def find_images(path: Path) -> list[Path]:
     return found
 
 
-def resize(image: Tensor, size: int) -> Tensor:
-    """Resize images to a square with anti-aliasing; the only resize that any image of the product goes through.
+def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Resize images with anti-aliasing; the only resize that any image of the product goes through.
 
     Args:
-        image: floating point, shape (N, C, H, W).
-        size: side of the result in pixels.
+        image: floating point, shape (N, C, H, W); uint8 on the CPU as well.
+        size: side of a square result in pixels, or height and width.
 
     Returns:
-        Shape (N, C, size, size); the input itself where it has that size already.
+        Shape (N, C, height, width); the input itself where it has that size already.
     """
     from torch.compiler import is_exporting
     from torch.nn.functional import interpolate
 
     # An exported program takes any size, so it must not be written down which one its example had.
-    if not is_exporting() and image.shape[-2:] == (size, size):
+    size = (size, size) if isinstance(size, int) else size
+    if not is_exporting() and image.shape[-2:] == size:
         return image
-    return interpolate(image, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    return interpolate(image, size=size, mode="bilinear", antialias=True, align_corners=False)
 
 
-def _name(source: Source) -> str:
+def source_name(source: Source) -> str:
+    """Return what a picture is called in messages and results: its path, or what it was given as."""
     if isinstance(source, np.ndarray):
         return "array"
     if isinstance(source, bytes):

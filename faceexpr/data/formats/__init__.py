@@ -1,0 +1,1 @@
+"""Readers of box annotations, one format a file, all giving the same record."""

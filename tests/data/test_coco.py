@@ -1,0 +1,181 @@
+"""COCO JSON: ids of any kind, boxes of any kind, images without boxes."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from faceexpr.data.formats.document import ReadOptions
+from faceexpr.data.formats.read import read_annotations
+from faceexpr.data.formats.record import Annotations
+from faceexpr.errors import FaceExprError
+from faceexpr.images import read_picture
+
+FACE = ({"id": 1, "name": "face"},)
+
+
+def image(number: int, name: str = "a.png", **more: Any) -> dict[str, Any]:
+    return {"id": number, "file_name": name, "width": 600, "height": 600, **more}
+
+
+def annotation(number: Any, bbox: Any, image_id: int = 1, category_id: int = 1, **more: Any) -> dict[str, Any]:
+    return {"id": number, "image_id": image_id, "category_id": category_id, "bbox": bbox, **more}
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Any:
+    """Write a file and its images, grey and as large as it says, and read it."""
+
+    def from_lists(images: Any, annotations: Any, categories: Any = FACE, **options: Any) -> Annotations:
+        for one in images:
+            if not (tmp_path / one["file_name"]).exists():
+                Image.new("RGB", (one["width"], one["height"])).save(tmp_path / one["file_name"])
+        path = tmp_path / "coco.json"
+        path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+        return read_annotations(path, options=ReadOptions(**options))
+
+    return from_lists
+
+
+@pytest.mark.parametrize("category_id", [0, 1, 7])
+def test_b10_categories_are_matched_by_name_and_results_keep_the_ids(
+    category_id: int, read: Any, tmp_path: Path
+) -> None:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    categories = [{"id": 3, "name": "cat"}, {"id": category_id, "name": "Face"}]
+    annotations = [annotation(1, [10, 20, 30, 40], category_id=category_id), annotation(2, [1, 1, 9, 9], category_id=3)]
+    found = read([image(1)], [{**one, "area": 1200, "iscrowd": 0} for one in annotations], categories)
+    assert found.category_id == category_id
+    [record] = found.images
+    assert record.boxes.tolist() == [[10, 20, 40, 60]]
+    assert any("1 box of other categories left out" in note for note in found.notes)
+    left, top, right, bottom = record.boxes[0].tolist()
+    bbox = [left, top, right - left, bottom - top]
+    result = {"image_id": record.image_id, "category_id": found.category_id, "bbox": bbox, "score": 1.0}
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(tmp_path / "coco.json"))
+        evaluation = COCOeval(truth, truth.loadRes([result]), "bbox")
+        evaluation.params.catIds = [found.category_id]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1.0)
+
+
+def test_b10_an_undeclared_category_is_an_error(read: Any) -> None:
+    with pytest.raises(FaceExprError, match=r"coco\.json, annotation 1 .*id 9.*category_id 2 is not declared"):
+        read([image(1)], [annotation(9, [1, 2, 3, 4], category_id=2)])
+    with pytest.raises(FaceExprError, match=r"none of its categories means a face \(head\); .*face_labels"):
+        read([image(1)], [], [{"id": 1, "name": "head"}])
+    assert read([image(1)], [], [{"id": 4, "name": "head"}], face_labels=("head",)).category_id == 4
+    with pytest.raises(FaceExprError, match="category 2 of the list: id 1 or name"):
+        read([image(1)], [], [{"id": 1, "name": "face"}, {"id": 1, "name": "cat"}])
+
+
+def test_b11_boxes_are_left_top_width_height(read: Any) -> None:
+    boxes = ([500, 533, 31, 25], [5, 5, 0, 10], [5, 5, 0.4, 10], [-3, -3, 10, 10], [590, 590, 50, 50])
+    found = read([image(1)], [annotation(number, box) for number, box in enumerate(boxes)])
+    kept = found.images[0].boxes
+    assert kept.tolist() == [[500, 533, 531, 558], [0, 0, 7, 7], [590, 590, 600, 600]]
+    assert any("2 boxes without an area or with a side of less than 1 pixels left out" in note for note in found.notes)
+    assert any("2 boxes clipped to the image, in a.png" in note for note in found.notes)
+    smaller = read([image(1)], [annotation(1, [5, 5, 0.4, 10])], min_size=0.1).images[0].boxes
+    np.testing.assert_allclose(smaller, [[5, 5, 5.4, 15]], rtol=1e-6)
+    halved = kept * np.float32(0.5)
+    assert ((halved[:, 2:] - halved[:, :2]) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "bbox", [["1", "2", "3", "4"], [1, 2, 3], [1, 2, 3, None], [1, 2, 3, True], None, {}, [1, 2, 3, 4, 5]]
+)
+def test_b11_what_is_no_four_numbers_is_an_error(bbox: Any, read: Any) -> None:
+    with pytest.raises(FaceExprError, match=r"annotation 2 of the list \(id 77\): bbox is .*; expected four numbers"):
+        read([image(1)], [annotation(1, [1, 2, 3, 4]), annotation(77, bbox)])
+
+
+def test_b13_images_without_annotations_stay(read: Any) -> None:
+    found = read([image(1), image(2, "b.png")], [annotation(1, [1, 2, 3, 4]), annotation(1, [5, 6, 7, 8])])
+    assert [len(one.boxes) for one in found.images] == [2, 0]
+    assert [one.image_id for one in found.images] == [1, 2]
+    assert any("1 annotation with the id of another, all kept" in note for note in found.notes)
+    assert found.notes[0].endswith("coco.json: 1 image with faces, 1 without, 2 faces")
+
+
+def test_b13_repeated_and_unknown_ids_of_images_are_errors(read: Any) -> None:
+    with pytest.raises(FaceExprError, match="image 2 of the list: the id 3 is that of an image before it"):
+        read([image(3), image(3, "b.png")], [])
+    with pytest.raises(FaceExprError, match="no image of the file has its image_id 8"):
+        read([image(1)], [annotation(1, [1, 2, 3, 4], image_id=8)])
+
+
+def test_crowds_are_ignored_and_not_dropped(read: Any) -> None:
+    found = read([image(1)], [annotation(1, [1, 2, 3, 4], iscrowd=1), annotation(2, [5, 6, 7, 8], iscrowd=0)])
+    assert found.images[0].ignored.tolist() == [True, False]
+    assert "2 faces (1 marked as not to be counted)" in found.notes[0]
+
+
+def test_c01_boxes_lie_on_the_upright_picture(read: Any, tmp_path: Path) -> None:
+    upright = Image.new("RGB", (20, 40))
+    upright.paste((255, 0, 0), (4, 6, 14, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.jpg", exif=exif, quality=100, subsampling=0)
+    upright.save(tmp_path / "upright.png")
+    stated = {"width": 40, "height": 20}
+    images = [image(1, "turned.jpg", **stated), image(2, "upright.png", width=20, height=40)]
+    found = read(images, [annotation(1, [4, 6, 10, 10], 1), annotation(2, [4, 6, 10, 10], 2)])
+    for record in found.images:
+        assert record.size == (20, 40)
+        assert record.boxes.tolist() == [[4, 6, 14, 16]]
+        crop = read_picture(record.path).pixels[6:16, 4:14].reshape(-1, 3).mean(0)
+        assert crop[0] > 200
+        assert crop[1:].max() < 60
+    assert any("turned.jpg (40x20, really 20x40)" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"images": [], "annotations": []}', "'categories' is null; expected COCO's list of categories"),
+        ('{"images": [], "annotations": [], "categories": []}', "none of its categories means a face"),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "face"}]}',
+            "none of its 0 images is left",
+        ),
+        ('{"images": [', r"line 1: cut off or no JSON"),
+        ('{"images": [], "images": []}', "the key 'images' is given twice"),
+        ('{"images": NaN}', "NaN is no number of JSON"),
+        ('{"images": 1e999}', "the number 1e999 is too large"),
+        ('{"images": ' + "9" * 5000 + "}", "has 5,000 digits"),
+        ('{"images": ' + "[" * 200_000, "nested too deeply"),
+        ('{"images": [{"id": true}], "annotations": [], "categories": []}', "id is true; expected a whole number"),
+        ('{"images": []} {}', "text follows the end of the JSON object"),
+    ],
+)
+def test_damaged_json_is_named(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "coco.json"
+    path.write_text(text)
+    with pytest.raises(FaceExprError, match=message):
+        read_annotations(path)
+
+
+def test_the_format_can_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "faces.txt"
+    path.write_text("a.jpg\n0\n")
+    with pytest.raises(FaceExprError, match="format is 'voc'; expected auto, coco, dataturks, wider"):
+        read_annotations(path, format="voc")
+    with pytest.raises(FaceExprError, match="cut off or no JSON"):
+        read_annotations(path, format="coco")
+
+
+@pytest.mark.parametrize("option", [{"min_size": -1}, {"face_labels": ()}, {"missing": "maybe"}])
+def test_options_are_checked(option: Any) -> None:
+    with pytest.raises(FaceExprError, match=f"{next(iter(option))} is"):
+        ReadOptions(**option)

@@ -1,0 +1,188 @@
+"""Dataturks JSON lines: what the annotators' tool really exports."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+from PIL import Image
+
+from faceexpr.data.formats.document import ReadOptions
+from faceexpr.data.formats.links import fetched_name
+from faceexpr.data.formats.read import read_annotations
+from faceexpr.data.formats.record import Annotations
+from faceexpr.errors import FaceExprError
+
+REAL = REPOSITORY.parent / "shared/data/dataturks/face_detection.json"
+
+
+def box(x1: float, y1: float, x2: float, y2: float, label: Any = ("Face",), size: tuple[int, int] = (100, 50)) -> Any:
+    points = [{"x": x1, "y": y1}, {"x": x2, "y": y2}]
+    return {"label": label, "points": points, "imageWidth": size[0], "imageHeight": size[1], "notes": ""}
+
+
+def record(content: str, *boxes: Any, unlabelled: bool = False) -> str:
+    return json.dumps({"content": content, "annotation": None if unlabelled else boxes, "extras": None})
+
+
+def picture(path: Path, width: int = 100, height: int = 50) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, height), "grey").save(path)
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Any:
+    """Write the text beside ``a.png`` of 100 x 50 pixels, and read it: ``read(text, min_size=2)``."""
+
+    def from_text(text: str | bytes, **options: Any) -> Annotations:
+        picture(tmp_path / "a.png")
+        path = tmp_path / "faces.json"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return read_annotations(path, options=ReadOptions(**options))
+
+    return from_text
+
+
+def test_b01_an_unlabelled_image_shifts_nothing(tmp_path: Path, read: Any) -> None:
+    for name, side in (("one.png", 40), ("two.png", 50), ("three.png", 60)):
+        picture(tmp_path / name, side, side)
+    text = "\n".join(
+        [
+            record("one.png", box(0, 0, 0.5, 0.5)),
+            record("two.png", unlabelled=True),
+            record("three.png", box(0, 0, 1, 1)),
+        ]
+    )
+    left = read(text)
+    assert [image.path.name for image in left.images] == ["one.png", "three.png"]
+    assert [image.boxes.tolist() for image in left.images] == [[[0, 0, 20, 20]], [[0, 0, 60, 60]]]
+    assert any("1 unlabelled image left out" in note for note in left.notes)
+    kept = read(text, unlabelled="no_faces")
+    assert [(image.size[0], image.labelled, len(image.boxes)) for image in kept.images] == [
+        (40, True, 1),
+        (50, False, 0),
+        (60, True, 1),
+    ]
+    assert any("1 unlabelled image taken as images without a face" in note for note in kept.notes)
+    # An empty list is an answer: the annotator has looked, and there is no face.
+    assert [len(image.boxes) for image in read(record("a.png")).images] == [0]
+
+
+def test_b02_labels_are_a_set(read: Any) -> None:
+    faces = [box(0, 0, 0.5, 1, ["Emotion_Happy", "Age_20_30", "E_White"]), box(0.5, 0, 1, 1, ["Not_Face"])]
+    found = read(record("a.png", *faces))
+    assert found.images[0].boxes.tolist() == [[0, 0, 50, 50]]
+    assert any("1 box labelled as no face" in note and "a.png" in note for note in found.notes)
+    assert len(read(record("a.png", box(0, 0, 1, 1, "FACE"))).images[0].boxes) == 1
+    assert len(read(record("a.png", box(0, 0, 1, 1, ["Kopf"])), face_labels=("kopf",)).images[0].boxes) == 1
+    with pytest.raises(FaceExprError, match=r"faces\.json, line 2: the label Cat, Tail .* a\.png is unknown"):
+        read(record("a.png", box(0, 0, 1, 1)) + "\n" + record("a.png", box(0, 0, 1, 1, ["Cat", "Tail"])))
+
+
+def test_b03_corners_in_any_order_and_outside(read: Any) -> None:
+    boxes = [box(0.8, 0.7, 0.2, 0.1), box(0.8, 0.1, 0.2, 0.7), box(-0.02, 0.5, 1.04, 0.9)]
+    found = read(record("a.png", *boxes))
+    np.testing.assert_allclose(found.images[0].boxes, [[20, 5, 80, 35], [20, 5, 80, 35], [0, 25, 100, 45]], rtol=1e-6)
+    assert any("1 box clipped to the image, in a.png" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("value", [None, "0.5", True, [1]])
+def test_b03_a_corner_without_a_number_is_an_error(value: Any, read: Any) -> None:
+    broken = box(0.1, 0.1, 0.5, 0.5)
+    broken["points"][1]["x"] = value
+    with pytest.raises(FaceExprError, match=r"faces\.json, line 2, box 1: a corner is .* expected its x and y"):
+        read(record("a.png") + "\n" + record("a.png", broken))
+    del broken["points"][1]["x"]
+    with pytest.raises(FaceExprError, match="line 1, box 1: a corner"):
+        read(record("a.png", broken))
+    with pytest.raises(FaceExprError, match=r"expected fractions of width and height"):
+        read(record("a.png", box(20, 5, 80, 35)))
+
+
+@pytest.mark.parametrize("size", [(0, 50), (0, 0), (640, 480), (-1, 50), ("100", None)])
+def test_b03_the_size_of_the_file_counts(size: Any, read: Any) -> None:
+    found = read(record("a.png", box(0.2, 0.1, 0.8, 0.7, size=size)))
+    np.testing.assert_allclose(found.images[0].boxes, [[20, 5, 80, 35]], rtol=1e-6)
+    assert found.images[0].size == (100, 50)
+    assert any("640x480, really 100x50" in note for note in found.notes) == (size == (640, 480))
+
+
+def test_b04_lines_an_array_and_a_cut_file(read: Any) -> None:
+    lines = [record("a.png", box(0.1, 0.1, 0.5, 0.5)), record("a.png", box(0.2, 0.2, 0.9, 0.9))]
+    expected = [image.boxes.tolist() for image in read("\n".join(lines)).images]
+    text = f"[{','.join(lines)}]"
+    windows = "\r\n".join([*lines, "", ""])
+    for same in (
+        text,
+        json.dumps(json.loads(text), indent=2),
+        b"\xef\xbb\xbf" + windows.encode(),
+        windows.encode("utf-16"),
+    ):
+        assert [image.boxes.tolist() for image in read(same).images] == expected
+    for cut in (
+        lines[0] + "\n" + lines[1][:60],
+        lines[0] + "\n" + lines[1][:60] + "\n" + lines[0],
+        f"[{lines[0]},\n{{",
+    ):
+        with pytest.raises(FaceExprError, match=r"faces\.json, line 2: the record that begins here is cut off"):
+            read(cut)
+    with pytest.raises(FaceExprError, match="line 1: a comma or the end of the array is missing"):
+        read(f"[{lines[0]},{lines[1]}")
+
+
+def test_b04_names_beyond_ascii_survive(tmp_path: Path, read: Any) -> None:
+    name = "Gruppe 家族 é.png"
+    picture(tmp_path / name)
+    for text in (
+        record(name, box(0, 0, 1, 1, ["Gesicht_ü"])),
+        json.dumps([json.loads(record(name))], ensure_ascii=False),
+    ):
+        assert read(text, face_labels=("gesicht ü",)).images[0].path.name == name
+
+
+def test_images_are_found_by_the_names_that_fetching_and_browsers_give(tmp_path: Path, read: Any) -> None:
+    first, second = "http://host/a/my%20group.png", "http://host/b/my%20group.png?size=2"
+    text = record(first, box(0, 0, 1, 1)) + "\n" + record(second, box(0, 0, 1, 1))
+    folder = tmp_path / "images"
+    picture(folder / fetched_name(first), 10, 10)
+    picture(folder / fetched_name(second), 20, 20)
+    assert [image.size for image in read(text).images] == [(10, 10), (20, 20)]
+    assert [image.url for image in read(text).images] == [first, second]
+    for file in folder.iterdir():
+        file.unlink()
+    picture(folder / "my group.png", 30, 30)
+    assert read(record(first)).images[0].size == (30, 30)
+    with pytest.raises(FaceExprError, match=r"would be the image of line 1 and of line 2, whose links differ"):
+        read(text)
+
+
+def test_missing_images_are_one_error_and_a_choice(tmp_path: Path, read: Any) -> None:
+    text = (
+        "\n".join(record(f"http://host/{number}.jpg", box(0, 0, 1, 1)) for number in range(14)) + "\n" + record("a.png")
+    )
+    with pytest.raises(FaceExprError, match=r"14 of 15 images missing or unreadable: .* and 4 more; .*faceexpr fetch"):
+        read(text)
+    left = read(text, missing="leave_out")
+    assert [image.path.name for image in left.images] == ["a.png"]
+    assert any("14 of 15 images missing or unreadable, left out" in note for note in left.notes)
+    kept = read(text, missing="keep")
+    assert len(kept.images) == 15
+    assert kept.images[0].boxes.tolist() == [[0, 0, 100, 50]]
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    with pytest.raises(FaceExprError, match=r"1 of 1 image missing or unreadable: .*b\.png \(not an image\)"):
+        read(record("b.png"))
+    with pytest.raises(FaceExprError, match=r"nowhere is no folder"):
+        read_annotations(tmp_path / "faces.json", tmp_path / "nowhere")
+
+
+@pytest.mark.skipif(not REAL.is_file(), reason="the real data are not here")
+def test_the_paper_s_first_data_set(tmp_path: Path) -> None:
+    kept = read_annotations(REAL, options=ReadOptions(missing="keep"))
+    assert (len(kept.images), sum(len(image.boxes) for image in kept.images)) == (408, 1131)
+    for image in kept.images[:20]:
+        picture(tmp_path / image.path.name, *image.size)
+    found = read_annotations(REAL, tmp_path, options=ReadOptions(missing="leave_out"))
+    assert [image.boxes.tolist() for image in found.images] == [image.boxes.tolist() for image in kept.images[:20]]
+    assert not any("another size" in note for note in found.notes)
