@@ -6,20 +6,19 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from faceexpr.data.augment import Augmentation, augment_batch
+from faceexpr.data.module import FaceDataModule
 from faceexpr.data.split import BatchLoader, BatchSampler, FaceSplit
-from faceexpr.described import Described, class_path, describe
 from faceexpr.emotions import FER_NAMES
 from faceexpr.errors import FaceExprError
 
 Stage = Literal["train", "val", "test", "predict"]
 
 
-class ExpressionDataModule(Described, LightningDataModule):
+class ExpressionDataModule(FaceDataModule):
     """Face images with one expression each.
 
     A subclass says what its classes are (`class_names`, known without reading anything) and implements `load_split`.
@@ -41,9 +40,6 @@ class ExpressionDataModule(Described, LightningDataModule):
         class_names: Sequence[str] = FER_NAMES,
     ) -> None:
         super().__init__()
-        hyper_parameters = {name: describe(value, f"data.{name}") for name, value in self.init_args.items()}
-        # A checkpoint remembers its data, so that it can be tested without the configuration being named again.
-        self.save_hyperparameters({**hyper_parameters, "_class_path": class_path(type(self))}, logger=False)
         if batch_size < 1:
             raise FaceExprError(f"data.batch_size is {batch_size}; expected 1 or more")
         self.batch_size = batch_size
@@ -122,14 +118,6 @@ class ExpressionDataModule(Described, LightningDataModule):
             rank=rank,
         )
         return BatchLoader(split, sampler)
-
-    @property
-    def seed(self) -> int:
-        """The seed of the order and the augmentation: that of ``seed_everything``, the same in every process."""
-        if not hasattr(self, "_seed"):
-            seed = torch.initial_seed() % 2**31
-            self._seed: int = self.trainer.strategy.broadcast(seed) if self.trainer else seed
-        return self._seed
 
     @property
     def network_size(self) -> int:

@@ -1,0 +1,169 @@
+"""Random changes to training pictures and their boxes, by torchvision's transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+
+from faceexpr.errors import FaceExprError
+
+Sample = tuple[Tensor, Tensor]
+"""A picture, uint8 (3, H, W), and its boxes, float32 (F, 4)."""
+
+
+@dataclass(frozen=True)
+class BoxAugmentation:
+    """Random square crops, flips and changes of colour for the training pictures of a detector.
+
+    Args:
+        size: side in pixels of the square pictures that training sees.
+        smallest: side of the smallest crop, as a fraction of the picture's shorter side.
+        largest: side of the largest crop; above 1 the picture gets a black border, so that faces shrink.
+        flip: probability of a mirrored picture.
+        brightness: largest relative change, 0 for none.
+        contrast: largest relative change, 0 for none.
+        saturation: largest relative change, 0 for none.
+        grey: probability of a picture without colour.
+        mosaic: probability that a picture is put together from crops of four.
+        min_visible: faces of which a smaller part, of their area, is inside the crop are left out.
+        min_face: faces whose longer side becomes less than this, in pixels, are left out.
+    """
+
+    size: int = 320
+    smallest: float = 0.3
+    largest: float = 1.5
+    flip: float = 0.5
+    brightness: float = 0.3
+    contrast: float = 0.3
+    saturation: float = 0.3
+    grey: float = 0.05
+    mosaic: float = 0.0
+    min_visible: float = 0.4
+    min_face: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.size < 32:
+            raise FaceExprError(f"data.augment.size is {self.size}; expected 32 or more pixels")
+        if not 0 < self.smallest <= self.largest:
+            raise FaceExprError(
+                f"data.augment.smallest is {self.smallest} and largest is {self.largest}; expected 0 < smallest <= "
+                "largest"
+            )
+        for name in ("flip", "grey", "mosaic", "min_visible", "brightness", "contrast", "saturation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise FaceExprError(f"data.augment.{name} is {getattr(self, name)}; expected 0 to 1")
+        if self.min_face < 1:
+            raise FaceExprError(f"data.augment.min_face is {self.min_face}; expected 1 or more pixels")
+
+
+class RandomSquareCrop(v2.Transform):  # type: ignore[misc]  # torchvision has no type information
+    """Cut a random square out of a picture, or a larger one around it, and resize it; boxes follow.
+
+    Cropping at random sizes is what makes small data sets of faces enough: each face is seen at many sizes
+    (the sampling of RetinaFace, SCRFD and YuNet).
+
+    Args:
+        size: side of the result in pixels.
+        smallest: side of the smallest crop, as a fraction of the shorter side.
+        largest: of the largest.
+    """
+
+    def __init__(self, size: int, smallest: float, largest: float) -> None:
+        super().__init__()
+        self.size, self.smallest, self.largest = size, smallest, largest
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, int]:
+        height, width = functional.get_size(flat_inputs[0])
+        side = max(round(min(height, width) * float(torch.empty(1).uniform_(self.smallest, self.largest))), 1)
+        place = torch.rand(2).tolist()
+        # A crop beyond the picture leaves the picture anywhere within it.
+        top, left = (round(part * (length - side)) for part, length in zip(place, (height, width), strict=True))
+        return {"top": top, "left": left, "side": side}
+
+    def transform(self, inpt: Any, params: dict[str, int]) -> Any:
+        if isinstance(inpt, tv_tensors.BoundingBoxes):
+            # Not clipped here: how much of a face is left has yet to be asked.
+            shift = inpt.as_subclass(Tensor) - inpt.new_tensor([params["left"], params["top"]] * 2)
+            return tv_tensors.wrap(shift * (self.size / params["side"]), like=inpt, canvas_size=(self.size, self.size))
+        return functional.resized_crop(
+            inpt, params["top"], params["left"], params["side"], params["side"], [self.size, self.size]
+        )
+
+
+def augment_sample(index: int, read: Callable[[int], Sample], others: int, options: BoxAugmentation) -> Sample:
+    """Return a training picture as the network sees it.
+
+    Draws from torch's global generator, as torchvision's transforms do; whoever calls seeds it.
+
+    Args:
+        index: the picture.
+        read: returns a picture and its boxes.
+        others: number of pictures that a mosaic may take its other three from.
+        options: what to change and how far.
+
+    Returns:
+        uint8 (3, size, size), and the boxes of the faces that are left, float32 (F, 4), inside it; F may be 0.
+    """
+    if float(torch.rand(())) < options.mosaic:
+        places = [index, *torch.randint(others, (3,)).tolist()]
+        image, boxes = _mosaic([read(place) for place in places], options)
+    else:
+        image, boxes = _cropped(read(index), options.size, options)
+    boxes = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(options.size, options.size))
+    changed, boxes = _changes(options)(tv_tensors.Image(image), boxes)
+    return changed.as_subclass(Tensor), boxes.as_subclass(Tensor)
+
+
+def _changes(options: BoxAugmentation) -> v2.Transform:
+    return v2.Compose(
+        [
+            v2.RandomHorizontalFlip(options.flip),
+            v2.ColorJitter(options.brightness, options.contrast, options.saturation),
+            v2.RandomGrayscale(options.grey),
+        ]
+    )
+
+
+def _cropped(sample: Sample, size: int, options: BoxAugmentation) -> Sample:
+    image, boxes = sample
+    wrapped = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=image.shape[-2:])
+    crop = RandomSquareCrop(size, options.smallest, options.largest)
+    cropped, moved = crop(tv_tensors.Image(image), wrapped)
+    return cropped.as_subclass(Tensor), _visible(moved.as_subclass(Tensor), size, options)
+
+
+def _visible(boxes: Tensor, size: int, options: BoxAugmentation) -> Tensor:
+    """Return the boxes clipped to the square, without those of which too little is left."""
+    clipped = boxes.clamp(0, size)
+    sides = clipped[:, 2:] - clipped[:, :2]
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+    kept = (sides.prod(dim=1) >= options.min_visible * areas) & (sides.amin(dim=1) >= 1)
+    return clipped[kept & (sides.amax(dim=1) >= options.min_face)]
+
+
+def _mosaic(samples: Sequence[Sample], options: BoxAugmentation) -> Sample:
+    """Return a square of four crops that meet at a random point near the middle (Bochkovskiy et al., YOLOv4, 2020)."""
+    size = options.size
+    image = torch.zeros(3, size, size, dtype=torch.uint8)
+    across, down = (round(size * value) for value in torch.empty(2).uniform_(0.35, 0.65).tolist())
+    found = []
+    for place, sample in enumerate(samples):
+        left, right = (0, across) if place % 2 == 0 else (across, size)
+        top, bottom = (0, down) if place < 2 else (down, size)
+        side = max(right - left, bottom - top)
+        tile, boxes = _cropped(sample, side, options)
+        image[:, top:bottom, left:right] = tile[:, : bottom - top, : right - left]
+        shown = boxes.minimum(boxes.new_tensor([right - left, bottom - top] * 2))
+        kept = (shown[:, 2:] - shown[:, :2]).clamp(min=0).prod(dim=1) >= options.min_visible * (
+            boxes[:, 2:] - boxes[:, :2]
+        ).prod(dim=1)
+        found.append(shown[kept] + shown.new_tensor([left, top] * 2))
+    boxes = torch.cat(found)
+    return image, boxes[(boxes[:, 2:] - boxes[:, :2]).amin(dim=1) >= 1]

@@ -1,0 +1,90 @@
+"""Augmentation of pictures with boxes: boxes stay on their faces."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from faceexpr.data.box_augment import BoxAugmentation, augment_sample
+from faceexpr.errors import FaceExprError
+
+STILL = {"flip": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "grey": 0.0}
+
+
+def sample() -> tuple[Tensor, Tensor]:
+    """A black picture with two patches, red and green, and their boxes."""
+    image = torch.zeros(3, 90, 120, dtype=torch.uint8)
+    boxes = torch.tensor([[10.0, 20.0, 40.0, 60.0], [70.0, 30.0, 100.0, 60.0]])
+    for channel, (left, top, right, bottom) in enumerate(boxes.long().tolist()):
+        image[channel, top:bottom, left:right] = 255
+    return image, boxes
+
+
+def changed(seed: int, **options: float) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(seed)
+    return augment_sample(0, lambda _: sample(), 4, BoxAugmentation(size=96, **options))
+
+
+def inside(image: Tensor, box: Tensor) -> Tensor:
+    """Return the mean of red and green in a box, without its rim, 0 to 1."""
+    left, top, right, bottom = box.round().long().tolist()
+    return image[:2, top + 2 : bottom - 2, left + 2 : right - 2].float().mean(dim=(1, 2)) / 255
+
+
+@pytest.mark.parametrize("mosaic", [0.0, 1.0])
+def test_boxes_stay_on_their_faces(mosaic: float) -> None:
+    seen = 0
+    for seed in range(40):
+        image, boxes = changed(seed, mosaic=mosaic, **{**STILL, "flip": 0.5}, min_face=8.0)
+        assert image.shape == (3, 96, 96)
+        assert (boxes >= 0).all()
+        assert (boxes <= 96).all()
+        for box in boxes:
+            if (box[2:] - box[:2]).min() >= 8:
+                red, green = inside(image, box).tolist()
+                assert max(red, green) > 0.9
+                seen += 1
+    assert seen >= 30
+
+
+def test_faces_shrink_below_and_grow_beyond_their_size() -> None:
+    sides = [float(box[2] - box[0]) for seed in range(60) for box in changed(seed, **STILL)[1]]
+    assert min(sides) < 30 * 96 / 120  # the crop is larger than the picture's longer side
+    assert max(sides) > 60
+
+
+def test_a_face_of_which_too_little_is_left_goes() -> None:
+    for seed in range(60):
+        _, boxes = changed(seed, **STILL, min_visible=1.0, smallest=0.5, largest=0.5)
+        # Whole faces only: the crop of 45 pixels becomes 96.
+        sizes = (boxes[:, 2:] - boxes[:, :2]) * 45 / 96
+        assert all(size.round().tolist() in ([30, 40], [30, 30]) for size in sizes)
+
+
+def test_mirroring_moves_boxes_with_the_picture() -> None:
+    once = changed(1, **{**STILL, "flip": 0.0})
+    mirrored = changed(1, **{**STILL, "flip": 1.0})
+    assert torch.equal(mirrored[0].flip(-1), once[0])
+    assert torch.equal(
+        mirrored[1][:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([96, 0, 96, 0]), once[1]
+    )
+
+
+def test_colours_change_and_boxes_do_not() -> None:
+    plain, coloured = changed(3, **STILL), changed(3, **{**STILL, "brightness": 0.5})
+    assert torch.equal(plain[1], coloured[1])
+    assert not torch.equal(plain[0], coloured[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 16}, "data.augment.size is 16"),
+        ({"smallest": 0.0}, "data.augment.smallest is 0.0"),
+        ({"smallest": 2.0}, "expected 0 < smallest <= largest"),
+        ({"mosaic": 1.5}, "data.augment.mosaic is 1.5"),
+        ({"min_face": 0.0}, "data.augment.min_face is 0.0"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(FaceExprError, match=message):
+        BoxAugmentation(**options)

@@ -1,0 +1,194 @@
+"""Pictures with boxes as data modules give them: batches, splits, augmentation, and what is left out."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY
+from PIL import Image
+
+from faceexpr.data.box_augment import BoxAugmentation
+from faceexpr.data.face_boxes import FaceBoxes
+from faceexpr.data.synthetic_scenes import SyntheticScenes
+from faceexpr.errors import FaceExprError
+
+WIDER = REPOSITORY.parent / "shared/data/wider"
+
+
+def wider(folder: Path, images: dict[str, list[str]], size: tuple[int, int] = (100, 80)) -> Path:
+    """Write pictures and a WIDER FACE list of them; each box is a line of the list."""
+    pictures = folder / "images"
+    pictures.mkdir(parents=True)
+    lines = []
+    for number, (name, boxes) in enumerate(images.items()):
+        Image.new("RGB", size, (number, 100, 200)).save(pictures / name)
+        lines += [name, str(len(boxes)), *(boxes or ["0 0 0 0 0 0 0 0 0 0"])]
+    (folder / "list.txt").write_text("\n".join(lines) + "\n")
+    return folder / "list.txt"
+
+
+def face(left: int, top: int, width: int, height: int, invalid: int = 0) -> str:
+    return f"{left} {top} {width} {height} 0 0 0 {invalid} 0 0"
+
+
+@pytest.fixture
+def boxes(tmp_path: Path) -> FaceBoxes:
+    images = {f"{number}.png": [face(10 + number, 20, 30, 40)] for number in range(9)}
+    file = wider(tmp_path, {**images, "9.png": []})
+    return FaceBoxes(train=str(file), images=str(tmp_path / "images"), val_fraction=0.2, batch_size=4)
+
+
+def test_a_seeded_part_is_set_aside_and_stays_the_same(boxes: FaceBoxes) -> None:
+    names = {
+        stage: [Path(boxes.source(stage, i)).name for i in range(len(boxes.split(stage)))] for stage in ("train", "val")
+    }
+    assert len(names["val"]) == 2
+    assert sorted(names["train"] + names["val"]) == [f"{number}.png" for number in range(10)]
+    again = FaceBoxes(**{**boxes.init_args})
+    assert [Path(again.source("val", i)).name for i in range(2)] == names["val"]
+    other = FaceBoxes(**{**boxes.init_args, "split_seed": 1})
+    assert [Path(other.source("val", i)).name for i in range(2)] != names["val"]
+
+
+def test_lists_say_which_pictures_are_set_aside(boxes: FaceBoxes, tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text("3.png\n\n5.png\n")
+    (tmp_path / "test.txt").write_text("images/7.png\n")
+    lists = {"val_list": str(tmp_path / "val.txt"), "test_list": str(tmp_path / "test.txt")}
+    module = FaceBoxes(**{**boxes.init_args, **lists})
+    assert [Path(record.path).name for record in module.split("val").records] == ["3.png", "5.png"]
+    assert [Path(record.path).name for record in module.split("test").records] == ["7.png"]
+    assert len(module.split("train")) == 7
+
+
+@pytest.mark.parametrize(("line", "found"), [("33.png", "no picture"), ("3.png\n3.jpg", "no picture")])
+def test_a_list_that_names_no_picture_is_refused(boxes: FaceBoxes, tmp_path: Path, line: str, found: str) -> None:
+    (tmp_path / "val.txt").write_text(line)
+    module = FaceBoxes(**{**boxes.init_args, "val_list": str(tmp_path / "val.txt")})
+    with pytest.raises(FaceExprError, match=rf"data.val_list: .*val.txt, line \d: {found}"):
+        module.split("val")
+
+
+def test_a_test_split_has_to_be_named(boxes: FaceBoxes) -> None:
+    with pytest.raises(FaceExprError, match=r"data\.test"):
+        boxes.split("test")
+
+
+def test_batches_hold_every_picture_once_with_its_own_boxes(boxes: FaceBoxes) -> None:
+    batches = list(boxes.val_dataloader()) + list(boxes.train_dataloader())
+    left = {}
+    for stage, batch in zip(("val", "train", "train"), batches, strict=True):
+        for index, image, box in zip(batch["index"].tolist(), batch["image"], batch["boxes"], strict=True):
+            name = Path(boxes.source(stage, index)).name
+            assert image[0, 0, 0] == int(Path(name).stem)  # the picture is the one that the record names
+            left[name] = box[:, 0].tolist()
+    assert left == {**{f"{number}.png": [10.0 + number] for number in range(9)}, "9.png": []}
+
+
+def test_b13_pictures_without_a_face_are_trained_on_unless_told_otherwise(boxes: FaceBoxes, tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text("3.png\n9.png")
+    (tmp_path / "test.txt").write_text("3.png")
+    options = {**boxes.init_args, "val_list": str(tmp_path / "test.txt")}
+    numbers = {free: len(FaceBoxes(**{**options, "face_free": free}).split("train")) for free in (True, False)}
+    assert numbers == {True: 9, False: 8}
+    measured = FaceBoxes(**{**options, "val_list": str(tmp_path / "val.txt"), "face_free": False})
+    assert [len(record.boxes) for record in measured.split("val").records] == [1, 0]
+
+
+def test_d01_pictures_without_a_face_have_boxes_of_shape_0_4(boxes: FaceBoxes) -> None:
+    shapes = {tuple(box.shape) for batch in boxes.train_dataloader() for box in batch["boxes"]}
+    assert shapes == {(1, 4), (0, 4)}
+    augmented = FaceBoxes(**{**boxes.init_args, "augment": BoxAugmentation(size=32, smallest=0.1, largest=0.1)})
+    shapes = {tuple(box.shape) for batch in augmented.train_dataloader() for box in batch["boxes"]}
+    assert (0, 4) in shapes  # crops of 8 pixels beside the face
+    assert all(shape[1] == 4 for shape in shapes)
+
+
+def test_ignored_faces_are_painted_over_in_training_and_kept_in_validation(tmp_path: Path) -> None:
+    file = wider(tmp_path, {f"{n}.png": [face(10, 10, 20, 20), face(50, 50, 20, 20, invalid=1)] for n in range(2)})
+    module = FaceBoxes(train=str(file), images=str(tmp_path / "images"), val_fraction=0.5, batch_size=1)
+    (train,), (val,) = module.train_dataloader(), module.val_dataloader()
+    assert train["boxes"][0].tolist() == [[10, 10, 30, 30]]
+    assert train["image"][0][:, 60, 60].tolist() == [128, 128, 128]
+    assert train["image"][0][2, 20, 20] == 200
+    assert val["ignored"][0].tolist() == [False, True]
+    assert val["image"][0][2, 60, 60] == 200
+
+
+def draws(module: SyntheticScenes, epoch: int) -> dict[int, torch.Tensor]:
+    loader = module.train_dataloader()
+    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    return {
+        index: image for batch in loader for index, image in zip(batch["index"].tolist(), batch["image"], strict=True)
+    }
+
+
+def test_draws_depend_on_seed_epoch_and_picture_only() -> None:
+    torch.manual_seed(5)
+    options = {
+        "train_size": 6,
+        "val_size": 1,
+        "width": 96,
+        "height": 80,
+        "augment": BoxAugmentation(size=64, mosaic=0.5),
+    }
+    modules = {
+        "by two": SyntheticScenes(batch_size=2, **options),
+        "by five": SyntheticScenes(batch_size=5, **options),
+        "workers": SyntheticScenes(batch_size=2, num_workers=2, **options),
+    }
+    seen = {name: draws(module, 3) for name, module in modules.items()}
+    for name in ("by five", "workers"):
+        assert all(torch.equal(seen["by two"][index], seen[name][index]) for index in range(6)), name
+    later = draws(modules["by two"], 4)
+    assert not any(torch.equal(seen["by two"][index], later[index]) for index in range(6))
+
+
+def test_training_pictures_do_not_disturb_the_generator_of_everything_else() -> None:
+    module = SyntheticScenes(train_size=3, val_size=1, width=64, height=64, augment=BoxAugmentation(size=32))
+    loader = iter(module.train_dataloader())
+    before = torch.get_rng_state()
+    next(loader)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_pictures_that_need_more_memory_than_allowed_are_read_each_time(boxes: FaceBoxes) -> None:
+    frugal = FaceBoxes(**{**boxes.init_args, "memory_gib": 0.0})
+    for module in (boxes, frugal):
+        list(module.val_dataloader())
+    assert boxes.split("val").kept is not None
+    assert frugal.split("val").kept is None
+    assert np.array_equal(boxes.picture("val", 0), frugal.picture("val", 0))
+
+
+def test_c05_a_picture_that_cannot_be_decoded_is_named(boxes: FaceBoxes, tmp_path: Path) -> None:
+    path = tmp_path / "images" / "4.png"
+    path.write_bytes(path.read_bytes()[:60])
+    splits = [boxes.split("train"), boxes.split("val")]
+    broken = next(split for split in splits if path in [record.path for record in split.records])
+    with pytest.raises(FaceExprError, match=r"4\.png"):
+        broken.keep(4.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "data.batch_size is 0"),
+        ({"num_workers": -1}, "data.num_workers is -1"),
+        ({"val_fraction": 1.0}, "data.val_fraction is 1.0"),
+        ({"val": "a", "val_list": "b"}, "data.val and data.val_list are both given"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(FaceExprError, match=message):
+        FaceBoxes(train="x", **options)
+
+
+def test_the_wider_subset_is_read_whole() -> None:
+    if not WIDER.is_dir():
+        pytest.skip("needs the WIDER FACE subset")
+    split = WIDER / "wider_face_split"
+    module = FaceBoxes(train=str(split / "wider_face_train_bbx_gt.txt"), test=str(split / "wider_face_val_bbx_gt.txt"))
+    numbers = {stage: len(module.split(stage)) for stage in ("train", "val", "test")}
+    assert numbers == {"train": 540, "val": 60, "test": 134}
+    assert sum(len(record.boxes) for record in module.split("test").records) == 414
