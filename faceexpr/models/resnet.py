@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import get_model, get_weight
 
@@ -13,6 +12,7 @@ from faceexpr.errors import FaceExprError
 from faceexpr.models.base import ExpressionNet, require
 from faceexpr.models.head import expression_head
 from faceexpr.models.preprocess import Preprocess
+from faceexpr.models.weights import download_weights, misfit, read_weights_file, require_state_dict, without
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -83,49 +83,15 @@ class ResNet(ExpressionNet):
 def _state_dict(depth: int, weights: str) -> dict[str, Tensor]:
     """Return the backbone's weights without torchvision's classifier."""
     if weights == "imagenet":
-        try:
-            state = get_weight(f"ResNet{depth}_Weights.DEFAULT").get_state_dict(progress=True, check_hash=True)
-        # OSError: the network (URLError) or the disk; RuntimeError: what arrived has another checksum.
-        except (OSError, RuntimeError) as error:
-            raise FaceExprError(
-                f"model.net.weights is imagenet, and torchvision could not download the ResNet-{depth} weights "
-                f"({error}); give a local file instead, --model.net.weights FILE, or train from scratch with none"
-            ) from error
+        state = download_weights(get_weight(f"ResNet{depth}_Weights.DEFAULT"), weights, f"ResNet-{depth}")
     else:
-        state = _read_weights(Path(weights))
-    state = _without_classifier(state)
-    original = _without_classifier(get_model(f"resnet{depth}", weights=None).state_dict())
-    expected = {name: value.shape for name, value in original.items()}
-    wrong = [name for name, shape in expected.items() if name not in state or state[name].shape != shape]
-    if wrong or state.keys() - expected.keys():
+        path = Path(weights)
+        state = require_state_dict(read_weights_file(path, "none, imagenet"), path)
+    state = without(state, "fc.")
+    wrong = misfit(state, without(get_model(f"resnet{depth}", weights=None).state_dict(), "fc."))
+    if wrong is not None:
         raise FaceExprError(
             f"model.net.weights: {weights} does not hold the weights of torchvision's ResNet-{depth} "
-            f"({(wrong or sorted(state.keys() - expected.keys()))[0]} is missing, unknown or of another shape)"
+            f"({wrong} is missing, unknown or of another shape)"
         )
-    return state
-
-
-def _without_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    # Nothing reads the counts of batches, and files from before PyTorch 0.4.1 do not have them.
-    return {
-        name: value
-        for name, value in state.items()
-        if not name.startswith("fc.") and not name.endswith("num_batches_tracked")
-    }
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FaceExprError(
-            f"model.net.weights: {path} is not a file; expected none, imagenet or a local file with weights"
-        )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a file that is not its own
-        raise FaceExprError(
-            f"model.net.weights: {path} cannot be read as weights ({type(error).__name__}); expected a state dict "
-            "saved with torch.save"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise FaceExprError(f"model.net.weights: {path} is not a state dict; expected tensors by name")
     return state

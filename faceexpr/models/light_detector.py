@@ -1,0 +1,190 @@
+"""A light one-stage face detector for real use: anchor-free, three levels, under one million parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad
+
+from faceexpr.boxes.suppression import Suppression
+from faceexpr.errors import FaceExprError
+from faceexpr.images import resize
+from faceexpr.models.detection import DetectionNet, as_unit
+from faceexpr.models.light_loss import detection_losses
+
+STRIDES = (8, 16, 32)
+"""Pixels from one cell to the next on each level."""
+
+PRIOR = 0.01
+"""Score of every cell before training, so that the many cells without a face do not swamp the first steps."""
+
+MOST_CANDIDATES = 1000
+
+
+class LightDetector(DetectionNet):
+    """A small residual network with a feature pyramid; each cell gives a score and a box, no anchors.
+
+    Trained with task-aligned assignment (Feng et al., TOOD, 2021). A picture of 640 x 480 takes about 2.4 billion
+    multiplications with the default widths.
+
+    Args:
+        widths: channels at strides 2, 4, 8, 16 and 32.
+        neck: channels of the feature pyramid and the heads.
+        test_side: pictures whose longer side has more pixels are reduced to it before detection; smaller ones stay as
+            they are. More finds smaller faces and takes longer.
+        min_face: faces whose longer side is below this, in pixels of what the network sees, are neither learnt nor
+            counted as background in training.
+        suppression: how candidates become detections; may be changed after training.
+    """
+
+    def __init__(
+        self,
+        widths: tuple[int, int, int, int, int] = (16, 32, 64, 96, 96),
+        neck: int = 64,
+        test_side: int = 640,
+        min_face: float = 8.0,
+        suppression: Suppression | None = None,
+    ) -> None:
+        super().__init__(suppression)
+        if len(widths) != 5 or min(widths) < 1 or neck < 1:
+            raise FaceExprError(f"model.net.widths is {list(widths)} and neck is {neck}; expected positive numbers")
+        if test_side < 32:
+            raise FaceExprError(f"model.net.test_side is {test_side}; expected 32 or more pixels")
+        self.test_side = test_side
+        self.min_face = min_face
+        self.stem = nn.Sequential(_conv(3, widths[0], 2), _conv(widths[0], widths[1], 2), Block(widths[1], widths[1]))
+        self.stages = nn.ModuleList(
+            nn.Sequential(Block(before, after, 2), Block(after, after)) for before, after in pairwise(widths[1:])
+        )
+        self.laterals = nn.ModuleList(nn.Conv2d(width, neck, 1) for width in widths[2:])
+        outputs = [nn.Conv2d(neck, 5, 1) for _ in STRIDES]
+        self.heads = nn.ModuleList(nn.Sequential(_conv(neck, neck), output) for output in outputs)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        for last in outputs:
+            nn.init.normal_(last.weight, std=0.01)
+            # Boxes start about three cells wide.
+            last.bias = nn.Parameter(torch.tensor([math.log(PRIOR / (1 - PRIOR)), 0.0, 0.0, 1.0, 1.0]))
+
+    def features(self, batch: Tensor) -> Tensor:
+        """Return the raw outputs of all cells.
+
+        Args:
+            batch: floating point in 0 to 1, (N, 3, H, W), H and W multiples of 32.
+
+        Returns:
+            float32 (N, cells, 5): score logit, offsets of the centre, logarithms of width and height, in strides.
+        """
+        x = self.stem((batch - 0.5) / 0.25)
+        levels = []
+        for stage, lateral in zip(self.stages, self.laterals, strict=True):
+            x = stage(x)
+            levels.append(lateral(x))
+        for below in (1, 0):
+            levels[below] = levels[below] + interpolate(levels[below + 1], scale_factor=2.0)
+        outputs = [head(level) for head, level in zip(self.heads, levels, strict=True)]
+        return torch.cat([output.flatten(2).transpose(1, 2).float() for output in outputs], dim=1)
+
+    def losses(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> dict[str, Tensor]:
+        fitted, scales = zip(*(self._fit(image) for image in images), strict=True)
+        batch = _stack([as_unit(image) for image in fitted])
+        scaled = [box.float() * scale for box, scale in zip(boxes, scales, strict=True)]
+        outputs = self.features(batch)
+        centres, strides = grid(batch.shape[-2], batch.shape[-1], batch.device)
+        return detection_losses(
+            outputs[..., 0], decode(outputs, centres, strides), centres, strides, scaled, self.min_face
+        )
+
+    def candidates(self, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(images)
+        fitted = [self._fit(image) for image in images]
+        shapes = [tuple(image.shape[-2:]) for image, _ in fitted]
+        # Pictures of one size go through together; padding to a common size would change what their borders see.
+        for shape in dict.fromkeys(shapes):
+            members = [place for place, other in enumerate(shapes) if other == shape]
+            batch = _stack([as_unit(fitted[place][0]) for place in members])
+            outputs = self.features(batch)
+            centres, strides = grid(batch.shape[-2], batch.shape[-1], batch.device)
+            boxes, scores = decode(outputs, centres, strides), outputs[..., 0].sigmoid()
+            for place, own_boxes, own_scores in zip(members, boxes, scores, strict=True):
+                height, width = images[place].shape[-2:]
+                own_scores, kept = own_scores.topk(min(MOST_CANDIDATES, len(own_scores)))
+                sure = own_scores >= self.suppression.min_score
+                own_boxes = own_boxes[kept][sure] / fitted[place][1]
+                limits = own_boxes.new_tensor([width, height, width, height])
+                own_boxes = own_boxes.clamp(min=0).minimum(limits)
+                real = (own_boxes[:, 2:] > own_boxes[:, :2]).all(dim=1)
+                found[place] = own_boxes[real], own_scores[sure][real]
+        return found
+
+    def _fit(self, image: Tensor) -> tuple[Tensor, float]:
+        """Return the picture reduced to the test side where it is larger, and the factor."""
+        height, width = image.shape[-2:]
+        scale = min(1.0, self.test_side / max(height, width))
+        if scale == 1.0:
+            return image, scale
+        size = max(round(height * scale), 1), max(round(width * scale), 1)
+        # On the host, bytes are resized several times faster than floating-point numbers.
+        pixels = image if image.dtype == torch.uint8 and image.device.type == "cpu" else as_unit(image)
+        return resize(pixels[None], size)[0], scale
+
+
+class Block(nn.Module):
+    """Two convolutions and a shortcut (He et al., 2016); the shortcut averages where it halves the size.
+
+    Args:
+        before: input channels.
+        after: output channels.
+        stride: 1 keeps the size, 2 halves it.
+    """
+
+    def __init__(self, before: int, after: int, stride: int = 1) -> None:
+        super().__init__()
+        self.first = _conv(before, after, stride)
+        self.second = nn.Sequential(nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after))
+        self.shortcut = (
+            nn.Identity()
+            if before == after and stride == 1
+            else nn.Sequential(nn.AvgPool2d(stride), nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.second(self.first(x)) + self.shortcut(x))
+
+
+def _conv(before: int, after: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)
+    )
+
+
+def grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the centre (cells, 2) in pixels, x first, and the stride (cells,) of every cell of all levels."""
+    centres, strides = [], []
+    for stride in STRIDES:
+        rows, columns = height // stride, width // stride
+        y, x = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")
+        centres.append((torch.stack([x, y], dim=-1).reshape(-1, 2) + 0.5) * stride)
+        strides.append(torch.full((rows * columns,), float(stride), device=device))
+    return torch.cat(centres), torch.cat(strides)
+
+
+def decode(outputs: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
+    """Return boxes (N, cells, 4) as left, top, right, bottom in pixels."""
+    middle = centres + outputs[..., 1:3] * strides[:, None]
+    half = outputs[..., 3:5].clamp(-4, 6).exp() * strides[:, None] / 2
+    return torch.cat([middle - half, middle + half], dim=-1)
+
+
+def _stack(images: Sequence[Tensor]) -> Tensor:
+    """Return images as one batch, padded with black at the right and the bottom to a multiple of the largest stride."""
+    step = STRIDES[-1]
+    height = math.ceil(max(image.shape[-2] for image in images) / step) * step
+    width = math.ceil(max(image.shape[-1] for image in images) / step) * step
+    padded = [pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2])) for image in images]
+    return torch.stack(padded).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,232 @@
+"""Where a Faster R-CNN starts from: nothing, torchvision's weights, or a file."""
+
+from urllib.error import URLError
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import get_model
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights, fasterrcnn_resnet50_fpn
+from torchvision.ops import FrozenBatchNorm2d, boxes
+
+from faceexpr.errors import FaceExprError
+from faceexpr.models.faster_rcnn import FasterRCNN
+from faceexpr.models.pyramid import STRIDES, feature_pyramid
+
+COCO_ANCHORS = {"anchor_sizes": [[32], [64], [128], [256], [512]], "anchor_ratios": [0.5, 1.0, 2.0]}
+BACKBONES = ["resnext101_32x8d", "resnet50", "resnet18", "mobilenet_v3_large"]
+
+
+def with_statistics(net):
+    """Return torchvision's network with statistics that are like nobody else's."""
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d | FrozenBatchNorm2d):
+            layer.running_mean.normal_(std=0.1)
+            layer.running_var.uniform_(0.5, 1.5)
+            nn.init.uniform_(layer.weight, 0.2, 0.4)
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    """torchvision's detector for two classes."""
+    torch.manual_seed(1)
+    return with_statistics(
+        fasterrcnn_resnet50_fpn(
+            weights=None, weights_backbone=None, num_classes=2, min_size=64, max_size=128, box_score_thresh=0.0
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    """A file like torchvision's COCO weights, and the detector that it was saved from."""
+    torch.manual_seed(2)
+    net = with_statistics(fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91))
+    net.backbone.body.bn1.running_var.uniform_(1e-6, 1e-4)  # where an epsilon matters
+    path = tmp_path_factory.mktemp("weights") / "coco.pth"
+    torch.save(net.state_dict(), path)
+    return net, path
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_names_and_shapes_are_those_of_torchvision_s_networks(backbone):
+    with torch.device("meta"):
+        body = FasterRCNN(backbone).detector.backbone.body
+        original = get_model(backbone, weights=None)
+    expected = {
+        name.removeprefix("features."): value.shape
+        for name, value in original.state_dict().items()
+        if not name.startswith(("fc.", "classifier."))
+    }
+    assert {name: value.shape for name, value in body.state_dict().items()} == expected
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_large"])
+@torch.inference_mode()
+def test_the_levels_have_their_strides(backbone):
+    levels = feature_pyramid(backbone, "group", 5, 256).eval()(torch.zeros(1, 3, 128, 192))
+    assert [tuple(level.shape[1:]) for level in levels.values()] == [
+        (256, 128 // stride, 192 // stride) for stride in STRIDES
+    ]
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize(("stages", "part"), [(0, 0.0), (3, 0.9), (5, 1.0)])
+def test_the_last_stages_learn_and_the_first_do_not(backbone, stages, part):
+    with torch.device("meta"):
+        body = feature_pyramid(backbone, "batch", stages, 256).body
+    learning = [parameter.requires_grad for parameter in body.parameters()]
+    assert learning == sorted(learning)  # the frozen ones come first
+    weights = sum(parameter.numel() for parameter in body.parameters() if parameter.requires_grad)
+    assert part <= weights / sum(parameter.numel() for parameter in body.parameters()) <= (stages > 0)
+
+
+def test_normalisation_is_frozen_with_pretrained_weights_only():
+    with torch.device("meta"):
+        scratch, pretrained = FasterRCNN("resnet50"), FasterRCNN("resnet50", weights="imagenet")
+        learning = FasterRCNN("resnet50", weights="imagenet", norm="batch")
+    kinds = [type(net.detector.backbone.body.bn1) for net in (scratch, pretrained, learning)]
+    assert kinds == [nn.BatchNorm2d, FrozenBatchNorm2d, nn.BatchNorm2d]
+    assert all(parameter.requires_grad for parameter in scratch.parameters())
+    assert not pretrained.detector.backbone.body.layer1[0].conv1.weight.requires_grad
+    assert pretrained.detector.backbone.body.layer2[0].conv1.weight.requires_grad
+
+
+@torch.inference_mode()
+def test_with_torchvision_s_weights_it_finds_what_torchvision_finds(theirs, tmp_path):
+    torch.save(theirs.state_dict(), tmp_path / "detector.pth")
+    ours = FasterRCNN(
+        "resnet50", weights=str(tmp_path / "detector.pth"), min_size=64, max_size=128, **COCO_ANCHORS
+    ).eval()
+    ours.load_pretrained()
+    ours.set_suppression(min_score=0.0, max_faces=100)
+    image = torch.rand(3, 64, 96)  # of the size that neither resizes
+    (found,), (expected,) = ours([image]), theirs([image])
+    assert len(found) == len(expected["boxes"]) > 50
+    torch.testing.assert_close(found.scores, expected["scores"], rtol=1e-4, atol=1e-5)
+    assert boxes.box_iou(found.boxes, expected["boxes"]).amax(1).min() > 0.99
+
+
+@torch.inference_mode()
+def test_coco_s_classes_are_replaced_and_its_normalisation_means_the_same(coco):
+    original, path = coco
+    torch.manual_seed(3)
+    net = FasterRCNN("resnet50", weights=str(path), **COCO_ANCHORS).eval()
+    fresh = net.detector.roi_heads.box_predictor.cls_score.weight.clone()
+    net.load_pretrained()
+    assert torch.equal(net.detector.roi_heads.box_predictor.cls_score.weight, fresh)
+    assert torch.equal(net.detector.roi_heads.box_head.fc6.weight, original.roi_heads.box_head.fc6.weight)
+    theirs = [layer for layer in original.modules() if isinstance(layer, nn.BatchNorm2d)]
+    ours = [layer for layer in net.modules() if isinstance(layer, FrozenBatchNorm2d)]
+    for own, layer in zip(ours, theirs, strict=True):
+        layer.eps = 0.0  # torchvision's loader does this for these weights
+        features = torch.rand(1, layer.num_features, 2, 2)
+        torch.testing.assert_close(own(features), layer(features), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_large"])
+@torch.inference_mode()
+def test_a_classifier_s_file_is_a_backbone(backbone, tmp_path):
+    original = with_statistics(get_model(backbone, weights=None))
+    torch.save(original.state_dict(), tmp_path / "backbone.pth")
+    net = FasterRCNN(backbone, weights=str(tmp_path / "backbone.pth")).eval()
+    net.load_pretrained()
+    image = torch.rand(1, 3, 64, 64)
+    seen = []
+    (original.layer4 if backbone == "resnet18" else original.features).register_forward_hook(
+        lambda module, inputs, output: seen.append(output)
+    )
+    original(image)
+    torch.testing.assert_close(net.detector.backbone.body(image)["3"], seen[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "state dict"])
+def test_its_own_weights_can_be_gone_on_from(kind, tmp_path):
+    first = FasterRCNN("resnet18")
+    state = first.state_dict()
+    own = {"state_dict": {f"net.{name}": value for name, value in state.items()} | {"val_loss.value": torch.zeros(1)}}
+    torch.save(own if kind == "checkpoint" else state, tmp_path / "own.ckpt")
+    second = FasterRCNN("resnet18", weights=str(tmp_path / "own.ckpt"))
+    second.load_pretrained()
+    loaded = second.state_dict()  # its normalisation is frozen and counts no batches
+    assert set(state) - set(loaded) == {name for name in state if name.endswith("num_batches_tracked")}
+    assert all(torch.equal(value, state[name]) for name, value in loaded.items())
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "expected"),
+    [
+        ([1, 2], {}, "is not a state dict"),
+        (
+            {"conv1.weight": torch.zeros(64, 3, 7, 7)},
+            {},
+            r"does not hold the weights of torchvision's resnet18.* \(back",
+        ),
+        ("resnet34", {}, r"does not hold .* \(backbone\.body\.layer1\.2\."),
+        ({"state_dict": {"net.stem.weight": torch.zeros(1)}}, {}, "is a checkpoint of another network"),
+        ("own", {"anchor_ratios": [1.0, 2.0]}, r"number of anchors \(rpn\.head\.cls_logits\.weight"),
+        ("own", {"backbone": "resnet50"}, r"differs in backbone, norm or number of anchors \(backbone\.body\.layer1"),
+        ("own", {"norm": "group"}, None),
+    ],
+)
+def test_a_file_that_does_not_fit_is_one_sentence(content, options, expected, tmp_path):
+    if content == "own":
+        content = FasterRCNN("resnet18", norm="group" if expected is None else "auto").state_dict()
+    elif isinstance(content, str):
+        content = get_model(content, weights=None).state_dict()
+    torch.save(content, path := tmp_path / "file.pth")
+    net = FasterRCNN(**{"backbone": "resnet18", "weights": str(path), **options})
+    if expected is None:
+        net.load_pretrained()
+        assert torch.equal(
+            net.state_dict()["detector.rpn.head.cls_logits.bias"], content["detector.rpn.head.cls_logits.bias"]
+        )
+        return
+    with pytest.raises(FaceExprError, match=rf"^model\.net\.weights: .*{expected}") as error:
+        net.load_pretrained()
+    assert str(path) in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with torch.device("meta"):
+        net = FasterRCNN("resnet18", weights=str(tmp_path / "missing.pth"))
+    with pytest.raises(FaceExprError, match=r"missing\.pth is not a file; expected none, imagenet, coco or a local"):
+        net.load_pretrained()
+
+
+@pytest.mark.parametrize(("weights", "backbone"), [("imagenet", name) for name in BACKBONES] + [("coco", "resnet50")])
+def test_a_failed_download_says_what_else_can_be_done(weights, backbone, monkeypatch):
+    def fail(url, *args, **kwargs):
+        raise URLError("no network")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    with torch.device("meta"):
+        net = FasterRCNN(backbone, weights=weights)
+    with pytest.raises(
+        FaceExprError, match=rf"^model\.net\.weights is {weights}, and .*no network.* from scratch"
+    ) as error:
+        net.load_pretrained()
+    assert "--model.net.weights FILE" in str(error.value)
+
+
+def test_coco_asks_torchvision_for_its_detector(coco, monkeypatch):
+    original, _ = coco
+    asked = []
+
+    def answer(url, *args, **kwargs):
+        asked.append(url)
+        return original.state_dict()
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", answer)
+    net = FasterRCNN("resnet50", weights="coco")  # with the anchors for faces, of which there are as many
+    net.load_pretrained()
+    assert asked == [FasterRCNN_ResNet50_FPN_Weights.DEFAULT.url]
+    assert torch.equal(net.detector.rpn.head.bbox_pred.weight, original.rpn.head.bbox_pred.weight)
+
+
+def test_coco_is_for_the_backbone_that_torchvision_has_it_for():
+    with torch.device("meta"):
+        net = FasterRCNN("mobilenet_v3_large", weights="coco")
+    with pytest.raises(FaceExprError, match=r"backbone is mobilenet_v3_large: .* for resnet50 only; use that backbone"):
+        net.load_pretrained()
