@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -15,8 +15,42 @@ from torch import Tensor
 from faceexpr.described import Described, class_path, describe
 from faceexpr.emotions import index_map
 
+TaskType = TypeVar("TaskType", bound="Task")
 
-class ExpressionTask(Described, LightningModule):
+
+class Task(Described, LightningModule):
+    """A model that is trained; its checkpoint says how to build it again.
+
+    Attributes:
+        gives: what its steps return, and with it which evaluation measures it: ``probabilities`` or ``detections``.
+        main_metric: the metric by which the best epoch is chosen, where the user names none.
+    """
+
+    gives: str
+    main_metric: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        hyper_parameters = {name: describe(value, f"model.{name}") for name, value in self.init_args.items()}
+        # With these two, `load_from_checkpoint` builds the nested classes from the path alone.
+        hyper_parameters["_class_path"] = class_path(type(self))
+        hyper_parameters["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
+        self.save_hyperparameters(hyper_parameters, logger=False)
+
+    def __deepcopy__(self: TaskType, memo: dict[int, Any]) -> TaskType:
+        """Copy everything but the factories that the task was given.
+
+        Those of the command line hold on to its parser, and through it to the trainer, which would be copied with the
+        model by Lightning's averaging of weights, or cannot be copied when it is distributed.
+        """
+        memo.update({id(value): value for value in self.init_args.values() if isinstance(value, partial)})
+        copied: TaskType = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call, unused-ignore]
+        return copied
+
+
+class ExpressionTask(Task):
     """A classifier of faces with named classes.
 
     A subclass's steps return ``probabilities`` (B, C) and, for labelled data, ``target`` in the order of its own
@@ -26,27 +60,13 @@ class ExpressionTask(Described, LightningModule):
         class_names: names of the classes in index order.
     """
 
+    gives = "probabilities"
+    main_metric = "val/accuracy"
+
     def __init__(self, class_names: Sequence[str]) -> None:
         super().__init__()
-        hyper_parameters = {name: describe(value, f"model.{name}") for name, value in self.init_args.items()}
-        # With these two, `load_from_checkpoint` builds the nested classes from the path alone.
-        hyper_parameters["_class_path"] = class_path(type(self))
-        hyper_parameters["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
-        self.save_hyperparameters(hyper_parameters, logger=False)
         self.class_names = tuple(class_names)
         self._label_map: Tensor | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> ExpressionTask:
-        """Copy everything but the factories that the task was given.
-
-        Those of the command line hold on to its parser, and through it to the trainer, which would be copied with the
-        model by Lightning's averaging of weights, or cannot be copied when it is distributed.
-        """
-        memo.update({id(value): value for value in self.init_args.values() if isinstance(value, partial)})
-        copied: ExpressionTask = type(self).__new__(type(self))
-        memo[id(self)] = copied
-        copied.__setstate__(deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call]
-        return copied
 
     def setup(self, stage: str) -> None:
         self._label_map = None

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
 
 from faceexpr.data.split import PADDING
-from faceexpr.described import callable_class
 from faceexpr.emotions import FER_NAMES
 from faceexpr.errors import FaceExprError
 from faceexpr.models.base import ExpressionNet
 from faceexpr.models.simple_cnn import SimpleCNN
 from faceexpr.tasks.base import ExpressionTask
 from faceexpr.tasks.losses import CrossEntropy, ExpressionLoss
-from faceexpr.tasks.resume import check_weights_fit, fit_schedule, keep_written_options
+from faceexpr.tasks.optimisation import Optimised
 
 
-class ExpressionClassifier(ExpressionTask):
+class ExpressionClassifier(Optimised, ExpressionTask):
     """Train a network to tell the expression of a face.
 
     Args:
@@ -58,11 +53,7 @@ class ExpressionClassifier(ExpressionTask):
         super().__init__(class_names)
         self.net = net(len(self.class_names))
         self.loss = loss or CrossEntropy()
-        self.optimizer = optimizer
-        self.scheduler = scheduler
-        self.scheduler_interval = scheduler_interval
-        self.monitor = monitor
-        self.lr = lr
+        self.set_optimisation(optimizer, scheduler, scheduler_interval, monitor, lr)
         size = self.net.preprocess.size
         # Lets Lightning's summary count operations and TensorBoard draw the graph.
         self.example_input_array = torch.zeros(1, 1, size, size, dtype=torch.uint8)
@@ -125,76 +116,3 @@ class ExpressionClassifier(ExpressionTask):
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         return {"probabilities": self(batch["image"])}
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        optimizer = self.optimizer(self.parameters())
-        if self.lr is not None:
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr
-        return optimizer
-
-    def _optimizer_and_scheduler(self) -> tuple[torch.optim.Optimizer, Any]:
-        optimizer = self._optimizer()
-        if self.scheduler is None:
-            return optimizer, None
-        return optimizer, self.scheduler(optimizer, **self._total_steps(self.scheduler))
-
-    def configure_optimizers(self) -> Any:
-        optimizer, scheduler = self._optimizer_and_scheduler()
-        if scheduler is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {
-                "scheduler": scheduler,
-                "interval": self.scheduler_interval,
-                "monitor": getattr(scheduler, "monitor", self.monitor),
-            },
-        }
-
-    def _total_steps(self, scheduler: Any) -> dict[str, int]:
-        """Return the length of the training for a scheduler that needs it and was not told."""
-        scheduler_class = callable_class(scheduler)
-        given = getattr(scheduler, "keywords", {})
-        if scheduler_class is None or "total_steps" not in inspect.signature(scheduler_class).parameters:
-            return {}
-        if any(given.get(name) is not None for name in ("total_steps", "epochs")):
-            return {}
-        by_epoch = self.scheduler_interval == "epoch"
-        total = float((self.trainer.max_epochs if by_epoch else self.trainer.estimated_stepping_batches) or 1)
-        if not 0 < total < math.inf:
-            raise FaceExprError(
-                f"model.scheduler is {scheduler_class.__name__}, which has to know how long the training is; give "
-                f"trainer.max_epochs{'' if by_epoch else ' or trainer.max_steps'}, or model.scheduler.total_steps"
-            )
-        return {"total_steps": int(total)}
-
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        total = getattr(scheduler, "total_steps", None)
-        if total is None or scheduler.last_epoch + 1 < total:
-            super().lr_scheduler_step(scheduler, metric)
-        elif (
-            not self._total_steps(self.scheduler) and self.trainer.global_step < self.trainer.estimated_stepping_batches
-        ):
-            # torch would raise, and the training so far would be lost.
-            rank_zero_warn(
-                f"{type(scheduler).__name__} ends after {total} steps, before the training does: the learning rate "
-                "stays where it is"
-            )
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        check_weights_fit(checkpoint, self.hparams.get("net"), self.state_dict())
-        if self._attached() and self.trainer.state.fn == TrainerFn.FITTING:
-            keep_written_options(checkpoint, self.hparams, self._optimizer_and_scheduler)
-
-    def _attached(self) -> bool:
-        try:
-            return self.trainer is not None
-        except RuntimeError:  # what Lightning raises outside a Trainer, as in load_from_checkpoint
-            return False
-
-    def on_train_start(self) -> None:
-        if self.scheduler is not None and (length := self._total_steps(self.scheduler)):
-            fit_schedule(self.trainer, self.scheduler, length["total_steps"])
-        optimizer = self.trainer.optimizers[0]
-        rank_zero_info(f"{type(optimizer).__name__} with learning rate {optimizer.param_groups[0]['lr']:g}")

@@ -1,0 +1,86 @@
+"""The warm-up and step schedule of Detectron2, under one name."""
+
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LinearLR, MultiStepLR
+
+from faceexpr.errors import FaceExprError
+from faceexpr.tasks.schedules import WarmupMultiStepLR
+
+
+def optimizer_of(lr=0.1):
+    weight = nn.Parameter(torch.zeros(2))
+    return torch.optim.SGD([{"params": [weight]}, {"params": [nn.Parameter(torch.zeros(1))], "lr": lr * 10}], lr=lr)
+
+
+def rates(scheduler, optimizer, steps):
+    seen = []
+    for _ in range(steps):
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    return torch.tensor(seen, dtype=torch.float64)
+
+
+def test_it_is_torch_s_warm_up_times_torch_s_steps():
+    optimizer = optimizer_of()
+    ours = rates(WarmupMultiStepLR(optimizer, 6, [4, 9, 12], 0.5, warmup_factor=0.1), optimizer, 16)
+    # torch's two multiply the rate that they find, so that together they do what SequentialLR cannot say in YAML.
+    optimizer = optimizer_of()
+    warmup = LinearLR(optimizer, start_factor=0.1, total_iters=6)
+    steps = MultiStepLR(optimizer, [4, 9, 12], 0.5)
+
+    class Both:
+        def step(self):
+            warmup.step()
+            steps.step()
+
+    torch.testing.assert_close(ours, rates(Both(), optimizer, 16))
+
+
+def test_table_1_reaches_its_rate_after_1200_steps_and_keeps_it():
+    optimizer = optimizer_of(0.00025)
+    seen = rates(WarmupMultiStepLR(optimizer, 1200, [210000, 250000], 0.05), optimizer, 2200)[:, 0]
+    assert seen[0].item() == pytest.approx(0.00025 / 1000)
+    assert seen[600].item() == pytest.approx(0.00025 * 0.5005)
+    assert (seen[1:1201] > seen[:1200]).all()
+    assert seen[1200:].unique().tolist() == [0.00025]
+
+
+def test_without_a_warm_up_and_without_steps_the_rate_is_constant():
+    optimizer = optimizer_of()
+    assert rates(WarmupMultiStepLR(optimizer, 0), optimizer, 5)[:, 0].unique().tolist() == [0.1]
+
+
+def test_it_goes_on_where_it_was_saved():
+    optimizer = optimizer_of()
+    whole = rates(WarmupMultiStepLR(optimizer, 5, [8], 0.5), optimizer, 12)
+    optimizer = optimizer_of()
+    scheduler = WarmupMultiStepLR(optimizer, 5, [8], 0.5)
+    rates(scheduler, optimizer, 4)
+    saved = pickle.loads(pickle.dumps([optimizer.state_dict(), scheduler.state_dict()]))
+    optimizer = optimizer_of()
+    scheduler = WarmupMultiStepLR(optimizer, 5, [8], 0.5)
+    optimizer.load_state_dict(saved[0])
+    scheduler.load_state_dict(saved[1])
+    torch.testing.assert_close(rates(scheduler, optimizer, 8), whole[4:])
+
+
+def test_it_starts_at_a_given_step():
+    optimizer = optimizer_of()
+    whole = rates(WarmupMultiStepLR(optimizer, 5, [8], 0.5), optimizer, 12)
+    optimizer = optimizer_of()
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    torch.testing.assert_close(rates(WarmupMultiStepLR(optimizer, 5, [8], 0.5, last_epoch=6), optimizer, 5), whole[7:])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("warmup_steps", -1), ("milestones", [5, 3]), ("gamma", 0.0), ("warmup_factor", 2.0)]
+)
+def test_bad_options_are_named(option, value):
+    with pytest.raises(FaceExprError, match=rf"^model\.scheduler\.{option} is "):
+        WarmupMultiStepLR(optimizer_of(), **{"warmup_steps": 3, option: value})
