@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torchmetrics.classification import MulticlassAccuracy
@@ -18,6 +18,7 @@ from faceexpr.data.split import PADDING
 from faceexpr.errors import FaceExprError
 from faceexpr.evaluation import figures as drawing
 from faceexpr.evaluation import reports
+from faceexpr.evaluation.base import AUTO, Evaluation, resolved
 from faceexpr.evaluation.hparams import log_row
 from faceexpr.evaluation.metrics import Scores, accuracy_interval, higher_is_better, metric_names, score
 from faceexpr.evaluation.table import SampleCollector, SampleTable
@@ -49,7 +50,7 @@ class _Pass:
         return " after 1 epoch" if self.epoch == 0 else f" after {self.epoch + 1} epochs"
 
 
-class ClassificationEvaluation(Callback):
+class ClassificationEvaluation(Evaluation):
     """Measure a classifier on every validation and test sample, once each, and report what was measured.
 
     Args:
@@ -62,13 +63,15 @@ class ClassificationEvaluation(Callback):
         monitor: the metric that tells which epoch is the best; none takes the last epoch.
     """
 
+    judges = "probabilities"
+
     def __init__(
         self,
         figures: bool = True,
         figures_every_n_epochs: int = 0,
         gallery_size: int = 16,
         resamples: int = 2000,
-        monitor: str | None = "val/accuracy",
+        monitor: str | None = AUTO,
     ) -> None:
         for name, value, least in (
             ("figures_every_n_epochs", figures_every_n_epochs, 0),
@@ -107,6 +110,7 @@ class ClassificationEvaluation(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = trainer.log_dir
         self._folder = Path(folder) if folder is not None and not _rehearsal(trainer) else None
+        self.monitor = resolved(self.monitor, pl_module)
         if stage == "fit":
             # A checkpoint to resume from is loaded later, and brings the best epoch with it.
             self._latest = self._best = self._best_value = self._train_accuracy = None
@@ -280,7 +284,6 @@ class ClassificationEvaluation(Callback):
             self._best_value = state_dict["value"]
 
     def forget_best(self) -> None:
-        """Choose the best epoch among those to come; for a resumed run that does not have the earlier one's weights."""
         self._best = self._best_value = None
 
 

@@ -24,7 +24,8 @@ GREY = "#8a8f94"
 DPI = 110
 
 
-def _figure(width: float, height: float) -> Figure:
+def blank(width: float, height: float) -> Figure:
+    """Return an empty figure of this size in inches."""
     # A Figure without pyplot draws with Agg, needs no display and is freed with its last reference.
     from matplotlib.figure import Figure
 
@@ -44,7 +45,8 @@ def shortened(name: str, width: int = 16) -> str:
     return name if len(name) <= width else name[: width - 1] + "…"
 
 
-def _heading(axes: Axes, title: str, detail: str) -> None:
+def heading(axes: Axes, title: str, detail: str) -> None:
+    """Put a title above axes, and a line of facts under it."""
     axes.set_title(title, fontsize=13, fontweight="bold", loc="left", pad=25)
     axes.annotate(
         detail,
@@ -72,7 +74,7 @@ def confusion_matrix(scores: Scores, title: str) -> Figure:
     rows = scores.confusion.sum(axis=1, keepdims=True)
     share = scores.confusion / np.maximum(rows, 1)
     side = max(5.0, 1.6 + 0.86 * number)
-    figure = _figure(side + 0.9, side)
+    figure = blank(side + 0.9, side)
     axes = figure.add_subplot()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for true, predicted in np.ndindex(number, number):
@@ -96,7 +98,7 @@ def confusion_matrix(scores: Scores, title: str) -> Figure:
     axes.grid(which="minor", color="white", linewidth=1.5)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
-    _heading(axes, title, f"{_facts(scores)}   each cell: share of its row, number of samples")
+    heading(axes, title, f"{_facts(scores)}   each cell: share of its row, number of samples")
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, format=lambda value, _: f"{value:.0%}")
     bar.outline.set_visible(False)
     return figure
@@ -105,7 +107,7 @@ def confusion_matrix(scores: Scores, title: str) -> Figure:
 def per_class_accuracy(scores: Scores, title: str) -> Figure:
     """Draw the accuracy of each class (its recall) as bars, as in the paper's Figure 15."""
     names = scores.class_names
-    figure = _figure(max(6.4, 1.4 + 0.95 * len(names)), 4.6)
+    figure = blank(max(6.4, 1.4 + 0.95 * len(names)), 4.6)
     axes = figure.add_subplot()
     counts = scores.confusion.sum(axis=1)
     for place, name in enumerate(names):
@@ -131,7 +133,7 @@ def per_class_accuracy(scores: Scores, title: str) -> Figure:
     axes.tick_params(length=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", bbox_to_anchor=(1.01, 0.99), ncols=2, frameon=False, fontsize=9)
-    _heading(axes, title, f"n = {scores.count:,}")
+    heading(axes, title, f"n = {scores.count:,}")
     return figure
 
 
@@ -149,7 +151,7 @@ def reliability(table: SampleTable, scores: Scores, title: str) -> Figure:
     confidence = np.bincount(bins, weights=table.confidence, minlength=CALIBRATION_BINS) / divisor
     left, width = edges[:-1], 1 / CALIBRATION_BINS
 
-    figure = _figure(6.2, 6.6)
+    figure = blank(6.2, 6.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     upper.bar(left[filled], accuracy[filled], width, align="edge", color="#2e6da4", edgecolor="white", label="accuracy")
     for kind, ink, label in (
@@ -167,7 +169,7 @@ def reliability(table: SampleTable, scores: Scores, title: str) -> Figure:
     upper.set_ylabel("share of predictions that are right")
     upper.legend(loc="upper left", frameon=False, fontsize=9)
     mean = float(table.confidence.mean())
-    _heading(upper, title, f"{_facts(scores)}   mean confidence {mean:.1%}   ECE {scores.values['ece']:.3f}")
+    heading(upper, title, f"{_facts(scores)}   mean confidence {mean:.1%}   ECE {scores.values['ece']:.3f}")
     lower.bar(left, counts / max(1, counts.sum()), width, align="edge", color=GREY, edgecolor="white")
     lower.set_xlabel("confidence: probability of the predicted class")
     lower.set_ylabel("samples")
@@ -192,7 +194,7 @@ def gallery(images: Sequence[NDArray[Any]], captions: Sequence[Sequence[tuple[st
     face, gap, line, top = 1.4, 0.12, 0.17, 0.55
     pitch = face + gap + line * max(len(caption) for caption in captions)
     width, height = columns * (face + gap) + gap, top + rows * pitch
-    figure = _figure(width, height)
+    figure = blank(width, height)
     figure.set_layout_engine("none")
     figure.text(gap / width, 1 - 0.16 / height, title, fontsize=13, fontweight="bold", va="top")
     for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
