@@ -31,12 +31,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def find_checkpoint(written: str, runs: Path) -> Path:
-    """Return the file that ``--ckpt_path`` means.
+def find_checkpoint(written: str, runs: Path, option: str = "--ckpt_path") -> Path:
+    """Return the file that an option means.
 
     Args:
         written: a file, a run folder (its best checkpoint), or ``last`` (the newest last.ckpt below ``runs``).
         runs: folder of the runs, such as ``lightning_logs``.
+        option: its name, for messages.
 
     Raises:
         FaceExprError: there is no such checkpoint.
@@ -44,21 +45,21 @@ def find_checkpoint(written: str, runs: Path) -> Path:
     if written == "last":
         found = newest(runs, "last*.ckpt")
         if found is None:
-            raise FaceExprError(f"--ckpt_path is last, but there is no last.ckpt below {runs}; expected a file")
+            raise FaceExprError(f"{option} is last, but there is no last.ckpt below {runs}; expected a file")
         return found
     if written == "best":
         raise FaceExprError(
-            "--ckpt_path is best, but a new process knows of no run that it could be the best of; name the file or "
-            f"the run folder{_example(runs)}"
+            f"{option} is best, but a new process knows of no run that it could be the best of; name the file or "
+            f"the run folder{_example(runs, option)}"
         )
     path = Path(written)
     if path.is_dir():
         found = newest(path, "best*.ckpt")
         if found is None:
-            raise FaceExprError(f"--ckpt_path: there is no best.ckpt in the run folder {path}; expected a file")
+            raise FaceExprError(f"{option}: there is no best.ckpt in the run folder {path}; expected a file")
         return found
     if not path.is_file():
-        raise FaceExprError(f"--ckpt_path: {path} does not exist; expected a checkpoint file or a run folder")
+        raise FaceExprError(f"{option}: {path} does not exist; expected a checkpoint file or a run folder")
     return path
 
 
@@ -75,9 +76,9 @@ def newest(folder: Path, pattern: str) -> Path | None:
     return found[-1] if found else None
 
 
-def _example(runs: Path) -> str:
+def _example(runs: Path, option: str = "--ckpt_path") -> str:
     found = newest(runs, "best*.ckpt")
-    return f", such as --ckpt_path {found}" if found else ", such as --ckpt_path lightning_logs/version_0"
+    return f", such as {option} {found or 'lightning_logs/version_0'}"
 
 
 def written_path(args: Sequence[str]) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from faceexpr import __version__
-from faceexpr.errors import FaceExprError
+from faceexpr.errors import BAD_INPUT, FaceExprError
 
 VERBS: dict[str, tuple[str, str]] = {
     "fit": ("faceexpr.training_cli:run", "Train a model."),
@@ -18,12 +18,13 @@ VERBS: dict[str, tuple[str, str]] = {
     "test": ("faceexpr.training_cli:run", "Measure a checkpoint on the test split (PrivateTest of FER-2013)."),
     "predict": ("faceexpr.training_cli:run", "Write the class probabilities of images to predictions.csv."),
     "sweep": ("faceexpr.sweep.run:run", "Run fit over a grid of its options, or search them."),
+    "analyze": ("faceexpr.pipeline.analyze:run", "Find the faces in photographs and tell the expression of each."),
+    "annotate": ("faceexpr.annotate:run", "Draw the true boxes of an annotation file into its pictures."),
+    "fetch": ("faceexpr.fetch:run", "Fetch the pictures that an annotation file names by links."),
+    "detectron2": ("faceexpr.detection.detectron2.run:run", "Train or measure a detector of Detectron2."),
     "export": ("faceexpr.export:run", "Write a checkpoint as one file that runs without this package."),
 }
 """Each verb with its function (module:name, called with all arguments) and one line of help."""
-
-BAD_INPUT = 2
-"""Exit code for bad input and bad options."""
 
 
 def main(args: Sequence[str] | None = None) -> None:

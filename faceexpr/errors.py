@@ -1,5 +1,14 @@
 """What the user gets to read when an input or an option is wrong."""
 
+BAD_INPUT = 2
+"""Exit code for bad input and bad options."""
+
+SOME_FAILED = 3
+"""Exit code when some of several inputs or jobs failed; all others have their results."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as of a shell."""
+
 
 class FaceExprError(Exception):
     """Bad input or a bad option, explained in one sentence.

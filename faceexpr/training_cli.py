@@ -25,15 +25,14 @@ from faceexpr.callbacks.learning_rate import RateMonitor
 from faceexpr.callbacks.progress import LineProgress, on_terminal
 from faceexpr.callbacks.run_config import SaveRunConfig
 from faceexpr.checkpoints import find_checkpoint, read_checkpoint, require_checkpoint, written_path
-from faceexpr.data.base import ExpressionDataModule
+from faceexpr.data.module import FaceDataModule
 from faceexpr.emotions import FER_NAMES
-from faceexpr.errors import FaceExprError
+from faceexpr.errors import SOME_FAILED, FaceExprError
+from faceexpr.evaluation.base import Evaluation, can_judge
 from faceexpr.evaluation.classification import ClassificationEvaluation
+from faceexpr.evaluation.detection import DetectionEvaluation
 from faceexpr.evaluation.predictions import PredictionWriter
 from faceexpr.options import Parser, bad_input, class_change_logger, is_written
-
-SOME_FAILED = 3
-"""Exit code of ``predict`` when some inputs could not be read; all others have their rows."""
 
 ADVERTISEMENT = "\N{ELECTRIC LIGHT BULB} Tip"
 
@@ -76,7 +75,7 @@ class FaceExprCLI(LightningCLI):
         )
         super().__init__(
             LightningModule,
-            ExpressionDataModule,
+            FaceDataModule,
             save_config_callback=SaveRunConfig,
             seed_everything_default=0,
             trainer_defaults={
@@ -110,9 +109,11 @@ class FaceExprCLI(LightningCLI):
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(RateMonitor, "lr_monitor")
         parser.add_lightning_class_args(ClassificationEvaluation, "evaluation")
+        parser.add_lightning_class_args(DetectionEvaluation, "detection_evaluation")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(LineProgress, "progress")
         parser.link_arguments("checkpoint.monitor", "evaluation.monitor")
+        parser.link_arguments("checkpoint.monitor", "detection_evaluation.monitor")
         parser.link_arguments(
             "data.class_names", "model.init_args.class_names", self._model_class_names, apply_on="instantiate"
         )
@@ -167,7 +168,11 @@ class FaceExprCLI(LightningCLI):
             config.checkpoint.save_top_k = config.last_checkpoint.save_top_k = 0
             kwargs["enable_checkpointing"] = True
             rank_zero_info("trainer.enable_checkpointing is false: no checkpoint is kept")
-        return super().instantiate_trainer(**kwargs)
+        built = super().instantiate_trainer(**kwargs)
+        for callback in [*built.callbacks]:  # type: ignore[attr-defined]  # set at run time
+            if isinstance(callback, Evaluation) and not can_judge(callback, self.model):
+                built.callbacks.remove(callback)  # type: ignore[attr-defined]
+        return built
 
     def validate(self, **kwargs: Any) -> None:
         self.trainer.validate(verbose=False, **kwargs)

@@ -22,7 +22,10 @@ from faceexpr.sweep.resolve import resolved
 FOLDER = REPOSITORY / "configs"
 FILES = sorted(FOLDER.rglob("*.yaml"))
 SWEEPS = [path for path in FILES if FOLDER / "sweeps" in path.parents]
-CONFIGS = [path for path in FILES if path not in SWEEPS]
+DETECTRON2 = [path for path in FILES if "faceexpr detectron2 " in path.read_text(encoding="utf-8")]
+"""Run by a verb of its own, which has its own tests."""
+CONFIGS = [path for path in FILES if path not in [*SWEEPS, *DETECTRON2]]
+DETECTORS = [path for path in CONFIGS if "FaceDetector" in path.read_text(encoding="utf-8")]
 DEBUG = [path for path in CONFIGS if path.parent.name == "debug"]
 COMPLETE = [path for path in CONFIGS if path not in DEBUG]
 BASE = FOLDER / "expression/fer2013_mlp.yaml"
@@ -30,11 +33,23 @@ BASE = FOLDER / "expression/fer2013_mlp.yaml"
 
 LONGEST = 30
 
-TINY = [
-    "--data", "SyntheticFaces", "--data.train_size", "28", "--data.val_size", "7", "--data.batch_size", "7",
+TINY_TRAINER = [
     "--trainer.max_steps", "2", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1",
     "--trainer.accelerator", "cpu",
+]  # fmt: skip
+TINY = [
+    "--data", "SyntheticFaces", "--data.train_size", "28", "--data.val_size", "7", "--data.batch_size", "7",
+    *TINY_TRAINER,
     "--evaluation.figures", "false", "--evaluation.resamples", "20",
+]  # fmt: skip
+TINY_SCENES = [
+    "--data", "SyntheticScenes", "--data.train_size", "6", "--data.val_size", "2", "--data.batch_size", "3",
+    "--data.num_workers", "0", "--data.width", "96", "--data.height", "80",
+    *TINY_TRAINER, "--trainer.check_val_every_n_epoch", "1", "--detection_evaluation.figures", "false",
+]  # fmt: skip
+TINY_FASTER = [
+    "--model.net.min_size", "64", "--model.net.max_size", "96", "--model.net.weights", "none",
+    "--model.net.backbone", "resnet18",
 ]  # fmt: skip
 
 
@@ -49,7 +64,7 @@ def comments(path: Path) -> list[str]:
 
 def command(path: Path) -> list[str]:
     """Return the arguments of the command in the comment."""
-    (line,) = [line for line in comments(path) if line.startswith("faceexpr ")]
+    line = next(line for line in comments(path) if line.startswith("faceexpr "))
     return shlex.split(line)[1:]
 
 
@@ -63,7 +78,10 @@ def option(config: Any, flag: str) -> Any:
 
 def run_arguments(path: Path) -> list[str]:
     configs = [BASE, path] if path in DEBUG else [path]
-    return ["fit", *(argument for config in configs for argument in ("--config", str(config))), *TINY]
+    tiny = TINY_SCENES if path in DETECTORS else TINY
+    if "FasterRCNN" in path.read_text(encoding="utf-8"):
+        tiny = [*tiny, *TINY_FASTER]
+    return ["fit", *(argument for config in configs for argument in ("--config", str(config))), *tiny]
 
 
 def last_steps() -> dict[str, int]:
@@ -84,7 +102,9 @@ def test_there_are_configurations_and_nothing_else() -> None:
     assert DEBUG
     assert SWEEPS
     assert [path for path in sorted(FOLDER.rglob("*")) if path.is_file()] == FILES
-    assert {path.parent for path in FILES} == {FOLDER / "expression", FOLDER / "debug", FOLDER / "sweeps"}
+    assert {path.parent for path in FILES} == {
+        FOLDER / name for name in ("expression", "detection", "debug", "sweeps", "paper")
+    }
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=relative)
@@ -120,7 +140,8 @@ def test_it_makes_two_steps(path: Path, workdir: Path) -> None:
     if path in COMPLETE:
         assert (workdir / run / "checkpoints/best.ckpt").is_file()  # validation has run
     written = yaml.safe_load((workdir / run / "config.yaml").read_text())
-    assert written["data"]["class_path"] == "faceexpr.data.synthetic.SyntheticFaces"
+    data = "synthetic_scenes.SyntheticScenes" if path in DETECTORS else "synthetic.SyntheticFaces"
+    assert written["data"]["class_path"] == f"faceexpr.data.{data}"
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=relative)

@@ -17,25 +17,33 @@ LONGEST = 320
 """Lines of a module; what is longer holds more than one idea."""
 
 VOCABULARY = {"errors", "emotions", "described", "images", "image_decoding", "files"}
-DATA, MODELS, TASKS, EVALUATION = {"data"}, {"models"}, {"tasks"}, {"evaluation"}
+BOXES, DATA, MODELS, TASKS, EVALUATION = {"boxes"}, {"data"}, {"models"}, {"tasks"}, {"evaluation"}
 BESIDE = {"neighbours", "checkpoints"}
 """What tasks stand on beside data and models."""
 RUNS = {"callbacks", "export"}
 COMMAND = {"options", "training_cli"}
 SWEEP = {"sweep"}
+PICTURES = {"fetch", "annotate"}
+DETECTION, PIPELINE = {"detection"}, {"pipeline"}
+BELOW_RUNS = VOCABULARY | BOXES | DATA | MODELS | BESIDE | TASKS | EVALUATION
 
 # From the bottom to the top: the parts of a group, and the groups below that they may import.
 ARROWS = [
     (VOCABULARY, set()),
-    (DATA, VOCABULARY),
-    (MODELS, VOCABULARY),
+    (BOXES, VOCABULARY),
+    (DATA, VOCABULARY | BOXES),
+    (MODELS, VOCABULARY | BOXES),
     (BESIDE, VOCABULARY),
-    (TASKS, VOCABULARY | DATA | MODELS | BESIDE),
-    (EVALUATION, VOCABULARY | DATA),
-    (RUNS, VOCABULARY | DATA | MODELS | BESIDE | TASKS | EVALUATION),
-    (COMMAND, VOCABULARY | DATA | MODELS | BESIDE | TASKS | EVALUATION | RUNS),
-    (SWEEP, VOCABULARY | DATA | MODELS | BESIDE | TASKS | EVALUATION | RUNS | COMMAND),
-    ({"cli"}, VOCABULARY | DATA | MODELS | BESIDE | TASKS | EVALUATION | RUNS | COMMAND | SWEEP),
+    (TASKS, VOCABULARY | BOXES | DATA | MODELS | BESIDE),
+    (EVALUATION, VOCABULARY | BOXES | DATA),
+    (RUNS, BELOW_RUNS),
+    ({"options"}, VOCABULARY),
+    (PICTURES, VOCABULARY | BOXES | DATA | {"options"}),
+    (DETECTION, BELOW_RUNS | {"options"}),
+    (PIPELINE, BELOW_RUNS | {"options"} | DETECTION),
+    ({"training_cli"}, BELOW_RUNS | {"options"} | RUNS),
+    (SWEEP, BELOW_RUNS | RUNS | COMMAND),
+    ({"cli"}, BELOW_RUNS | RUNS | COMMAND | SWEEP | PICTURES | DETECTION | PIPELINE),
     ({"__main__"}, {"cli"}),
 ]
 MAY_IMPORT = {part: group | below for group, below in ARROWS for part in group}
@@ -173,7 +181,7 @@ def networks() -> list[tuple[str, str]]:
         (path.stem, node.name)
         for path in sorted((PACKAGE / "models").glob("*.py"))
         for node in classes(path)
-        if any(ast.unparse(base) == "ExpressionNet" for base in node.bases)
+        if any(ast.unparse(base) in ("ExpressionNet", "DetectionNet") for base in node.bases)
     ]
 
 

@@ -11,14 +11,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from faceexpr.evaluation.classification import ClassificationEvaluation
+from faceexpr.evaluation.base import AUTO, Evaluation, resolved
 
 
 class BestCheckpoint(ModelCheckpoint):
     """Keep the best epoch, ``checkpoints/best.ckpt``.
 
     Args:
-        monitor: the metric that decides; by default the accuracy on the validation split (PublicTest of FER-2013).
+        monitor: the metric that decides, on the validation split; ``auto`` is the accuracy of classifiers and the AP50
+            of detectors.
         mode: whether the highest (``max``) or the lowest (``min``) value is the best.
         save_top_k: how many of the best epochs to keep.
         dirpath: folder of the checkpoints; by default ``checkpoints`` in the run folder.
@@ -28,7 +29,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def __init__(
         self,
-        monitor: str | None = "val/accuracy",
+        monitor: str | None = AUTO,
         mode: Literal["max", "min"] = "max",
         save_top_k: int = 1,
         dirpath: str | None = None,
@@ -47,6 +48,10 @@ class BestCheckpoint(ModelCheckpoint):
         )
 
         self._earlier: dict[str, Tensor] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.monitor = resolved(self.monitor, pl_module)
+        super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         best: dict[str, Tensor] = state_dict["best_k_models"]
@@ -67,7 +72,7 @@ class BestCheckpoint(ModelCheckpoint):
             self._earlier = {}
         if trainer.ckpt_path is not None and not self.best_k_models:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, ClassificationEvaluation):
+                if isinstance(callback, Evaluation):
                     callback.forget_best()
 
     def _take_over(self, trainer: Trainer, earlier: dict[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from faceexpr.errors import FaceExprError
-from faceexpr.evaluation.classification import ClassificationEvaluation
+from faceexpr.evaluation.base import Evaluation
 
 
 class RunChecks(Callback):
@@ -83,7 +83,7 @@ def _monitors(trainer: Trainer) -> list[tuple[str, str | None, str]]:
         (callback.monitor, getattr(callback, "mode", None), type(callback).__name__)
         for callback in [*trainer.callbacks]  # type: ignore[attr-defined]  # Lightning sets the list at run time
         # The evaluation's monitor is the checkpoint's, and would only say everything twice.
-        if isinstance(getattr(callback, "monitor", None), str) and not isinstance(callback, ClassificationEvaluation)
+        if isinstance(getattr(callback, "monitor", None), str) and not isinstance(callback, Evaluation)
     ]
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau:
@@ -93,6 +93,8 @@ def _monitors(trainer: Trainer) -> list[tuple[str, str | None, str]]:
 
 def _evaluated(trainer: Trainer, pl_module: LightningModule) -> dict[str, bool]:
     """Return the metrics that validation will log, and whether higher is better."""
-    if not any(isinstance(callback, ClassificationEvaluation) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-        return {}
-    return {"val/loss": False, **ClassificationEvaluation.logged("val", pl_module)}
+    found: dict[str, bool] = {}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Evaluation):
+            found |= {"val/loss": False, **callback.logged("val", pl_module)}
+    return found

@@ -11,7 +11,7 @@ from pathlib import Path
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
-from faceexpr.errors import FaceExprError
+from faceexpr.errors import INTERRUPTED, SOME_FAILED, FaceExprError
 from faceexpr.files import say
 from faceexpr.sweep.launch import LOG, failure, launch, val_metrics
 from faceexpr.sweep.options import SweepOptions, read_options
@@ -23,10 +23,6 @@ from faceexpr.sweep.space import Choices, Point, Space, flags, grid, probes, rea
 from faceexpr.sweep.storage import open_study
 from faceexpr.sweep.table import MEASURED, SECONDS, Row, best_value, described, folder_name, read_rows, shown
 from faceexpr.sweep.trial import PRUNED_AFTER, Assignment
-
-SOME_FAILED = 3
-INTERRUPTED = 130
-"""Exit codes: some trials have failed, and all others have their rows; Ctrl-C."""
 
 POLL_SECONDS = 2.0
 

@@ -1,0 +1,56 @@
+"""Tiny models on disk, the verb that uses them, and what it has written."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from conftest import exit_code
+from PIL import Image
+from red_finder import RedFinder, red_picture, save_task, tiny_classifier
+
+from faceexpr.emotions import FERPLUS_NAMES
+from faceexpr.pipeline.analyze import run
+from faceexpr.tasks.detect import FaceDetector
+
+BOX = (30, 20, 70, 70)
+
+
+def save_models(folder):
+    """Write a detector, a classifier of seven classes and one of eight."""
+    save_task(FaceDetector(net=RedFinder()), folder / "detector.ckpt")
+    save_task(tiny_classifier(), folder / "classifier.ckpt")
+    save_task(tiny_classifier(class_names=FERPLUS_NAMES), folder / "eight.ckpt")
+    return folder
+
+
+def analyzer(models):
+    """Return the verb: ``analyze("photos", "--pictures=true")`` gives its exit code."""
+
+    def analyze(*args, classifier="classifier.ckpt", out="out"):
+        given = ["--detector", str(models / "detector.ckpt"), "--classifier", str(models / classifier), "--out", out]
+        return exit_code(lambda: run(["analyze", *given, "--device=cpu", *args]))
+
+    return analyze
+
+
+def write(path, box=BOX, **options):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(red_picture(box, **options)).save(path)
+    return path
+
+
+def strict(text):
+    def refuse(name):
+        raise ValueError(name)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def records(out="out"):
+    return [strict(line) for line in Path(out, "faces.jsonl").read_bytes().decode().removesuffix("\n").split("\n")]
+
+
+def rows(out="out"):
+    return list(csv.DictReader(io.StringIO(Path(out, "faces.csv").read_bytes().decode(), newline="")))

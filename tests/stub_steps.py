@@ -1,0 +1,39 @@
+"""A first and a second step whose results are known in advance."""
+
+import torch
+
+from faceexpr.boxes.detections import Detections
+from faceexpr.pipeline.pipeline import FacePipeline
+
+WHOLE = (0, 0, 10_000, 10_000)
+
+
+class Boxes:
+    """A detector that finds the same boxes in every picture."""
+
+    def __init__(self, *boxes, limited=False):
+        self.boxes, self.limited = torch.tensor(boxes).float().reshape(-1, 4), limited
+        self.seen = []
+
+    def __call__(self, images):
+        self.seen += images
+        return [Detections(self.boxes, torch.linspace(0.9, 0.5, len(self.boxes)), self.limited) for _ in images]
+
+
+class Levels:
+    """A classifier whose probabilities are the brightness of red, green and blue; it keeps what it was given."""
+
+    class_names = ("Red", "Green", "Blue")
+    image_size = 16
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, faces):
+        self.batches.append(faces)
+        sums = faces.double().mean((2, 3))
+        return (sums / sums.sum(1, keepdim=True)).float().numpy()
+
+
+def pipeline(*boxes, classifier=None, limited=False, **options):
+    return FacePipeline(Boxes(*boxes, limited=limited), classifier or Levels(), **options)
