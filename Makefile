@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# A public-domain photograph that matplotlib ships, and the face in it.
+# A public-domain photograph that matplotlib ships.
 PORTRAIT := 'from matplotlib.cbook import get_sample_data as f; print(f("grace_hopper.jpg", asfileobj=False))'
-PORTRAIT_FACE := [160, 125, 370, 335]
+# A drawn group, not among the pictures that the detector is trained on.
+GROUP := 'import numpy, PIL.Image; from faceexpr.data.drawing import compose_picture as draw; \
+	PIL.Image.fromarray(draw(numpy.random.default_rng(2026), 480, 320, 6)[0]).save("demo/group.png")'
 run = --trainer.logger TensorBoardLogger --trainer.logger.save_dir demo --trainer.logger.name '' --trainer.logger.version $(1)
 
 .DEFAULT_GOAL := help
@@ -25,17 +27,19 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $(STAMP)
 
-demo: setup  ## Train, test and predict on embedded data (about two minutes)
+demo: setup  ## Train both steps on embedded data and analyse two pictures (about four minutes)
 	@rm -rf demo
-	$(BIN)/faceexpr fit --config configs/expression/synthetic_simple_cnn.yaml $(call run,fit)
-	$(BIN)/faceexpr test --ckpt_path demo/fit $(call run,test)
-	$(BIN)/faceexpr predict --ckpt_path demo/fit $(call run,predict) --data FaceImages \
-		--data.paths "['$$($(BIN)/python -c $(PORTRAIT))']" --data.box '$(PORTRAIT_FACE)'
+	$(BIN)/faceexpr fit --config configs/expression/synthetic_simple_cnn.yaml $(call run,classifier)
+	$(BIN)/faceexpr test --ckpt_path demo/classifier $(call run,classifier_test)
+	$(BIN)/faceexpr fit --config configs/detection/synthetic_light.yaml $(call run,detector)
+	$(BIN)/faceexpr test --ckpt_path demo/detector $(call run,detector_test)
+	$(BIN)/python -c $(GROUP)
+	$(BIN)/faceexpr analyze demo/group.png "$$($(BIN)/python -c $(PORTRAIT))" \
+		--detector demo/detector --classifier demo/classifier --out demo/analysis --pictures true
 	@echo
-	@echo "figures:      demo/fit/figures, demo/test/figures"
-	@echo "numbers:      demo/test/metrics.json"
-	@echo "predictions:  demo/predict/predictions.csv (a portrait by a network that has only seen drawings)"
-	@echo "curves:       $(BIN)/tensorboard --logdir demo"
+	@echo "what was found:  demo/analysis/pictures, demo/analysis/faces.csv (a portrait by networks that know drawings only)"
+	@echo "numbers:         demo/classifier_test/metrics.json, demo/detector_test/metrics.json, and figures beside them"
+	@echo "curves:          $(BIN)/tensorboard --logdir demo"
 
 test: setup  ## Run the test suite
 	$(BIN)/python -m pytest -q -m 'not slow'

@@ -150,6 +150,7 @@ class FaceExprCLI(LightningCLI):
                 logger.init_args.save_dir = str(Path(config.trainer.default_root_dir) / RUNS)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        check_match(self.model, self.datamodule, str(self.subcommand))
         trainer = self.config_init[self.subcommand].trainer
         callbacks = [*(trainer.callbacks or [])]
         if not on_terminal():
@@ -196,6 +197,27 @@ class FaceExprCLI(LightningCLI):
         writers = [callback for callback in self.trainer.callbacks if isinstance(callback, PredictionWriter)]  # type: ignore[attr-defined]
         if any(writer.failed for writer in writers):
             raise SystemExit(SOME_FAILED)
+
+
+def check_match(model: LightningModule, data: FaceDataModule, verb: str) -> None:
+    """Refuse data for another kind of model.
+
+    Raises:
+        FaceExprError: faces for a detector, pictures for a classifier, or ``predict`` with a detector.
+    """
+    detects = getattr(model, "gives", data.suits) == "detections"
+    if detects and verb == "predict":
+        raise FaceExprError(
+            f"{type(model).__name__} finds faces, which `faceexpr predict` does not write; expected `faceexpr analyze` "
+            "or a classifier"
+        )
+    if detects != (data.suits == "detections"):
+        wanted = (
+            "pictures with boxes, such as FaceBoxes or SyntheticScenes"
+            if detects
+            else "faces with expressions, such as FER2013"
+        )
+        raise FaceExprError(f"--data is {type(data).__name__}, but {type(model).__name__} needs {wanted}")
 
 
 def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:

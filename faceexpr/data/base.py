@@ -32,6 +32,8 @@ class ExpressionDataModule(FaceDataModule):
         class_names: names of the classes in index order.
     """
 
+    suits = "probabilities"
+
     def __init__(
         self,
         batch_size: int = 128,

@@ -45,6 +45,8 @@ class DetectionDataModule(FaceDataModule):
         memory_gib: the decoded pictures of a split are kept in memory where they need no more than this.
     """
 
+    suits = "detections"
+
     def __init__(
         self,
         batch_size: int = 16,

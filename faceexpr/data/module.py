@@ -9,7 +9,13 @@ from faceexpr.described import Described, class_path, describe
 
 
 class FaceDataModule(Described, LightningDataModule):
-    """A data set whose checkpoint remembers how to read it, and whose random numbers come from one seed."""
+    """A data set whose checkpoint remembers how to read it, and whose random numbers come from one seed.
+
+    Attributes:
+        suits: the kind of model that it is for, by what the model ``gives``: ``probabilities`` or ``detections``.
+    """
+
+    suits: str
 
     def __init__(self) -> None:
         super().__init__()

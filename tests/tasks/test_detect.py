@@ -1,12 +1,16 @@
 """Training of detectors: losses that diverge, checkpoints that load, validation without gradients."""
 
+import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from PIL import Image
 
+from faceexpr.data.face_boxes import FaceBoxes
 from faceexpr.data.synthetic_scenes import SyntheticScenes
 from faceexpr.errors import FaceExprError
 from faceexpr.models.light_detector import LightDetector
@@ -16,8 +20,6 @@ TINY = {"train_size": 4, "val_size": 3, "test_size": 3, "width": 64, "height": 6
 
 
 def detector(lr: float = 1e-3) -> FaceDetector:
-    from functools import partial
-
     torch.manual_seed(0)
     net = LightDetector(widths=(4, 4, 8, 8, 8), neck=8)
     return FaceDetector(net, optimizer=partial(torch.optim.SGD, lr=lr))
@@ -74,3 +76,49 @@ def test_a_checkpoint_builds_its_network_again(tmp_path: Path) -> None:
     ):
         assert torch.equal(boxes, own_boxes)
         assert torch.equal(scores, own_scores)
+
+
+def boxes_of(coco_boxes: list[list[float]], category: int, folder: Path) -> FaceBoxes:
+    """Write two pictures and a COCO file in which the first has these boxes; both are trained on."""
+    for name in ("a.png", "b.png", "c.png"):
+        Image.new("RGB", (96, 96), (90, 120, 150)).save(folder / name)
+    images = [{"id": i, "file_name": f"{name}.png", "width": 96, "height": 96} for i, name in enumerate("abc")]
+    annotations = [
+        {"id": number, "image_id": 0, "category_id": category, "bbox": box, "iscrowd": 0}
+        for number, box in enumerate(coco_boxes)
+    ]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": category, "name": "face"}]}
+    (folder / "boxes.json").write_text(json.dumps(content))
+    (folder / "val.txt").write_text("c.png")
+    return FaceBoxes(
+        train=str(folder / "boxes.json"), images=str(folder), val_list=str(folder / "val.txt"), batch_size=2
+    )
+
+
+def total_loss(data: FaceBoxes) -> torch.Tensor:
+    """Make one step's loss, at half the size of the pictures."""
+    torch.manual_seed(0)
+    net = LightDetector(widths=(4, 4, 8, 8, 8), neck=8, test_side=48)
+    (batch,) = data.train_dataloader()
+    return torch.stack([*net.losses(batch["image"], batch["boxes"]).values()]).sum()
+
+
+def test_b07_b11_a_step_with_the_odd_boxes_of_a_file_has_a_finite_loss(tmp_path: Path) -> None:
+    odd = [[20, 20, 30, 0], [5, 5, 0, 10], [5, 5, 0.4, 10], [-3, -3, 10, 10], [90, 90, 50, 50], [20, 20, 30, 30]]
+    loss = total_loss(boxes_of(odd, 1, tmp_path))
+    loss.backward()
+    assert torch.isfinite(loss)
+    (tmp_path / "none").mkdir()
+    none = total_loss(boxes_of([[20, 20, 30, 0]], 1, tmp_path / "none"))
+    assert torch.isfinite(none)
+    assert float(none) != float(loss)
+
+
+@pytest.mark.parametrize("category", [0, 1, 5])
+def test_d02_the_number_that_a_file_gives_the_face_does_not_matter(tmp_path: Path, category: int) -> None:
+    data = boxes_of([[20, 20, 30, 30]], category, tmp_path)
+    assert [box.tolist() for batch in data.train_dataloader() for box in batch["boxes"] if len(box)] == [
+        [[20, 20, 50, 50]]
+    ]
+    (tmp_path / "plain").mkdir()
+    assert float(total_loss(data)) == float(total_loss(boxes_of([[20, 20, 30, 30]], 1, tmp_path / "plain")))

@@ -1,0 +1,1 @@
+"""What finds the faces in a picture, whatever stands behind it."""

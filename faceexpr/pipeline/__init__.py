@@ -1,0 +1,1 @@
+"""The two-step system: picture in, faces with their expressions out."""

@@ -1,0 +1,104 @@
+"""Any trained classifier as the second step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from faceexpr.checkpoints import find_checkpoint, read_checkpoint
+from faceexpr.described import class_path
+from faceexpr.errors import FaceExprError
+from faceexpr.tasks.base import ExpressionTask
+from faceexpr.tasks.classify import ExpressionClassifier
+from faceexpr.tasks.knn import KNNClassifier
+
+
+class Classifier(Protocol):
+    """Tells the expressions of faces.
+
+    Attributes:
+        class_names: names of the classes in index order.
+        image_size: side in pixels of the faces that it is given.
+    """
+
+    class_names: tuple[str, ...]
+    image_size: int
+
+    def __call__(self, faces: Tensor) -> NDArray[np.float32]:
+        """Classify faces.
+
+        Args:
+            faces: RGB, uint8 (N, 3, image_size, image_size), N at least 1.
+
+        Returns:
+            Probabilities, float32 (N, C).
+        """
+
+
+class TaskClassifier:
+    """A trained `ExpressionTask`, a network or K nearest neighbours, as a classifier.
+
+    Args:
+        task: the classifier; it is moved to the device and set to evaluation.
+        device: such as ``cpu`` or ``cuda``.
+        name: of the checkpoint, for messages.
+
+    Raises:
+        FaceExprError: its class names do not fit its outputs.
+    """
+
+    def __init__(self, task: ExpressionTask, device: str | torch.device = "cpu", name: str = "the classifier") -> None:
+        self.device = torch.device(device)
+        self.task = task.to(self.device).eval()
+        self.class_names = task.class_names
+        # Faces reach a classifier in the size of its training images, which is that of its network: see
+        # `ExpressionDataModule.network_size`.
+        self.image_size = int(getattr(getattr(getattr(task, "net", None), "preprocess", None), "size", 48))
+        if len(set(self.class_names)) != len(self.class_names):
+            raise FaceExprError(f"{name} has two classes of the same name: {', '.join(self.class_names)}")
+        outputs = self(torch.zeros(1, 3, self.image_size, self.image_size, dtype=torch.uint8)).shape[1]
+        if outputs != len(self.class_names):
+            raise FaceExprError(
+                f"{name} gives {outputs} probabilities and has {len(self.class_names)} class names "
+                f"({', '.join(self.class_names)}); expected one name for each"
+            )
+
+    @torch.inference_mode()
+    def __call__(self, faces: Tensor) -> NDArray[np.float32]:
+        """Classify faces; see `Classifier`."""
+        probabilities: Tensor = self.task(faces.to(self.device))
+        return probabilities.float().cpu().numpy()
+
+
+def load_classifier(source: str | Path, device: str | torch.device = "cpu") -> TaskClassifier:
+    """Load a classifier of any kind.
+
+    Args:
+        source: a checkpoint file or a run folder (its best checkpoint).
+        device: where it shall run.
+
+    Raises:
+        FaceExprError: there is no checkpoint, it is damaged, it holds no classifier of expressions, or its class names
+            do not fit its outputs.
+    """
+    path = find_checkpoint(str(source), Path("lightning_logs"), "--classifier")
+    name = str(read_checkpoint(path).get("hyper_parameters", {}).get("_class_path", "an unnamed model"))
+    task_class = next((kind for kind in (ExpressionClassifier, KNNClassifier) if class_path(kind) == name), None)
+    if task_class is None:
+        raise FaceExprError(
+            f"{path} holds {name.rpartition('.')[2]}; expected the checkpoint of a classifier of expressions, an "
+            "ExpressionClassifier or a KNNClassifier"
+        )
+    try:
+        task = task_class.load_from_checkpoint(path, map_location="cpu")
+    except (FaceExprError, ValueError, TypeError, RuntimeError) as error:
+        raise FaceExprError(
+            f"{path} cannot be loaded: its weights do not fit what it says of its network and its class names; "
+            "expected a file as faceexpr fit has written it"
+        ) from error
+    return TaskClassifier(task, device, str(path))

@@ -1,0 +1,93 @@
+"""From a box to the pixels of a face."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, floor, isfinite
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceexpr.errors import FaceExprError
+
+Box: TypeAlias = "tuple[float, float, float, float]"
+"""Left, top, right, bottom in pixels."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """How a face is cut out of its picture.
+
+    Args:
+        margin: what is added on each side, as a part of the box's width and height; less at the border of the picture.
+        shape: ``square`` lengthens the shorter side, so that a face keeps its proportions; the square is moved into
+            the picture where it would leave it, and where the picture is too narrow its border pixels are repeated.
+            ``stretched`` takes the box as it is, and its proportions change when it is resized.
+        min_face: faces whose shorter side has fewer pixels are left out.
+    """
+
+    margin: float = 0.1
+    shape: Literal["square", "stretched"] = "square"
+    min_face: float = 8
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.margin <= 2:
+            raise FaceExprError(f"margin is {self.margin}; expected 0 to 2")
+        if self.shape not in ("square", "stretched"):
+            raise FaceExprError(f"shape is {self.shape!r}; expected square or stretched")
+        if not self.min_face >= 1:
+            raise FaceExprError(f"min_face is {self.min_face}; expected 1 or more")
+
+
+def clipped(box: Sequence[float], size: tuple[int, int], min_face: float) -> Box | str:
+    """Return the part of a box that lies in the picture, or the reason for leaving the box out.
+
+    Args:
+        box: left, top, right, bottom in pixels.
+        size: width and height of the picture.
+        min_face: the least length of the shorter side.
+    """
+    if not all(isfinite(value) for value in box):
+        return "not finite"
+    if box[0] >= box[2] or box[1] >= box[3]:
+        return "without area"
+    left, top, right, bottom = max(box[0], 0.0), max(box[1], 0.0), min(box[2], size[0]), min(box[3], size[1])
+    if left >= right or top >= bottom:
+        return "outside the picture"
+    if min(right - left, bottom - top) < min_face:
+        return f"smaller than {min_face:g} pixels"
+    return left, top, right, bottom
+
+
+def cut(pixels: NDArray[np.uint8], box: Sequence[float], options: Crop) -> NDArray[np.uint8]:
+    """Return the pixels of a face, in their own resolution.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        box: left, top, right, bottom, inside the picture.
+        options: margin and shape.
+
+    Returns:
+        uint8 (h, w, 3).
+    """
+    height, width = pixels.shape[:2]
+    across, down = options.margin * (box[2] - box[0]), options.margin * (box[3] - box[1])
+    # Half a hundredth of a pixel is no reason to take in another row.
+    left, right = max(floor(box[0] - across + 0.005), 0), min(ceil(box[2] + across - 0.005), width)
+    top, bottom = max(floor(box[1] - down + 0.005), 0), min(ceil(box[3] + down - 0.005), height)
+    if options.shape == "stretched":
+        return pixels[top:bottom, left:right]
+    side = max(right - left, bottom - top)
+    left, right, before, after = _lengthened(left, right, side, width)
+    top, bottom, above, below = _lengthened(top, bottom, side, height)
+    return np.pad(pixels[top:bottom, left:right], ((above, below), (before, after), (0, 0)), mode="edge")
+
+
+def _lengthened(low: int, high: int, side: int, limit: int) -> tuple[int, int, int, int]:
+    """Return an interval of this length, moved into the picture, and how much of it lacks before and after."""
+    start = low - (side - (high - low)) // 2
+    start = max(min(start, limit - side), 0) if side <= limit else -((side - limit) // 2)
+    end = start + side
+    return max(start, 0), min(end, limit), max(-start, 0), max(end - limit, 0)

@@ -1,0 +1,179 @@
+"""The two-step system: find the faces, then tell the expression of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from faceexpr.boxes.suppression import Suppression
+from faceexpr.detection.detector import Detector
+from faceexpr.detection.ground_truth import GroundTruth
+from faceexpr.detection.load import load_detector
+from faceexpr.errors import FaceExprError
+from faceexpr.images import DEFAULT_MAX_PIXELS, ImageError, Picture, Source, read_picture, source_name
+from faceexpr.pipeline.classifier import Classifier, load_classifier
+from faceexpr.pipeline.crop import Crop
+from faceexpr.pipeline.result import PictureResult, failed
+from faceexpr.pipeline.steps import Found, classify, find
+
+READERS = min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Analysed:
+    """A result, and the pixels that it was made from.
+
+    Attributes:
+        result: what was found.
+        pixels: RGB, uint8 (H, W, 3), as they were analysed; None where the picture could not be read.
+        reduction: how many pixels of the picture, in each direction, one of ``pixels`` stands for.
+        crops: the faces as they were cut out, each uint8 (h, w, 3).
+    """
+
+    result: PictureResult
+    pixels: NDArray[np.uint8] | None = None
+    reduction: int = 1
+    crops: tuple[NDArray[np.uint8], ...] = ()
+
+
+class FacePipeline:
+    """Finds the faces in pictures and tells the expression of each.
+
+    Args:
+        detector: finds the faces; or annotations, whose boxes are taken.
+        classifier: tells the expressions. Their number and their names are those of its checkpoint.
+        crop: how a face is cut out.
+        batch_size: pictures that are read and searched together; their faces are classified together.
+        face_batch: faces in a batch of the classifier.
+        reduce_to: large pictures are shrunk by a whole factor while they are read, such that the shorter side still
+            has this many pixels or more; boxes are given in pixels of the original. None keeps the size.
+        max_pixels: pictures with more pixels are refused before anything is decoded.
+    """
+
+    def __init__(
+        self,
+        detector: Detector | GroundTruth,
+        classifier: Classifier,
+        crop: Crop | None = None,
+        batch_size: int = 8,
+        face_batch: int = 64,
+        reduce_to: int | None = 1000,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> None:
+        for name, value in (("batch_size", batch_size), ("face_batch", face_batch), ("max_pixels", max_pixels)):
+            if value < 1:
+                raise FaceExprError(f"{name} is {value}; expected 1 or more")
+        if reduce_to is not None and reduce_to < 1:
+            raise FaceExprError(f"reduce_to is {reduce_to}; expected 1 or more, or null")
+        self.detector = detector
+        self.classifier = classifier
+        self.crop = crop or Crop()
+        self.batch_size = batch_size
+        self.face_batch = face_batch
+        self.reduce_to = reduce_to
+        self.max_pixels = max_pixels
+
+    @classmethod
+    def from_checkpoints(
+        cls,
+        detector: str | Path,
+        classifier: str | Path,
+        device: str | torch.device = "cpu",
+        min_score: float = 0.5,
+        max_faces: int = 300,
+        crop: Crop | None = None,
+        reduce_to: int | None = 1000,
+    ) -> FacePipeline:
+        """Build a pipeline from files.
+
+        Args:
+            detector: a checkpoint file, a run folder or a file of annotations; see `load_detector`.
+            classifier: a checkpoint file or a run folder of any classifier.
+            device: where both shall run.
+            min_score: faces that the detector is less sure of are left out.
+            max_faces: at most so many faces a picture are returned, the surest.
+            crop: how a face is cut out.
+            reduce_to: see `FacePipeline`.
+
+        Raises:
+            FaceExprError: one of them cannot be loaded.
+        """
+        suppression: dict[str, float | int | str] = {"min_score": min_score, "max_faces": max_faces}
+        Suppression(min_score=min_score, max_faces=max_faces)
+        found = load_detector(detector, device, suppression)
+        return cls(found, load_classifier(classifier, device), crop, reduce_to=reduce_to)
+
+    def __call__(self, image: Source, bgr: bool = False) -> PictureResult:
+        """Analyse one picture.
+
+        Args:
+            image: a path, the bytes of a file, a PIL image, or an array (H, W, 3) of RGB or (H, W) of grey: uint8, or
+                floating point from 0 to 1.
+            bgr: the array's channels are blue, green, red, as OpenCV has them.
+
+        Raises:
+            ImageError: the picture cannot be read.
+        """
+        if bgr:
+            if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] not in (3, 4):
+                raise FaceExprError("bgr is true, but the picture is not an array (height, width, 3); expected one")
+            image = image[:, :, [2, 1, 0, 3][: image.shape[2]]]
+        picture = self._read(image)
+        if isinstance(picture, ImageError):
+            raise picture
+        return self._batch([(source_name(image), picture)])[0].result
+
+    def run(self, paths: Iterable[str | Path]) -> Iterator[PictureResult]:
+        """Analyse files one after the other, in constant memory.
+
+        A file that cannot be read becomes a result that says why.
+
+        Args:
+            paths: files, in the order of the results.
+        """
+        for analysed in self.analysed(paths):
+            yield analysed.result
+
+    def analysed(self, paths: Iterable[str | Path]) -> Iterator[Analysed]:
+        """Do the same as `run`, and give the pixels and the crops too."""
+        remaining = iter(paths)
+        with ThreadPoolExecutor(max_workers=READERS) as readers:
+
+            def read_on() -> list[tuple[str, Future[Picture | ImageError]]]:
+                return [(str(path), readers.submit(self._read, path)) for path in islice(remaining, self.batch_size)]
+
+            coming = read_on()
+            while coming:
+                batch = [(source, future.result()) for source, future in coming]
+                # The next pictures are decoded while these are looked at.
+                coming = read_on()
+                yield from self._batch(batch)
+
+    def _read(self, source: Source) -> Picture | ImageError:
+        try:
+            return read_picture(source, "RGB", self.max_pixels, self.reduce_to)
+        except ImageError as error:
+            return error
+
+    def _batch(self, pictures: Sequence[tuple[str, Picture | ImageError]]) -> list[Analysed]:
+        readable = [(source, picture) for source, picture in pictures if isinstance(picture, Picture)]
+        first_step = iter(find(self.detector, readable, self.crop))
+        steps = [
+            failed(source, picture.reason) if isinstance(picture, ImageError) else next(first_step)
+            for source, picture in pictures
+        ]
+        results = iter(classify(self.classifier, [step for step in steps if isinstance(step, Found)], self.face_batch))
+        return [
+            Analysed(next(results), step.picture.pixels, step.picture.reduction, step.crops)
+            if isinstance(step, Found)
+            else Analysed(step)
+            for step in steps
+        ]

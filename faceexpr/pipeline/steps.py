@@ -1,0 +1,136 @@
+"""The two steps on a few pictures at a time: boxes and crops first, then expressions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from faceexpr.boxes.detections import Detections
+from faceexpr.data.face_images import face_tensor
+from faceexpr.detection.detector import Detector
+from faceexpr.detection.ground_truth import GroundTruth
+from faceexpr.errors import FaceExprError
+from faceexpr.images import Picture
+from faceexpr.pipeline.classifier import Classifier
+from faceexpr.pipeline.crop import Box, Crop, clipped, cut
+from faceexpr.pipeline.result import NOT_FINITE, FaceResult, PictureResult, failed, significant
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A picture after the first step.
+
+    Attributes:
+        source: its path, or what it was given as.
+        picture: its pixels.
+        boxes: the faces in pixels of the upright original, inside it, the surest first.
+        scores: how sure the detector is of each.
+        crops: the faces as they were cut out, each uint8 (h, w, 3).
+        notes: remarks on the picture and on boxes that were left out.
+    """
+
+    source: str
+    picture: Picture
+    boxes: tuple[Box, ...]
+    scores: tuple[float, ...]
+    crops: tuple[NDArray[np.uint8], ...]
+    notes: tuple[str, ...]
+
+
+def find(
+    detector: Detector | GroundTruth, pictures: Sequence[tuple[str, Picture]], crop: Crop
+) -> list[Found | PictureResult]:
+    """Find the faces and cut them out.
+
+    Args:
+        detector: finds the boxes.
+        pictures: each with its source.
+        crop: how a face is cut out.
+
+    Returns:
+        For each picture its faces, or its result where annotations know nothing of it.
+    """
+    if isinstance(detector, GroundTruth):
+        return [_annotated(detector, source, picture, crop) for source, picture in pictures]
+    detections = detector([picture.pixels for _, picture in pictures]) if pictures else []
+    return [
+        _found(source, picture, result, crop) for (source, picture), result in zip(pictures, detections, strict=True)
+    ]
+
+
+def _annotated(truth: GroundTruth, source: str, picture: Picture, crop: Crop) -> Found | PictureResult:
+    try:
+        return _found(source, picture, truth.faces(source, picture.reduction), crop)
+    except FaceExprError as error:
+        return failed(source, str(error))
+
+
+def _found(source: str, picture: Picture, detections: Detections, crop: Crop) -> Found:
+    boxes, scores, crops = [], [], []
+    left_out: Counter[str] = Counter()
+    for corners, score in zip(detections.boxes.tolist(), detections.scores.tolist(), strict=True):
+        box = clipped([value * picture.reduction for value in corners], picture.size, crop.min_face)
+        if isinstance(box, str) or not isfinite(score):
+            left_out[box if isinstance(box, str) else "without a finite score"] += 1
+            continue
+        boxes.append(box)
+        scores.append(score)
+        crops.append(cut(picture.pixels, [value / picture.reduction for value in box], crop))
+    notes = list(picture.notes)
+    if detections.limited:
+        notes.append(f"more than {len(detections)} faces were found; the surest are given (max_faces)")
+    if left_out:
+        number = left_out.total()
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
+        notes.append(f"{number} {'box' if number == 1 else 'boxes'} left out: {reasons}")
+    return Found(source, picture, tuple(boxes), tuple(scores), tuple(crops), tuple(notes))
+
+
+def classify(classifier: Classifier, found: Sequence[Found], face_batch: int) -> list[PictureResult]:
+    """Tell the expressions of all faces of some pictures.
+
+    Args:
+        classifier: it is called with 1 to ``face_batch`` faces at a time, and not at all where there is no face.
+        found: the pictures.
+        face_batch: faces in a batch.
+    """
+    faces = [crop for picture in found for crop in picture.crops]
+    rows = _probabilities(classifier, faces, face_batch)
+    return [_result(picture, rows, classifier.class_names) for picture in found]
+
+
+def _probabilities(
+    classifier: Classifier, faces: Sequence[NDArray[np.uint8]], face_batch: int
+) -> Iterator[list[float]]:
+    for start in range(0, len(faces), face_batch):
+        batch: Tensor = torch.stack(
+            [face_tensor(face, classifier.image_size) for face in faces[start : start + face_batch]]
+        )
+        yield from classifier(batch).tolist()
+
+
+def _result(found: Found, rows: Iterator[list[float]], class_names: Sequence[str]) -> PictureResult:
+    faces = tuple(
+        _face(box, score, next(rows), class_names) for box, score in zip(found.boxes, found.scores, strict=True)
+    )
+    broken = [str(number) for number, face in enumerate(faces, 1) if face.probabilities is None]
+    if not broken:
+        return PictureResult(found.source, "ok", None, found.picture.size, faces, found.notes)
+    reason = f"{NOT_FINITE}: face {', '.join(broken)} of {len(faces)}"
+    return PictureResult(found.source, "error", reason, found.picture.size, faces, found.notes)
+
+
+def _face(box: Box, score: float, row: Sequence[float], class_names: Sequence[str]) -> FaceResult:
+    left, top, right, bottom = (round(value, 2) for value in box)
+    place = (left, top, right, bottom)
+    if not all(isfinite(value) for value in row):
+        return FaceResult(place, significant(score), None, None)
+    probabilities = {name: significant(value) for name, value in zip(class_names, row, strict=True)}
+    return FaceResult(place, significant(score), max(probabilities, key=probabilities.__getitem__), probabilities)

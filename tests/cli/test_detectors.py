@@ -1,0 +1,106 @@
+"""Detectors through the command line: fit, test, what they leave behind, and what is refused."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import exit_code
+
+from faceexpr.cli import main
+
+SCENES = [
+    "--data", "SyntheticScenes", "--data.train_size", "6", "--data.val_size", "3", "--data.test_size", "3",
+    "--data.width", "64", "--data.height", "64", "--data.max_faces", "2", "--data.batch_size", "3",
+]  # fmt: skip
+NET = [
+    "--model", "FaceDetector", "--model.net", "LightDetector", "--model.net.widths", "[4, 4, 8, 8, 8]",
+    "--model.net.neck", "8",
+]  # fmt: skip
+TRAINER = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--detection_evaluation.figures", "false"]
+
+Fit = Callable[..., None]
+
+
+@pytest.fixture
+def fit(workdir: Path) -> Fit:
+    """Train a tiny detector on a few scenes."""
+
+    def tiny(*args: str) -> None:
+        main(["fit", *NET, *SCENES, *TRAINER, *args])
+
+    return tiny
+
+
+def test_a_detector_is_trained_chosen_by_ap50_and_measured_from_its_checkpoint_alone(
+    fit: Fit, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit()
+    run = workdir / "lightning_logs/version_0"
+    checkpoint = torch.load(run / "checkpoints/best.ckpt", map_location="cpu", weights_only=True)
+    (best,) = [state for name, state in checkpoint["callbacks"].items() if "BestCheckpoint" in name]
+    assert best["monitor"] == "val/ap50"
+    assert yaml.safe_load((run / "config.yaml").read_text())["checkpoint"]["monitor"] == "auto"
+    capsys.readouterr()
+    main(["test", "--ckpt_path", str(run), "--trainer.accelerator", "cpu"])
+    measured = json.loads((workdir / "lightning_logs/version_1/metrics.json").read_text())["test"]
+    assert measured["images"] == 3
+    assert 0 <= measured["ap50"] <= 1
+    assert re.search(r"AP50 +0\.\d{4}", capsys.readouterr().out)
+
+
+def test_options_of_the_suppression_can_be_changed_after_training(fit: Fit, workdir: Path) -> None:
+    fit()
+    changed = ["--model.net.suppression.min_score", "0.0", "--model.net.suppression.max_faces", "2"]
+    main(["test", "--ckpt_path", "lightning_logs/version_0", *changed, "--trainer.accelerator", "cpu"])
+    measured = json.loads((workdir / "lightning_logs/version_1/metrics.json").read_text())["test"]
+    assert (measured["detections"], measured["images_at_the_limit"]) == (6, 3)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([*NET, "--data", "SyntheticFaces"], "--data is SyntheticFaces, but FaceDetector needs pictures with boxes"),
+        (SCENES, "--data is SyntheticScenes, but ExpressionClassifier needs faces with expressions"),
+        ([*NET, "--data", "FaceBoxes"], "data.train is not given; expected an annotation file"),
+        ([*NET, *SCENES, "--data.augment.mosaic", "2"], "data.augment.mosaic is 2.0; expected 0 to 1"),
+        ([*NET, *SCENES, "--model.net.suppression.iou", "3"], "suppression.iou is 3.0; expected 0 to 1"),
+        ([*NET, *SCENES, "--checkpoint.monitor", "val/accuracy"], "val/accuracy, which this run does not measure"),
+        ([*NET, *SCENES, "--checkpoint.mode", "min"], "val/ap50 is better when it is higher; use mode max"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_in_a_sentence(
+    workdir: Path, args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(lambda: main(["fit", *args, *TRAINER])) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_predict_sends_detectors_to_analyze(fit: Fit, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit()
+    assert exit_code(lambda: main(["predict", "--ckpt_path", "lightning_logs/version_0"])) == 2
+    assert "expected `faceexpr analyze`" in capsys.readouterr().err
+
+
+def test_d07_no_checkpoint_of_a_diverged_step_is_kept(
+    fit: Fit, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    diverging = ["--model.optimizer", "SGD", "--model.optimizer.lr", "1e30", "--trainer.max_epochs", "5"]
+    assert exit_code(lambda: fit(*diverging)) == 2
+    assert "the training loss is not finite" in capsys.readouterr().err
+    for path in (workdir / "lightning_logs").rglob("*.ckpt"):
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        assert all(torch.isfinite(value).all() for value in state.values() if value.is_floating_point())
+
+
+def test_d04_without_validation_it_is_said_once_and_training_goes_on(
+    fit: Fit, workdir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit("--trainer.limit_val_batches", "0")
+    assert caplog.text.count("no validation will run") == 1
+    assert (workdir / "lightning_logs/version_0/checkpoints/best.ckpt").is_file()

@@ -1,0 +1,317 @@
+"""``faceexpr analyze`` over files and folders: what is written, what becomes of bad files, and going on."""
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from analysis_runs import BOX, analyzer, records, rows, save_models, write
+from conftest import exit_code
+from pictures import encoded, picture
+from PIL import Image
+from red_finder import RED, red_picture
+
+from faceexpr.emotions import FER_NAMES, FERPLUS_NAMES
+from faceexpr.errors import FaceExprError
+from faceexpr.pipeline.analyze import run
+
+FIELDS = ["image", "name", "status", "reason", "width", "height", "faces", "notes"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return save_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def analyze(models, workdir):
+    return analyzer(models)
+
+
+def test_f04_a_folder_with_and_without_faces(analyze, capsys):
+    for name, box in (("a", None), ("b", BOX), ("c", None)):
+        write(f"photos/{name}.png", box)
+    assert analyze("photos") == 0
+    assert [(record["image"], record["status"], len(record["faces"])) for record in records()] == [
+        ("photos/a.png", "ok", 0), ("photos/b.png", "ok", 1), ("photos/c.png", "ok", 0),
+    ]  # fmt: skip
+    assert "1 face in 3 images; 2 of 3 without face" in capsys.readouterr().out
+    assert [row["face"] for row in rows()] == ["", "1", ""]
+    assert rows()[0]["status"] == "ok"
+
+
+def test_f04_nothing_but_blanks_and_faces_below_the_score_limit(analyze, capsys):
+    write("photos/a.png", None)
+    write("photos/b.png", BOX)
+    assert analyze("photos", "--min_score=0.95") == 0
+    assert [record["faces"] for record in records()] == [[], []]
+    assert "2 of 2 without face" in capsys.readouterr().out
+
+
+def test_c05_bad_files_have_records_of_their_own_and_the_exit_code_tells(analyze, capsys):
+    ok = write("photos/ok.jpg")
+    Path("photos/cut.jpg").write_bytes(ok.read_bytes()[: ok.stat().st_size * 6 // 10])
+    Path("photos/empty.jpg").write_bytes(b"")
+    Path("photos/text.jpg").write_text("no picture")
+    assert analyze("photos", "absent.jpg", "--pictures=true", "--crops=true") == 3
+    assert [(record["image"], record["status"], record["reason"]) for record in records()] == [
+        ("photos/cut.jpg", "error", "truncated"),
+        ("photos/empty.jpg", "error", "empty file"),
+        ("photos/ok.jpg", "ok", None),
+        ("photos/text.jpg", "error", "not an image"),
+        ("absent.jpg", "error", "no such file"),
+    ]
+    assert [rows()[0][column] for column in ("status", "reason", "expression")] == ["error", "truncated", ""]
+    assert "4 of 5 could not be analysed" in capsys.readouterr().out
+    assert [path.name for path in Path("out/pictures").rglob("*.*")] == ["ok.jpg"]
+
+
+def test_c06_a_picture_beyond_the_limit_is_a_row_and_the_run_goes_on(analyze):
+    write("photos/a.png")
+    write("photos/b.png", width=400, height=300)
+    write("photos/c.png")
+    assert analyze("photos", "--max_pixels=50000") == 3
+    assert [record["reason"] for record in records()] == [
+        None, "too large: 400 x 300 pixels, the limit is 50,000 (max_pixels)", None,
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_c06_200_megapixels_between_normal_pictures(analyze):
+    for name, size in (("b", (20000, 10000)), ("c", (10000, 10000))):
+        Path("photos").mkdir(exist_ok=True)
+        Image.new("RGB", size, RED).save(f"photos/{name}.png")
+    write("photos/a.png")
+    write("photos/d.png")
+    assert analyze("photos") == 3
+    found = records()
+    assert found[1]["reason"].startswith("too large: 20000 x 10000")
+    assert found[2]["faces"][0]["box"] == [0, 0, 10000, 10000]
+    assert [len(record["faces"]) for record in found] == [1, 0, 1, 1]
+
+
+def test_c07_content_and_not_the_name_decides(analyze):
+    face = Image.fromarray(red_picture(BOX))
+    Path("photos").mkdir()
+    for name, image_format in (("a.jpg", "WEBP"), ("b.jpeg", "PNG"), ("d", "JPEG")):
+        Path("photos", name).write_bytes(encoded(face, image_format, quality=95))
+    assert analyze("photos", "photos/d") == 0
+    assert [(record["image"], len(record["faces"])) for record in records()] == [
+        ("photos/a.jpg", 1), ("photos/b.jpeg", 1), ("photos/d", 1),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_c09_names_of_any_script_are_read_drawn_and_written(analyze, monkeypatch, encoding):
+    names = ["a b#1%.png", "café 顔.png"]
+    for name in names:
+        write(f"été/{name}")
+    console = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+    monkeypatch.setattr(sys, "stdout", console)
+    assert analyze("été", "--pictures=true", "--crops=true", out="sortie 顔") == 0
+    console.flush()
+    assert b"sortie \\u9854" in console.buffer.getvalue()
+    out = Path("sortie 顔")
+    assert [record["image"] for record in records(out)] == [f"été/{name}" for name in names]
+    assert "été/café 顔.png".encode() in (out / "faces.csv").read_bytes()
+    assert sorted(path.name for path in (out / "pictures").iterdir()) == names
+    assert sorted(path.name for path in (out / "crops").iterdir()) == [f"{name}.1.png" for name in names]
+
+
+def test_c09_a_name_whose_bytes_are_no_text_comes_back_exactly(analyze):
+    write("photos/a.png")
+    Path("photos/a.png").rename(Path(os.fsdecode(b"photos/\xff.png")))
+    assert analyze("photos", "--pictures=true") == 0
+    (record,) = records()
+    assert os.fsencode(record["image"]) == b"photos/\xff.png"
+    assert len(record["faces"]) == 1
+    assert analyze("photos", "--pictures=true") == 0
+    assert len(records()) == 1
+
+
+def test_c11_every_ending_counts_and_the_first_of_several_frames_is_noted(analyze):
+    face, blank = Image.fromarray(red_picture(BOX)), Image.fromarray(red_picture(None))
+    Path("photos").mkdir()
+    face.save("photos/A.GIF", save_all=True, append_images=[blank])
+    face.save("photos/B.JPEG", quality=95)
+    face.save("photos/C.TIF", save_all=True, append_images=[blank])
+    face.save("photos/d.bmp")
+    Path("photos/notes.txt").write_text("no picture")
+    assert analyze("photos", "--pictures=true") == 0
+    assert [(record["image"], len(record["faces"]), record["notes"]) for record in records()] == [
+        ("photos/A.GIF", 1, ["first of 2 frames"]), ("photos/B.JPEG", 1, []),
+        ("photos/C.TIF", 1, ["first of 2 frames"]), ("photos/d.bmp", 1, []),
+    ]  # fmt: skip
+    drawn = sorted(path.name for path in Path("out/pictures").iterdir())
+    assert drawn == ["A.GIF.jpg", "B.JPEG", "C.TIF.jpg", "d.bmp.jpg"]
+
+
+def test_c11_a_folder_without_an_image_is_an_error_and_leaves_nothing(analyze):
+    Path("photos").mkdir()
+    Path("photos/notes.txt").write_text("no picture")
+    with pytest.raises(FaceExprError, match="photos: the folder holds no image"):
+        analyze("photos")
+    assert not Path("out").exists()
+
+
+def test_f13_the_same_fields_for_0_1_and_2_faces_and_exact_names_and_numbers(analyze, monkeypatch):
+    odd = ['quo"te, comma.png', "line\nbreak.png", "return\rand\u2028separator.png", "[1, 2].png", "1.png", "null.png"]
+    for name in odd:
+        write(f"photos/{name}")
+    write("photos/none.png", None)
+    assert analyze("photos", *[f"photos/{name}" for name in odd[3:]]) == 0
+    found, table = records(), rows()
+    assert {record["image"] for record in found} == {f"photos/{name}" for name in [*odd, "none.png"]}
+    assert all(list(record) == FIELDS for record in found)
+    assert [row["image"] for row in table] == [record["image"] for record in found]
+    columns = (
+        "image", "status", "reason", "width", "height", "face", "left", "top", "right", "bottom", "score", "expression",
+        *FER_NAMES, "notes",
+    )  # fmt: skip
+    assert tuple(table[0]) == columns
+    for row, record in zip(table, found, strict=True):
+        for face in record["faces"]:
+            assert {name: float(row[name]) for name in FER_NAMES} == face["probabilities"]
+            assert [float(row[side]) for side in ("left", "top", "right", "bottom")] == face["box"] == list(BOX)
+            assert sum(face["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+            assert (row["expression"], float(row["score"])) == (face["expression"], face["score"])
+
+
+def test_f13_a_face_whose_probabilities_are_nan_is_an_error_and_no_number(analyze, models, monkeypatch):
+    import torch
+
+    from faceexpr.tasks.classify import ExpressionClassifier
+
+    write("photos/a.png")
+    real = ExpressionClassifier.forward
+    monkeypatch.setattr(
+        ExpressionClassifier, "forward", lambda self, image: real(self, image) * (torch.nan if image.any() else 1)
+    )
+    assert analyze("photos", "--pictures=true") == 3
+    (record,) = records()
+    assert (record["status"], record["faces"][0]["probabilities"]) == ("error", None)
+    assert record["faces"][0]["box"] == list(BOX)
+    (row,) = rows()
+    assert (row["status"], row["reason"]) == ("error", "the classifier's probabilities are not finite")
+    assert [row[name] for name in FER_NAMES] == [""] * 7
+
+
+def test_f07_an_eight_class_model_gives_its_eight_names(analyze):
+    write("photos/a.png")
+    assert analyze("photos", classifier="eight.ckpt") == 0
+    assert tuple(records()[0]["faces"][0]["probabilities"]) == FERPLUS_NAMES
+    assert "Contempt" in rows()[0]
+
+
+def test_f02_crops_and_pictures_keep_red_red(analyze):
+    write("photos/a.png")
+    assert analyze("photos", "--crops=true", "--pictures=true", "--margin=0", "--shape=stretched") == 0
+    crop = np.asarray(Image.open("out/crops/a.png.1.png"))
+    assert crop.shape == (50, 40, 3)
+    assert (crop == RED).all()
+    assert np.asarray(Image.open("out/pictures/a.png"))[45, 50].tolist() == list(RED)
+
+
+def test_pictures_mirror_the_folders_and_none_takes_the_place_of_another(analyze):
+    for path in ("x/a/1.png", "x/a.png", "y/a.png", "y/b.gif", "y/b.gif.jpg", "z/a.png"):
+        write(path, None)
+    assert analyze("x", "y", "z/a.png", "x/../x/a.png", "--pictures=true") == 0
+    found = records()
+    assert len({record["name"] for record in found}) == len(found) == 7
+    for record in found:
+        assert Path("out/pictures", record["name"]).is_file()
+    names = {record["image"]: record["name"] for record in found}
+    assert names["x/a/1.png"] == "x/a/1.png"
+    assert names["z/a.png"] == "a.png"
+    assert {names["y/b.gif"], names["y/b.gif.jpg"]} == {"y/b.gif.jpg", "y/b.gif-2.jpg"}
+
+
+def test_a_very_long_name_can_be_drawn(analyze):
+    write(f"photos/{'é' * 120}.png")
+    assert analyze("photos", "--pictures=true", "--crops=true") == 0
+    assert len(list(Path("out/crops").iterdir())) == 1
+
+
+def test_the_results_may_lie_in_the_folder_of_the_images(analyze, capsys):
+    write("photos/a.png")
+    assert analyze("photos", "--pictures=true", "--crops=true", out="photos") == 0
+    assert analyze("photos", "--pictures=true", "--crops=true", out="photos") == 0
+    assert [record["image"] for record in records("photos")] == ["photos/a.png"]
+    assert "note: 2 images were written by an analysis left out" in capsys.readouterr().out
+    assert analyze("photos", out="elsewhere") == 0
+    assert [record["image"] for record in records("elsewhere")] == ["photos/a.png"]
+
+
+def test_files_of_the_users_own_are_never_overwritten(analyze):
+    write("photos/pictures/a.png")
+    with pytest.raises(FaceExprError, match=r"photos/pictures is there already, and no analysis has written it"):
+        analyze("photos", "--pictures=true", out="photos")
+    Path("out").mkdir()
+    Path("out/faces.csv").write_text("mine")
+    with pytest.raises(FaceExprError, match=r"out/faces\.csv is there already"):
+        analyze("photos")
+    assert Path("out/faces.csv").read_text() == "mine"
+
+
+def test_coco_detections_have_the_ids_of_the_annotations(analyze):
+    write("photos/a.png")
+    write("photos/b.png", None)
+    write("photos/c.png")
+    truth = {
+        "images": [{"id": 70, "file_name": "c.png", "width": 120, "height": 90},
+                   {"id": 80, "file_name": "b.png", "width": 120, "height": 90}],
+        "annotations": [{"id": 1, "image_id": 70, "category_id": 7, "bbox": [30, 20, 40, 50]}],
+        "categories": [{"id": 7, "name": "face"}],
+    }  # fmt: skip
+    Path("truth.json").write_text(json.dumps(truth))
+    assert analyze("photos", "--coco=true", out="plain") == 0
+    found = json.loads(Path("plain/detections.json").read_text())
+    assert [(row["image_id"], row["category_id"], row["bbox"]) for row in found] == [
+        (1, 1, [30, 20, 40, 50]), (3, 1, [30, 20, 40, 50]),
+    ]  # fmt: skip
+    assert analyze("photos", "--coco=true", "--annotations=truth.json", "--images=photos") == 0
+    (row,) = json.loads(Path("out/detections.json").read_text())
+    assert row == {"image_id": 70, "category_id": 7, "bbox": [30, 20, 40, 50], "score": 0.9}
+    with pytest.raises(FaceExprError, match="expected --coco true with it"):
+        analyze("photos", "--annotations=truth.json")
+
+
+def test_annotations_may_stand_in_for_the_detector(analyze, models):
+    write("photos/a.png")
+    Path("truth.txt").write_text("a.png\n1\n10 20 30 40 0 0 0 0 0 0\n")
+    options = ["--classifier", str(models / "classifier.ckpt"), "--out", "out", "--device=cpu", "--images", "photos"]
+    assert exit_code(lambda: run(["analyze", "photos", "--detector", "truth.txt", *options])) == 0
+    assert [(face["box"], face["score"]) for face in records()[0]["faces"]] == [([10, 20, 40, 60], 1.0)]
+
+
+def test_bad_options_are_one_sentence(analyze, models):
+    write("photos/a.png")
+    for option, message in (
+        ("--min_score=2", "^min_score is 2"),
+        ("--margin=-1", "margin is -1"),
+        ("--device=warp", "--device is warp, which is not there"),
+        ("--no_such=1", "no_such"),
+    ):
+        with pytest.raises(FaceExprError, match=message):
+            analyze("photos", option)
+    assert not Path("out").exists()
+    with pytest.raises(FaceExprError, match=r"--classifier: .*absent\.ckpt does not exist"):
+        analyze("photos", classifier="absent.ckpt")
+
+
+def test_the_help_explains_every_option(capsys):
+    assert exit_code(lambda: run(["analyze", "--help"])) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Interrupted, the same command goes on where it stopped" in text
+    for words in ("--min_score", "boxes are then taken", "below OUT/pictures", "auto takes the GPU"):
+        assert words in text
+
+
+def test_a_picture_may_be_of_one_pixel(analyze):
+    Path("photos").mkdir()
+    picture(1, 1).save("photos/a.png")
+    assert analyze("photos", "--pictures=true") == 0
+    assert records()[0]["width"] == 1

@@ -1,0 +1,253 @@
+"""The two steps in Python: every kind of input, boxes at borders, no face, class names, one resize for all paths."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import encoded, picture
+from PIL import Image
+from red_finder import RED, RedFinder, red_picture, save_task, tiny_classifier
+from stub_steps import WHOLE, Boxes, Levels, pipeline
+
+from faceexpr.boxes.detections import Detections
+from faceexpr.data.formats.record import Annotations, FaceImage
+from faceexpr.detection.detector import NetDetector
+from faceexpr.detection.ground_truth import GroundTruth
+from faceexpr.errors import FaceExprError
+from faceexpr.images import ImageError, read_picture
+from faceexpr.pipeline.classifier import TaskClassifier
+from faceexpr.pipeline.crop import Crop
+from faceexpr.pipeline.pipeline import FacePipeline
+from faceexpr.tasks.detect import FaceDetector
+
+MEMORY = Path("/proc/self/statm")
+
+
+def test_f02_every_kind_of_input_gives_the_same_and_red_stays_red(tmp_path):
+    pixels = red_picture((10, 20, 40, 60))
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    classifier = Levels()
+    system = FacePipeline(NetDetector(RedFinder()), classifier, Crop(margin=0, shape="stretched"))
+    results = [
+        system(path),
+        system(str(path)),
+        system(path.read_bytes()),
+        system(Image.open(path)),
+        system(pixels),
+        system(pixels.astype(np.float32) / 255),
+        system(np.ascontiguousarray(pixels[:, :, ::-1]), bgr=True),
+    ]
+    assert [face.box for result in results for face in result.faces] == [(10, 20, 40, 60)] * 7
+    assert [result.faces[0].expression for result in results] == ["Red"] * 7
+    assert len({tuple(result.faces[0].probabilities.values()) for result in results}) == 1
+    assert all(batch[0].amax((1, 2)).tolist() == list(RED) for batch in classifier.batches)
+    assert system(pixels[:, :, ::-1]).faces == ()
+    with pytest.raises(FaceExprError, match="bgr is true, but the picture is not an array"):
+        system(path, bgr=True)
+
+
+def test_d12_floats_from_0_to_255_are_refused():
+    with pytest.raises(ImageError, match="expected 0 to 1"):
+        pipeline(WHOLE)(red_picture(None).astype(np.float32))
+
+
+def test_f03_boxes_at_the_border_are_reported_inside_and_the_others_left_out_with_a_reason():
+    nan = float("nan")
+    boxes = (
+        [-5, -5, 20, 20], [90, 90, 130, 130], [110, 10, 130, 30], [10, 10, 10, 40], [10, 10, 11, 80], [nan, 1, 9, 9],
+    )  # fmt: skip
+    result = pipeline(*boxes, crop=Crop(margin=0.3))(red_picture(None, 100, 100))
+    assert [face.box for face in result.faces] == [(0, 0, 20, 20), (90, 90, 100, 100)]
+    assert result.status == "ok"
+    assert result.notes == (
+        "4 boxes left out: 1 not finite, 1 outside the picture, 1 smaller than 8 pixels, 1 without area",
+    )
+
+
+def test_f04_pictures_without_a_face_never_reach_the_classifier(tmp_path):
+    paths = [tmp_path / f"{name}.png" for name in "abc"]
+    for path, box in zip(paths, (None, (10, 20, 40, 60), None), strict=True):
+        Image.fromarray(red_picture(box)).save(path)
+    classifier = Levels()
+    system = FacePipeline(NetDetector(RedFinder()), classifier)
+    assert [(result.status, len(result.faces)) for result in system.run(paths)] == [("ok", 0), ("ok", 1), ("ok", 0)]
+    assert [len(batch) for batch in classifier.batches] == [1]
+    assert [result.faces for result in system.run([paths[0], paths[2]])] == [(), ()]
+    assert len(classifier.batches) == 1
+
+
+def test_faces_are_batched_over_pictures_and_in_chunks_and_keep_their_owner(tmp_path):
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 0, 0), (0, 200, 0)]
+    paths = []
+    for number, colour in enumerate(colours):
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(np.full((40, 40, 3), colour, np.uint8)).save(paths[-1])
+    classifier = Levels()
+    system = pipeline(
+        [0, 0, 20, 20], [10, 10, 40, 40], [5, 5, 30, 30], classifier=classifier, batch_size=4, face_batch=5
+    )
+    results = list(system.run(paths))
+    assert [result.source for result in results] == [str(path) for path in paths]
+    names = [{face.expression for face in result.faces} for result in results]
+    assert names == [{"Red"}, {"Green"}, {"Blue"}, {"Red"}, {"Green"}]
+    assert [len(batch) for batch in classifier.batches] == [5, 5, 2, 3]
+
+
+def test_d08_a_limit_that_is_reached_is_said_and_150_faces_come_back():
+    boxes = [(x, y, x + 30, y + 30) for y in range(0, 400, 40) for x in range(0, 600, 40)]
+    result = pipeline(*boxes)(red_picture(None, 600, 400))
+    assert len(result.faces) == 150
+    assert result.notes == ()
+    limited = pipeline(*boxes[:100], limited=True)(red_picture(None, 600, 400))
+    assert limited.notes == ("more than 100 faces were found; the surest are given (max_faces)",)
+
+
+def test_d08_the_limit_is_a_setting_of_the_pipeline(tmp_path):
+    detector = save_task(FaceDetector(net=RedFinder()), tmp_path / "detector.ckpt")
+    classifier = save_task(tiny_classifier(), tmp_path / "classifier.ckpt")
+    system = FacePipeline.from_checkpoints(detector, classifier, max_faces=7)
+    assert system.detector.net.suppression.max_faces == 7
+    assert system(red_picture((10, 20, 40, 60))).faces[0].box == (10, 20, 40, 60)
+    assert FacePipeline.from_checkpoints(detector, classifier, min_score=0.95)(red_picture((1, 2, 40, 60))).faces == ()
+    with pytest.raises(FaceExprError, match="min_score is 2"):
+        FacePipeline.from_checkpoints(detector, classifier, min_score=2)
+
+
+def test_f13_probabilities_that_are_not_finite_are_an_error_and_the_other_faces_keep_theirs():
+    classifier = Levels()
+    system = pipeline([0, 0, 20, 20], [30, 0, 60, 20], classifier=classifier)
+    pixels = np.zeros((40, 80, 3), np.uint8)
+    pixels[:, 30:] = (0, 0, 90)
+    result = system(pixels)
+    assert (result.status, result.reason) == ("error", "the classifier's probabilities are not finite: face 1 of 2")
+    assert (result.faces[0].expression, result.faces[0].probabilities) == (None, None)
+    assert result.faces[1].probabilities == {"Red": 0, "Green": 0, "Blue": 1}
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_c01_boxes_refer_to_the_upright_picture(tmp_path):
+    raw = Image.fromarray(red_picture((4, 2, 16, 14), 40, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(raw, "JPEG", quality=95, subsampling=0, exif=exif)
+    upright = encoded(raw.rotate(-90, expand=True), "JPEG", quality=95, subsampling=0)
+    broken = encoded(raw, "JPEG", quality=95, subsampling=0, exif=b"Exif\0\0MM\0\x2a\xff\xff\xff\xff")
+    system = FacePipeline(NetDetector(RedFinder()), Levels(), Crop(margin=0))
+    results = [system(data) for data in (turned, upright, broken)]
+    assert [result.size for result in results] == [(20, 40), (20, 40), (40, 20)]
+    assert [result.faces[0].box for result in results] == [(6, 4, 18, 16), (6, 4, 18, 16), (4, 2, 16, 14)]
+    probabilities = [[*result.faces[0].probabilities.values()] for result in results]
+    assert probabilities[0] == pytest.approx(probabilities[1], abs=0.02)
+    assert min(row[0] for row in probabilities) > 0.7
+
+
+def test_c02_c04_every_colour_model_is_taken_and_gives_the_same_face():
+    boxed = red_picture((16, 16, 48, 48), 64, 64)
+    system = FacePipeline(NetDetector(RedFinder()), Levels())
+    cmyk = system(encoded(Image.fromarray(boxed).convert("CMYK"), "JPEG", quality=95))
+    assert cmyk.faces[0].box == pytest.approx((16, 16, 48, 48), abs=1)
+    for mode in ("RGB", "RGBA", "P"):
+        assert system(encoded(Image.fromarray(boxed).convert(mode), "PNG")).faces[0].box == (16, 16, 48, 48)
+    whole = pipeline(WHOLE)
+    for mode in ("1", "L", "LA"):
+        (face,) = whole(encoded(Image.fromarray(boxed).convert(mode), "PNG")).faces
+        assert [*face.probabilities.values()] == pytest.approx([1 / 3] * 3, abs=1e-5)
+
+
+def test_c06_large_pictures_are_searched_reduced_and_boxes_are_those_of_the_original(tmp_path):
+    path = tmp_path / "large.png"
+    Image.fromarray(red_picture((400, 200, 1000, 900), 2000, 1600)).save(path)
+    detector = Boxes([100, 50, 250, 225])
+    system = FacePipeline(detector, Levels(), Crop(margin=0), reduce_to=400)
+    result = system(path)
+    assert detector.seen[0].shape == (400, 500, 3)
+    assert result.size == (2000, 1600)
+    assert result.faces[0].box == (400, 200, 1000, 900)
+    assert result.faces[0].probabilities["Red"] > 0.75
+    assert FacePipeline(NetDetector(RedFinder()), Levels(), reduce_to=400)(path).faces[0].box == (400, 200, 1000, 900)
+    with pytest.raises(ImageError, match="too large: 2000 x 1600 pixels"):
+        pipeline(WHOLE, max_pixels=3_000_000)(path)
+
+
+def test_c06_a_reduced_box_at_the_border_stays_inside(tmp_path):
+    result = pipeline([0, 0, 34, 34], reduce_to=10)(np.zeros((101, 101, 3), np.uint8))
+    assert result.faces[0].box == (0, 0, 101, 101)
+
+
+def test_c05_run_goes_on_past_what_cannot_be_read(tmp_path):
+    ok = tmp_path / "ok.jpg"
+    picture(60, 60).save(ok)
+    (tmp_path / "cut.jpg").write_bytes(ok.read_bytes()[: ok.stat().st_size * 6 // 10])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    paths = [tmp_path / f"{name}.jpg" for name in ("cut", "empty", "ok", "absent")]
+    results = list(pipeline(WHOLE).run(paths))
+    assert [(result.status, result.reason) for result in results] == [
+        ("error", "truncated"), ("error", "empty file"), ("ok", None), ("error", "no such file"),
+    ]  # fmt: skip
+    assert [len(result.faces) for result in results] == [0, 0, 1, 0]
+    with pytest.raises(ImageError, match="truncated"):
+        pipeline(WHOLE)(paths[0])
+
+
+def test_ground_truth_stands_in_for_a_detector_and_its_ignored_faces_stay_out(tmp_path):
+    path = tmp_path / "a.png"
+    picture(100, 80).save(path)
+    boxes = np.array([[10, 20, 40, 60], [50, 20, 90, 60]], np.float32)
+    record = FaceImage(path, (100, 80), boxes, np.array([False, True]))
+    system = FacePipeline(GroundTruth(Annotations([record]), "truth.json"), Levels())
+    assert [face.box for face in system(path).faces] == [(10, 20, 40, 60)]
+    picture(100, 80).save(tmp_path / "b.png")
+    known, unknown = system.run([path, tmp_path / "b.png"])
+    assert (known.status, unknown.status) == ("ok", "error")
+    assert unknown.reason.endswith("truth.json does not say where its faces are")
+
+
+def test_f13_a_record_is_plain_values_with_the_same_fields_whatever_was_found():
+    records = [pipeline(*boxes)(picture(60, 60)).record() for boxes in ((), (WHOLE,), (WHOLE, WHOLE))]
+    assert len({tuple(record) for record in records}) == 1
+    assert [len(record["faces"]) for record in records] == [0, 1, 2]
+    assert [json.loads(json.dumps(record, allow_nan=False)) for record in records] == records
+
+
+@pytest.mark.parametrize("option", ["batch_size", "face_batch", "max_pixels", "reduce_to"])
+def test_options_out_of_range_are_refused(option):
+    with pytest.raises(FaceExprError, match=f"{option} is 0"):
+        pipeline(WHOLE, **{option: 0})
+
+
+def test_a_pil_image_of_an_opened_file_keeps_its_name():
+    file = io.BytesIO(encoded(picture(), "PNG"))
+    assert pipeline()(Image.open(file)).source == "PIL image"
+    assert read_picture(file.getvalue()).size == (64, 64)
+
+
+def resident_megabytes():
+    return int(MEMORY.read_text().split()[1]) * 4096 / 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MEMORY.exists(), reason="this system does not tell the memory of a process as a file")
+def test_f11_memory_stays_flat_over_300_pictures_of_50_sizes(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(300):
+        width, height = 300 + 10 * (number % 50), 800 - 9 * (number % 50)
+        path = tmp_path / f"{number:03}.jpg"
+        Image.fromarray(red_picture((40, 50, 160, 190), width, height)).save(path)
+    crowd = [(x, y, x + 15, y + 15) for x in range(0, 150, 15) for y in range(0, 300, 15)]
+    found = NetDetector(RedFinder())
+
+    def detector(images):
+        crowded = Detections(torch.tensor(crowd).float(), torch.ones(200))
+        return [crowded if rng.random() < 0.03 else detections for detections in found(images)]
+
+    classifier = TaskClassifier(tiny_classifier())
+    sizes = []
+    for number, result in enumerate(FacePipeline(detector, classifier).run(sorted(tmp_path.iterdir())), 1):
+        assert len(result.faces) in (1, 200)
+        if number in (50, 300):
+            sizes.append(resident_megabytes())
+    assert sizes[1] < 1.1 * sizes[0]

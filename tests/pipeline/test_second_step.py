@@ -1,0 +1,94 @@
+"""The second step: one resize for all paths, and classifiers of any kind with their own names."""
+
+import numpy as np
+import pytest
+import torch
+from pictures import picture
+from PIL import Image
+from red_finder import RedFinder, save_task, tiny_classifier
+from stub_steps import WHOLE, Boxes, Levels, pipeline
+
+from faceexpr.data.face_images import FaceImages, face_tensor
+from faceexpr.emotions import FER_NAMES, FERPLUS_NAMES
+from faceexpr.errors import FaceExprError
+from faceexpr.export import export, load_exported
+from faceexpr.pipeline.classifier import TaskClassifier, load_classifier
+from faceexpr.pipeline.crop import Crop
+from faceexpr.pipeline.pipeline import FacePipeline
+from faceexpr.tasks.detect import FaceDetector
+from faceexpr.tasks.knn import KNNClassifier
+
+
+def test_f01_a_face_has_the_same_probabilities_by_every_path(tmp_path):
+    model = tiny_classifier()
+    path = save_task(model, tmp_path / "classifier.ckpt")
+    grey = np.random.default_rng(5).integers(0, 256, (48, 48), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(np.stack([grey] * 3, 2)).save(tmp_path / "rgb.png")
+    system = FacePipeline(Boxes(WHOLE), load_classifier(path))
+    export(str(path), tmp_path / "model.pt2", channels=1)
+    program, _ = load_exported(tmp_path / "model.pt2")
+    with torch.no_grad():
+        row = model.eval()(torch.from_numpy(grey)[None, None])[0]
+        predicted = [
+            model(FaceImages(str(tmp_path / name)).split("predict").images)[0] for name in ("grey.png", "rgb.png")
+        ]
+        exported = program(torch.from_numpy(grey)[None, None])[0]
+    whole = [[*system(tmp_path / name).faces[0].probabilities.values()] for name in ("grey.png", "rgb.png")]
+    for other in (*predicted, exported, *map(torch.tensor, whole)):
+        assert torch.allclose(row, other, atol=1e-4)
+    assert float(row.max() - row.min()) > 0.01
+
+
+def test_f09_a_large_face_is_resized_as_everywhere_else(tmp_path):
+    x = np.arange(480)
+    stripes = ((x[None, :] + x[:, None] // 7) % 3 * 127).astype(np.uint8)
+    Image.fromarray(stripes).save(tmp_path / "stripes.png")
+    classifier = Levels()
+    classifier.image_size = 48
+    pipeline(WHOLE, classifier=classifier)(tmp_path / "stripes.png")
+    data = FaceImages(str(tmp_path / "stripes.png"), image_size=48).split("predict").images
+    assert (classifier.batches[0].float() - data.float()).abs().mean() < 2
+    surround = np.full((600, 700), 128, np.uint8)
+    surround[60:540, 100:580] = stripes
+    pipeline([100, 60, 580, 540], classifier=classifier, crop=Crop(margin=0))(surround)
+    assert torch.equal(classifier.batches[1], face_tensor(np.stack([stripes] * 3, 2), 48)[None])
+
+
+@pytest.mark.parametrize("names", [FER_NAMES, FERPLUS_NAMES, FER_NAMES[::-1]])
+def test_f07_names_and_their_number_are_those_of_the_checkpoint(tmp_path, names):
+    model = tiny_classifier(class_names=names)
+    classifier = load_classifier(save_task(model, tmp_path / "model.ckpt"))
+    (face,) = FacePipeline(Boxes(WHOLE), classifier)(picture(48, 48)).faces
+    assert tuple(face.probabilities) == names
+    assert sum(face.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert face.expression == max(face.probabilities, key=face.probabilities.get)
+
+
+def test_f07_a_list_of_names_that_does_not_fit_is_an_error_at_load(tmp_path):
+    path = save_task(tiny_classifier(), tmp_path / "model.ckpt")
+    checkpoint = torch.load(path, weights_only=True)
+    for names in (FER_NAMES[:6], FERPLUS_NAMES, ["Angry"] * 7):
+        checkpoint["hyper_parameters"]["class_names"] = list(names)
+        torch.save(checkpoint, tmp_path / "wrong.ckpt")
+        with pytest.raises(FaceExprError, match=r"wrong\.ckpt"):
+            load_classifier(tmp_path / "wrong.ckpt")
+    model = tiny_classifier()
+    model.class_names = model.class_names[:6]
+    with pytest.raises(FaceExprError, match="gives 7 probabilities and has 6 class names"):
+        TaskClassifier(model)
+
+
+def test_k_nearest_neighbours_are_a_classifier_too(tmp_path):
+    model = KNNClassifier(k=1)
+    faces = torch.stack([torch.full((1, 48, 48), level, dtype=torch.uint8) for level in range(0, 210, 30)])
+    model.bank, model.labels = model.representation(faces), torch.arange(7)
+    system = FacePipeline(Boxes(WHOLE), load_classifier(save_task(model, tmp_path / "knn.ckpt")))
+    for label, name in enumerate(FER_NAMES):
+        (face,) = system(np.full((60, 60), 30 * label, np.uint8)).faces
+        assert (face.expression, face.probabilities[name]) == (name, 1.0)
+
+
+def test_what_is_no_classifier_is_refused(tmp_path):
+    with pytest.raises(FaceExprError, match="holds FaceDetector; expected the checkpoint of a classifier"):
+        load_classifier(save_task(FaceDetector(net=RedFinder()), tmp_path / "detector.ckpt"))
