@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from faceexpr.errors import FaceExprError
 
@@ -29,6 +27,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise FaceExprError(f"{path} is not a training checkpoint; expected a file that faceexpr fit has written")
     return checkpoint
+
+
+def class_of(path: Path) -> str:
+    """Return the import path of the class whose weights a checkpoint holds.
+
+    Raises:
+        FaceExprError: the file is not a checkpoint, or does not say.
+    """
+    checkpoint = read_checkpoint(path)
+    hyper_parameters = checkpoint.get("hyper_parameters")
+    name = hyper_parameters.get("_class_path") if isinstance(hyper_parameters, dict) else None
+    if name is None or "pytorch-lightning_version" not in checkpoint:
+        raise FaceExprError(f"{path} does not say what model it holds; expected a file that faceexpr fit has written")
+    return str(name)
 
 
 def find_checkpoint(written: str, runs: Path, option: str = "--ckpt_path") -> Path:
@@ -79,44 +91,3 @@ def newest(folder: Path, pattern: str) -> Path | None:
 def _example(runs: Path, option: str = "--ckpt_path") -> str:
     found = newest(runs, "best*.ckpt")
     return f", such as {option} {found or 'lightning_logs/version_0'}"
-
-
-def written_path(args: Sequence[str]) -> str | None:
-    """Return the ``ckpt_path`` of a command line: its flag, or else that of the last configuration file that has one.
-
-    It must be known before the arguments are parsed, because what the checkpoint remembers are their defaults.
-
-    Raises:
-        FaceExprError: a configuration file does not hold options.
-    """
-    configs = [_read_config(Path(name)) for name in (*_values(args, "--config"), *_values(args, "-c"))]
-    written = [config["ckpt_path"] for config in configs if "ckpt_path" in config] + _values(args, "--ckpt_path")
-    return str(written[-1]) if written and written[-1] not in (None, "", "null") else None
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    """Return what a configuration file holds; nothing where the parser will say what is wrong with it."""
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError:
-        return {}
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}, line {mark.line + 1}" if mark else path
-        raise FaceExprError(
-            f"--config: {where}: {getattr(error, 'problem', None) or 'not a text file'}; expected YAML"
-        ) from error
-    if not isinstance(config, dict):
-        what = "is empty" if config is None else f"holds {type(config).__name__} values"
-        raise FaceExprError(f"--config: {path} {what}; expected options, such as `trainer: {{max_epochs: 3}}`")
-    return config
-
-
-def _values(args: Sequence[str], flag: str) -> list[str]:
-    found = []
-    for position, argument in enumerate(args):
-        if argument == flag and position + 1 < len(args):
-            found.append(args[position + 1])
-        elif argument.startswith(f"{flag}="):
-            found.append(argument.partition("=")[2])
-    return found

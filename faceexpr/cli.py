@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
 from faceexpr import __version__
-from faceexpr.errors import BAD_INPUT, FaceExprError
+from faceexpr.errors import BAD_INPUT, INTERRUPTED, PIPE_CLOSED, FaceExprError, of_file
 
 VERBS: dict[str, tuple[str, str]] = {
     "fit": ("faceexpr.training_cli:run", "Train a model."),
@@ -48,11 +51,28 @@ def main(args: Sequence[str] | None = None) -> None:
     if verb is None or arguments[0] in ("-h", "--help", "--version"):
         _overview().parse_args(arguments or ["--help"])
         return
+    # Pillow warns of odd pictures without their names; what matters becomes a reason or a note.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         _load(VERBS[verb][0])(arguments)
     except FaceExprError as error:
-        print(f"faceexpr {verb}: error: {error}", file=sys.stderr)
-        raise SystemExit(BAD_INPUT) from None
+        _refuse(verb, error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:
+        # Whoever was reading the output, such as `head`, has had enough. What Python still holds back goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(PIPE_CLOSED) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _refuse(verb, of_file(error))
+
+
+def _refuse(verb: str, error: FaceExprError) -> NoReturn:
+    print(f"faceexpr {verb}: error: {error}", file=sys.stderr)
+    raise SystemExit(BAD_INPUT) from None
 
 
 def _overview() -> ArgumentParser:

@@ -9,6 +9,9 @@ SOME_FAILED = 3
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as of a shell."""
 
+PIPE_CLOSED = 141
+"""Exit code when nobody reads the output any more, as of a shell."""
+
 
 class FaceExprError(Exception):
     """Bad input or a bad option, explained in one sentence.
@@ -16,3 +19,8 @@ class FaceExprError(Exception):
     The message names the file or the option, says what was wrong and what was expected. The command line prints it
     without a traceback and exits with code 2; in Python it is an ordinary exception.
     """
+
+
+def of_file(error: OSError) -> FaceExprError:
+    """Return what to tell of a file that cannot be read or written."""
+    return FaceExprError(f"{error.filename} cannot be read or written: {error.strerror}")

@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import IO, Any
 
 from faceexpr.errors import FaceExprError
 
@@ -46,7 +47,28 @@ def _umask() -> int:
     return mask
 
 
+def lock(file: IO[Any]) -> bool:
+    """Keep an open file for this process until it is closed; nothing is done where the system has no such locks.
+
+    Returns:
+        False where another process keeps it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some file systems of a network
+        return True
+    return True
+
+
 def say(text: str) -> None:
     """Print; characters that the console cannot show are printed as backslash escapes and do not end the run."""
+    if sys.stdout is None:  # closed by whoever started the program
+        return
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)

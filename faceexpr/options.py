@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import ast
 import logging
+import os
 import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+import yaml
+from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
-from faceexpr.errors import FaceExprError
+from faceexpr.errors import FaceExprError, of_file
 
 KEY = re.compile(r'Parser key "(.+?)":\s*')
 WRAPPING = re.compile(
@@ -35,13 +38,40 @@ NOISE = re.compile(
 
 
 class Parser(LightningArgumentParser):
-    """Lightning's parser, whose errors are one line that names the option."""
+    """Lightning's parser, whose errors are one line that names the option or the configuration file."""
+
+    def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
+        read_config(Path(path))  # jsonargparse would not name the file in which something is wrong
+        parsed: Namespace = super().parse_path(path, *args, **kwargs)
+        return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser within the parser, whose message becomes part of a longer one
             super().error(message, ex)
         # argparse would print the usage, hundreds of lines for a verb, and then the message.
         raise FaceExprError(condensed(message)) from ex
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return what a configuration file holds; nothing where the parser will say what is wrong with it.
+
+    Raises:
+        FaceExprError: it does not hold options.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError:
+        return {}
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else path
+        raise FaceExprError(
+            f"{where}: {getattr(error, 'problem', None) or 'not a text file'}; expected YAML"
+        ) from error
+    if not isinstance(config, dict):
+        what = "is empty" if config is None else f"holds {type(config).__name__} values"
+        raise FaceExprError(f"{path} {what}; expected options, a line each, such as `name: value`")
+    return config
 
 
 def condensed(message: str) -> str:
@@ -87,7 +117,7 @@ def bad_input(error: Exception) -> FaceExprError | None:
             return cause
     origin = causes[-1]
     if isinstance(origin, OSError) and origin.filename is not None:
-        return FaceExprError(f"{origin.filename} cannot be read or written: {origin.strerror}")
+        return of_file(origin)
     frames = [frame for frame, _ in traceback.walk_tb(origin.__traceback__)]
     raised_by = frames[-1].f_globals.get("__name__", "") if frames else ""
     if raised_by.startswith(("jsonargparse.", "yaml.")):

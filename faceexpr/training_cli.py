@@ -24,7 +24,7 @@ from faceexpr.callbacks.checks import RunChecks
 from faceexpr.callbacks.learning_rate import RateMonitor
 from faceexpr.callbacks.progress import LineProgress, on_terminal
 from faceexpr.callbacks.run_config import SaveRunConfig
-from faceexpr.checkpoints import find_checkpoint, read_checkpoint, require_checkpoint, written_path
+from faceexpr.checkpoints import find_checkpoint, read_checkpoint, require_checkpoint
 from faceexpr.data.module import FaceDataModule
 from faceexpr.emotions import FER_NAMES
 from faceexpr.errors import SOME_FAILED, FaceExprError
@@ -33,6 +33,7 @@ from faceexpr.evaluation.classification import ClassificationEvaluation
 from faceexpr.evaluation.detection import DetectionEvaluation
 from faceexpr.evaluation.predictions import PredictionWriter
 from faceexpr.options import Parser, bad_input, class_change_logger, is_written
+from faceexpr.written import first_class, written_path
 
 ADVERTISEMENT = "\N{ELECTRIC LIGHT BULB} Tip"
 
@@ -41,8 +42,8 @@ DEFAULT_MODEL_OPTIONS = {
     "net": {"class_path": "faceexpr.models.simple_cnn.SimpleCNN"},
     "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
 }
-DEFAULT_MODEL = {"class_path": MODEL_CLASS, "init_args": DEFAULT_MODEL_OPTIONS}
-DEFAULT_DATA = {"class_path": "faceexpr.data.synthetic.SyntheticFaces"}
+DEFAULT_MODEL: dict[str, Any] = {"class_path": MODEL_CLASS, "init_args": DEFAULT_MODEL_OPTIONS}
+DEFAULT_DATA: dict[str, Any] = {"class_path": "faceexpr.data.synthetic.SyntheticFaces"}
 LOGGER_CLASS = "lightning.pytorch.loggers.TensorBoardLogger"
 RUNS = "lightning_logs"
 """Folder of the runs, in ``trainer.default_root_dir`` where that is given."""
@@ -67,6 +68,7 @@ class FaceExprCLI(LightningCLI):
         checkpoint: Path | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
+        self.arguments = [*args] if isinstance(args, list) else []
         self.remembered = remembered or {}
         self.checkpoint = checkpoint
         self.notes = class_change_logger(
@@ -117,9 +119,15 @@ class FaceExprCLI(LightningCLI):
         parser.link_arguments(
             "data.class_names", "model.init_args.class_names", self._model_class_names, apply_on="instantiate"
         )
-        parser.set_defaults(
-            {"model": self.remembered.get("model", DEFAULT_MODEL), "data": self.remembered.get("data", DEFAULT_DATA)}
-        )
+        for option, base, default in (
+            ("model", LightningModule, DEFAULT_MODEL),
+            ("data", FaceDataModule, DEFAULT_DATA),
+        ):
+            named = first_class(self.arguments, option)
+            # What is no class is refused with its option's name where it is parsed.
+            if named in _names(base) and named != default["class_path"].rpartition(".")[2]:
+                default = {"class_path": named}
+            parser.set_defaults({option: self.remembered.get(option, default)})
 
     def _model_class_names(self, data_class_names: Sequence[str]) -> list[str]:
         # A trained model's outputs keep their meaning, whatever the order of the classes in the data.
@@ -197,6 +205,14 @@ class FaceExprCLI(LightningCLI):
         writers = [callback for callback in self.trainer.callbacks if isinstance(callback, PredictionWriter)]  # type: ignore[attr-defined]
         if any(writer.failed for writer in writers):
             raise SystemExit(SOME_FAILED)
+
+
+def _names(base: type) -> set[str]:
+    """Return the names and the import paths of the known classes derived from ``base``."""
+    found: set[str] = set()
+    for derived in base.__subclasses__():
+        found |= {derived.__name__, f"{derived.__module__}.{derived.__qualname__}", *_names(derived)}
+    return found
 
 
 def check_match(model: LightningModule, data: FaceDataModule, verb: str) -> None:

@@ -21,7 +21,7 @@ BOXES, DATA, MODELS, TASKS, EVALUATION = {"boxes"}, {"data"}, {"models"}, {"task
 BESIDE = {"neighbours", "checkpoints"}
 """What tasks stand on beside data and models."""
 RUNS = {"callbacks", "export"}
-COMMAND = {"options", "training_cli"}
+COMMAND = {"options", "written", "training_cli"}
 SWEEP = {"sweep"}
 PICTURES = {"fetch", "annotate"}
 DETECTION, PIPELINE = {"detection"}, {"pipeline"}
@@ -38,10 +38,11 @@ ARROWS = [
     (EVALUATION, VOCABULARY | BOXES | DATA),
     (RUNS, BELOW_RUNS),
     ({"options"}, VOCABULARY),
+    ({"written"}, VOCABULARY | {"options"}),
     (PICTURES, VOCABULARY | BOXES | DATA | {"options"}),
     (DETECTION, BELOW_RUNS | {"options"}),
     (PIPELINE, BELOW_RUNS | {"options"} | DETECTION),
-    ({"training_cli"}, BELOW_RUNS | {"options"} | RUNS),
+    ({"training_cli"}, BELOW_RUNS | {"options", "written"} | RUNS),
     (SWEEP, BELOW_RUNS | RUNS | COMMAND),
     ({"cli"}, BELOW_RUNS | RUNS | COMMAND | SWEEP | PICTURES | DETECTION | PIPELINE),
     ({"__main__"}, {"cli"}),

@@ -50,6 +50,7 @@ class RunChecks(Callback):
                     f"{option} watches {name} with mode {mode}, which would prefer the worst model: {name} is better "
                     f"when it is {'higher' if higher else 'lower'}; use mode {'max' if higher else 'min'}"
                 )
+            _check_faces(trainer, name, option)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -75,6 +76,17 @@ class RunChecks(Callback):
                     f"{option} watches {name}, which this run does not measure; expected one of "
                     f"{', '.join(sorted(known))}"
                 )
+
+
+def _check_faces(trainer: Trainer, monitor: str, option: str) -> None:
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, DetectionDataModule) or not monitor.startswith("val/") or monitor == "val/loss":
+        return
+    if trainer.limit_val_batches and not data.has_faces("val"):
+        raise FaceExprError(
+            f"{option} watches {monitor}, which is not defined: no picture of the val split has a face; expected "
+            "pictures with faces, or val/loss to be watched (--checkpoint.monitor)"
+        )
 
 
 def _monitors(trainer: Trainer) -> list[tuple[str, str | None, str]]:

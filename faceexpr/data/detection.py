@@ -115,10 +115,14 @@ class DetectionDataModule(FaceDataModule):
                 f"{type(self).__name__}: {len(records):,} pictures in the {name} split with {faces:,} faces"
                 + (f", {empty:,} of them without a face" if empty else "")
             )
-        if stage == "fit" and not any(len(record.boxes) for record in self.split("train").records):
+        if stage == "fit" and not self.has_faces("train"):
             raise FaceExprError(
                 f"{type(self).__name__}: no picture of the train split has a face; there is nothing to learn"
             )
+
+    def has_faces(self, stage: Stage) -> bool:
+        """Tell whether a split has a face that is not to be ignored, without which no average precision is defined."""
+        return any(not record.ignored.all() for record in self.split(stage).records)
 
     def _loader(self, stage: Stage) -> DataLoader[Batch]:
         trainer = self.trainer

@@ -15,6 +15,7 @@ import torch
 from faceexpr.boxes.suppression import Suppression
 from faceexpr.checkpoints import find_checkpoint
 from faceexpr.data.formats.record import Annotations
+from faceexpr.detection.ground_truth import GroundTruth
 from faceexpr.detection.load import detector_file, load_detector
 from faceexpr.errors import INTERRUPTED, SOME_FAILED, FaceExprError
 from faceexpr.files import say
@@ -89,12 +90,17 @@ class AnalyzeOptions:
 def run(args: list[str]) -> None:
     """Run ``faceexpr analyze``."""
     parser = Parser(prog="faceexpr analyze", description=DESCRIPTION)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="Image files, and folders with images.")
+    parser.add_argument("paths", nargs="+", type=_path, metavar="PATH", help="Image files, and folders with images.")
     parser.add_argument("--config", action="config", help="YAML file with the options below.")
     parser.add_class_arguments(AnalyzeOptions)
     config = parser.parse_args(args[1:])
     values = {name: config[name] for name in AnalyzeOptions.__dataclass_fields__}
     analyze(config.paths, AnalyzeOptions(**values))
+
+
+def _path(text: str) -> Path:
+    # A function, and not Path itself, of which jsonargparse would refuse names whose bytes are no text.
+    return Path(text)
 
 
 def analyze(paths: Sequence[Path], options: AnalyzeOptions) -> None:
@@ -168,6 +174,8 @@ def build(options: AnalyzeOptions) -> tuple[FacePipeline, dict[str, Any]]:
     )
     written = {"pictures": options.pictures, "crops": options.crops}
     read = {"reduce_to": options.reduce_to, "max_pixels": options.max_pixels}
+    if options.images is not None and options.annotations is None and not isinstance(pipeline.detector, GroundTruth):
+        raise FaceExprError("--images is for the images that annotations name; expected annotations with it")
     return pipeline, {**files, **changes, **asdict(crop), **read, **written}
 
 
@@ -175,7 +183,7 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
+        torch.empty(0, device=name).cpu()  # which the device "meta", without memory, does not do
     except (RuntimeError, AssertionError) as error:
         raise FaceExprError(f"--device is {name}, which is not there; expected auto, cpu, cuda or cuda:1") from error
     return name

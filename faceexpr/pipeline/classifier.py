@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceexpr.checkpoints import find_checkpoint, read_checkpoint
+from faceexpr.checkpoints import class_of, find_checkpoint
 from faceexpr.described import class_path
 from faceexpr.errors import FaceExprError
 from faceexpr.tasks.base import ExpressionTask
@@ -87,7 +87,7 @@ def load_classifier(source: str | Path, device: str | torch.device = "cpu") -> T
             do not fit its outputs.
     """
     path = find_checkpoint(str(source), Path("lightning_logs"), "--classifier")
-    name = str(read_checkpoint(path).get("hyper_parameters", {}).get("_class_path", "an unnamed model"))
+    name = class_of(path)
     task_class = next((kind for kind in (ExpressionClassifier, KNNClassifier) if class_path(kind) == name), None)
     if task_class is None:
         raise FaceExprError(

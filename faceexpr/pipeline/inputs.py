@@ -54,7 +54,8 @@ def collect(paths: Sequence[Path], taken: Mapping[str, str]) -> Inputs:
             if path.is_dir() and _written_by_analysis(file):
                 own += 1
                 continue
-            place = str(file.absolute())
+            # A link to a file is a picture of its own; a folder may be reached in several ways.
+            place = os.path.realpath(file.parent) + os.sep + file.name
             if place in seen:
                 twice += 1
                 continue

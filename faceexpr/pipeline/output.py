@@ -6,13 +6,15 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from faceexpr.errors import FaceExprError
-from faceexpr.files import write_file
+from faceexpr.files import lock, write_file
 from faceexpr.pipeline.inputs import CROPS, OPTIONS, PICTURES
 from faceexpr.pipeline.result import NOT_FINITE
 
@@ -20,6 +22,9 @@ RECORDS, ROWS = "faces.jsonl", "faces.csv"
 
 COLUMNS = ("image", "status", "reason", "width", "height", "face", "left", "top", "right", "bottom", "score")
 """Columns of the CSV file before those of the expression and of each class's probability."""
+
+_FIELDS = {"image", "name", "status", "reason", "width", "height", "faces", "notes"}
+_FACE_FIELDS = {"box", "score", "expression", "probabilities"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Output:
 
     Raises:
         FaceExprError: the folder holds results of other options, or other files where the results would be, or cannot
-            be written.
+            be written, or another analysis is writing to it.
     """
 
     def __init__(self, folder: Path, options: Mapping[str, Any], class_names: Sequence[str]) -> None:
@@ -58,20 +63,24 @@ class Output:
         self.class_names = tuple(class_names)
         self._claim(options)
         self.done: dict[str, Done] = {}
-        _cut_torn_line(folder / RECORDS)
+        self._records: BinaryIO = (folder / RECORDS).open("a+b")
+        if not lock(self._records):
+            raise FaceExprError(
+                f"--out: another analysis is writing to {folder}; expected its end to be waited for, or another folder"
+            )
+        _cut_torn_line(self._records)
         rows = [_header(self.class_names)]
         for record in read_records(folder / RECORDS):
             failed = record["status"] != "ok"
             self.done[record["image"]] = Done(record["name"], failed, len(record["faces"]))
             rows += as_rows(record, self.class_names)
         write_file(folder / ROWS, "".join(rows))
-        self._records: BinaryIO = (folder / RECORDS).open("ab")
         self._rows: BinaryIO = (folder / ROWS).open("ab")
 
     def _claim(self, options: Mapping[str, Any]) -> None:
         place = self.folder / OPTIONS
         if place.is_file():
-            before = json.loads(place.read_text(encoding="utf-8"))
+            before = _options_in(place)
             for name, value in options.items():
                 if _meaning(before.get(name)) != _meaning(value):
                     raise FaceExprError(
@@ -106,8 +115,20 @@ class Output:
 
     def close(self) -> None:
         """Close the files."""
-        self._records.close()
-        self._rows.close()
+        for file in (self._records, self._rows):
+            # What could not be written for want of space is tried again here; `write` has told of it.
+            with suppress(OSError):
+                file.close()
+
+
+def _options_in(path: Path) -> dict[str, Any]:
+    try:
+        options = json.loads(path.read_bytes())
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        raise FaceExprError(f"--out: {path} does not hold the options of an analysis; expected a folder without it")
+    return options
 
 
 def _meaning(value: Any) -> Any:
@@ -124,23 +145,19 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def _cut_torn_line(path: Path) -> None:
+def _cut_torn_line(file: BinaryIO) -> None:
     """Cut off what follows the last end of a line."""
-    if not path.is_file():
-        return
-    size = path.stat().st_size
-    with path.open("r+b") as file:
-        end = size
-        while end:
-            start = max(0, end - 65536)
-            file.seek(start)
-            newline = file.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
-        if end < size:
-            file.truncate(end)
+    size = end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 65536)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end < size:
+        file.truncate(end)
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
@@ -159,10 +176,20 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
                 return
             try:
                 record = json.loads(line)
-                record["image"], record["name"], record["status"], record["faces"]
-            except (ValueError, TypeError, KeyError):
-                raise FaceExprError(f"{path}, line {number} is not a record of an image; expected one") from None
+            except ValueError:
+                record = None
+            if not _is_record(record):
+                raise FaceExprError(f"{path}, line {number} is not a record of an image; expected one")
             yield record
+
+
+def _is_record(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == _FIELDS
+        and isinstance(value["faces"], list)
+        and all(isinstance(face, dict) and face.keys() == _FACE_FIELDS for face in value["faces"])
+    )
 
 
 def as_line(record: Mapping[str, Any]) -> str:

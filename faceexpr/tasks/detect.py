@@ -40,7 +40,8 @@ class FaceDetector(Optimised, Task):
 
     def __init__(
         self,
-        net: DetectionNet | None = None,
+        # The first is the class of a net of which only options are given, such as net.suppression.method.
+        net: LightDetector | DetectionNet | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
         scheduler_interval: Literal["epoch", "step"] = "epoch",

@@ -82,7 +82,8 @@ def test_e01_a_change_of_the_model_names_the_classes_that_are_dropped(
     other = ["--model=test_run_guards.NearestMean", "--print_config"]
     assert exit_code(lambda: main(["fit", *other])) == 0
     assert "note:" not in capsys.readouterr().err
-    assert exit_code(lambda: main(["fit", "--model.net=MLP", "--model.loss=Focal", "--model.lr=0.1", *other])) == 0
+    written = ["--model=ExpressionClassifier", "--model.net=MLP", "--model.loss=Focal", "--model.lr=0.1"]
+    assert exit_code(lambda: main(["fit", *written, *other])) == 0
     assert "are dropped: net MLP, loss Focal, lr 0.1\n" in capsys.readouterr().err
 
 
@@ -157,3 +158,15 @@ def test_several_configs_compose_with_every_debug_config(workdir: Path, capsys: 
         assert config["model"]["init_args"]["net"]["class_path"] == "faceexpr.models.mlp.MLP"
         written = yaml.safe_load(debug.read_text())["trainer"]
         assert {name: config["trainer"][name] for name in written} == written
+
+
+@pytest.mark.parametrize("how", ["flag", "file"])
+def test_e01_another_class_does_not_inherit_the_defaults_of_the_default_class(
+    how: str, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("scenes.yaml").write_text("data: SyntheticScenes\nmodel: {class_path: FaceDetector}\n")
+    args = ["--config", "scenes.yaml"] if how == "file" else ["--data", "SyntheticScenes", "--model=FaceDetector"]
+    assert exit_code(lambda: main(["fit", *args, "--print_config"])) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["data"]["init_args"]["train_size"] == 400  # SyntheticFaces has 4000
+    assert "AdamW" in str(config["model"]["init_args"]["optimizer"])  # the classifier's is Adam

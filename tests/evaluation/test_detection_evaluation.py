@@ -166,19 +166,6 @@ def test_logged_names_are_known_in_advance(make_trainer):
     assert callback.logged("train", trainer.lightning_module) == {}
 
 
-def test_other_models_are_left_alone(make_trainer, tmp_path):
-    class Another(KnowsTheBoxes):
-        gives = "probabilities"
-
-        def validation_step(self, batch, batch_idx):
-            return None
-
-    trainer = make_trainer(DetectionEvaluation())
-    trainer.fit(Another(), datamodule=scenes())
-    assert [name for name in trainer.callback_metrics if name.startswith("val/")] == []
-    assert list(tmp_path.rglob("metrics.json")) == []
-
-
 def test_detections_that_are_not_finite_are_refused(make_trainer):
     found = [[(0, 0, math.nan, 5, 0.9)], [], []]
     with pytest.raises(FaceExprError, match="the detections in 1 of 3 pictures are not finite"):
