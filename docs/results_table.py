@@ -1,9 +1,10 @@
-"""Print what was measured, as a Markdown table: one row for each training run that has been tested.
+"""Print what was measured, as Markdown tables: one row for each training run that has been tested.
 
     python docs/results_table.py lightning_logs
 
-Every figure comes from the ``metrics.json`` of a run: PublicTest from the training run's best epoch, PrivateTest from
-the test run whose ``config.yaml`` names that run's checkpoint.
+Classifiers and detectors have a table each. Every figure comes from the ``metrics.json`` of a run: those of the
+validation split (PublicTest) from the training run's best epoch, those of the test split (PrivateTest) from the test
+run whose ``config.yaml`` names that run's checkpoint.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from typing import Any
 import yaml
 from jsonargparse import auto_cli
 
-HEAD = "| run | seed | best epoch / epochs | PublicTest | PrivateTest (95% interval) | balanced | macro F1 | ECE |"
+CLASSIFIERS = (
+    "| run | seed | best epoch / epochs | PublicTest | PrivateTest (95% interval) | balanced | macro F1 | ECE |"
+)
+DETECTORS = "| run | seed | best epoch / epochs | validation AP50 | test AP50 | AP | AP75 | recall | best F1 (score) |"
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -25,36 +29,59 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, measured
 
 
-def row(trained: Path, tested: Path) -> str:
-    """Return the table's row for a training run and its test."""
-    config, val = read(trained)
-    test = read(tested)[1]["test"]
-    low, high = test["accuracy_interval"]
-    cells = [
+def named(config: dict[str, Any], trained: Path, epoch: int) -> list[str]:
+    """Return the cells that say which run it is."""
+    return [
         f"`{trained.parent.name}`",
-        config["seed_everything"],
-        f"{val['val']['epoch'] + 1} / {config['trainer']['max_epochs']}",
-        f"{val['val']['accuracy']:.2%}",
+        str(config["seed_everything"]),
+        f"{epoch + 1} / {config['trainer']['max_epochs']}",
+    ]
+
+
+def classifier(trained: Path, test: dict[str, Any]) -> list[str]:
+    """Return the cells of a classifier's training run and its test."""
+    config, measured = read(trained)
+    val = measured["val"]
+    low, high = test["accuracy_interval"]
+    return [
+        *named(config, trained, val["epoch"]),
+        f"{val['accuracy']:.2%}",
         f"{test['accuracy']:.2%} ({low:.2%} to {high:.2%})",
         f"{test['balanced_accuracy']:.2%}",
         f"{test['macro_f1']:.3f}",
         f"{test['ece']:.3f}",
     ]
-    return f"| {' | '.join(map(str, cells))} |"
+
+
+def detector(trained: Path, test: dict[str, Any]) -> list[str]:
+    """Return the cells of a detector's training run and its test."""
+    config, measured = read(trained)
+    val = measured["val"]
+    return [
+        *named(config, trained, val["epoch"]),
+        *(f"{value:.4f}" for value in (val["ap50"], test["ap50"], test["ap"], test["ap75"], test["recall"])),
+        f"{test['best_f1']:.4f} ({test['best_f1_threshold']:.2f})",
+    ]
 
 
 def main(runs: Path) -> None:
-    """Print the table.
+    """Print the tables.
 
     Args:
         runs: folder of the runs.
     """
-    print(HEAD)
-    print("|---" * (HEAD.count("|") - 1) + "|")
+    tables: dict[str, list[list[str]]] = {CLASSIFIERS: [], DETECTORS: []}
     for metrics in sorted(runs.rglob("metrics.json")):
         config, measured = read(metrics.parent)
         if "test" in measured and config.get("ckpt_path"):
-            print(row(Path(config["ckpt_path"]).parents[1], metrics.parent))
+            trained, test = Path(config["ckpt_path"]).parents[1], measured["test"]
+            if "ap50" in test:
+                tables[DETECTORS].append(detector(trained, test))
+            else:
+                tables[CLASSIFIERS].append(classifier(trained, test))
+    for head, rows in tables.items():
+        if rows:
+            print(head, "|---" * (head.count("|") - 1) + "|", *(f"| {' | '.join(row)} |" for row in rows), "", sep="\n")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,22 @@ def class_of(path: Path) -> str:
     return str(name)
 
 
+def remembered(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of its model, its data and its classes, as defaults for the command line."""
+    checkpoint = read_checkpoint(path)
+    found: dict[str, Any] = {}
+    for key, stored in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
+        values = {name: value for name, value in checkpoint.get(stored, {}).items() if name != "_instantiator"}
+        class_path = values.pop("_class_path", None)
+        if key == "model" and "class_names" in values:
+            found["class_names"] = values.pop("class_names")
+        if class_path:
+            found[key] = {"class_path": class_path, "init_args": values}
+    if "model" not in found:
+        raise FaceExprError(f"{path} does not say what model it holds; expected a file that faceexpr fit has written")
+    return found
+
+
 def find_checkpoint(written: str, runs: Path, option: str = "--ckpt_path") -> Path:
     """Return the file that an option means.
 

@@ -22,5 +22,5 @@ class FaceExprError(Exception):
 
 
 def of_file(error: OSError) -> FaceExprError:
-    """Return what to tell of a file that cannot be read or written."""
-    return FaceExprError(f"{error.filename} cannot be read or written: {error.strerror}")
+    """Return what to tell of a file that cannot be read or written; one without a name is standard output."""
+    return FaceExprError(f"{error.filename or 'the output'} cannot be read or written: {error.strerror}")

@@ -31,6 +31,7 @@ CLASS = re.compile(r"(?:Problem with given class_path |Got value: Namespace\(cla
 REFUSED = re.compile(r"(Option '.+?' is not accepted)")
 LINK = re.compile(r"argument (\S+) --> (\S+): .*", re.S)
 NO_CLASS = re.compile(r"Expected a dot import path string: (.*)")
+OTHER_CLASS = re.compile(r"Import path \S+ does not correspond to a subclass of ")
 TYPE = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
 NOISE = re.compile(
     r"Type \S*Callable\[.*?\] expects a function or a callable class:\s*|\. Got value: Namespace\(.*\)$|typing\."
@@ -92,6 +93,8 @@ def condensed(message: str) -> str:
         rest = NOISE.sub("", KEY.sub("", line)).strip()
         if rest and not WRAPPING.match(rest):
             reasons.append(TYPE.sub(r"\1", rest.removeprefix("- ")))
+    # Where one of several classes is expected, the others have nothing to say of what was written for it.
+    reasons = [text for text in reasons if not OTHER_CLASS.match(text)] or reasons
     # A string could always have been the name of a class; that it is none matters where nothing else was expected.
     reasons = [text for text in reasons if not NO_CLASS.match(text)] or [
         NO_CLASS.sub(r"\1 is neither the name of a class known here nor an import path", text) for text in reasons

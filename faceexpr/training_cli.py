@@ -24,8 +24,9 @@ from faceexpr.callbacks.checks import RunChecks
 from faceexpr.callbacks.learning_rate import RateMonitor
 from faceexpr.callbacks.progress import LineProgress, on_terminal
 from faceexpr.callbacks.run_config import SaveRunConfig
-from faceexpr.checkpoints import find_checkpoint, read_checkpoint, require_checkpoint
+from faceexpr.checkpoints import find_checkpoint, remembered, require_checkpoint
 from faceexpr.data.module import FaceDataModule
+from faceexpr.described import class_path
 from faceexpr.emotions import FER_NAMES
 from faceexpr.errors import SOME_FAILED, FaceExprError
 from faceexpr.evaluation.base import Evaluation, can_judge
@@ -38,12 +39,19 @@ from faceexpr.written import first_class, written_path
 ADVERTISEMENT = "\N{ELECTRIC LIGHT BULB} Tip"
 
 MODEL_CLASS = "faceexpr.tasks.classify.ExpressionClassifier"
-DEFAULT_MODEL_OPTIONS = {
-    "net": {"class_path": "faceexpr.models.simple_cnn.SimpleCNN"},
-    "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
+DETECTOR_CLASS = "faceexpr.tasks.detect.FaceDetector"
+DATA_CLASS = "faceexpr.data.synthetic.SyntheticFaces"
+# The defaults of these classes, written out: a flag such as --model.optimizer.lr needs a class to be an option of.
+WRITTEN_OUT: dict[str, dict[str, Any]] = {
+    MODEL_CLASS: {
+        "net": {"class_path": "faceexpr.models.simple_cnn.SimpleCNN"},
+        "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
+    },
+    DETECTOR_CLASS: {
+        "net": {"class_path": "faceexpr.models.light_detector.LightDetector"},
+        "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}},
+    },
 }
-DEFAULT_MODEL: dict[str, Any] = {"class_path": MODEL_CLASS, "init_args": DEFAULT_MODEL_OPTIONS}
-DEFAULT_DATA: dict[str, Any] = {"class_path": "faceexpr.data.synthetic.SyntheticFaces"}
 LOGGER_CLASS = "lightning.pytorch.loggers.TensorBoardLogger"
 RUNS = "lightning_logs"
 """Folder of the runs, in ``trainer.default_root_dir`` where that is given."""
@@ -73,7 +81,7 @@ class FaceExprCLI(LightningCLI):
         self.checkpoint = checkpoint
         self.notes = class_change_logger(
             silent=self.remembered.get("data", {}).get("class_path"),
-            unwritten={LOGGER_CLASS: DEFAULT_LOGGER_OPTIONS, MODEL_CLASS: DEFAULT_MODEL_OPTIONS},
+            unwritten={LOGGER_CLASS: DEFAULT_LOGGER_OPTIONS, **WRITTEN_OUT},
         )
         super().__init__(
             LightningModule,
@@ -119,15 +127,11 @@ class FaceExprCLI(LightningCLI):
         parser.link_arguments(
             "data.class_names", "model.init_args.class_names", self._model_class_names, apply_on="instantiate"
         )
-        for option, base, default in (
-            ("model", LightningModule, DEFAULT_MODEL),
-            ("data", FaceDataModule, DEFAULT_DATA),
-        ):
-            named = first_class(self.arguments, option)
+        for option, base, default in (("model", LightningModule, MODEL_CLASS), ("data", FaceDataModule, DATA_CLASS)):
             # What is no class is refused with its option's name where it is parsed.
-            if named in _names(base) and named != default["class_path"].rpartition(".")[2]:
-                default = {"class_path": named}
-            parser.set_defaults({option: self.remembered.get(option, default)})
+            path = known_classes(base).get(first_class(self.arguments, option) or default, default)
+            written_out = {"class_path": path, "init_args": WRITTEN_OUT.get(path, {})}
+            parser.set_defaults({option: self.remembered.get(option, written_out)})
 
     def _model_class_names(self, data_class_names: Sequence[str]) -> list[str]:
         # A trained model's outputs keep their meaning, whatever the order of the classes in the data.
@@ -207,11 +211,13 @@ class FaceExprCLI(LightningCLI):
             raise SystemExit(SOME_FAILED)
 
 
-def _names(base: type) -> set[str]:
-    """Return the names and the import paths of the known classes derived from ``base``."""
-    found: set[str] = set()
+def known_classes(base: type) -> dict[str, str]:
+    """Return the import paths of the known classes derived from ``base``, by their names and by the paths."""
+    found: dict[str, str] = {}
+    derived: type
     for derived in base.__subclasses__():
-        found |= {derived.__name__, f"{derived.__module__}.{derived.__qualname__}", *_names(derived)}
+        path = class_path(derived)
+        found |= {derived.__name__: path, path: path, **known_classes(derived)}
     return found
 
 
@@ -289,22 +295,6 @@ def import_short_names() -> None:
     for package in (faceexpr.data, faceexpr.models, faceexpr.tasks):
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             import_module(module.name)
-
-
-def remembered(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint says of its model, its data and its classes, as defaults for the command line."""
-    checkpoint = read_checkpoint(path)
-    found: dict[str, Any] = {}
-    for key, stored in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
-        values = {name: value for name, value in checkpoint.get(stored, {}).items() if name != "_instantiator"}
-        class_path = values.pop("_class_path", None)
-        if key == "model" and "class_names" in values:
-            found["class_names"] = values.pop("class_names")
-        if class_path:
-            found[key] = {"class_path": class_path, "init_args": values}
-    if "model" not in found:
-        raise FaceExprError(f"{path} does not say what model it holds; expected a file that faceexpr fit has written")
-    return found
 
 
 def runs_folder(trainer: Any) -> Path:

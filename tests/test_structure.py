@@ -46,6 +46,7 @@ ARROWS = [
     (SWEEP, BELOW_RUNS | RUNS | COMMAND),
     ({"cli"}, BELOW_RUNS | RUNS | COMMAND | SWEEP | PICTURES | DETECTION | PIPELINE),
     ({"__main__"}, {"cli"}),
+    ({""}, {"pipeline"}),  # the package itself, whose one public name is loaded when it is asked for
 ]
 MAY_IMPORT = {part: group | below for group, below in ARROWS for part in group}
 
@@ -85,7 +86,7 @@ def wrong_arrows(name: str, source: str) -> list[str]:
 
 
 def test_every_module_belongs_to_a_part() -> None:
-    assert {part(name) for name in NAMES} - {""} == set(MAY_IMPORT)
+    assert {part(name) for name in NAMES} == set(MAY_IMPORT)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)

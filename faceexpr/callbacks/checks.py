@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from faceexpr.data.detection import DetectionDataModule
 from faceexpr.errors import FaceExprError
 from faceexpr.evaluation.base import Evaluation
 
@@ -85,7 +86,7 @@ def _check_faces(trainer: Trainer, monitor: str, option: str) -> None:
     if trainer.limit_val_batches and not data.has_faces("val"):
         raise FaceExprError(
             f"{option} watches {monitor}, which is not defined: no picture of the val split has a face; expected "
-            "pictures with faces, or val/loss to be watched (--checkpoint.monitor)"
+            "pictures with faces, or --checkpoint.monitor val/loss --checkpoint.mode min"
         )
 
 

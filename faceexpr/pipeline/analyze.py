@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import torch
-
 from faceexpr.boxes.suppression import Suppression
 from faceexpr.checkpoints import find_checkpoint
 from faceexpr.data.formats.record import Annotations
@@ -27,7 +25,7 @@ from faceexpr.pipeline.crop import Crop
 from faceexpr.pipeline.inputs import CROPS, PICTURES, Inputs, collect, names_of
 from faceexpr.pipeline.output import RECORDS, ROWS, Output, fingerprint, read_records
 from faceexpr.pipeline.pictures import draw, write_picture
-from faceexpr.pipeline.pipeline import FacePipeline
+from faceexpr.pipeline.pipeline import FacePipeline, usable_device
 
 SECONDS_A_LINE = 10
 
@@ -160,7 +158,7 @@ def build(options: AnalyzeOptions) -> tuple[FacePipeline, dict[str, Any]]:
         Suppression(**changes)
     except FaceExprError as error:  # which calls its options by the names that they have in a training
         raise FaceExprError(str(error).removeprefix("suppression.")) from error
-    device = torch.device(_device(options.device))
+    device = usable_device(options.device)
     classifier_file = find_checkpoint(options.classifier, Path("lightning_logs"), "--classifier")
     files = {"detector": fingerprint(detector_file(options.detector)), "classifier": fingerprint(classifier_file)}
     pipeline = FacePipeline(
@@ -177,16 +175,6 @@ def build(options: AnalyzeOptions) -> tuple[FacePipeline, dict[str, Any]]:
     if options.images is not None and options.annotations is None and not isinstance(pipeline.detector, GroundTruth):
         raise FaceExprError("--images is for the images that annotations name; expected annotations with it")
     return pipeline, {**files, **changes, **asdict(crop), **read, **written}
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name).cpu()  # which the device "meta", without memory, does not do
-    except (RuntimeError, AssertionError) as error:
-        raise FaceExprError(f"--device is {name}, which is not there; expected auto, cpu, cuda or cuda:1") from error
-    return name
 
 
 def work(pipeline: FacePipeline, inputs: Inputs, output: Output, options: AnalyzeOptions) -> int:

@@ -97,7 +97,7 @@ class FacePipeline:
         Args:
             detector: a checkpoint file, a run folder or a file of annotations; see `load_detector`.
             classifier: a checkpoint file or a run folder of any classifier.
-            device: where both shall run.
+            device: where both shall run; ``auto`` takes the GPU where there is one.
             min_score: faces that the detector is less sure of are left out.
             max_faces: at most so many faces a picture are returned, the surest.
             crop: how a face is cut out.
@@ -108,6 +108,7 @@ class FacePipeline:
         """
         suppression: dict[str, float | int | str] = {"min_score": min_score, "max_faces": max_faces}
         Suppression(min_score=min_score, max_faces=max_faces)
+        device = usable_device(device)
         found = load_detector(detector, device, suppression)
         return cls(found, load_classifier(classifier, device), crop, reduce_to=reduce_to)
 
@@ -143,7 +144,13 @@ class FacePipeline:
             yield analysed.result
 
     def analysed(self, paths: Iterable[str | Path]) -> Iterator[Analysed]:
-        """Do the same as `run`, and give the pixels and the crops too."""
+        """Do the same as `run`, and give the pixels and the crops too.
+
+        Raises:
+            FaceExprError: one path is given in the place of several.
+        """
+        if isinstance(paths, str | bytes | os.PathLike):
+            raise FaceExprError(f"paths is {paths!r}; expected a list, or a call of the pipeline with this one")
         remaining = iter(paths)
         with ThreadPoolExecutor(max_workers=READERS) as readers:
 
@@ -177,3 +184,21 @@ class FacePipeline:
             else Analysed(step)
             for step in steps
         ]
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """Return the device that a name means.
+
+    Args:
+        device: ``auto``, or a name of torch's, such as ``cuda:1``.
+
+    Raises:
+        FaceExprError: there is none of this name.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device).cpu()  # which the device "meta", without memory, does not do
+    except (RuntimeError, AssertionError) as error:
+        raise FaceExprError(f"--device is {device}, which is not there; expected auto, cpu, cuda or cuda:1") from error
+    return torch.device(device)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from conftest import exit_code
+from pictures import encoded, picture
 
 from faceexpr.cli import main
 
@@ -60,6 +61,38 @@ def test_options_of_the_suppression_can_be_changed_after_training(fit: Fit, work
     assert (measured["detections"], measured["images_at_the_limit"]) == (6, 3)
 
 
+@pytest.mark.parametrize("option", [["--model.net.suppression.method", "wbf"], ["--model.net.test_side", "64"]])
+def test_options_of_a_net_that_is_not_named_are_those_of_the_default(
+    workdir: Path, option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(lambda: main(["fit", "--model", "FaceDetector", *SCENES, *option, "--print_config"])) == 0
+    net = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["net"]
+    assert net["class_path"] == "faceexpr.models.light_detector.LightDetector"
+
+
+def test_suppression_can_be_changed_after_training_with_the_default_net(workdir: Path) -> None:
+    main(["fit", "--model", "FaceDetector", *SCENES, *TRAINER])
+    changed = ["--model.net.suppression.max_faces", "2"]
+    main(["test", "--ckpt_path", "lightning_logs/version_0", *changed, "--trainer.accelerator", "cpu"])
+    measured = json.loads((workdir / "lightning_logs/version_1/metrics.json").read_text())["test"]
+    assert measured["detections"] <= 6
+
+
+def test_d10_without_a_face_to_validate_on_the_run_stops_before_it_trains(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        (workdir / f"{name}.png").write_bytes(encoded(picture(40, 30), "PNG"))
+    Path("train.txt").write_text("a.png\n1\n4 4 20 20 0 0 0 0 0 0\n")
+    Path("val.txt").write_text("b.png\n0\n")
+    data = ["--data", "FaceBoxes", "--data.train", "train.txt", "--data.val", "val.txt"]
+    assert exit_code(lambda: main(["fit", *NET, *data, *TRAINER])) == 2
+    shown = capsys.readouterr()
+    assert "watches val/ap50, which is not defined: no picture of the val split has a face" in shown.err
+    assert "epoch 1/1" not in shown.out + shown.err
+    main(["fit", *NET, *data, *TRAINER, "--checkpoint.monitor=val/loss", "--checkpoint.mode=min"])
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -67,6 +100,10 @@ def test_options_of_the_suppression_can_be_changed_after_training(fit: Fit, work
         (SCENES, "--data is SyntheticScenes, but ExpressionClassifier needs faces with expressions"),
         ([*NET, "--data", "FaceBoxes"], "data.train is not given; expected an annotation file"),
         ([*NET, *SCENES, "--data.augment.mosaic", "2"], "data.augment.mosaic is 2.0; expected 0 to 1"),
+        (
+            ["--model=FaceDetector", *SCENES, "--model.net=FasterRCNN", "--model.net.backbone=vgg"],
+            "error: model.net.backbone: Expected a Literal",
+        ),
         ([*NET, *SCENES, "--model.net.suppression.iou", "3"], "suppression.iou is 3.0; expected 0 to 1"),
         ([*NET, *SCENES, "--checkpoint.monitor", "val/accuracy"], "val/accuracy, which this run does not measure"),
         ([*NET, *SCENES, "--checkpoint.mode", "min"], "val/ap50 is better when it is higher; use mode max"),

@@ -251,3 +251,16 @@ def test_f11_memory_stays_flat_over_300_pictures_of_50_sizes(tmp_path):
         if number in (50, 300):
             sizes.append(resident_megabytes())
     assert sizes[1] < 1.1 * sizes[0]
+
+
+def test_a_device_that_is_not_there_is_named():
+    assert usable_device("auto").type in ("cpu", "cuda")
+    for device in ("nope", "cuda:99", "meta"):
+        with pytest.raises(FaceExprError, match=f"--device is {device}, which is not there"):
+            FacePipeline.from_checkpoints("detector.ckpt", "classifier.ckpt", device=device)
+
+
+@pytest.mark.parametrize("path", ["photo.jpg", b"photo.jpg", Path("photo.jpg")])
+def test_one_path_in_the_place_of_several_is_refused(path):
+    with pytest.raises(FaceExprError, match="expected a list"):
+        next(pipeline(WHOLE).run(path))

@@ -92,3 +92,11 @@ def test_k_nearest_neighbours_are_a_classifier_too(tmp_path):
 def test_what_is_no_classifier_is_refused(tmp_path):
     with pytest.raises(FaceExprError, match="holds FaceDetector; expected the checkpoint of a classifier"):
         load_classifier(save_task(FaceDetector(net=RedFinder()), tmp_path / "detector.ckpt"))
+
+
+def test_the_pipeline_is_the_package_s_public_name():
+    import faceexpr
+
+    assert faceexpr.FacePipeline is FacePipeline
+    with pytest.raises(AttributeError, match="has no attribute 'Facepipeline'"):
+        _ = faceexpr.Facepipeline
