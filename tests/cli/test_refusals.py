@@ -1,5 +1,6 @@
 """What goes wrong outside of a verb's own care: interruptions, closed outputs, unreadable files, bad configurations."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -31,12 +32,16 @@ def test_ctrl_c_ends_every_verb_in_a_word(
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_a_file_that_the_system_refuses_is_named(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    name = "a" * 300
-    options = ["--detector", name, "--classifier", "c", "--out", "out"]
-    assert exit_code(lambda: main(["analyze", "photos", *options])) == 2
-    shown = capsys.readouterr().err
-    assert shown == f"faceexpr analyze: error: {name} cannot be read or written: File name too long\n"
+def test_a_file_that_the_system_refuses_is_named(
+    annotations: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*args: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "secret.txt")
+
+    monkeypatch.setattr(annotate, "read_annotations", refuse)
+    assert exit_code(lambda: main(["annotate", "boxes.txt", "--out", "drawn"])) == 2
+    error = "faceexpr annotate: error: secret.txt cannot be read or written: Permission denied\n"
+    assert capsys.readouterr().err == error
 
 
 @pytest.mark.parametrize(

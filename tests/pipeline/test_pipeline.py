@@ -20,7 +20,7 @@ from faceexpr.errors import FaceExprError
 from faceexpr.images import ImageError, read_picture
 from faceexpr.pipeline.classifier import TaskClassifier
 from faceexpr.pipeline.crop import Crop
-from faceexpr.pipeline.pipeline import FacePipeline
+from faceexpr.pipeline.pipeline import FacePipeline, usable_device
 from faceexpr.tasks.detect import FaceDetector
 
 MEMORY = Path("/proc/self/statm")
