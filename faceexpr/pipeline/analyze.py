@@ -88,7 +88,7 @@ class AnalyzeOptions:
 def run(args: list[str]) -> None:
     """Run ``faceexpr analyze``."""
     parser = Parser(prog="faceexpr analyze", description=DESCRIPTION)
-    parser.add_argument("paths", nargs="+", type=_path, metavar="PATH", help="Image files, and folders with images.")
+    parser.add_argument("paths", nargs="+", type=ANY_NAME, metavar="PATH", help="Image files, and folders with images.")
     parser.add_argument("--config", action="config", help="YAML file with the options below.")
     parser.add_class_arguments(AnalyzeOptions)
     config = parser.parse_args(args[1:])
@@ -96,9 +96,17 @@ def run(args: list[str]) -> None:
     analyze(config.paths, AnalyzeOptions(**values))
 
 
-def _path(text: str) -> Path:
-    # A function, and not Path itself, of which jsonargparse would refuse names whose bytes are no text.
-    return Path(text)
+class _File:
+    """A path in the words of the help; of ``Path`` itself, jsonargparse would refuse names whose bytes are no text."""
+
+    def __call__(self, text: str) -> Path:
+        return Path(text)
+
+    def __repr__(self) -> str:
+        return "path"
+
+
+ANY_NAME = _File()
 
 
 def analyze(paths: Sequence[Path], options: AnalyzeOptions) -> None:
