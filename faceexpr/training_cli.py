@@ -164,6 +164,8 @@ class FaceExprCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         check_match(self.model, self.datamodule, str(self.subcommand))
         trainer = self.config_init[self.subcommand].trainer
+        if trainer.max_epochs is None and getattr(self.model, "remembers", False):
+            trainer.max_epochs = 1  # a second look at the same samples changes nothing
         callbacks = [*(trainer.callbacks or [])]
         if not on_terminal():
             # Bars redraw themselves with control characters, which flood a file; LineProgress stands in.

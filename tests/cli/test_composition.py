@@ -170,3 +170,11 @@ def test_e01_another_class_does_not_inherit_the_defaults_of_the_default_class(
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["data"]["init_args"]["train_size"] == 400  # SyntheticFaces has 4000
     assert "AdamW" in str(config["model"]["init_args"]["optimizer"])  # the classifier's is Adam
+
+
+def test_a_model_that_only_remembers_its_data_looks_at_them_once(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["fit", "--data.train_size=14", "--data.val_size=7", "--model=KNNClassifier", *TINY_RUN[1:]])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("epoch ")] == ["1/1"]
