@@ -33,7 +33,7 @@ class Suppression:
 
     method: Method = "nms"
     iou: float = 0.5
-    min_score: float = 0.05
+    min_score: float = 0.005
     max_faces: int = 300
     sigma: float = 0.5
 

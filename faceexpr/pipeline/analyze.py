@@ -71,7 +71,7 @@ class AnalyzeOptions:
     coco: bool = False
     annotations: Path | None = None
     images: Path | None = None
-    min_score: float = 0.5
+    min_score: float = 0.4
     max_faces: int = 300
     suppression: Literal["nms", "soft_nms", "wbf", "none"] | None = None
     iou: float | None = None

@@ -87,7 +87,7 @@ class FacePipeline:
         detector: str | Path,
         classifier: str | Path,
         device: str | torch.device = "cpu",
-        min_score: float = 0.5,
+        min_score: float = 0.4,
         max_faces: int = 300,
         crop: Crop | None = None,
         reduce_to: int | None = 1000,
