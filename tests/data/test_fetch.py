@@ -216,3 +216,18 @@ def test_annotations_without_links_and_bad_options_are_said(tmp_path: Path) -> N
         run(["fetch", str(path), "--out", str(tmp_path), "--tries", "0"])
     with pytest.raises(FaceExprError, match="--workers is 0"):
         run(["fetch", str(path), "--out", str(tmp_path), "--workers", "0"])
+
+
+def test_addresses_that_are_never_fetched_are_counted_and_listed(
+    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "secret.png").write_bytes(b"not for fetching")
+    others = ["ftp://127.0.0.1/a.png", f"file://{tmp_path}/secret.png"]
+    path, out = annotations(tmp_path, f"{server.root}/a/1.png", *others), tmp_path / "images"
+    with pytest.raises(SystemExit) as end:
+        run(["fetch", str(path), "--out", str(out), "--backoff", "0"])
+    assert end.value.code == 3
+    assert "3 links: 1 fetched, 0 there before, 2 failed" in capsys.readouterr().out
+    with (out / "links.csv").open(newline="") as file:
+        reasons = [row["reason"] for row in csv.DictReader(file)]
+    assert reasons == ["", "neither http nor https", "neither http nor https"]

@@ -14,8 +14,8 @@ _LONGEST = 50
 
 
 def is_link(content: str) -> bool:
-    """Tell whether a text is the address of something on the web, and no file name."""
-    return content.lower().startswith(("http://", "https://"))
+    """Tell whether a text is an address, such as ``https://...``, and no file name; of whatever kind it is."""
+    return re.match(r"[a-z][a-z0-9+.-]+://", content, re.IGNORECASE) is not None
 
 
 def fetched_name(url: str) -> str:
