@@ -81,7 +81,9 @@ class FaceDetector(Optimised, Task):
         self.train_loss.update(loss.detach(), weight=len(batch["image"]))
         self.log("train/loss_step", loss, on_step=True, on_epoch=False, batch_size=len(batch["image"]))
         for name, part in parts.items():
-            self.log(f"train/loss_{name}", part, on_step=False, on_epoch=True, batch_size=len(batch["image"]))
+            self.log(
+                f"train/loss_{name}", part, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["image"])
+            )
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
         return {"loss": loss}
 
