@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -19,6 +19,7 @@ from faceexpr.data.formats.record import FaceImage
 from faceexpr.data.module import FaceDataModule
 from faceexpr.data.split import PADDING, BatchSampler
 from faceexpr.errors import FaceExprError
+from faceexpr.images import ImageError
 
 Stage = Literal["train", "val", "test", "predict"]
 
@@ -27,6 +28,8 @@ Batch = dict[str, Any]
 image; ``ignored``: list of bool (F,); ``index``: int64 (B,), position in the split or `PADDING`."""
 
 READERS = 4
+LISTED = 10
+"""Broken pictures that a message names."""
 
 
 class DetectionDataModule(FaceDataModule):
@@ -46,6 +49,7 @@ class DetectionDataModule(FaceDataModule):
     """
 
     suits = "detections"
+    leaves_out_broken = False
 
     def __init__(
         self,
@@ -129,7 +133,7 @@ class DetectionDataModule(FaceDataModule):
         world_size, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         training = stage == "train"
         pictures = self.split(stage)
-        pictures.keep(self.memory_gib)
+        pictures.keep(self.memory_gib, self.leaves_out_broken)
         sampler = EpochSampler(
             size=len(pictures),
             batch_size=self.batch_size,
@@ -195,12 +199,40 @@ class Pictures:
             return self.kept[index]
         return torch.from_numpy(self._read(self.records[index])).permute(2, 0, 1).contiguous()
 
-    def keep(self, memory_gib: float) -> None:
-        """Decode all pictures now where they need no more memory than this."""
+    def keep(self, memory_gib: float, leave_out_broken: bool = False) -> None:
+        """Decode all pictures now where they need no more memory than this, and find the broken ones.
+
+        Args:
+            memory_gib: more than this is not kept, and pictures are read when they are needed.
+            leave_out_broken: go on without pictures that cannot be read.
+
+        Raises:
+            FaceExprError: pictures cannot be read; the message lists them.
+        """
         needed = sum(3 * record.size[0] * record.size[1] for record in self.records)
-        if self.kept is None and needed <= memory_gib * 2**30:
-            with ThreadPoolExecutor(READERS) as readers:
-                self.kept = list(readers.map(self.tensor, range(len(self))))
+        if self.kept is not None or needed > memory_gib * 2**30:
+            return
+        with ThreadPoolExecutor(READERS) as readers:
+            outcomes = list(readers.map(self._outcome, range(len(self))))
+        broken = [str(outcome) for outcome in outcomes if isinstance(outcome, ImageError)]
+        if broken:
+            account = f"{len(broken)} of {len(self)} pictures cannot be read: {'; '.join(broken[:LISTED])}"
+            account += f" and {len(broken) - LISTED} more" if len(broken) > LISTED else ""
+            if not leave_out_broken or len(broken) == len(self):
+                raise FaceExprError(f"{account}; expected whole pictures, or --data.reading.missing leave_out")
+            rank_zero_warn(f"{account}; they are left out")
+        pairs = [
+            (record, outcome)
+            for record, outcome in zip(self.records, outcomes, strict=True)
+            if not isinstance(outcome, ImageError)
+        ]
+        self.records, self.kept = [record for record, _ in pairs], [picture for _, picture in pairs]
+
+    def _outcome(self, index: int) -> Tensor | ImageError:
+        try:
+            return self.tensor(index)
+        except ImageError as error:
+            return error
 
     def boxes(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the boxes of a picture, float32 (F, 4), and which are to be ignored, bool (F,)."""

@@ -81,6 +81,7 @@ class FaceBoxes(DetectionDataModule):
         self.face_free = face_free
         self.max_pixels = max_pixels
         self.reading = reading
+        self.leaves_out_broken = reading is not None and reading.missing != "refuse"
         self._read_before: dict[str, list[FaceImage]] = {}
         self._divided: dict[str, list[FaceImage]] = {}
 

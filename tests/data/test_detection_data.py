@@ -10,6 +10,7 @@ from PIL import Image
 
 from faceexpr.data.box_augment import BoxAugmentation
 from faceexpr.data.face_boxes import FaceBoxes
+from faceexpr.data.formats.document import ReadOptions
 from faceexpr.data.synthetic_scenes import SyntheticScenes
 from faceexpr.errors import FaceExprError
 
@@ -159,6 +160,21 @@ def test_pictures_that_need_more_memory_than_allowed_are_read_each_time(boxes: F
     assert boxes.split("val").kept is not None
     assert frugal.split("val").kept is None
     assert np.array_equal(boxes.picture("val", 0), frugal.picture("val", 0))
+
+
+def test_c05_all_pictures_that_cannot_be_decoded_are_listed_or_left_out(tmp_path: Path) -> None:
+    file = wider(tmp_path, {f"{number}.png": [face(10, 20, 30, 40)] for number in range(6)})
+    for name in ("1.png", "4.png"):
+        (tmp_path / "images" / name).write_bytes((tmp_path / "images" / name).read_bytes()[:60])
+    (tmp_path / "val.txt").write_text("0.png")
+    options = {"train": str(file), "images": str(tmp_path / "images"), "val_list": str(tmp_path / "val.txt")}
+    with pytest.raises(FaceExprError, match=r"2 of 5 pictures cannot be read: .*1\.png: .*; .*4\.png: .*leave_out"):
+        FaceBoxes(**options).train_dataloader()
+    going_on = FaceBoxes(**options, reading=ReadOptions(missing="leave_out"))
+    with pytest.warns(UserWarning, match="2 of 5 pictures cannot be read"):
+        (batch,) = going_on.train_dataloader()
+    assert sorted(int(image[0, 0, 0]) for image in batch["image"]) == [2, 3, 5]
+    assert [Path(record.path).name for record in going_on.split("train").records] == ["2.png", "3.png", "5.png"]
 
 
 def test_c05_a_picture_that_cannot_be_decoded_is_named(boxes: FaceBoxes, tmp_path: Path) -> None:

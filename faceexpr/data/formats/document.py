@@ -21,8 +21,8 @@ class ReadOptions:
         unlabelled: images that the annotator has skipped are left out (``leave_out``), or taken as images without a
             face (``no_faces``).
         min_size: boxes with a side of fewer pixels, after clipping to the image, are left out.
-        missing: images that are not there or are no image end everything (``refuse``), are left out (``leave_out``), or
-            stay as records with the size that the annotation states (``keep``).
+        missing: images that are not there or cannot be read end everything (``refuse``), are left out (``leave_out``),
+            or stay as records with the size that the annotation states (``keep``).
     """
 
     face_labels: tuple[str, ...] = ("face", "faces", "human face", "emotion *")
