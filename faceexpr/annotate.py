@@ -15,13 +15,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from faceexpr.boxes.draw import draw_boxes
-from faceexpr.data.formats.document import ReadOptions, counted
+from faceexpr.data.formats.document import ReadOptions
 from faceexpr.data.formats.read import read_annotations
 from faceexpr.data.formats.record import FaceImage
 from faceexpr.errors import SOME_FAILED, FaceExprError
 from faceexpr.files import say, write_file
 from faceexpr.images import ImageError, read_picture
 from faceexpr.options import Parser
+from faceexpr.wording import counted
 
 SHEET = "contact_sheet.png"
 CELL = 320

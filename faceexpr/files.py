@@ -47,6 +47,16 @@ def _umask() -> int:
     return mask
 
 
+def keep_older(path: Path) -> None:
+    """Put a file that is to be written anew under a number; nothing is done where there is none."""
+    if not path.exists():
+        return
+    number = 1
+    while (copy := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(copy)
+
+
 def lock(file: IO[Any]) -> bool:
     """Keep an open file for this process until it is closed; nothing is done where the system has no such locks.
 

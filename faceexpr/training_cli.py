@@ -76,8 +76,10 @@ class FaceExprCLI(LightningCLI):
         checkpoint: Path | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        self.arguments = [*args] if isinstance(args, list) else []
         self.remembered = remembered or {}
+        self.defaults = default_classes([*args] if isinstance(args, list) else []) | {
+            option: self.remembered[option] for option in ("model", "data") if option in self.remembered
+        }
         self.checkpoint = checkpoint
         self.notes = class_change_logger(
             silent=self.remembered.get("data", {}).get("class_path"),
@@ -127,11 +129,7 @@ class FaceExprCLI(LightningCLI):
         parser.link_arguments(
             "data.class_names", "model.init_args.class_names", self._model_class_names, apply_on="instantiate"
         )
-        for option, base, default in (("model", LightningModule, MODEL_CLASS), ("data", FaceDataModule, DATA_CLASS)):
-            # What is no class is refused with its option's name where it is parsed.
-            path = known_classes(base).get(first_class(self.arguments, option) or default, default)
-            written_out = {"class_path": path, "init_args": WRITTEN_OUT.get(path, {})}
-            parser.set_defaults({option: self.remembered.get(option, written_out)})
+        parser.set_defaults(self.defaults)
 
     def _model_class_names(self, data_class_names: Sequence[str]) -> list[str]:
         # A trained model's outputs keep their meaning, whatever the order of the classes in the data.
@@ -211,6 +209,16 @@ class FaceExprCLI(LightningCLI):
         writers = [callback for callback in self.trainer.callbacks if isinstance(callback, PredictionWriter)]  # type: ignore[attr-defined]
         if any(writer.failed for writer in writers):
             raise SystemExit(SOME_FAILED)
+
+
+def default_classes(args: Sequence[str]) -> dict[str, Any]:
+    """Return the defaults of ``model`` and ``data``: the class that the arguments name first, or else the program's."""
+    defaults = {}
+    for option, base, default in (("model", LightningModule, MODEL_CLASS), ("data", FaceDataModule, DATA_CLASS)):
+        # What is no class is refused with its option's name where it is parsed.
+        path = known_classes(base).get(first_class(args, option) or default, default)
+        defaults[option] = {"class_path": path, "init_args": WRITTEN_OUT.get(path, {})}
+    return defaults
 
 
 def known_classes(base: type) -> dict[str, str]:

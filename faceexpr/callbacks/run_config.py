@@ -8,6 +8,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from faceexpr.files import keep_older
+
 
 class SaveRunConfig(SaveConfigCallback):
     """Write the resolved configuration to the run folder, and to TensorBoard as text.
@@ -18,7 +20,7 @@ class SaveRunConfig(SaveConfigCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = trainer.log_dir  # all processes agree on it, so all of them have to ask
         if not self.already_saved and folder is not None and trainer.is_global_zero:
-            _keep(Path(folder) / self.config_filename)
+            keep_older(Path(folder) / self.config_filename)
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -28,12 +30,3 @@ class SaveRunConfig(SaveConfigCallback):
                 # Indented by four, Markdown shows it as it is.
                 indented = "\n".join(f"    {line}" for line in text.splitlines())
                 logger.experiment.add_text("config", indented)
-
-
-def _keep(path: Path) -> None:
-    if not path.exists():
-        return
-    number = 1
-    while (copy := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
-        number += 1
-    path.rename(copy)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from faceexpr.data.augment import Augmentation, augment_batch
-from faceexpr.data.module import FaceDataModule
+from faceexpr.data.module import SPLITS, FaceDataModule, Stage
 from faceexpr.data.split import BatchLoader, BatchSampler, FaceSplit
 from faceexpr.emotions import FER_NAMES
 from faceexpr.errors import FaceExprError
-
-Stage = Literal["train", "val", "test", "predict"]
 
 
 class ExpressionDataModule(FaceDataModule):
@@ -86,13 +84,7 @@ class ExpressionDataModule(FaceDataModule):
             rank_zero_warn(f"the {stage} split has no sample of {', '.join(absent)}")
 
     def setup(self, stage: str) -> None:
-        needed: dict[str, tuple[Stage, ...]] = {
-            "fit": ("train", "val"),
-            "validate": ("val",),
-            "test": ("test",),
-            "predict": ("predict",),
-        }
-        for name in needed[stage]:
+        for name in SPLITS[stage]:
             split = self.split(name)
             rank_zero_info(f"{type(self).__name__}: {len(split):,} images in the {name} split")
         if stage == "fit" and len(self.split("train")) < 2:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from faceexpr.data.box_augment import BoxAugmentation, augment_sample
 from faceexpr.data.formats.record import FaceImage
-from faceexpr.data.module import FaceDataModule
+from faceexpr.data.module import SPLITS, FaceDataModule, Stage
 from faceexpr.data.split import PADDING, BatchSampler
 from faceexpr.errors import FaceExprError
 from faceexpr.images import ImageError
-
-Stage = Literal["train", "val", "test", "predict"]
 
 Batch = dict[str, Any]
 """``image``: list of uint8 (3, H, W); ``boxes``: list of float32 (F, 4), left, top, right, bottom in pixels of its
@@ -103,13 +101,7 @@ class DetectionDataModule(FaceDataModule):
         return str(self.split(stage).records[index].path)
 
     def setup(self, stage: str) -> None:
-        needed: dict[str, tuple[Stage, ...]] = {
-            "fit": ("train", "val"),
-            "validate": ("val",),
-            "test": ("test",),
-            "predict": ("predict",),
-        }
-        for name in needed[stage]:
+        for name in SPLITS[stage]:
             records = self.split(name).records
             faces, empty = (
                 sum(len(record.boxes) for record in records),

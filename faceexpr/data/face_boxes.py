@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from faceexpr.data.box_augment import BoxAugmentation
 from faceexpr.data.box_split import listed, seeded
-from faceexpr.data.detection import DetectionDataModule, Stage
+from faceexpr.data.detection import DetectionDataModule
 from faceexpr.data.formats.document import ReadOptions
 from faceexpr.data.formats.read import read_annotations
 from faceexpr.data.formats.record import FaceImage
+from faceexpr.data.module import Stage
 from faceexpr.errors import FaceExprError
 from faceexpr.images import DEFAULT_MAX_PIXELS, read_picture
 
@@ -82,7 +83,6 @@ class FaceBoxes(DetectionDataModule):
         self.max_pixels = max_pixels
         self.reading = reading
         self.leaves_out_broken = reading is not None and reading.missing != "refuse"
-        self._read_before: dict[str, list[FaceImage]] = {}
         self._divided: dict[str, list[FaceImage]] = {}
 
     def load_records(self, stage: Stage) -> list[FaceImage]:
@@ -120,12 +120,10 @@ class FaceBoxes(DetectionDataModule):
         return self._divided
 
     def _file(self, stage: str) -> list[FaceImage]:
-        if stage not in self._read_before:
-            file, folder = self.files[stage], self.folders[stage]
-            if file is None:
-                raise FaceExprError(f"FaceBoxes: data.{stage} is not given; expected an annotation file")
-            annotations = read_annotations(Path(file), Path(folder) if folder else None, options=self.reading)
-            for note in annotations.notes:
-                rank_zero_info(note)
-            self._read_before[stage] = annotations.images
-        return self._read_before[stage]
+        file, folder = self.files[stage], self.folders[stage]
+        if file is None:
+            raise FaceExprError(f"FaceBoxes: data.{stage} is not given; expected an annotation file")
+        annotations = read_annotations(Path(file), Path(folder) if folder else None, options=self.reading)
+        for note in annotations.notes:
+            rank_zero_info(note)
+        return annotations.images

@@ -14,10 +14,11 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from faceexpr.data.augment import Augmentation
-from faceexpr.data.base import ExpressionDataModule, Stage
+from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.cache import cached_arrays
 from faceexpr.data.face_images import check_image_options, read_faces
 from faceexpr.data.folder_layout import Listing, list_splits
+from faceexpr.data.module import Stage
 from faceexpr.data.split import FaceSplit
 from faceexpr.emotions import FER_NAMES
 from faceexpr.errors import FaceExprError

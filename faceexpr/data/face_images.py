@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from faceexpr.data.base import ExpressionDataModule, Stage
+from faceexpr.data.base import ExpressionDataModule
+from faceexpr.data.module import Stage
 from faceexpr.data.split import FaceSplit, Failure
 from faceexpr.errors import FaceExprError
 from faceexpr.images import DEFAULT_MAX_PIXELS, ImageError, find_images, read_picture, resize

@@ -10,10 +10,11 @@ import numpy.typing as npt
 from lightning.pytorch.utilities import rank_zero_info
 
 from faceexpr.data.augment import Augmentation
-from faceexpr.data.base import ExpressionDataModule, Stage
+from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.fer2013_csv import USAGES, read_columns
 from faceexpr.data.fer2013_table import BadRowPolicy, FerTable, read_table
 from faceexpr.data.leaks import without_leaks
+from faceexpr.data.module import Stage
 from faceexpr.data.split import FaceSplit
 from faceexpr.errors import FaceExprError
 

@@ -14,12 +14,13 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from faceexpr.data.augment import Augmentation
-from faceexpr.data.base import ExpressionDataModule, Stage
+from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.fer2013 import USAGE_OF, find_files
 from faceexpr.data.fer2013_csv import NO_LABEL, USAGES
 from faceexpr.data.fer2013_table import BadRowPolicy, FerTable, read_table
 from faceexpr.data.ferplus_labels import NumClasses, majority_labels, soft_labels
 from faceexpr.data.ferplus_votes import Votes, matched, read_votes
+from faceexpr.data.module import Stage
 from faceexpr.data.split import FaceSplit
 from faceexpr.emotions import FER_NAMES, FERPLUS_NAMES
 from faceexpr.errors import FaceExprError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from faceexpr.data.base import Stage
+from faceexpr.data.module import Stage
 from faceexpr.emotions import canonical
 from faceexpr.errors import FaceExprError
 from faceexpr.images import EXTENSIONS, list_images

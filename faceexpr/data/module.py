@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from lightning.pytorch import LightningDataModule
 
 from faceexpr.described import Described, class_path, describe
+
+Stage = Literal["train", "val", "test", "predict"]
+
+SPLITS: dict[str, tuple[Stage, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
+"""The splits that each of Lightning's verbs needs."""
 
 
 class FaceDataModule(Described, LightningDataModule):

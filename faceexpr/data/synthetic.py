@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from faceexpr.data.augment import Augmentation
-from faceexpr.data.base import ExpressionDataModule, Stage
+from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.drawing import draw_face
+from faceexpr.data.module import Stage
 from faceexpr.data.split import FaceSplit
 from faceexpr.emotions import FER_NAMES
 from faceexpr.errors import FaceExprError

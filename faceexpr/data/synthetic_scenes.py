@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceexpr.data.box_augment import BoxAugmentation
-from faceexpr.data.detection import DetectionDataModule, Stage
+from faceexpr.data.detection import DetectionDataModule
 from faceexpr.data.drawing import compose_picture
 from faceexpr.data.formats.record import FaceImage
+from faceexpr.data.module import Stage
 from faceexpr.errors import FaceExprError
 
 _STREAMS: dict[Stage, int] = {"train": 0, "val": 1, "test": 2, "predict": 2}

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import torch
 
-from faceexpr.checkpoints import class_of, find_checkpoint, newest
-from faceexpr.described import class_path
+from faceexpr.checkpoints import find_checkpoint, newest
 from faceexpr.detection.detector import Detector, NetDetector
 from faceexpr.detection.ground_truth import GroundTruth
 from faceexpr.errors import FaceExprError
@@ -52,20 +51,9 @@ def load_detector(
         options = replace(read_suppression(run_folder_of(path)), **(suppression or {}))  # type: ignore[arg-type]
         return Detectron2Detector(path, options, str(device), batch_size)
     from faceexpr.tasks.detect import FaceDetector
+    from faceexpr.tasks.load import load_task
 
-    name = class_of(path)
-    if name != class_path(FaceDetector):
-        raise FaceExprError(
-            f"{path} cannot be loaded as a detector: it holds {name.rpartition('.')[2]}; expected the checkpoint of a "
-            "FaceDetector"
-        )
-    try:
-        task = FaceDetector.load_from_checkpoint(path, map_location="cpu")
-    except (FaceExprError, ValueError, TypeError, RuntimeError) as error:
-        raise FaceExprError(
-            f"{path} cannot be loaded as a detector: its weights do not fit what it says of its network; expected a "
-            "file as faceexpr fit has written it"
-        ) from error
+    task = load_task(path, [FaceDetector], "a detector", "a FaceDetector")
     task.net.set_suppression(**(suppression or {}))
     return NetDetector(task.net, device, batch_size)
 

@@ -17,6 +17,7 @@ from faceexpr.evaluation.detection_metrics import DetectionScores
 from faceexpr.evaluation.detection_pictures import draw_examples
 from faceexpr.evaluation.detection_table import DetectionTable
 from faceexpr.evaluation.over_detection import METHODS, by_method
+from faceexpr.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,9 +63,9 @@ def record(table: DetectionTable, scores: DetectionScores, epoch: int | None) ->
 def summary(stage: str, table: DetectionTable, scores: DetectionScores) -> str:
     """Return the metrics as tables for the console."""
     lines = [
-        f"{stage}: {_number(scores.images, 'picture')}, {_number(scores.faces, 'face')}"
+        f"{stage}: {counted(scores.images, 'picture')}, {counted(scores.faces, 'face')}"
         + (f" and {scores.ignored:,} ignored" if scores.ignored else "")
-        + f", {_number(scores.detections, 'detection')}"
+        + f", {counted(scores.detections, 'detection')}"
     ]
     lines += [f"  {label:<28} {_value(scores, name)}" for name, label in LABELS.items()]
     lines.append(f"  {'recall, any score':<28} {_value(scores, 'recall')}   (IoU {scores.iou:g}, as below)")
@@ -96,7 +97,7 @@ def line(start: str, scores: DetectionScores) -> str:
 def limit_note(scores: DetectionScores) -> str:
     """Say in how many pictures more was found than may be returned."""
     return (
-        f"  in {_number(scores.limited, 'picture')} more was found than the detector may return or the metrics look at "
+        f"  in {counted(scores.limited, 'picture')} more was found than the detector may return or the metrics look at "
         f"({scores.max_detections} a picture): raise the suppression's max_faces and the evaluation's max_detections"
     )
 
@@ -111,10 +112,6 @@ def _over_detection(table: DetectionTable, scores: DetectionScores) -> list[str]
             f"  {METHODS[method]:<28} {counts.boxes:7,} {counts.found:12,} {counts.extra:11,} {counts.false:7,}"
         )
     return lines
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _value(scores: DetectionScores, name: str) -> str:

@@ -26,6 +26,7 @@ from faceexpr.pipeline.inputs import CROPS, PICTURES, Inputs, collect, names_of
 from faceexpr.pipeline.output import RECORDS, ROWS, Output, fingerprint, read_records
 from faceexpr.pipeline.pictures import draw, write_picture
 from faceexpr.pipeline.pipeline import FacePipeline, usable_device
+from faceexpr.wording import counted
 
 SECONDS_A_LINE = 10
 
@@ -139,7 +140,7 @@ def analyze(paths: Sequence[Path], options: AnalyzeOptions) -> None:
     if options.coco:
         unknown = write_coco(options.out / FILE, read_records(options.out / RECORDS), annotations)
         if unknown:
-            say(f"{_count(unknown, 'image is', 'images are')} not in {options.annotations}, and left out of {FILE}")
+            say(f"{counted(unknown, 'image is', 'images are')} not in {options.annotations}, and left out of {FILE}")
     if failed:
         raise SystemExit(SOME_FAILED)
 
@@ -194,7 +195,7 @@ def work(pipeline: FacePipeline, inputs: Inputs, output: Output, options: Analyz
     remaining = [source for source in inputs.names if source not in output.done]
     before = len(inputs.names) - len(remaining)
     if before:
-        say(f"{_count(before, 'image was', 'images were')} done before; {len(remaining):,} to go")
+        say(f"{counted(before, 'image was', 'images were')} done before; {len(remaining):,} to go")
     class_names = output.class_names
     with _progress(len(inputs.names), before) as step:
         for analysed in pipeline.analysed(remaining):
@@ -211,8 +212,8 @@ def work(pipeline: FacePipeline, inputs: Inputs, output: Output, options: Analyz
     done = [output.done[source] for source in inputs.names]
     failed = sum(image.failed for image in done)
     empty = sum(not image.failed and not image.faces for image in done)
-    faces = _count(sum(image.faces for image in done), "face", "faces")
-    say(f"{faces} in {_count(len(done), 'image', 'images')}; {empty:,} of {len(done):,} without face")
+    faces = counted(sum(image.faces for image in done), "face")
+    say(f"{faces} in {counted(len(done), 'image')}; {empty:,} of {len(done):,} without face")
     if failed:
         say(f"{failed:,} of {len(done):,} could not be analysed; the reason of each is in its record")
     say(f"written to {options.out / RECORDS} and {options.out / ROWS}")
@@ -254,7 +255,3 @@ def _progress(total: int, before: int) -> Iterator[_Step]:
             say(f"{done:,} of {total:,} images, {found:,} faces, about {left:,.0f} s left")
 
     yield line
-
-
-def _count(number: int, singular: str, plural: str) -> str:
-    return f"{number:,} {singular if number == 1 else plural}"

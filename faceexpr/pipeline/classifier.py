@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceexpr.checkpoints import class_of, find_checkpoint
-from faceexpr.described import class_path
+from faceexpr.checkpoints import find_checkpoint
 from faceexpr.errors import FaceExprError
 from faceexpr.tasks.base import ExpressionTask
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.knn import KNNClassifier
+from faceexpr.tasks.load import load_task
 
 
 class Classifier(Protocol):
@@ -87,18 +87,6 @@ def load_classifier(source: str | Path, device: str | torch.device = "cpu") -> T
             do not fit its outputs.
     """
     path = find_checkpoint(str(source), Path("lightning_logs"), "--classifier")
-    name = class_of(path)
-    task_class = next((kind for kind in (ExpressionClassifier, KNNClassifier) if class_path(kind) == name), None)
-    if task_class is None:
-        raise FaceExprError(
-            f"{path} holds {name.rpartition('.')[2]}; expected the checkpoint of a classifier of expressions, an "
-            "ExpressionClassifier or a KNNClassifier"
-        )
-    try:
-        task = task_class.load_from_checkpoint(path, map_location="cpu")
-    except (FaceExprError, ValueError, TypeError, RuntimeError) as error:
-        raise FaceExprError(
-            f"{path} cannot be loaded: its weights do not fit what it says of its network and its class names; "
-            "expected a file as faceexpr fit has written it"
-        ) from error
-    return TaskClassifier(task, device, str(path))
+    kinds: list[type[ExpressionTask]] = [ExpressionClassifier, KNNClassifier]
+    wanted = "a classifier of expressions, an ExpressionClassifier or a KNNClassifier"
+    return TaskClassifier(load_task(path, kinds, "a classifier", wanted), device, str(path))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from faceexpr.errors import FaceExprError
 from faceexpr.images import find_images
+from faceexpr.wording import counted
 
 OPTIONS = "analysis.json"
 PICTURES, CROPS = "pictures", "crops"
@@ -69,14 +70,10 @@ def collect(paths: Sequence[Path], taken: Mapping[str, str]) -> Inputs:
         )
     notes = []
     if own:
-        notes.append(f"{own:,} {_images(own)} written by an analysis left out")
+        notes.append(f"{counted(own, 'image was', 'images were')} written by an analysis left out")
     if twice:
-        notes.append(f"{twice:,} {_images(twice)} named more than once, and taken once")
+        notes.append(f"{counted(twice, 'image was', 'images were')} named more than once, and taken once")
     return Inputs(found, tuple(notes))
-
-
-def _images(number: int) -> str:
-    return "image was" if number == 1 else "images were"
 
 
 def _written_by_analysis(file: Path) -> bool:

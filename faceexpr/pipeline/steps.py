@@ -21,6 +21,7 @@ from faceexpr.images import Picture
 from faceexpr.pipeline.classifier import Classifier
 from faceexpr.pipeline.crop import Box, Crop, clipped, cut
 from faceexpr.pipeline.result import NOT_FINITE, FaceResult, PictureResult, failed, significant
+from faceexpr.wording import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,9 +88,8 @@ def _found(source: str, picture: Picture, detections: Detections, crop: Crop) ->
     if detections.limited:
         notes.append(f"more than {len(detections)} faces were found; the surest are given (max_faces)")
     if left_out:
-        number = left_out.total()
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
-        notes.append(f"{number} {'box' if number == 1 else 'boxes'} left out: {reasons}")
+        notes.append(f"{counted(left_out.total(), 'box')} left out: {reasons}")
     return Found(source, picture, tuple(boxes), tuple(scores), tuple(crops), tuple(notes))
 
 

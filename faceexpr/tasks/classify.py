@@ -82,11 +82,6 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         probabilities: Tensor = self.net(image).float().softmax(dim=1)
         return probabilities
 
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        if stage == "fit" and self.trainer.ckpt_path is None:
-            self.net.load_pretrained()
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         target = self.own_target(batch["target"])
         logits: Tensor = self.net(batch["image"]).float()

@@ -67,11 +67,6 @@ class FaceDetector(Optimised, Task):
         found: list[Detections] = self.net(images)
         return found
 
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        if stage == "fit" and self.trainer.ckpt_path is None:
-            self.net.load_pretrained()
-
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         parts = self.net.losses(batch["image"], batch["boxes"])
         loss = torch.stack([*parts.values()]).sum()

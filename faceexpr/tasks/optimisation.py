@@ -49,6 +49,12 @@ class Optimised(LightningModule):
         self.monitor = monitor
         self.lr = lr
 
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit" and self.trainer.ckpt_path is None:
+            net: Any = self.net  # of whichever kind
+            net.load_pretrained()
+
     def _optimizer(self) -> torch.optim.Optimizer:
         optimizer = self.optimizer(self.parameters())
         if self.lr is not None:

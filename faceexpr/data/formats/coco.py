@@ -11,10 +11,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from faceexpr.data.formats.document import Document, Entry, Face, counted, stated_size
+from faceexpr.data.formats.document import Document, Entry, Face, stated_size
 from faceexpr.data.formats.links import file_names, is_link
 from faceexpr.data.formats.text import decode, is_integer, is_number, short
 from faceexpr.errors import FaceExprError
+from faceexpr.wording import counted
 
 NAME = "COCO JSON"
 

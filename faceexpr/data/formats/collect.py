@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from faceexpr.data.formats.document import Document, Face, ReadOptions, counted, some
+from faceexpr.data.formats.document import Document, Face, ReadOptions
 from faceexpr.data.formats.images import Found, find
 from faceexpr.data.formats.record import Annotations, FaceImage
 from faceexpr.errors import FaceExprError
+from faceexpr.wording import counted, some
 
 _TOLERANCE = 0.01
 """Pixels by which a corner may lie outside for no more reason than rounding."""

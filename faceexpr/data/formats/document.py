@@ -117,15 +117,3 @@ def stated_size(width: object, height: object) -> tuple[int, int] | None:
 
 LARGEST = 1_000_000
 """No image has a longer side; in float32, boxes are exact to 1/16 of a pixel up to there."""
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: "1 box", "2,000 boxes"."""
-    ending = "" if number == 1 else "es" if noun.endswith("x") else "s"
-    return f"{number:,} {noun}{ending}"
-
-
-def some(names: list[str], most: int = 5) -> str:
-    """Return the first names of a list, and how many more there are."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")

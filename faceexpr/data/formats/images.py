@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from faceexpr.data.formats.document import Document, Entry, ReadOptions, counted, some
+from faceexpr.data.formats.document import Document, Entry, ReadOptions
 from faceexpr.errors import FaceExprError
 from faceexpr.images import ImageError, upright_size
+from faceexpr.wording import counted, some
 
 
 @dataclass(frozen=True)

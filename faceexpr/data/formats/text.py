@@ -46,13 +46,6 @@ def read_text(path: Path) -> str:
     return text
 
 
-def decoder() -> json.JSONDecoder:
-    """Return a reader of JSON that refuses what Python's own lets pass: NaN, Infinity and a key given twice."""
-    return json.JSONDecoder(
-        parse_constant=_no_number, parse_int=_integer, parse_float=_finite, object_pairs_hook=_each_key_once
-    )
-
-
 def decode(text: str, start: int = 0) -> tuple[Any, int]:
     """Return the JSON value that begins at ``start``, and where it ends.
 
@@ -60,7 +53,7 @@ def decode(text: str, start: int = 0) -> tuple[Any, int]:
         ValueError: there is none; the text of the error says why.
     """
     try:
-        value: tuple[Any, int] = decoder().raw_decode(text, start)
+        value: tuple[Any, int] = _DECODER.raw_decode(text, start)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     return value
@@ -91,6 +84,12 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {twice!r} is given twice")
     return found
+
+
+_DECODER = json.JSONDecoder(
+    parse_constant=_no_number, parse_int=_integer, parse_float=_finite, object_pairs_hook=_each_key_once
+)
+"""Refuses what Python's own lets pass: NaN, Infinity and a key given twice."""
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

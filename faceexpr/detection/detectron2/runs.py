@@ -89,12 +89,3 @@ def read_suppression(folder: Path) -> Suppression:
             f"{path} does not say how candidates become detections ({error}); expected the options that faceexpr "
             "detectron2 fit has written"
         ) from error
-
-
-def keep_older(path: Path) -> None:
-    """Put a file that is to be written anew under a number."""
-    number = 1
-    while (copy := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
-        number += 1
-    if path.exists():
-        path.rename(copy)

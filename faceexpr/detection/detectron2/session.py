@@ -23,10 +23,10 @@ from faceexpr.detection.detectron2.dataset import read_splits, register, validat
 from faceexpr.detection.detectron2.measuring import FaceEvaluator
 from faceexpr.detection.detectron2.options import Detectron2Options
 from faceexpr.detection.detectron2.report import report
-from faceexpr.detection.detectron2.runs import CONFIG, OPTIONS, checkpoint_file, keep_older, next_folder, run_folder_of
+from faceexpr.detection.detectron2.runs import CONFIG, OPTIONS, checkpoint_file, next_folder, run_folder_of
 from faceexpr.detection.detectron2.trainer import FaceTrainer
 from faceexpr.errors import FaceExprError
-from faceexpr.files import say, write_file
+from faceexpr.files import keep_older, say, write_file
 
 SENTENCE = re.compile(r"FaceExprError: (.+)")
 

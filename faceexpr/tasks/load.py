@@ -1,0 +1,42 @@
+"""Trained models from their checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from faceexpr.checkpoints import class_of
+from faceexpr.described import class_path
+from faceexpr.errors import FaceExprError
+from faceexpr.tasks.base import Task
+
+AnyTask = TypeVar("AnyTask", bound=Task)
+
+
+def load_task(path: Path, kinds: Sequence[type[AnyTask]], role: str, wanted: str) -> AnyTask:
+    """Return the model of a checkpoint, on the CPU.
+
+    Args:
+        path: the checkpoint file.
+        kinds: the classes that it may hold.
+        role: what it is loaded as, for the message.
+        wanted: what it may hold, for the message.
+
+    Raises:
+        FaceExprError: the file is no checkpoint, it holds another model, or its weights do not fit its network.
+    """
+    name = class_of(path)
+    kind = next((kind for kind in kinds if class_path(kind) == name), None)
+    if kind is None:
+        raise FaceExprError(
+            f"{path} cannot be loaded as {role}: it holds {name.rpartition('.')[2]}; expected the checkpoint of "
+            f"{wanted}"
+        )
+    try:
+        return kind.load_from_checkpoint(path, map_location="cpu")
+    except (FaceExprError, ValueError, TypeError, RuntimeError) as error:
+        raise FaceExprError(
+            f"{path} cannot be loaded as {role}: its weights do not fit what it says of its network and its classes; "
+            "expected a file as faceexpr fit has written it"
+        ) from error
