@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "predict": ("faceexpr.training_cli:run", "Write the class probabilities of images to predictions.csv."),
     "sweep": ("faceexpr.sweep.run:run", "Run fit over a grid of its options, or search them."),
     "analyze": ("faceexpr.pipeline.analyze:run", "Find the faces in photographs and tell the expression of each."),
+    "merge": ("faceexpr.pipeline.merge:run", "Put the parts of an analysis by several processes together."),
     "annotate": ("faceexpr.annotate:run", "Draw the true boxes of an annotation file into its pictures."),
     "fetch": ("faceexpr.fetch:run", "Fetch the pictures that an annotation file names by links."),
     "detectron2": ("faceexpr.detection.detectron2.run:run", "Train or measure a detector of Detectron2."),
@@ -52,6 +53,8 @@ def main(args: Sequence[str] | None = None) -> None:
     if verb is None or arguments[0] in ("-h", "--help", "--version"):
         _overview().parse_args(arguments or ["--help"])
         return
+    # Torch's C++ part would warn with a stack trace where another process has gone, which a sentence says already.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # Pillow warns of odd pictures without their names; what matters becomes a reason or a note.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:

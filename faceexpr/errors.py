@@ -6,8 +6,14 @@ BAD_INPUT = 2
 SOME_FAILED = 3
 """Exit code when some of several inputs or jobs failed; all others have their results."""
 
+PROCESS_LOST = 76
+"""Exit code where another process of the run was killed, or its machine is gone; the last checkpoint is kept."""
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as of a shell."""
+
+PREEMPTED = 75
+"""Exit code after SIGTERM: what was done is kept, and the same command goes on."""
 
 PIPE_CLOSED = 141
 """Exit code when nobody reads the output any more, as of a shell."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from faceexpr.errors import FaceExprError
 
@@ -20,24 +22,75 @@ def write_file(path: Path, content: str | bytes) -> None:
     Raises:
         FaceExprError: the file cannot be written there.
     """
-    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    temporary: Path | None = None
+    with replacing(path) as file:
+        file.write(as_bytes(content))
+
+
+def write_once(path: Path, content: str | bytes) -> bool:
+    """Write a whole file where there is none; of several processes that do so at once, one does.
+
+    Returns:
+        False where the file is there already, and is left as it is.
+
+    Raises:
+        FaceExprError: the file cannot be written there.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        # mkstemp makes files private; a result has the permissions that any new file would have.
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        with _beside(path) as (file, temporary):
+            file.write(as_bytes(content))
+            file.flush()
+            try:
+                os.link(temporary, path)  # which fails where the name is taken
+            except FileExistsError:
+                return False
+            except OSError:  # a file system without links: then the last of those at once wins
+                if path.exists():
+                    return False
+                temporary.replace(path)
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise FaceExprError(
-            f"{path} cannot be written ({error.strerror or error}); expected a file name in a folder that may be "
-            "written to"
-        ) from error
+        raise _unwritable(path, error) from error
+    return True
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write bytes to, which takes its name at the end, or is gone where anything went wrong.
+
+    Raises:
+        FaceExprError: the file cannot be written there.
+    """
+    try:
+        with _beside(path) as (file, temporary):
+            yield file
+            file.close()
+            temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            # mkstemp makes files private; a result has the permissions that any new file would have.
+            temporary.chmod(0o666 & ~_umask())
+            yield file, temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> FaceExprError:
+    return FaceExprError(
+        f"{path} cannot be written ({error.strerror or error}); expected a file name in a folder that may be written to"
+    )
+
+
+def as_bytes(text: str | bytes) -> bytes:
+    """Return text as UTF-8; what that cannot hold becomes backslash escapes, which JSON reads back as they were."""
+    return text.encode("utf-8", "backslashreplace") if isinstance(text, str) else text
 
 
 def _umask() -> int:
@@ -57,8 +110,12 @@ def keep_older(path: Path) -> None:
     path.rename(copy)
 
 
-def lock(file: IO[Any]) -> bool:
+def lock(file: IO[Any], shared: bool = False) -> bool:
     """Keep an open file for this process until it is closed; nothing is done where the system has no such locks.
+
+    Args:
+        file: the open file.
+        shared: others may keep it so as well, but nobody for himself alone.
 
     Returns:
         False where another process keeps it.
@@ -68,7 +125,7 @@ def lock(file: IO[Any]) -> bool:
     except ImportError:  # Windows
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # some file systems of a network

@@ -111,7 +111,7 @@ def _draw_caption(canvas: _Canvas, box: NDArray[np.float64], caption: str, colou
         return
     wanted = min(canvas.text, max(SMALLEST_TEXT, 0.28 * (box[3] - box[1])))
     for size in dict.fromkeys((round(wanted), round(0.8 * wanted), SMALLEST_TEXT)):
-        font = _font(caption, max(size, SMALLEST_TEXT))
+        font = font_for(caption, max(size, SMALLEST_TEXT))
         left, _, right, _ = font.getbbox(caption)
         ascent, descent = font.getmetrics()
         padding = max(1, round(size / 5))
@@ -149,7 +149,7 @@ def _draw_chart(
     wanted = min(tall / len(values), 1.1 * canvas.text)
     for step in dict.fromkeys(max(round(share * wanted), _LEAST_ROW) for share in (1, 0.8, 0.6, 0.4, 0)):
         named = names is not None and step >= _NAMED_ROW
-        font = _font("".join(names or ()), max(1, round(0.78 * step)))
+        font = font_for("".join(names or ()), max(1, round(0.78 * step)))
         padding = max(1, step // 4)
         margin = ceil(max(font.getlength(name) for name in names or ())) + padding if named else 0
         length = round(4.5 * step) if named else round(max(12.0, 0.4 * tall, 3 * step))
@@ -196,7 +196,8 @@ def _ink(colour: str) -> str:
     return "#111111" if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else "#ffffff"
 
 
-def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
+def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
+    """Return a font that has all the characters of a text, ``size`` pixels high."""
     return _opened_font(_font_file("".join(sorted(set(text)))), size)
 
 

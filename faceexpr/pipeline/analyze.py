@@ -1,39 +1,49 @@
-"""``faceexpr analyze``: the two-step system over files and folders."""
+"""``faceexpr analyze``: the two-step system over files, folders, lists and tar files."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from faceexpr.boxes.suppression import Suppression
 from faceexpr.checkpoints import find_checkpoint
-from faceexpr.data.formats.record import Annotations
+from faceexpr.data.formats.read import read_annotations
 from faceexpr.detection.ground_truth import GroundTruth
 from faceexpr.detection.load import detector_file, load_detector
-from faceexpr.errors import INTERRUPTED, SOME_FAILED, FaceExprError
+from faceexpr.errors import INTERRUPTED, PREEMPTED, SOME_FAILED, FaceExprError
+from faceexpr.explain.maps import explained_network
 from faceexpr.files import say
 from faceexpr.images import DEFAULT_MAX_PIXELS
 from faceexpr.options import Parser
-from faceexpr.pipeline.classifier import load_classifier
+from faceexpr.pipeline.claim import claim, fingerprint
+from faceexpr.pipeline.classifier import TaskClassifier, load_classifier
 from faceexpr.pipeline.coco import FILE, write_coco
 from faceexpr.pipeline.crop import Crop
-from faceexpr.pipeline.inputs import CROPS, PICTURES, Inputs, collect, names_of
-from faceexpr.pipeline.output import RECORDS, ROWS, Output, fingerprint, read_records
+from faceexpr.pipeline.explained import explained
+from faceexpr.pipeline.inputs import CROPS, EXPLAINED, PICTURES, collect
+from faceexpr.pipeline.output import Output
 from faceexpr.pipeline.pictures import draw, write_picture
-from faceexpr.pipeline.pipeline import FacePipeline, usable_device
+from faceexpr.pipeline.pipeline import Analysed, FacePipeline, usable_device
+from faceexpr.pipeline.progress import progress, tell
+from faceexpr.pipeline.records import RECORDS, ROWS, read_records
+from faceexpr.pipeline.shard import Shard, find_shard
+from faceexpr.pipeline.share import Share, folder_of, share_out
+from faceexpr.pipeline.termination import Terminated, Termination
 from faceexpr.wording import counted
-
-SECONDS_A_LINE = 10
 
 DESCRIPTION = (
     "Find the faces in photographs and tell the expression of each: faces.jsonl has a record for each image, faces.csv "
-    "a row for each face. Interrupted, the same command goes on where it stopped."
+    "a row for each face. Interrupted, the same command goes on where it stopped. Several processes, started by "
+    "torchrun or SLURM, analyse a part each, and `faceexpr merge OUT` puts the parts together."
 )
+PATHS = "Image files, folders with images, and tar files with images; - is a list at standard input."
+STOPPED = "stopped by SIGTERM"
+
+LIST = "File with further paths of images and tar files, one a line; - is standard input."
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,7 @@ class AnalyzeOptions:
         out: folder of the results.
         pictures: also write each image with its boxes, expressions and probabilities, below OUT/pictures.
         crops: also write each face as it was cut out, below OUT/crops.
+        explain: also write each face beside the parts of it that speak for its expression, below OUT/explained.
         coco: also write the boxes as COCO detections, to OUT/detections.json.
         annotations: file whose ids the COCO detections have; by default images are numbered as in faces.jsonl.
         images: folder of the images that annotations name.
@@ -59,9 +70,11 @@ class AnalyzeOptions:
         reduce_to: large images are shrunk by a whole factor such that the shorter side keeps this many pixels; more
             finds smaller faces in large images and takes longer; null shrinks none.
         max_pixels: images with more pixels are not read and count as failed.
-        device: auto takes the GPU where there is one; cpu; cuda; cuda:1.
+        device: auto takes the GPU where there is one, and of several a process's own; cpu; cuda; cuda:1.
         batch_size: images that are looked at together.
         face_batch: faces that are classified together.
+        shard: INDEX/COUNT where this is one of COUNT processes that share the images, with INDEX from 0, such as 3/16;
+            by default what torchrun or SLURM says.
     """
 
     detector: str
@@ -69,6 +82,7 @@ class AnalyzeOptions:
     out: Path
     pictures: bool = False
     crops: bool = False
+    explain: bool = False
     coco: bool = False
     annotations: Path | None = None
     images: Path | None = None
@@ -84,17 +98,24 @@ class AnalyzeOptions:
     device: str = "auto"
     batch_size: int = 8
     face_batch: int = 64
+    shard: str | None = None
 
 
 def run(args: list[str]) -> None:
     """Run ``faceexpr analyze``."""
     parser = Parser(prog="faceexpr analyze", description=DESCRIPTION)
-    parser.add_argument("paths", nargs="+", type=ANY_NAME, metavar="PATH", help="Image files, and folders with images.")
+    parser.add_argument("paths", nargs="*", default=[], type=ANY_NAME, metavar="PATH", help=PATHS)
     parser.add_argument("--config", action="config", help="YAML file with the options below.")
+    parser.add_argument("--list", type=str | None, default=None, metavar="FILE", help=LIST)
     parser.add_class_arguments(AnalyzeOptions)
     config = parser.parse_args(args[1:])
     values = {name: config[name] for name in AnalyzeOptions.__dataclass_fields__}
-    analyze(config.paths, AnalyzeOptions(**values))
+    with Termination() as termination:
+        try:
+            analyze(config.paths or [], AnalyzeOptions(**values), config["list"], termination)
+        except Terminated:
+            say(f"{STOPPED}; the same command goes on")
+            raise SystemExit(PREEMPTED) from None
 
 
 class _File:
@@ -110,50 +131,53 @@ class _File:
 ANY_NAME = _File()
 
 
-def analyze(paths: Sequence[Path], options: AnalyzeOptions) -> None:
-    """Analyse files and folders.
+def analyze(
+    paths: Sequence[Path],
+    options: AnalyzeOptions,
+    listed: str | None = None,
+    termination: Termination | None = None,
+) -> None:
+    """Analyse images.
 
     Args:
         paths: what to analyse.
         options: with what, and what is written.
+        listed: file with further paths.
+        termination: what SIGTERM does; nothing of ours by default.
 
     Raises:
         FaceExprError: an option is wrong, or nothing is there to analyse.
-        SystemExit: some images could not be analysed, or Ctrl-C was pressed.
+        SystemExit: some images could not be analysed, or Ctrl-C was pressed, or SIGTERM has come.
     """
     if not options.coco and options.annotations is not None:
         raise FaceExprError("--annotations is for the ids of COCO detections; expected --coco true with it")
-    inputs = collect(paths, names_of(read_records(options.out / RECORDS)))
-    annotations = _annotations(options)
-    pipeline, kept = build(options)
-    output = Output(options.out, kept, pipeline.classifier.class_names)
-    for note in inputs.notes:
-        say(f"note: {note}")
-    try:
-        failed = work(pipeline, inputs, output, options)
-    except KeyboardInterrupt:
-        done = sum(source in output.done for source in inputs.names)
-        say(f"interrupted: {done:,} of {len(inputs.names):,} images are done; the same command goes on from there")
-        raise SystemExit(INTERRUPTED) from None
-    finally:
-        output.close()
+    shard = find_shard(options.shard, os.environ)
+    inputs = collect(paths, listed, shard.count == 1)
+    annotations = None if options.annotations is None else read_annotations(options.annotations, options.images)
+    pipeline, kept = build(options, shard)
+    folder = folder_of(options.out, shard)
+    if options.coco and folder != options.out:
+        raise FaceExprError("--coco needs the records of all parts; expected it with `faceexpr merge`")
+    claim(options.out, kept)
+    with closing(Output(folder, pipeline.classifier.class_names)) as output:
+        share = share_out(options.out, inputs, shard, output)
+        for note in inputs.notes() if shard.index == 0 else ():
+            say(f"note: {note}")
+        try:
+            failed = work(pipeline, share, options, termination or Termination())
+        except (KeyboardInterrupt, Terminated) as stop:
+            what, code = ("interrupted", INTERRUPTED) if isinstance(stop, KeyboardInterrupt) else (STOPPED, PREEMPTED)
+            done = f"{share.done():,} of {len(share.names):,} images are done"
+            say(f"{share.part}{what}: {done}; the same command goes on from there")
+            raise SystemExit(code) from None
     if options.coco:
-        unknown = write_coco(options.out / FILE, read_records(options.out / RECORDS), annotations)
-        if unknown:
-            say(f"{counted(unknown, 'image is', 'images are')} not in {options.annotations}, and left out of {FILE}")
-    if failed:
+        write_coco(options.out / FILE, read_records(options.out / RECORDS), annotations, str(options.annotations))
+    # A code other than 0 would make launchers end the other processes; what has failed is told when parts are merged.
+    if failed and not share.part:
         raise SystemExit(SOME_FAILED)
 
 
-def _annotations(options: AnalyzeOptions) -> Annotations | None:
-    if options.annotations is None:
-        return None
-    from faceexpr.data.formats.read import read_annotations
-
-    return read_annotations(options.annotations, options.images)
-
-
-def build(options: AnalyzeOptions) -> tuple[FacePipeline, dict[str, Any]]:
+def build(options: AnalyzeOptions, shard: Shard) -> tuple[FacePipeline, dict[str, Any]]:
     """Return the pipeline, and the options that its results depend on.
 
     Raises:
@@ -167,91 +191,63 @@ def build(options: AnalyzeOptions) -> tuple[FacePipeline, dict[str, Any]]:
         Suppression(**changes)
     except FaceExprError as error:  # which calls its options by the names that they have in a training
         raise FaceExprError(str(error).removeprefix("suppression.")) from error
-    device = usable_device(options.device)
+    device = usable_device(options.device, shard.local)
     classifier_file = find_checkpoint(options.classifier, Path("lightning_logs"), "--classifier")
     files = {"detector": fingerprint(detector_file(options.detector)), "classifier": fingerprint(classifier_file)}
+    detector = load_detector(options.detector, device, changes, options.batch_size, options.images)
+    classifier = load_classifier(classifier_file, device)
+    if options.explain:
+        explained_network(classifier.task, "--explain")
     pipeline = FacePipeline(
-        load_detector(options.detector, device, changes, options.batch_size, options.images),
-        load_classifier(classifier_file, device),
+        detector,
+        classifier,
         crop,
         options.batch_size,
         options.face_batch,
         options.reduce_to,
         options.max_pixels,
     )
-    written = {"pictures": options.pictures, "crops": options.crops}
+    written = {"pictures": options.pictures, "crops": options.crops, "explain": options.explain}
     read = {"reduce_to": options.reduce_to, "max_pixels": options.max_pixels}
     if options.images is not None and options.annotations is None and not isinstance(pipeline.detector, GroundTruth):
         raise FaceExprError("--images is for the images that annotations name; expected annotations with it")
     return pipeline, {**files, **changes, **asdict(crop), **read, **written}
 
 
-def work(pipeline: FacePipeline, inputs: Inputs, output: Output, options: AnalyzeOptions) -> int:
+def work(pipeline: FacePipeline, share: Share, options: AnalyzeOptions, termination: Termination) -> int:
     """Analyse what is not done yet, and say what came out.
 
     Returns:
         The number of images that could not be analysed, those of earlier runs included.
     """
-    remaining = [source for source in inputs.names if source not in output.done]
-    before = len(inputs.names) - len(remaining)
+    total, before = len(share.names), share.done()
     if before:
-        say(f"{counted(before, 'image was', 'images were')} done before; {len(remaining):,} to go")
-    class_names = output.class_names
-    with _progress(len(inputs.names), before) as step:
-        for analysed in pipeline.analysed(remaining):
-            result = analysed.result
-            name = inputs.names[result.source]
-            # What belongs to a record is there before the record says so.
-            if options.pictures and analysed.pixels is not None:
-                write_picture(draw(analysed, class_names), options.out / PICTURES / name)
-            if options.crops:
-                for number, crop in enumerate(analysed.crops, 1):
-                    write_picture(crop, options.out / CROPS / f"{name}.{number}.png")
-            output.write({"image": result.source, "name": name, **result.record()})
-            step(len(result.faces))
-    done = [output.done[source] for source in inputs.names]
-    failed = sum(image.failed for image in done)
-    empty = sum(not image.failed and not image.faces for image in done)
-    faces = counted(sum(image.faces for image in done), "face")
-    say(f"{faces} in {counted(len(done), 'image')}; {empty:,} of {len(done):,} without face")
-    if failed:
-        say(f"{failed:,} of {len(done):,} could not be analysed; the reason of each is in its record")
-    say(f"written to {options.out / RECORDS} and {options.out / ROWS}")
+        say(f"{share.part}{counted(before, 'image was', 'images were')} done before; {total - before:,} to go")
+    with progress(total, before, share.part) as step:
+        for analysed in pipeline.analysed(share.remaining()):
+            with termination.held():
+                _write(analysed, pipeline, share, options)
+            step(len(analysed.result.faces))
+    failed = tell((share.output.done[source] for source in share.names), share.part)
+    folder = share.output.folder
+    if share.part:
+        say(f"{share.part}written to {folder}; `faceexpr merge {options.out}` puts all parts together")
+    else:
+        say(f"written to {folder / RECORDS} and {folder / ROWS}")
     return failed
 
 
-class _Step(Protocol):
-    """Moves the progress on by an image."""
-
-    def __call__(self, faces: int) -> None: ...
-
-
-@contextmanager
-def _progress(total: int, before: int) -> Iterator[_Step]:
-    """Show a bar on a terminal, and a line now and then elsewhere."""
-    found = 0
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        with tqdm(total=total, initial=before, unit="image") as bar:
-
-            def advance(faces: int) -> None:
-                nonlocal found
-                found += faces
-                bar.set_postfix_str(f"{found:,} faces", refresh=False)
-                bar.update()
-
-            yield advance
-        return
-    start = last = time.monotonic()
-    done = before
-
-    def line(faces: int) -> None:
-        nonlocal found, done, last
-        found, done, now = found + faces, done + 1, time.monotonic()
-        if now - last >= SECONDS_A_LINE:
-            last = now
-            left = (now - start) / (done - before) * (total - done)
-            say(f"{done:,} of {total:,} images, {found:,} faces, about {left:,.0f} s left")
-
-    yield line
+def _write(analysed: Analysed, pipeline: FacePipeline, share: Share, options: AnalyzeOptions) -> None:
+    result = analysed.result
+    name = share.names[result.source]
+    # What belongs to a record is there before the record says so.
+    if options.pictures and analysed.pixels is not None:
+        write_picture(draw(analysed, share.output.class_names), options.out / PICTURES / name)
+    if options.crops:
+        for number, crop in enumerate(analysed.crops, 1):
+            write_picture(crop, options.out / CROPS / f"{name}.{number}.png")
+    if options.explain:
+        assert isinstance(pipeline.classifier, TaskClassifier)  # as `build` has made it
+        for number, drawn in explained(pipeline.classifier, analysed, pipeline.face_batch):
+            write_picture(drawn, options.out / EXPLAINED / f"{name}.{number}.png")
+    share.output.write({"image": result.source, "name": name, **result.record()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from faceexpr.checkpoints import find_checkpoint
 from faceexpr.errors import FaceExprError
+from faceexpr.explain.maps import class_maps, explained_network
 from faceexpr.tasks.base import ExpressionTask
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.knn import KNNClassifier
@@ -73,6 +75,26 @@ class TaskClassifier:
         """Classify faces; see `Classifier`."""
         probabilities: Tensor = self.task(faces.to(self.device))
         return probabilities.float().cpu().numpy()
+
+    def explain(self, faces: Tensor, expressions: Sequence[str] | None = None) -> NDArray[np.float32]:
+        """Tell which parts of faces speak for an expression; see `class_maps`.
+
+        Args:
+            faces: as above.
+            expressions: one for each face; by default the most probable one.
+
+        Returns:
+            float32 (N, image_size, image_size), from 0 to 1.
+
+        Raises:
+            FaceExprError: the classifier is no network or has no such expression, or Captum is not installed.
+        """
+        net = explained_network(self.task, "explain")
+        for name in expressions or ():
+            if name not in self.class_names:
+                raise FaceExprError(f"expressions has {name!r}; expected names among {', '.join(self.class_names)}")
+        chosen = None if expressions is None else [self.class_names.index(name) for name in expressions]
+        return class_maps(net, faces, chosen)
 
 
 def load_classifier(source: str | Path, device: str | torch.device = "cpu") -> TaskClassifier:

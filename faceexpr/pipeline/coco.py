@@ -9,38 +9,46 @@ from pathlib import Path
 from typing import Any
 
 from faceexpr.data.formats.record import Annotations
-from faceexpr.files import write_file
+from faceexpr.files import as_bytes, replacing, say
+from faceexpr.wording import counted
 
 FILE = "detections.json"
 
 
-def write_coco(path: Path, records: Iterable[Mapping[str, Any]], annotations: Annotations | None = None) -> int:
-    """Write the faces of all images as one list of COCO detections.
+def write_coco(
+    path: Path,
+    records: Iterable[Mapping[str, Any]],
+    annotations: Annotations | None = None,
+    named: str = "the annotations",
+) -> None:
+    """Write the faces of all images as one list of COCO detections, and say how many images have no id.
 
     Args:
         path: the file.
         records: those of ``faces.jsonl``.
         annotations: the file whose ids of images and of the category are used; without it an image's id is the number
             of its record, from 1, and the category is 1. Images of a format without ids have their place in it, from 1.
-
-    Returns:
-        The number of images that the annotations do not know; their faces are left out.
+        named: what the annotations are called where they do not know an image, whose faces are then left out.
     """
     ids = None if annotations is None else _ids(annotations)
     category = 1 if annotations is None else annotations.category_id
-    found: list[dict[str, Any]] = []
+    between = "["
     unknown = 0
-    for number, record in enumerate(records, 1):
-        image = number if ids is None else ids.get(os.path.realpath(record["image"]))
-        if image is None:
-            unknown += 1
-            continue
-        for face in record["faces"]:
-            left, top, right, bottom = face["box"]
-            box = [left, top, round(right - left, 2), round(bottom - top, 2)]
-            found.append({"image_id": image, "category_id": category, "bbox": box, "score": face["score"]})
-    write_file(path, json.dumps(found, allow_nan=False) + "\n")
-    return unknown
+    with replacing(path) as file:
+        for number, record in enumerate(records, 1):
+            image = number if ids is None else ids.get(os.path.realpath(record["image"]))
+            if image is None:
+                unknown += 1
+                continue
+            for face in record["faces"]:
+                left, top, right, bottom = face["box"]
+                box = [left, top, round(right - left, 2), round(bottom - top, 2)]
+                found = {"image_id": image, "category_id": category, "bbox": box, "score": face["score"]}
+                file.write(as_bytes(between + json.dumps(found, allow_nan=False)))
+                between = ", "
+        file.write(b"[]\n" if between == "[" else b"]\n")
+    if unknown:
+        say(f"{counted(unknown, 'image is', 'images are')} not in {named}, and left out of {path.name}")
 
 
 def _ids(annotations: Annotations) -> dict[str, int]:

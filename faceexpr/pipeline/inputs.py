@@ -1,112 +1,149 @@
-"""Which files are analysed, and what the files made from each are called."""
+"""Which images are analysed: those in folders, files, lists and tar files, in an order that is always the same."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from faceexpr.errors import FaceExprError
 from faceexpr.images import find_images
+from faceexpr.pipeline.lists import STANDARD_INPUT, plain, read_list
+from faceexpr.pipeline.names import below
+from faceexpr.pipeline.tars import Member, Unreadable, is_tar, member_source, read_tar
 from faceexpr.wording import counted
 
 OPTIONS = "analysis.json"
-PICTURES, CROPS = "pictures", "crops"
-
-_DRAWN = (".jpg", ".jpeg", ".png")
-_LONGEST = 180  # bytes of a name; file systems take 255, and endings and a temporary name's are added
+PICTURES, CROPS, EXPLAINED = "pictures", "crops", "explained"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Inputs:
-    """The files to analyse.
+    """The images to analyse.
 
     Attributes:
-        names: for each file, as it is called in the results, its name below ``pictures`` and ``crops``; in order.
-        notes: what was left out, in sentences.
+        places: for each image, as it is called in the results, the place that its drawing would like below
+            ``pictures``; in order.
+        members: what reads those that are no files of their own.
+        own: how many images were left out, because an analysis has written them.
+        twice: how many were named more than once, and are taken once.
+        others: how many members of tar files are no images.
     """
 
-    names: Mapping[str, str]
-    notes: tuple[str, ...]
+    places: dict[str, str] = field(default_factory=dict)
+    members: dict[str, Member | Unreadable] = field(default_factory=dict)
+    own: int = 0
+    twice: int = 0
+    others: int = 0
+
+    def notes(self) -> list[str]:
+        """Return in sentences what was left out."""
+        told = []
+        if self.own:
+            told.append(f"{counted(self.own, 'image was', 'images were')} written by an analysis left out")
+        if self.twice:
+            told.append(f"{counted(self.twice, 'image was', 'images were')} named more than once, and taken once")
+        if self.others:
+            told.append(f"{counted(self.others, 'member')} of tar files, which by name are no images, left out")
+        return told
 
 
-def collect(paths: Sequence[Path], taken: Mapping[str, str]) -> Inputs:
-    """Find the files that paths mean.
+def collect(paths: Sequence[Path], listed: str | None = None, alone: bool = True) -> Inputs:
+    """Find the images that paths mean.
 
-    A file that is meant twice is taken once. Pictures that an analysis has written are left out, so that the folder of
-    the results may be the folder of the images, or lie in it.
+    An image that is meant twice is taken once. Pictures that an analysis has written are left out, so that the folder
+    of the results may be the folder of the images, or lie in it. Tar files are read where they are named themselves.
 
     Args:
-        paths: files and folders.
-        taken: names of files that were analysed before.
+        paths: files and folders; ``-`` is a list at standard input.
+        listed: file with further ones, one a line, or ``-``; none of them is a folder.
+        alone: this is the only process that reads them.
 
     Raises:
-        FaceExprError: a folder holds no image.
+        FaceExprError: a folder or a list holds no image, a tar file is compressed, or there is nothing at all.
     """
-    found: dict[str, str] = {}
-    seen: set[str] = set()
-    own = twice = 0
-    used = {name.casefold() for name in taken.values()}
+    lists = [STANDARD_INPUT for path in paths if str(path) == STANDARD_INPUT] + ([] if listed is None else [listed])
+    paths = [path for path in paths if str(path) != STANDARD_INPUT]
+    if not paths and not lists:
+        raise FaceExprError("nothing to analyse; expected a PATH of images, or --list FILE")
+    if len(lists) > 1 and lists[0] == lists[-1]:
+        raise FaceExprError("standard input is named more than once; expected it once")
+    found = Inputs()
+    seen = _Seen()
     folders = [path for path in paths if path.is_dir()]
     for path in paths:
-        for file in find_images(path):
-            if path.is_dir() and _written_by_analysis(file):
-                own += 1
-                continue
-            # A link to a file is a picture of its own; a folder may be reached in several ways.
-            place = os.path.realpath(file.parent) + os.sep + file.name
-            if place in seen:
-                twice += 1
-                continue
-            seen.add(place)
-            wanted = _relative(file, path, prefixed=len(folders) > 1)
-            found[str(file)] = taken.get(str(file)) or _free(_drawable(wanted), used)
-    if not found:
+        if path in folders:
+            _folder(path, f"{path.resolve().name}/".lstrip("/") if len(folders) > 1 else "", found, seen)
+        else:
+            _file(str(path), below(path.name), found, seen)
+    for entry in (entry for place in lists for entry in read_list(place, alone)):
+        source = plain(entry)
+        _file(source, below(source), found, seen)
+    if not found.places:
         raise FaceExprError(
-            f"{', '.join(map(str, paths))}: the only images there were written by an analysis; expected images of "
-            "your own"
+            f"{', '.join([*map(str, paths), *lists])}: the only images there were written by an analysis; expected "
+            "images of your own"
         )
-    notes = []
-    if own:
-        notes.append(f"{counted(own, 'image was', 'images were')} written by an analysis left out")
-    if twice:
-        notes.append(f"{counted(twice, 'image was', 'images were')} named more than once, and taken once")
-    return Inputs(found, tuple(notes))
+    return found
 
 
-def _written_by_analysis(file: Path) -> bool:
-    return any(parent.name in (PICTURES, CROPS) and (parent.parent / OPTIONS).is_file() for parent in file.parents)
+class _Seen:
+    """The places of files that were found. A link to a file is a picture of its own, whose folder has many ways in."""
+
+    def __init__(self) -> None:
+        self._places: set[str] = set()
+        self._real = cache(os.path.realpath)
+
+    def again(self, source: str) -> bool:
+        folder, name = os.path.split(source)
+        place = f"{self._real(folder)}{os.sep}{name}"
+        if place in self._places:
+            return True
+        self._places.add(place)
+        return False
 
 
-def _relative(file: Path, given: Path, prefixed: bool) -> Path:
-    """Return the place of a file in the folder that was given, below the folder's name where there are several."""
-    if not given.is_dir():
-        return Path(file.name)
-    return Path(given.resolve().name, file.relative_to(given)) if prefixed else file.relative_to(given)
+def _folder(folder: Path, prefix: str, found: Inputs, seen: _Seen) -> None:
+    start = len(str(folder / "x")) - 1
+    by_analysis = cache(_written_by_analysis)
+    for file in find_images(folder):
+        source = str(file)
+        if by_analysis(os.path.dirname(source)):  # noqa: PTH120 - a million of them
+            found.own += 1
+        elif seen.again(source):
+            found.twice += 1
+        else:
+            found.places[source] = prefix + source[start:].replace(os.sep, "/")
 
 
-def _drawable(place: Path) -> Path:
-    """Return the name of the drawn picture: of a format that it can be written in, and not too long."""
-    name = place.name if place.suffix.lower() in _DRAWN else f"{place.name}.jpg"
-    data = os.fsencode(name)
-    if len(data) > _LONGEST:
-        start = data[: _LONGEST - 20].decode("utf-8", "ignore")
-        name = f"{start}-{hashlib.sha256(data).hexdigest()[:8]}{Path(name).suffix}"
-    return place.with_name(name)
+def _written_by_analysis(folder: str) -> bool:
+    place = Path(folder)
+    return any(
+        parent.name in (PICTURES, CROPS, EXPLAINED) and (parent.parent / OPTIONS).is_file()
+        for parent in (place, *place.parents)
+    )
 
 
-def _free(place: Path, used: set[str]) -> str:
-    """Return the name, or with a number where another file, whatever its case, has it already."""
-    candidate, number = place, 1
-    while candidate.as_posix().casefold() in used:
-        number += 1
-        candidate = place.with_name(f"{place.stem}-{number}{place.suffix}")
-    used.add(candidate.as_posix().casefold())
-    return candidate.as_posix()
+def _file(source: str, place: str, found: Inputs, seen: _Seen) -> None:
+    if seen.again(source):
+        found.twice += 1
+    elif is_tar(source) and not os.path.isdir(source):  # noqa: PTH112 - a million of them
+        _tar(source, place, found)
+    else:
+        found.places[source] = place
 
 
-def names_of(records: Iterable[Mapping[str, object]]) -> dict[str, str]:
-    """Return the names that earlier records have given."""
-    return {str(record["image"]): str(record["name"]) for record in records}
+def _tar(source: str, place: str, found: Inputs) -> None:
+    content = read_tar(Path(source))
+    for name, member in content.images.items():
+        image = member_source(source, name)
+        found.places[image] = f"{place}/{below(name)}"
+        found.members[image] = member
+    found.others += content.others
+    found.twice += content.replaced
+    damage = content.damage or (None if content.images else "no image in the tar file")
+    if damage:
+        found.places[source] = place
+        found.members[source] = Unreadable(source, damage)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from faceexpr.pipeline.result import PictureResult, failed
 from faceexpr.pipeline.steps import Found, classify, find
 
 READERS = min(4, os.cpu_count() or 1)
+
+Input: TypeAlias = "str | Path | tuple[str, bytes | Callable[[], bytes]]"
+"""A file; or what a picture is called, with the bytes of its file or what reads them when it is its turn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,18 +136,18 @@ class FacePipeline:
             raise picture
         return self._batch([(source_name(image), picture)])[0].result
 
-    def run(self, paths: Iterable[str | Path]) -> Iterator[PictureResult]:
+    def run(self, paths: Iterable[Input]) -> Iterator[PictureResult]:
         """Analyse files one after the other, in constant memory.
 
         A file that cannot be read becomes a result that says why.
 
         Args:
-            paths: files, in the order of the results.
+            paths: files, in the order of the results; or names with bytes, such as of members of a tar file.
         """
         for analysed in self.analysed(paths):
             yield analysed.result
 
-    def analysed(self, paths: Iterable[str | Path]) -> Iterator[Analysed]:
+    def analysed(self, paths: Iterable[Input]) -> Iterator[Analysed]:
         """Do the same as `run`, and give the pixels and the crops too.
 
         Raises:
@@ -155,7 +159,7 @@ class FacePipeline:
         with ThreadPoolExecutor(max_workers=READERS) as readers:
 
             def read_on() -> list[tuple[str, Future[Picture | ImageError]]]:
-                return [(str(path), readers.submit(self._read, path)) for path in islice(remaining, self.batch_size)]
+                return [self._coming(path, readers) for path in islice(remaining, self.batch_size)]
 
             coming = read_on()
             while coming:
@@ -164,11 +168,17 @@ class FacePipeline:
                 coming = read_on()
                 yield from self._batch(batch)
 
-    def _read(self, source: Source) -> Picture | ImageError:
+    def _coming(self, given: Input, readers: Executor) -> tuple[str, Future[Picture | ImageError]]:
+        name, source = given if isinstance(given, tuple) else (str(given), given)
+        return name, readers.submit(self._read, source)
+
+    def _read(self, source: Source | Callable[[], bytes]) -> Picture | ImageError:
         try:
-            return read_picture(source, "RGB", self.max_pixels, self.reduce_to)
+            return read_picture(source() if callable(source) else source, "RGB", self.max_pixels, self.reduce_to)
         except ImageError as error:
             return error
+        except OSError as error:  # of what reads the bytes; `read_picture` raises none
+            return ImageError("bytes", f"cannot be opened: {error.strerror}")
 
     def _batch(self, pictures: Sequence[tuple[str, Picture | ImageError]]) -> list[Analysed]:
         readable = [(source, picture) for source, picture in pictures if isinstance(picture, Picture)]
@@ -186,17 +196,23 @@ class FacePipeline:
         ]
 
 
-def usable_device(device: str | torch.device) -> torch.device:
+def usable_device(device: str | torch.device, local: int = 0) -> torch.device:
     """Return the device that a name means.
 
     Args:
         device: ``auto``, or a name of torch's, such as ``cuda:1``.
+        local: which of the processes of this machine asks, from 0; with ``auto`` each has a GPU of its own where there
+            are enough.
 
     Raises:
         FaceExprError: there is none of this name.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return (
+            torch.device("cuda", local % torch.cuda.device_count())
+            if torch.cuda.is_available()
+            else torch.device("cpu")
+        )
     try:
         torch.empty(0, device=device).cpu()  # which the device "meta", without memory, does not do
     except (RuntimeError, AssertionError) as error:

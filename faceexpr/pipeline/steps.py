@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faceexpr.boxes.detections import Detections
-from faceexpr.data.face_images import face_tensor
+from faceexpr.data.face_reading import face_tensor
 from faceexpr.detection.detector import Detector
 from faceexpr.detection.ground_truth import GroundTruth
 from faceexpr.errors import FaceExprError

@@ -35,12 +35,12 @@ def command(models, *paths, out="out"):
 
 
 def test_two_analyses_never_write_to_one_folder(workdir):
-    first = Output(Path("out"), {}, FER_NAMES)
+    first = Output(Path("out"), FER_NAMES)
     with pytest.raises(FaceExprError, match="another analysis is writing to out"):
-        Output(Path("out"), {}, FER_NAMES)
+        Output(Path("out"), FER_NAMES)
     first.write(RECORD)
     first.close()
-    second = Output(Path("out"), {}, FER_NAMES)
+    second = Output(Path("out"), FER_NAMES)
     assert list(second.done) == ["a"]
     second.close()
 

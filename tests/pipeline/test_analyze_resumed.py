@@ -1,5 +1,6 @@
 """An analysis that was stopped goes on, and two are equal."""
 
+import json
 import os
 import signal
 import subprocess
@@ -112,6 +113,20 @@ def test_going_on_with_other_options_or_weights_is_refused(analyze, models, tmp_
     write("photos/b.png")
     assert analyze("photos", "--batch_size=1") == 0
     assert len(records()) == 2
+
+
+def test_a_folder_from_before_an_option_was_there_goes_on_without_it(analyze):
+    write("photos/a.png")
+    assert analyze("photos") == 0
+    place = Path("out/analysis.json")
+    options = json.loads(place.read_bytes())
+    del options["explain"]
+    place.write_text(json.dumps(options))
+    write("photos/b.png")
+    assert analyze("photos") == 0
+    assert len(records()) == 2
+    with pytest.raises(FaceExprError, match="holds results with explain None, and this run has True"):
+        analyze("photos", "--explain=true")
 
 
 def test_a_record_that_is_none_is_named_by_its_line(analyze):

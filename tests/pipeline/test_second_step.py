@@ -8,7 +8,8 @@ from PIL import Image
 from red_finder import RedFinder, save_task, tiny_classifier
 from stub_steps import WHOLE, Boxes, Levels, pipeline
 
-from faceexpr.data.face_images import FaceImages, face_tensor
+from faceexpr.data.face_images import FaceImages
+from faceexpr.data.face_reading import face_tensor
 from faceexpr.emotions import FER_NAMES, FERPLUS_NAMES
 from faceexpr.errors import FaceExprError
 from faceexpr.export import export, load_exported

@@ -10,7 +10,7 @@ from red_finder import save_task
 from torchvision.ops import box_iou
 
 from faceexpr.data.drawing import compose_picture
-from faceexpr.data.face_images import face_tensor
+from faceexpr.data.face_reading import face_tensor
 from faceexpr.emotions import FER_NAMES
 from faceexpr.models.light_detector import LightDetector
 from faceexpr.models.mlp import MLP

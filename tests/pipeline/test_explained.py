@@ -1,0 +1,114 @@
+"""What speaks for the expression of each face of a photograph, as pictures."""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from analysis_runs import analyzer, records, save_models, write
+from PIL import Image
+from red_finder import save_task, tiny_classifier
+
+from faceexpr.emotions import FER_NAMES
+from faceexpr.errors import FaceExprError
+from faceexpr.explain.maps import class_maps
+from faceexpr.models.simple_cnn import SimpleCNN
+from faceexpr.pipeline.classifier import TaskClassifier
+from faceexpr.pipeline.explained import explained
+from faceexpr.pipeline.pipeline import Analysed
+from faceexpr.pipeline.result import FaceResult, PictureResult
+from faceexpr.tasks.classify import ExpressionClassifier
+from faceexpr.tasks.knn import KNNClassifier
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return save_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def analyze(workdir, models):
+    return analyzer(models)
+
+
+def test_each_face_is_beside_what_speaks_for_its_expression(analyze):
+    write("photos/a.png", (30, 20, 70, 70))
+    write("photos/none.png", None)
+    assert analyze("photos", "--explain=true", "--crops=true", "--margin=0", "--shape=stretched") == 0
+    assert [path.name for path in Path("out/explained").iterdir()] == ["a.png.1.png"]
+    drawn = np.asarray(Image.open("out/explained/a.png.1.png")).astype(int)
+    width = round(256 * 40 / 50)
+    assert drawn.shape == (256 + 34, 2 * width + 8, 3)
+    face, over = drawn[:256, :width], drawn[:256, width + 8 :]
+    assert np.abs(face - np.asarray(Image.open("out/crops/a.png.1.png"))[0, 0]).max() <= 1
+    grey = face[0, 0] @ (0.299, 0.587, 0.114)
+    assert np.abs(over - grey).max() > 50  # somewhere something speaks for it
+    assert np.abs(over - grey).min() < 3  # and elsewhere nothing
+    assert drawn[256:].min() < 100  # its name is written below
+
+
+def test_pictures_are_those_of_an_analysis_without_them(analyze):
+    write("photos/a.png")
+    assert analyze("photos", "--pictures=true", "--explain=true", out="with") == 0
+    assert analyze("photos", "--pictures=true", out="without") == 0
+    for name in ("pictures/a.png", "faces.jsonl", "faces.csv"):
+        assert Path("with", name).read_bytes() == Path("without", name).read_bytes()
+    assert not Path("without/explained").exists()
+
+
+def test_explanations_are_never_analysed_again(analyze):
+    write("photos/a.png")
+    assert analyze("photos", "--explain=true", out="photos") == 0
+    assert analyze("photos", "--explain=true", out="photos") == 0
+    assert [record["image"] for record in records("photos")] == ["photos/a.png"]
+
+
+def test_foreign_files_in_their_place_are_not_overwritten(analyze):
+    write("photos/a.png")
+    write("out/explained/mine.png")
+    with pytest.raises(FaceExprError, match=r"--out: out/explained is there already"):
+        analyze("photos", "--explain=true")
+
+
+def test_what_cannot_explain_is_refused_before_anything_is_read(analyze, models, monkeypatch):
+    knn = KNNClassifier(k=1)
+    knn.bank, knn.labels = torch.zeros(7, 2304, dtype=torch.uint8), torch.arange(7)
+    save_task(knn, models / "knn.ckpt")
+    write("photos/a.png")
+    with pytest.raises(FaceExprError, match=r"^--explain: KNNClassifier has no gradients to explain it by"):
+        analyze("photos", "--explain=true", classifier="knn.ckpt")
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    with pytest.raises(FaceExprError, match=r"^--explain needs Captum, .* pip install 'faceexpr\[explain\]'$"):
+        analyze("photos", "--explain=true")
+    assert not Path("out").exists()
+    assert analyze("photos") == 0  # which needs none of it
+
+
+def test_a_classifier_explains_any_of_its_expressions():
+    torch.manual_seed(0)
+    task = ExpressionClassifier(net=partial(SimpleCNN))
+    classifier = TaskClassifier(task)
+    faces = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8)
+    np.testing.assert_array_equal(
+        classifier.explain(faces, ["Sad", "Happy"]),
+        class_maps(task.net, faces, [FER_NAMES.index("Sad"), FER_NAMES.index("Happy")]),
+    )
+    top = [FER_NAMES[row.argmax()] for row in classifier(faces)]
+    np.testing.assert_array_equal(classifier.explain(faces), classifier.explain(faces, top))
+    with pytest.raises(FaceExprError, match="expressions has 'Bored'; expected names among Angry"):
+        classifier.explain(faces, ["Sad", "Bored"])
+
+
+def test_faces_without_an_expression_are_left_out_and_the_others_keep_their_numbers():
+    crops = tuple(np.full((30, 30, 3), level, np.uint8) for level in (50, 100, 150))
+    box = (0.0, 0.0, 30.0, 30.0)
+    faces = tuple(
+        FaceResult(box, 0.9, name, None if name is None else dict.fromkeys(FER_NAMES, 1 / 7))
+        for name in ("Happy", None, "Sad")
+    )
+    analysed = Analysed(PictureResult("a", "error", "not finite", (30, 30), faces), crops[0], 1, crops)
+    drawn = dict(explained(TaskClassifier(tiny_classifier()), analysed, face_batch=1))
+    assert [*drawn] == [1, 3]
+    assert [int(picture[128, 5].mean()) for picture in drawn.values()] == [50, 150]

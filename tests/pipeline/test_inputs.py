@@ -1,0 +1,142 @@
+"""Lists of images, standard input, and what the files made from an image are called."""
+
+import io
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from analysis_runs import analyzer, records, save_models, write
+
+from faceexpr.errors import FaceExprError
+from faceexpr.pipeline.inputs import collect
+from faceexpr.pipeline.lists import read_list
+from faceexpr.pipeline.names import Names, below
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return save_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def analyze(models, workdir):
+    return analyzer(models)
+
+
+def images(out="out"):
+    return [record["image"] for record in records(out)]
+
+
+def standard_input(monkeypatch, data):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"a.png\nx/b c.png\n", b"a.png\n\n  \nx/b c.png", b"a.png\r\nx/b c.png\r\n", b"a.png\0x/b c.png\0",
+        b"\xef\xbb\xbfa.png\nx/b c.png\n",
+    ],
+)  # fmt: skip
+def test_every_kind_of_list(workdir, data):
+    Path("list.txt").write_bytes(data)
+    assert read_list("list.txt", alone=True) == ["a.png", "x/b c.png"]
+
+
+def test_names_in_a_list_come_back_exactly(workdir):
+    names = [b"line\nbreak.png", b"\xff.png", "été 顔.png".encode(), b" blank.png "]
+    Path("list.txt").write_bytes(b"\0".join(names) + b"\0")
+    assert [os.fsencode(name) for name in read_list("list.txt", alone=True)] == names
+
+
+def test_lists_that_are_none_are_named(workdir, monkeypatch):
+    Path("empty.txt").write_text("\n \n")
+    Path("wide.txt").write_bytes("a.png\n".encode("utf-16"))
+    for name, message in (("empty.txt", "has no path"), ("wide.txt", "UTF-16"), ("absent.txt", "No such file")):
+        with pytest.raises(FaceExprError, match=f"^{name}.*{message}"):
+            collect([], name)
+    standard_input(monkeypatch, b"")
+    with pytest.raises(FaceExprError, match=r"^standard input has no path"):
+        collect([], "-")
+    with pytest.raises(FaceExprError, match="expected a PATH of images, or --list FILE"):
+        collect([])
+
+
+def test_a_list_gives_the_results_of_its_files_and_rows_for_what_is_missing(analyze):
+    for name in ("x/a.png", "y/a.png", "../outside.png"):
+        write(name)
+    Path("folder").mkdir()
+    place = Path("y/a.png").resolve()
+    Path("list.txt").write_text(f"y/a.png\nx/a.png\n./x/a.png\n../outside.png\nabsent.png\nfolder\n{place}\n")
+    assert analyze("--list=list.txt", "--pictures=true") == 3
+    assert images() == ["y/a.png", "x/a.png", "../outside.png", "absent.png", "folder"]
+    assert [record["reason"] for record in records()] == [None, None, None, "no such file", "a folder, not a file"]
+    drawn = {str(path.relative_to("out/pictures")) for path in Path("out/pictures").rglob("*.png")}
+    assert drawn == {"y/a.png", "x/a.png", "outside.png"}
+    assert analyze("x", "--list=list.txt", out="both") == 3
+    assert images("both") == ["x/a.png", "y/a.png", "../outside.png", "absent.png", "folder"]
+
+
+def test_standard_input_is_a_list(analyze, monkeypatch):
+    for name in ("a.png", "b.png"):
+        write(name)
+    for given in (["-"], ["--list=-"]):
+        standard_input(monkeypatch, b"b.png\na.png\n")
+        assert analyze(*given, out=f"out{given}") == 0
+        assert images(f"out{given}") == ["b.png", "a.png"]
+    with pytest.raises(FaceExprError, match="standard input is named more than once"):
+        analyze("-", "--list=-")
+
+
+def test_several_processes_cannot_share_standard_input_or_a_pipe(analyze):
+    write("a.png")
+    os.mkfifo("pipe")
+    for given, what in ((["-"], "standard input"), (["--list=-"], "standard input"), (["--list=pipe"], "pipe")):
+        with pytest.raises(FaceExprError, match=f"^{what} can be read once, .* expected the list in a file"):
+            analyze(*given, "--shard=0/2")
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("a/b.png", "a/b.png"), ("/etc/b.png", "etc/b.png"), ("../../b.png", "b.png"), ("./a//../b.png", "a/b.png"),
+        ("..", ""), ("a\0b.png", "a_b.png"),
+    ],
+)  # fmt: skip
+def test_a_place_never_leaves_its_folder(path, place):
+    assert below(path) == place
+
+
+def test_places_of_any_length_and_depth_can_be_written(workdir):
+    name = Names([]).free(below("/".join(["é" * 300] * 40) + "/" + "顔" * 300 + ".jpeg"))
+    path = Path("pictures", name)
+    path.parent.mkdir(parents=True)
+    path.with_name(f".{path.name}.12345678").write_bytes(b"")
+    assert path.suffix == ".jpeg"
+
+
+def test_names_are_unique_whatever_their_case_and_never_those_of_folders():
+    names = Names(["old/a.png", "b.png/c.png"])
+    wanted = [
+        "OLD/A.png",
+        "b.png",
+        "a.gif",
+        "a.gif.jpg",
+        "a.gif.jpg/x.png",
+        "a.gif.jpg/y.png",
+        "old",
+        "n.png",
+        "n.png/1.png",
+    ]
+    given = [names.free(place) for place in wanted]
+    assert given == [
+        "OLD/A-2.png", "b-2.png", "a.gif.jpg", "a.gif-2.jpg", "a.gif.jpg-3/x.png", "a.gif.jpg-3/y.png", "old.jpg",
+        "n.png", "n.png-2/1.png",
+    ]  # fmt: skip
+
+
+def test_many_images_of_one_name_are_named_in_little_time():
+    names = Names([])
+    assert [names.free("image.png") for _ in range(30_000)][-1] == "image-30000.png"

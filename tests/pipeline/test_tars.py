@@ -1,0 +1,198 @@
+"""Images in tar files: the same results as from a folder, whatever else is in the file and wherever it ends."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+from analysis_runs import BOX, analyzer, records, rows, save_models, write
+from conftest import exit_code
+from pictures import encoded
+from PIL import Image
+from red_finder import red_picture
+from stub_steps import WHOLE, pipeline
+
+from faceexpr.errors import FaceExprError
+from faceexpr.images import ImageError
+from faceexpr.pipeline.merge import run as run_merge
+from faceexpr.pipeline.tars import read_tar
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return save_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def analyze(models, workdir):
+    return analyzer(models)
+
+
+def face(box=BOX):
+    return encoded(Image.fromarray(red_picture(box)), "PNG")
+
+
+def pack(path, members, tar_format=tarfile.PAX_FORMAT):
+    """Write a tar file of names and bytes, or names and links."""
+    with tarfile.open(path, "w", format=tar_format) as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            if isinstance(data, bytes):
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+            else:
+                member.type, member.linkname = data
+                tar.addfile(member)
+    return Path(path)
+
+
+def content(path):
+    """What its images hold by their names, and the rest that is told of the file."""
+    found = read_tar(Path(path))
+    return {name: member() for name, member in found.images.items()}, found
+
+
+def test_a_tar_file_gives_what_the_folder_gives(analyze):
+    for index in range(7):
+        write(f"shard/{index % 2}/{index}.png", (10 + index, 20, 60, 70) if index % 3 else None)
+    with tarfile.open("shard.tar", "w") as tar:
+        for path in sorted(Path("shard").rglob("*.png")):
+            tar.add(path, path.relative_to("shard"))
+            tar.add(path, path.relative_to("shard").with_suffix(".cls"))
+    assert analyze("shard", "--pictures=true", "--crops=true", out="folder") == 0
+    assert analyze("shard.tar", "--pictures=true", "--crops=true", out="tar") == 0
+    by_folder, by_tar = records("folder"), records("tar")
+    assert [record["image"].replace("shard/", "shard.tar/") for record in by_folder] == [r["image"] for r in by_tar]
+    assert [record["faces"] for record in by_folder] == [record["faces"] for record in by_tar]
+    for record, other in zip(by_folder, by_tar, strict=True):
+        assert other["name"] == f"shard.tar/{record['name']}"
+        drawn = [Path(out, "pictures", r["name"]).read_bytes() for out, r in (("folder", record), ("tar", other))]
+        assert drawn[0] == drawn[1]
+    assert analyze("shard.tar", "--pictures=true", "--crops=true", out="tar") == 0
+    assert len(records("tar")) == 7
+
+
+def test_several_processes_share_tar_files(analyze):
+    names = [f"{number}.png" for number in range(5)]
+    for shard in "ab":
+        pack(f"{shard}.tar", [(name, face((10, 20, 50 + number, 70))) for number, name in enumerate(names)])
+    Path("list.txt").write_text("a.tar\nb.tar\nabsent.tar\n")
+    assert analyze("--list=list.txt", out="one") == 3
+    for index in range(3):
+        assert analyze("--list=list.txt", f"--shard={index}/3") == 0
+    assert exit_code(lambda: run_merge(["merge", "out"])) == 3
+    assert Path("out/faces.jsonl").read_bytes() == Path("one/faces.jsonl").read_bytes()
+    assert [record["image"] for record in records()] == [
+        *(f"{shard}.tar/{name}" for shard in "ab" for name in names), "absent.tar",
+    ]  # fmt: skip
+    assert records()[-1]["reason"] == "no such file"
+
+
+def test_members_of_other_kinds_are_counted_and_links_within_are_followed(workdir):
+    pack(
+        "a.tar",
+        [
+            ("x/a.jpg", b"1"), ("x/a.json", b"{}"), ("x/.hidden.jpg", b"2"), ("._a.jpg", b"3"), ("./b.JPG", b"4"),
+            ("hard.jpg", (tarfile.LNKTYPE, "x/a.jpg")), ("lost.jpg", (tarfile.LNKTYPE, "nowhere.jpg")),
+            ("soft.jpg", (tarfile.SYMTYPE, "/etc/passwd")), ("folder.jpg", (tarfile.DIRTYPE, "")),
+            ("pipe.jpg", (tarfile.FIFOTYPE, "")),
+        ],
+    )  # fmt: skip
+    images, found = content("a.tar")
+    assert images == {"x/a.jpg": b"1", "b.JPG": b"4", "hard.jpg": b"1"}
+    assert (found.others, found.damage) == (6, None)
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_long_and_foreign_names(workdir, tar_format):
+    names = [
+        "/".join(["folder" * 20] * 5) + "/" + "顔" * 80 + ".jpg",
+        "été.png",
+        b"\xff.png".decode("utf-8", "surrogateescape"),
+    ]
+    pack("a.tar", [(name, name.encode("utf-8", "surrogateescape")) for name in names], tar_format)
+    assert content("a.tar")[0] == {name: name.encode("utf-8", "surrogateescape") for name in names}
+
+
+def test_of_two_images_of_one_name_the_later_counts_as_when_it_is_unpacked(analyze, capsys):
+    pack("a.tar", [("a.png", face(None)), ("b.png", face(None)), ("./a.png", face())])
+    assert analyze("a.tar") == 0
+    assert [(record["image"], len(record["faces"])) for record in records()] == [("a.tar/b.png", 0), ("a.tar/a.png", 1)]
+    assert "1 image was named more than once, and taken once" in capsys.readouterr().out
+
+
+def test_names_that_lead_elsewhere_write_nothing_there(analyze, workdir):
+    pack("a.tar", [("../../up.png", face()), ("/root.png", face()), ("x/../../../y.png", face()), ("a\\b.png", face())])
+    assert analyze("a.tar", "--pictures=true", "--crops=true") == 0
+    assert [record["name"] for record in records()] == [
+        "a.tar/up.png", "a.tar/root.png", "a.tar/x/y.png", "a.tar/a\\b.png",
+    ]  # fmt: skip
+    inside = set(workdir.rglob("*.png"))
+    assert len(inside) == 8
+    assert all(path.is_relative_to(workdir / "out") for path in inside)
+    assert not any((workdir.parent / name).exists() for name in ("up.png", "root.png", "y.png"))
+
+
+@pytest.mark.parametrize("cut", [1, 511, 512, 1024, 1500])
+def test_what_a_truncated_tar_file_still_has_is_analysed_and_the_rest_is_one_record(analyze, cut):
+    data = pack("a.tar", [(f"{number}.png", face()) for number in range(4)]).read_bytes()
+    end = data.rindex(b"IEND") + 8
+    Path("a.tar").write_bytes(data[: end - cut])
+    assert analyze("a.tar") == 3
+    found = records()
+    assert [record["status"] for record in found] == ["ok"] * (len(found) - 1) + ["error"]
+    assert 1 <= len(found) - 1 <= 3
+    assert (found[-1]["image"], found[-1]["reason"]) == ("a.tar", f"cut off or damaged after {len(found) - 1} images")
+    assert rows()[-1]["image"] == "a.tar"
+
+
+def test_no_end_and_a_damaged_header_are_told(workdir):
+    data = pack("a.tar", [(f"{number}.jpg", b"12345") for number in range(3)]).read_bytes()
+    Path("open.tar").write_bytes(data[: 6 * 512])
+    broken = bytearray(data)
+    broken[2 * 1024 + 10] ^= 255
+    Path("broken.tar").write_bytes(broken)
+    assert content("open.tar")[1].damage == "cut off or damaged after 3 images"
+    images, found = content("broken.tar")
+    assert list(images) == ["0.jpg", "1.jpg"]
+    assert found.damage == "cut off or damaged after 2 images"
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"\xff" * 5000, b"\x1f\x8b" + b"0" * 600])
+def test_a_file_that_is_no_tar_file_is_one_record(analyze, data):
+    Path("a.tar").write_bytes(data)
+    write("b.png")
+    assert analyze("a.tar", "b.png") == 3
+    assert [record["reason"] for record in records()] == ["not a tar file, or damaged", None]
+
+
+def test_a_tar_file_without_an_image_is_one_record_and_a_compressed_one_is_refused(analyze):
+    pack("a.tar", [("a.txt", b"x")])
+    assert analyze("a.tar") == 3
+    assert records()[0]["reason"] == "no image in the tar file"
+    for name in ("a.tar.gz", "a.TGZ", "x/a.tar.zst"):
+        with pytest.raises(FaceExprError, match=f"^{name} is compressed, .* expected a tar file as it is"):
+            analyze(name)
+
+
+def test_a_tar_file_in_a_folder_is_not_read_unless_it_is_named(analyze):
+    write("photos/a.png")
+    pack("photos/a.tar", [("b.png", face())])
+    assert analyze("photos") == 0
+    assert analyze("photos", "photos/a.tar", out="both") == 0
+    assert [record["image"] for record in records("both")] == ["photos/a.png", "photos/a.tar/b.png"]
+
+
+def test_a_pipeline_takes_names_with_bytes_or_what_reads_them():
+    def unreadable():
+        raise PermissionError(13, "Permission denied")
+
+    def refused():
+        raise ImageError("x", "too odd")
+
+    given = [("a", face()), ("b", face), ("c", unreadable), ("d", refused), ("e", b"x")]
+    results = [*pipeline(WHOLE).run(given)]
+    assert [result.source for result in results] == list("abcde")
+    assert [result.reason for result in results] == [
+        None, None, "cannot be opened: Permission denied", "too odd", "not an image",
+    ]  # fmt: skip
