@@ -31,8 +31,10 @@ class SimpleCNN(ExpressionNet):
             if batch_norm:
                 layers.append(nn.BatchNorm2d(outputs))
             # Table 4 names the ReLU first. Both orders are the same function with the same gradients, and after the
-            # pooling there are four to five times fewer values to go over.
-            layers += [nn.MaxPool2d(pool, stride=2), nn.ReLU(inplace=True)]
+            # pooling there are four to five times fewer values to go over; the last ReLU comes first all the same,
+            # since its 6 x 6 values are few and explanations are made of them.
+            pooling, activation = nn.MaxPool2d(pool, stride=2), nn.ReLU(inplace=True)
+            layers += [activation, pooling] if outputs == 128 else [pooling, activation]
         self.features = nn.Sequential(*layers)
         # 48 -> conv 44 -> pool 20 -> conv 18 -> pool 8 -> conv 6 -> pool 2
         self.head = expression_head(128 * 2 * 2, num_classes, dropout, final_relu)
