@@ -151,7 +151,7 @@ class Evaluation(Callback, Generic[Table, Scores]):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if not self._training_shown and self.figures and self.gallery_size and trainer.is_global_zero:
             self._training_shown = True
-            self._show(trainer, "train", self.draw_training(trainer, pl_module, batch))
+            show_figures(trainer, "train", self.draw_training(trainer, pl_module, batch), self._folder)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = dict(self.training_metrics())
@@ -197,7 +197,7 @@ class Evaluation(Callback, Generic[Table, Scores]):
             self._best, self._best_value = self._latest, None if value is None else float(value)
         every = self.figures_every_n_epochs
         if self.figures and every and (trainer.current_epoch + 1) % every == 0 and trainer.is_global_zero:
-            self._show(trainer, "val", self.draw(trainer, "val", self._latest))
+            show_figures(trainer, "val", self.draw(trainer, "val", self._latest), self._folder)
 
     def _is_best(self, value: float | None) -> bool:
         if self.monitor is None or self._best is None:
@@ -215,19 +215,9 @@ class Evaluation(Callback, Generic[Table, Scores]):
             return
         self.report(trainer, stage, result, full, self._folder)
         if self.figures and not rehearsal(trainer):
-            self._show(trainer, stage, self.draw(trainer, stage, result))
+            show_figures(trainer, stage, self.draw(trainer, stage, result), self._folder)
         if self._folder is not None:
             rank_zero_info(f"{stage}: metrics and figures are in {self._folder}")
-
-    def _show(self, trainer: Trainer, stage: str, drawn: Mapping[str, Figure]) -> None:
-        """Hand figures to the loggers as ``stage/name`` and write them as ``figures/stage_name.png``."""
-        for name, figure in drawn.items():
-            for logger in trainer.loggers:
-                experiment: Any = getattr(logger, "experiment", None)
-                if hasattr(experiment, "add_figure"):
-                    experiment.add_figure(f"{stage}/{name}", figure, trainer.global_step)
-            if self._folder is not None:
-                reports.write_figure(self._folder, f"{stage}_{name}", figure)
 
     # A resumed run still knows the best epoch from before.
 
@@ -256,6 +246,17 @@ def resolved(monitor: str | None, pl_module: LightningModule) -> str | None:
 def can_judge(evaluation: Evaluation[Any, Any], pl_module: object) -> bool:
     """Tell whether a model is of the kind that an evaluation measures; one that does not say is a classifier."""
     return bool(getattr(pl_module, "gives", "probabilities") == evaluation.judges)
+
+
+def show_figures(trainer: Trainer, stage: str, drawn: Mapping[str, Figure], folder: Path | None) -> None:
+    """Hand figures to the loggers as ``stage/name`` and write them as ``figures/stage_name.png``; for one process."""
+    for name, figure in drawn.items():
+        for logger in trainer.loggers:
+            experiment: Any = getattr(logger, "experiment", None)
+            if hasattr(experiment, "add_figure"):
+                experiment.add_figure(f"{stage}/{name}", figure, trainer.global_step)
+        if folder is not None:
+            reports.write_figure(folder, f"{stage}_{name}", figure)
 
 
 def rehearsal(trainer: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,13 @@ from faceexpr.evaluation import reports
 from faceexpr.evaluation.base import AUTO, Evaluation, Pass, Stage, log
 from faceexpr.evaluation.metrics import Scores, accuracy_interval, higher_is_better, metric_names, score
 from faceexpr.evaluation.table import SampleCollector, SampleTable
+from faceexpr.explain.maps import class_maps, explained_network
 from faceexpr.files import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+EXPLAIN = "evaluation.explain"
 
 
 class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
@@ -35,6 +39,8 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
         gallery_size: largest number of faces in a gallery; 0 draws no galleries.
         resamples: bootstrap resamples behind the confidence interval of the accuracy.
         monitor: the metric that tells which epoch is the best; none takes the last epoch.
+        explain: lay over each face of the galleries, in a second picture beside it, which parts speak for the
+            prediction; for networks, in ``test`` and ``validate``, where their weights are those that have predicted.
     """
 
     judges = "probabilities"
@@ -47,12 +53,15 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
         gallery_size: int = 16,
         resamples: int = 2000,
         monitor: str | None = AUTO,
+        explain: bool = False,
     ) -> None:
         super().__init__(figures, figures_every_n_epochs, gallery_size, monitor)
+        self.explain = explain
         if resamples < 1:
             raise FaceExprError(f"evaluation.resamples is {resamples}; expected 1 or more")
         self.resamples = resamples
         self._running: MulticlassAccuracy | None = None
+        self._counts = False
         self._train_accuracy: float | None = None
 
     @staticmethod
@@ -69,6 +78,8 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
+        if self.explain:
+            explained_network(pl_module, EXPLAIN)
         if stage == "fit":
             self._train_accuracy = None
 
@@ -76,6 +87,7 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         number = len(_class_names(pl_module))
+        self._counts = False
         self._running = MulticlassAccuracy(number, average="micro", validate_args=False).to(pl_module.device)
 
     def draw_training(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Mapping[str, Figure]:
@@ -95,11 +107,13 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
         if (batch["index"] == PADDING).any():
             rows = (batch["index"] != PADDING).nonzero().flatten().to(target.device)
             probabilities, target = probabilities[rows], target[rows]
+        self._counts = True
         if len(target):
             self._running.update(probabilities, target.argmax(dim=1) if target.ndim == 2 else target)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._running is not None and self._running.update_called:
+        # All processes compute together, also one that has had no sample.
+        if self._running is not None and self._counts:
             self._train_accuracy = float(self._running.compute())
             log(pl_module, {"train/accuracy": self._train_accuracy})
             self._running.reset()
@@ -146,7 +160,10 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
     def draw(self, trainer: Trainer, stage: Stage, result: Pass[SampleTable, Scores]) -> Mapping[str, Figure]:
         datamodule = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it at run time
         images = datamodule.split(stage).images if isinstance(datamodule, ExpressionDataModule) else None
-        return reports.draw(stage, result.table, result.scores, images, self.gallery_size, result.when)
+        maps = None
+        if self.explain and result.epoch is None:
+            maps = partial(class_maps, explained_network(trainer.lightning_module, EXPLAIN))
+        return reports.draw(stage, result.table, result.scores, images, self.gallery_size, result.when, maps)
 
     def stored(self, result: Pass[SampleTable, Scores]) -> dict[str, Any]:
         return {

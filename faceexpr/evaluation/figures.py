@@ -184,27 +184,29 @@ def gallery(images: Sequence[NDArray[Any]], captions: Sequence[Sequence[tuple[st
     """Draw faces in a grid, each with its caption.
 
     Args:
-        images: (H, W) grey or (H, W, 3) RGB, uint8 or floating point in 0 to 1; one or more.
+        images: (H, W) grey or (H, W, 3) RGB, uint8 or floating point in 0 to 1; one or more, all of one shape.
         captions: for each image, its lines as (text, colour).
         title: above the grid.
     """
-    columns = min(8, max(4, int(np.ceil(np.sqrt(len(images) * 1.6)))))
+    ratio = images[0].shape[1] / images[0].shape[0]
+    columns = min(8, max(4, int(np.ceil(np.sqrt(len(images) * 1.6 / ratio)))))
     rows = int(np.ceil(len(images) / columns))
     # In inches. Constrained layout does not see text that lies outside of axes, so the grid is laid out by hand.
     face, gap, line, top = 1.4, 0.12, 0.17, 0.55
+    across = ratio * face
     pitch = face + gap + line * max(len(caption) for caption in captions)
-    width, height = columns * (face + gap) + gap, top + rows * pitch
+    width, height = columns * (across + gap) + gap, top + rows * pitch
     figure = blank(width, height)
     figure.set_layout_engine("none")
     figure.text(gap / width, 1 - 0.16 / height, title, fontsize=13, fontweight="bold", va="top")
     for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(place, columns)
-        left, upper = gap + column * (face + gap), height - top - row * pitch
-        axes = figure.add_axes((left / width, (upper - face) / height, face / width, face / height))
+        left, upper = gap + column * (across + gap), height - top - row * pitch
+        axes = figure.add_axes((left / width, (upper - face) / height, across / width, face / height))
         axes.set_axis_off()
         limit = 255 if image.dtype == np.uint8 else 1
         axes.imshow(image, cmap="gray", vmin=0, vmax=limit, interpolation="nearest")
         for number, (text, ink) in enumerate(caption):
             y = (upper - face - 0.16 - number * line) / height
-            figure.text((left + face / 2) / width, y, text, fontsize=8.5, color=ink, ha="center", va="baseline")
+            figure.text((left + across / 2) / width, y, text, fontsize=8.5, color=ink, ha="center", va="baseline")
     return figure

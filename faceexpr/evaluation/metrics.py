@@ -111,14 +111,34 @@ def score(table: SampleTable, class_names: Sequence[str]) -> Scores:
     probabilities = torch.from_numpy(table.probabilities).clamp(0, 1)
     labels = torch.from_numpy(table.labels)
     confusion: NDArray[np.int64] = multiclass_confusion_matrix(probabilities, labels, number).numpy().astype(np.int64)
-    support, predictions, hits = confusion.sum(1), confusion.sum(0), confusion.diagonal()
-
-    values = {
-        "accuracy": hits.sum() / support.sum(),
+    counted, undefined = count_scores(confusion, class_names)
+    values = counted | {
         "top2_accuracy": float(multiclass_accuracy(probabilities, labels, number, average="micro", top_k=2)),
         "ece": float(multiclass_calibration_error(probabilities, labels, number, n_bins=CALIBRATION_BINS, norm="l1")),
         "nll": _nll(table),
     }
+    present = confusion.sum(axis=1).nonzero()[0]
+    if len(present) > 1:
+        areas = [binary_auroc(probabilities[:, index], (labels == index).long()) for index in present]
+        values["auroc"] = float(torch.stack(areas).double().mean())
+    else:
+        undefined["auroc"] = "samples of one class only"
+    ordered = {name: float(values[name]) for name in metric_names(class_names) if name in values}
+    return Scores(tuple(class_names), ordered, undefined, confusion)
+
+
+def count_scores(confusion: NDArray[np.int64], class_names: Sequence[str]) -> tuple[dict[str, float], dict[str, str]]:
+    """Compute the metrics that need no more than counts: accuracy, balanced accuracy, macro F1 and those of a class.
+
+    Args:
+        confusion: int64 (C, C), number of samples by true class (row) and predicted class (column); one or more.
+        class_names: names of the C classes.
+
+    Returns:
+        Metrics by name, and the names of those that are not defined with the reason; see `score`.
+    """
+    support, predictions, hits = confusion.sum(1), confusion.sum(0), confusion.diagonal()
+    values: dict[str, float] = {"accuracy": hits.sum() / support.sum()}
     undefined: dict[str, str] = {}
     per_class = {
         "precision": (hits, predictions, "never predicted"),
@@ -133,14 +153,7 @@ def score(table: SampleTable, class_names: Sequence[str]) -> Scores:
                 undefined[f"{metric}/{name}"] = reason
     values["balanced_accuracy"] = _mean(values, "recall/")
     values["macro_f1"] = _mean(values, "f1/")
-    present = support.nonzero()[0]
-    if len(present) > 1:
-        areas = [binary_auroc(probabilities[:, index], (labels == index).long()) for index in present]
-        values["auroc"] = float(torch.stack(areas).double().mean())
-    else:
-        undefined["auroc"] = "samples of one class only"
-    ordered = {name: float(values[name]) for name in metric_names(class_names) if name in values}
-    return Scores(tuple(class_names), ordered, undefined, confusion)
+    return {name: float(value) for name, value in values.items()}, undefined
 
 
 def _mean(values: dict[str, float], prefix: str) -> float:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.split import FaceSplit
+from faceexpr.data.streaming import share_findings
 from faceexpr.errors import FaceExprError
 from faceexpr.evaluation.table import SampleCollector, SampleTable
 from faceexpr.files import say, write_file
@@ -97,6 +98,7 @@ class PredictionWriter(Callback):
             raise FaceExprError("predictions are written for the images of an ExpressionDataModule only")
         class_names = tuple(pl_module.class_names)  # type: ignore[arg-type]
         split = datamodule.split("predict")
+        share_findings(split)
         rows = result_rows(split, table)
         self.failed = sum(row.status == "error" for row in rows)
         self._done = True
@@ -109,7 +111,7 @@ class PredictionWriter(Callback):
         if len(rows) > SHOWN:
             say(f"... and {len(rows) - SHOWN:,} more")
         say(f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'} written to {self._target}")
-        unread, skipped = len(split.failures), sum(row.status == "skipped" for row in rows)
+        unread, skipped = len(split.failures) + len(split.broken), sum(row.status == "skipped" for row in rows)
         for number, what in (
             (unread, "could not be read; the note of each row says why"),
             (self.failed - unread, "have probabilities that are not finite"),
@@ -130,7 +132,9 @@ def result_rows(split: FaceSplit, table: SampleTable) -> list[Row]:
             rows.append(Row(failures[position].source, None, "error", failures[position].reason))
             continue
         probabilities, source, note = found.get(index), split.sources[index], split.notes.get(index, "")
-        if probabilities is None:
+        if index in split.broken:
+            rows.append(Row(source, None, "error", split.broken[index]))
+        elif probabilities is None:
             rows.append(Row(source, None, "skipped", note))
         elif not np.isfinite(probabilities).all():
             rows.append(Row(source, None, "error", "; ".join(filter(None, ("probabilities are not finite", note)))))

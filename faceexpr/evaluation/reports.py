@@ -5,22 +5,31 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
+from torch import Tensor
 
 from faceexpr.evaluation import figures
 from faceexpr.evaluation.metrics import OVERALL, PER_CLASS, Scores
+from faceexpr.explain.overlay import side_by_side
 from faceexpr.files import write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from faceexpr.evaluation.table import SampleTable
+
+Maps: TypeAlias = "Callable[[Tensor, Sequence[int]], NDArray[np.float32]]"
+"""From faces, uint8 (N, C, H, W), and a class for each to what speaks for it, (N, H, W), from 0 to 1."""
+
+_AT_ONCE = 64  # faces that are explained together
+_SHOWN = 160  # pixels of a face beside its explanation
 
 CONFIDENCE = 0.95
 LABELS = {
@@ -128,7 +137,13 @@ def write_figure(folder: Path, name: str, figure: Figure) -> Path:
 
 
 def draw(
-    stage: str, table: SampleTable, scores: Scores, images: Any | None, gallery_size: int, when: str = ""
+    stage: str,
+    table: SampleTable,
+    scores: Scores,
+    images: Any | None,
+    gallery_size: int,
+    when: str = "",
+    maps: Maps | None = None,
 ) -> dict[str, Figure]:
     """Draw every figure of an evaluation.
 
@@ -139,6 +154,7 @@ def draw(
         images: the split's images, a uint8 tensor (N, C, H, W), or None where they are not at hand.
         gallery_size: largest number of faces in a gallery; 0 draws none.
         when: addition to the titles, such as the epoch.
+        maps: tells which parts of faces speak for their classes; laid over the faces beside them where it is given.
 
     Returns:
         Figures by name.
@@ -156,10 +172,26 @@ def draw(
         ("wrong", surest_wrong(table, gallery_size), "Confidently wrong"),
     ):
         if len(rows):
-            faces = [face(images[int(table.indices[row])]) for row in rows]
+            shown = [images[int(table.indices[row])] for row in rows]
+            faces = [face(image) for image in shown]
+            if maps is not None:
+                faces = _explained(shown, faces, [int(table.predicted[row]) for row in rows], maps)
             captions = [_caption(table, scores.class_names, row) for row in rows]
-            drawn[name] = figures.gallery(faces, captions, f"{heading}, {title}")
+            looks = "" if maps is None else ", and where the network looks"
+            drawn[name] = figures.gallery(faces, captions, f"{heading}, {title}{looks}")
     return drawn
+
+
+def _explained(
+    images: Sequence[Tensor], faces: Sequence[NDArray[Any]], classes: Sequence[int], maps: Maps
+) -> list[NDArray[Any]]:
+    """Return each face with what speaks for its class beside it, as large as they are shown."""
+    values = [
+        one
+        for start in range(0, len(images), _AT_ONCE)
+        for one in maps(torch.stack(list(images[start : start + _AT_ONCE])), classes[start : start + _AT_ONCE])
+    ]
+    return [side_by_side(face, one, _SHOWN, gap=4) for face, one in zip(faces, values, strict=True)]
 
 
 def face(image: Any) -> NDArray[Any]:
