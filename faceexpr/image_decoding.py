@@ -35,8 +35,8 @@ _UNSUPPORTED = ("JPEG XL", "Photoshop", "PDF")
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 
-# Rows that are converted at a time: what a conversion needs beside its input and output stays small.
-_STRIP = 256
+# Pixels that are converted at a time: what a conversion needs beside its input and output stays small.
+_STRIP = 2**20
 
 _UPRIGHT: dict[object, Callable[[np.ndarray], np.ndarray]] = {
     2: np.fliplr,
@@ -198,9 +198,12 @@ def to_pixels(image: Image.Image, mode: Literal["L", "RGB"], factor: int, name: 
     width, height = image.size
     shape = (-(-height // factor), -(-width // factor))
     pixels = np.empty(shape if mode == "L" else (*shape, 3), np.uint8)
-    step = factor * max(1, _STRIP // factor)
+    step = factor * max(1, _STRIP // (width * factor))
     for top in range(0, height, step):
-        strip = _flat(image.crop((0, top, width, min(top + step, height))), name).convert(mode)
+        # Pillow copies a picture even where nothing is cut off or converted.
+        part = image if step >= height else image.crop((0, top, width, min(top + step, height)))
+        strip = _flat(part, name)
+        strip = strip if strip.mode == mode else strip.convert(mode)
         rows = np.asarray(strip.reduce(factor) if factor > 1 else strip)
         pixels[top // factor : top // factor + len(rows)] = rows
     return pixels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -221,14 +222,15 @@ def source_name(source: Source) -> str:
 def _opened(source: str | os.PathLike[str] | bytes, name: str) -> BinaryIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)
-    path = Path(source)
-    if path.is_dir():
+    try:
+        mode = Path(source).stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a name with a null character is no file's
+        raise ImageError(name, "no such file") from None
+    if stat.S_ISDIR(mode):
         raise ImageError(name, "a folder, not a file")
-    if not path.exists():
-        raise ImageError(name, "no such file")
-    if not path.is_file():  # reading a pipe or a device might never end
+    if not stat.S_ISREG(mode):  # reading a pipe or a device might never end
         raise ImageError(name, "not a regular file")
-    return path.open("rb")
+    return Path(source).open("rb")
 
 
 def _decoded(
@@ -244,12 +246,12 @@ def _decoded(
         raise ImageError(name, too_large(f"{width} x {height}", max_pixels))
     notes = _frame_notes(image) if from_file else ()
     factor = max(1, min(width, height) // reduce_to) if reduce_to else 1
-    # The JPEG decoder shrinks by 2, 4 or 8 in a fraction of the time and memory; what is left is done below. A
-    # picture that the caller holds is left as it is.
+    # The JPEG decoder shrinks by 2, 4 or 8 in a fraction of the time and memory, and for grey it need not decode the
+    # colours; what is left is done below. A picture that the caller holds is left as it is.
     by_decoder = 1
     if from_file and image.format in ("JPEG", "MPO"):
         by_decoder = next(scale for scale in (8, 4, 2, 1) if scale <= factor)
-        image.draft(None, (width // by_decoder, height // by_decoder))
+        image.draft("L" if mode == "L" else None, (width // by_decoder, height // by_decoder))
 
     def decode() -> tuple[np.ndarray, bool]:
         image.load()

@@ -5,8 +5,9 @@ and what the same changes cost in kornia and torchvision. The limit for taking a
 torchvision's transforms draw once a call and would have to be called for each image, which costs far more than that.
 kornia stays below the limit of a float32 step on a CPU, but not of a bfloat16 step there. Its fixed cost of a call is
 several times ours, which counts on a GPU, where the step takes a few milliseconds; and it draws from torch's global
-random state, not from a generator. So the draws are our own and all else is torch: the geometry is one
-``grid_sample``, the photometry one multiply-add.
+random state, so that what happens to an image depends on its place in the batch and on the process that the batch is
+in. So the draws are our own and all else is torch: the geometry is one ``grid_sample``, the photometry one
+multiply-add.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, one_hot
 
+from faceexpr.data.draws import uniform
+from faceexpr.data.split import PADDING
 from faceexpr.errors import FaceExprError
 
 ERASED = 0.5
@@ -38,7 +41,8 @@ class Augmentation:
         erasing: probability of covering a square with mid-grey, 0 to 1.
         erasing_size: side of that square, as a fraction of the image's shorter side; above 0, up to 1.
         mixup: alpha of the Beta(alpha, alpha) distribution that the weights come from when each image and its label
-            are mixed with another's of the batch; 0 mixes nothing.
+            are mixed with another's of the same process's batch, so that partners depend on the number of processes,
+            as nothing else does; 0 mixes nothing.
     """
 
     flip: float = 0.0
@@ -91,7 +95,7 @@ class _Draws:
     erasing: Tensor
     erased_x: Tensor
     erased_y: Tensor
-    partner: Tensor
+    partner: Tensor  # its place in the batch, where mixup is on
     mixup: Tensor  # the weight itself, Beta-distributed, where mixup is on
 
 
@@ -99,18 +103,19 @@ _COLUMNS = len(_Draws.__dataclass_fields__)
 
 
 def augment_batch(
-    image: Tensor, target: Tensor, settings: Augmentation, generator: torch.Generator, num_classes: int
+    image: Tensor, target: Tensor, index: Tensor, settings: Augmentation, key: tuple[int, ...], num_classes: int
 ) -> tuple[Tensor, Tensor]:
     """Change the images of a training batch at random.
 
-    The random numbers come from the generator on the CPU and reach the device in one transfer, so they are the same
-    on every device.
+    The random numbers depend on the key and on each image's own index only. They are drawn on the CPU and reach the
+    device in one transfer, so they are the same on every device.
 
     Args:
         image: uint8, shape (N, C, H, W).
         target: int64 class indices (N,), or class distributions (N, num_classes).
+        index: int64 (N,), on the host: each image's position in its split, or `PADDING`, which is nobody's partner.
         settings: what to change, and how far.
-        generator: a CPU generator.
+        key: what else the random numbers depend on, such as the seed and the epoch.
         num_classes: number of classes.
 
     Returns:
@@ -119,7 +124,7 @@ def augment_batch(
     """
     if not settings.active:
         return image, target
-    draws = _draw(image.shape[0], settings, generator, image.device)
+    draws = _draw(index, settings, key, image.device)
     pixels = image.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
     if settings.warps:
         pixels = _warp(pixels, settings, draws)
@@ -134,16 +139,20 @@ def augment_batch(
     return pixels, target
 
 
-def _draw(samples: int, settings: Augmentation, generator: torch.Generator, device: torch.device) -> _Draws:
-    numbers = torch.rand(samples, _COLUMNS, generator=generator)
+def _draw(index: Tensor, settings: Augmentation, key: tuple[int, ...], device: torch.device) -> _Draws:
+    numbers = uniform(index, _COLUMNS, key)
     if settings.mixup:
-        from scipy.special import betaincinv  # the Beta sampler of torch takes no generator
+        from scipy.special import betaincinv  # the Beta sampler of torch takes no numbers drawn before
 
-        weights = betaincinv(settings.mixup, settings.mixup, numbers[:, -1].double().numpy())
-        numbers[:, -1] = torch.from_numpy(weights)
+        real = (index != PADDING).numpy()
+        # Places in a batch are small enough to be exact as float32.
+        numbers[real, -2] = real.nonzero()[0][numbers[real, -2].argsort(kind="stable")]
+        numbers[~real, -2] = (~real).nonzero()[0]
+        numbers[:, -1] = betaincinv(settings.mixup, settings.mixup, numbers[:, -1].astype("float64"))
+    drawn = torch.from_numpy(numbers)
     if device.type == "cuda":
-        numbers = numbers.pin_memory()  # or the transfer would wait for the work queued before it
-    return _Draws(*numbers.to(device, non_blocking=True).unbind(1))
+        drawn = drawn.pin_memory()  # or the transfer would wait for the work queued before it
+    return _Draws(*drawn.to(device, non_blocking=True).unbind(1))
 
 
 def _between(low: float, high: float, draw: Tensor) -> Tensor:
@@ -194,9 +203,9 @@ def _span(length: int, side: int, draw: Tensor) -> Tensor:
 
 
 def _mix(pixels: Tensor, target: Tensor, draws: _Draws, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Mix each sample with a partner; every sample is a partner once."""
+    """Mix each sample with its partner; every sample is a partner once."""
     labels = one_hot(target, num_classes).float() if target.ndim == 1 else target.float()
-    partner = draws.partner.argsort(stable=True)
+    partner = draws.partner.long()
     weight = draws.mixup
     mixed = torch.lerp(pixels[partner], pixels, weight.view(-1, 1, 1, 1))
     return mixed, torch.lerp(labels[partner], labels, weight.view(-1, 1))

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from faceexpr.data.augment import Augmentation, augment_batch
-from faceexpr.data.module import SPLITS, FaceDataModule, Stage
+from faceexpr.data.module import SPLITS, FaceDataModule, Stage, require_at_least
 from faceexpr.data.split import BatchLoader, BatchSampler, FaceSplit
 from faceexpr.emotions import FER_NAMES
 from faceexpr.errors import FaceExprError
@@ -21,13 +21,17 @@ class ExpressionDataModule(FaceDataModule):
 
     A subclass says what its classes are (`class_names`, known without reading anything) and implements `load_split`.
     Images stay uint8 until they have reached the training device; there `Augmentation` is applied to each sample of a
-    training batch with draws that depend on the seed, the epoch, the process and the batch only.
+    training batch with draws that depend on the seed, the epoch and the sample only. Each process has other samples,
+    so its draws differ from those of the others, and a run with several processes trains on the very pixels of a run
+    with one.
 
     Args:
         batch_size: images in a batch of one process.
         augment: random changes to the training images; all are off by default.
         drop_last: leave an incomplete last batch out of each training epoch.
         class_names: names of the classes in index order.
+        global_batch_size: images in a training step of all processes together; each takes its part. By default
+            batch_size times the number of processes.
     """
 
     suits = "probabilities"
@@ -38,11 +42,13 @@ class ExpressionDataModule(FaceDataModule):
         augment: Augmentation | None = None,
         drop_last: bool = False,
         class_names: Sequence[str] = FER_NAMES,
+        global_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise FaceExprError(f"data.batch_size is {batch_size}; expected 1 or more")
+        require_at_least(1, "batch_size", batch_size)
+        require_at_least(1, "global_batch_size", global_batch_size)
         self.batch_size = batch_size
+        self.global_batch_size = global_batch_size
         self.augment = augment or Augmentation()
         self.drop_last = drop_last
         self.class_names = tuple(class_names)
@@ -110,6 +116,7 @@ class ExpressionDataModule(FaceDataModule):
             seed=self.seed,
             num_replicas=world_size,
             rank=rank,
+            global_batch_size=self.step_size if stage == "train" else None,
         )
         return BatchLoader(split, sampler)
 
@@ -135,24 +142,25 @@ class ExpressionDataModule(FaceDataModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         if not isinstance(batch, dict):  # the example input of the model summary comes this way too
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        # The index stays on the host, where it is read: fetching it from a GPU would wait for the whole queue.
-        return {key: value if key == "index" else value.to(device, non_blocking=True) for key, value in batch.items()}
+        # The index stays on the host, where it is read: fetching it from a GPU would wait for the whole queue. So does
+        # the share, a number that a GPU takes as an argument.
+        return {
+            key: value if key in ("index", "share") else value.to(device, non_blocking=True)
+            for key, value in batch.items()
+        }
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         if self.trainer is None or not self.trainer.training or not isinstance(batch, dict) or self._remembering:
             return batch
-        return self.augmented(batch, epoch=self.trainer.current_epoch, rank=self.trainer.global_rank)
+        return self.augmented(batch, epoch=self.trainer.current_epoch)
 
-    def augmented(self, batch: dict[str, Tensor], epoch: int, rank: int = 0) -> dict[str, Tensor]:
+    def augmented(self, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         """Return the batch as training sees it.
 
-        The random numbers depend on (seed, epoch, rank, first sample of the batch) and on nothing else, so that a
-        resumed run draws the same ones without any state to store.
+        The random numbers of a sample depend on (seed, epoch, sample) and on nothing else: not on the process or the
+        batch that it is in, and a resumed run draws the same ones without any state to store.
         """
-        generator = torch.Generator().manual_seed(
-            hash((self.seed, epoch, rank, int(batch["index"][0]))) % 2**63,
-        )
         image, target = augment_batch(
-            batch["image"], batch["target"], self.augment, generator, num_classes=len(self.class_names)
+            batch["image"], batch["target"], batch["index"], self.augment, (self.seed, epoch), len(self.class_names)
         )
         return {**batch, "image": image, "target": target}

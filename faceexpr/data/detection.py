@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from faceexpr.data.box_augment import BoxAugmentation, augment_sample
+from faceexpr.data.box_augment import BoxAugmentation
+from faceexpr.data.broken_pictures import tell_of_broken
 from faceexpr.data.formats.record import FaceImage
-from faceexpr.data.module import SPLITS, FaceDataModule, Stage
-from faceexpr.data.split import PADDING, BatchSampler
+from faceexpr.data.module import SPLITS, FaceDataModule, Stage, require_at_least
+from faceexpr.data.picture_batches import Batches, PictureLoader
+from faceexpr.data.pictures import Pictures
+from faceexpr.data.split import BatchSampler
+from faceexpr.data.together import gathered
+from faceexpr.data.workers import workers
 from faceexpr.errors import FaceExprError
-from faceexpr.images import ImageError
-
-Batch = dict[str, Any]
-"""``image``: list of uint8 (3, H, W); ``boxes``: list of float32 (F, 4), left, top, right, bottom in pixels of its
-image; ``ignored``: list of bool (F,); ``index``: int64 (B,), position in the split or `PADDING`."""
-
-READERS = 4
-LISTED = 10
-"""Broken pictures that a message names."""
 
 
 class DetectionDataModule(FaceDataModule):
@@ -40,10 +31,15 @@ class DetectionDataModule(FaceDataModule):
 
     Args:
         batch_size: pictures in a batch of one process.
-        num_workers: processes that prepare batches; 0 prepares them in the training process.
+        num_workers: processes that prepare batches, for each process that trains; 0 prepares them in that process. By
+            default none where the pictures are in memory, and the CPU cores that training leaves, 16 at most, where
+            they are not.
         augment: random crops and changes of the training pictures; without it they are taken whole.
         drop_last: leave an incomplete last batch out of each training epoch.
-        memory_gib: the decoded pictures of a split are kept in memory where they need no more than this.
+        memory_gib: the decoded pictures of a split are kept in memory where they need no more than this. More are
+            decoded anew each time they are needed, and only their headers are looked at before training.
+        global_batch_size: pictures in a training step of all processes together; each takes its part. By default
+            batch_size times the number of processes.
     """
 
     suits = "detections"
@@ -52,16 +48,18 @@ class DetectionDataModule(FaceDataModule):
     def __init__(
         self,
         batch_size: int = 16,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         augment: BoxAugmentation | None = None,
         drop_last: bool = False,
         memory_gib: float = 4.0,
+        global_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
-            if value < least:
-                raise FaceExprError(f"data.{name} is {value}; expected {least} or more")
+        require_at_least(1, "batch_size", batch_size)
+        require_at_least(1, "global_batch_size", global_batch_size)
+        require_at_least(0, "num_workers", num_workers)
         self.batch_size = batch_size
+        self.global_batch_size = global_batch_size
         self.num_workers = num_workers
         self.augment = augment
         self.drop_last = drop_last
@@ -83,13 +81,20 @@ class DetectionDataModule(FaceDataModule):
         """Return the picture of a record, upright, RGB uint8 (H, W, 3)."""
         raise NotImplementedError
 
+    def check(self, record: FaceImage) -> None:
+        """Look at the picture of a record without decoding it; one that is no file is always whole.
+
+        Raises:
+            ImageError: it is seen to be broken.
+        """
+
     def split(self, stage: Stage) -> Pictures:
         """Return a split, read once."""
         if stage not in self.splits:
             records = self.load_records(stage)
             if not records:
                 raise FaceExprError(f"{type(self).__name__}: the {stage} split holds no picture")
-            self.splits[stage] = Pictures(self, records)
+            self.splits[stage] = Pictures(self.read_pixels, self.check, records, self.leaves_out_broken)
         return self.splits[stage]
 
     def picture(self, stage: Stage, index: int) -> NDArray[np.uint8]:
@@ -120,13 +125,13 @@ class DetectionDataModule(FaceDataModule):
         """Tell whether a split has a face that is not to be ignored, without which no average precision is defined."""
         return any(not record.ignored.all() for record in self.split(stage).records)
 
-    def _loader(self, stage: Stage) -> DataLoader[Batch]:
+    def _loader(self, stage: Stage) -> PictureLoader:
         trainer = self.trainer
         world_size, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         training = stage == "train"
         pictures = self.split(stage)
-        pictures.keep(self.memory_gib, self.leaves_out_broken)
-        sampler = EpochSampler(
+        pictures.prepare(self.memory_gib)
+        sampler = BatchSampler(
             size=len(pictures),
             batch_size=self.batch_size,
             training=training,
@@ -135,27 +140,34 @@ class DetectionDataModule(FaceDataModule):
             seed=self.seed,
             num_replicas=world_size,
             rank=rank,
+            global_batch_size=self.step_size if training else None,
         )
-        # Whole batches are asked for, so nothing is left to collate.
-        return DataLoader(
-            Batches(pictures, self.seed if training else None, self.augment),
-            sampler=sampler,
-            batch_size=None,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-        )
+        number = 0 if self.num_workers is None and pictures.kept is not None else self.num_workers
+        batches = Batches(pictures, self.seed if training else None, self.augment)
+        return self.opened(PictureLoader(batches, sampler, workers(number, trainer)))
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> PictureLoader:
         return self._loader("train")
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> PictureLoader:
         return self._loader("val")
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> PictureLoader:
         return self._loader("test")
 
-    def predict_dataloader(self) -> DataLoader[Batch]:
+    def predict_dataloader(self) -> PictureLoader:
         return self._loader("predict")
+
+    def teardown(self, stage: str) -> None:
+        super().teardown(stage)
+        for name in SPLITS[stage]:
+            if name not in self.splits:
+                continue
+            pictures = self.splits[name]
+            for broken in gathered(pictures.broken):
+                pictures.broken.update(broken)
+            reasons = {self.source(name, index): reason for index, reason in sorted(pictures.broken.items())}
+            tell_of_broken(name, len(pictures), reasons, "picture")
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         if not isinstance(batch, dict):  # the example input of the model summary comes this way too
@@ -163,127 +175,3 @@ class DetectionDataModule(FaceDataModule):
         moved = {key: [item.to(device, non_blocking=True) for item in batch[key]] for key in ("image", "boxes")}
         # What only the host reads stays there: fetching it from a GPU would wait for the whole queue.
         return {**batch, **moved}
-
-
-class Pictures:
-    """The pictures of a split.
-
-    Args:
-        module: reads their pixels.
-        records: one for each.
-    """
-
-    def __init__(self, module: DetectionDataModule, records: list[FaceImage]) -> None:
-        self._read = module.read_pixels
-        self.records = records
-        self.kept: list[Tensor] | None = None
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """Return a picture, RGB uint8 (H, W, 3)."""
-        return self._read(self.records[index]) if self.kept is None else self.kept[index].permute(1, 2, 0).numpy()
-
-    def tensor(self, index: int) -> Tensor:
-        """Return a picture, uint8 (3, H, W)."""
-        if self.kept is not None:
-            return self.kept[index]
-        return torch.from_numpy(self._read(self.records[index])).permute(2, 0, 1).contiguous()
-
-    def keep(self, memory_gib: float, leave_out_broken: bool = False) -> None:
-        """Decode all pictures now where they need no more memory than this, and find the broken ones.
-
-        Args:
-            memory_gib: more than this is not kept, and pictures are read when they are needed.
-            leave_out_broken: go on without pictures that cannot be read.
-
-        Raises:
-            FaceExprError: pictures cannot be read; the message lists them.
-        """
-        needed = sum(3 * record.size[0] * record.size[1] for record in self.records)
-        if self.kept is not None or needed > memory_gib * 2**30:
-            return
-        with ThreadPoolExecutor(READERS) as readers:
-            outcomes = list(readers.map(self._outcome, range(len(self))))
-        broken = [str(outcome) for outcome in outcomes if isinstance(outcome, ImageError)]
-        if broken:
-            account = f"{len(broken)} of {len(self)} pictures cannot be read: {'; '.join(broken[:LISTED])}"
-            account += f" and {len(broken) - LISTED} more" if len(broken) > LISTED else ""
-            if not leave_out_broken or len(broken) == len(self):
-                raise FaceExprError(f"{account}; expected whole pictures, or --data.reading.missing leave_out")
-            rank_zero_warn(f"{account}; they are left out")
-        pairs = [
-            (record, outcome)
-            for record, outcome in zip(self.records, outcomes, strict=True)
-            if not isinstance(outcome, ImageError)
-        ]
-        self.records, self.kept = [record for record, _ in pairs], [picture for _, picture in pairs]
-
-    def _outcome(self, index: int) -> Tensor | ImageError:
-        try:
-            return self.tensor(index)
-        except ImageError as error:
-            return error
-
-    def boxes(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return the boxes of a picture, float32 (F, 4), and which are to be ignored, bool (F,)."""
-        record = self.records[index]
-        return torch.from_numpy(record.boxes), torch.from_numpy(record.ignored)
-
-
-class EpochSampler(BatchSampler):
-    """Batches as (epoch, indices): with the epoch, whoever prepares a batch can draw for it."""
-
-    def __iter__(self) -> Iterator[tuple[int, list[int]]]:  # type: ignore[override]
-        for indices in super().__iter__():
-            yield self.epoch, indices
-
-
-class Batches(Dataset[Batch]):
-    """The batches that a sampler asks for.
-
-    Args:
-        pictures: of the split.
-        seed: of the augmentation; None for pictures as they are.
-        augment: what training changes.
-    """
-
-    def __init__(self, pictures: Pictures, seed: int | None, augment: BoxAugmentation | None) -> None:
-        self.pictures = pictures
-        self.seed = seed
-        self.augment = augment
-
-    def __getitem__(self, asked: tuple[int, list[int]]) -> Batch:
-        epoch, indices = asked
-        samples = [self._sample(index, epoch) for index in indices]
-        images, boxes, ignored = (list(column) for column in zip(*samples, strict=True))
-        return {"image": images, "boxes": boxes, "ignored": ignored, "index": torch.tensor(indices, dtype=torch.int64)}
-
-    def _sample(self, index: int, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
-        if index == PADDING:
-            return torch.zeros(3, 32, 32, dtype=torch.uint8), torch.zeros(0, 4), torch.zeros(0, dtype=torch.bool)
-        if self.seed is None:
-            return (self.pictures.tensor(index), *self.pictures.boxes(index))
-        if self.augment is None:
-            image, boxes = self._without_ignored(index)
-        else:
-            # torchvision's transforms draw from torch's global generator, which is put back afterwards.
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(_number(self.seed, epoch, index))
-                image, boxes = augment_sample(index, self._without_ignored, len(self.pictures), self.augment)
-        return image, boxes, torch.zeros(len(boxes), dtype=torch.bool)
-
-    def _without_ignored(self, index: int) -> tuple[Tensor, Tensor]:
-        image, (boxes, ignored) = self.pictures.tensor(index), self.pictures.boxes(index)
-        if not ignored.any():
-            return image, boxes
-        image = image.clone()
-        for left, top, right, bottom in boxes[ignored].round().long().tolist():
-            image[:, top:bottom, left:right] = 128
-        return image, boxes[~ignored]
-
-
-def _number(*parts: int) -> int:
-    """Return a number of 63 bits that depends on all parts alike; sums of seeds would repeat from epoch to epoch."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1

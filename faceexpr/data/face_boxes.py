@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from faceexpr.data.box_augment import BoxAugmentation
 from faceexpr.data.box_split import listed, seeded
+from faceexpr.data.broken_pictures import check_picture
 from faceexpr.data.detection import DetectionDataModule
 from faceexpr.data.formats.document import ReadOptions
 from faceexpr.data.formats.read import read_annotations
@@ -39,10 +40,15 @@ class FaceBoxes(DetectionDataModule):
         split_seed: which pictures that part consists of; the seed of the training does not change it.
         face_free: train on pictures without a face as well; they are always validated and tested on.
         batch_size: pictures in a batch of one process.
-        num_workers: processes that prepare batches; 0 prepares them in the training process.
+        num_workers: processes that prepare batches, for each process that trains; 0 prepares them in that process. By
+            default none where the pictures are in memory, and the CPU cores that training leaves, 16 at most, where
+            they are not.
         augment: random crops and changes of the training pictures; without it they are taken whole.
         drop_last: leave an incomplete last batch out of each training epoch.
-        memory_gib: the decoded pictures of a split are kept in memory where they need no more than this.
+        global_batch_size: pictures in a training step of all processes together; each takes its part. By default
+            batch_size times the number of processes.
+        memory_gib: the decoded pictures of a split are kept in memory where they need no more than this. More are
+            decoded anew each time they are needed, and only their headers are looked at before training.
         max_pixels: pictures with more pixels are refused.
         reading: which labels are faces, and what becomes of unlabelled and missing pictures and of tiny boxes.
     """
@@ -61,14 +67,15 @@ class FaceBoxes(DetectionDataModule):
         split_seed: int = 0,
         face_free: bool = True,
         batch_size: int = 16,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         augment: BoxAugmentation | None = None,
         drop_last: bool = False,
         memory_gib: float = 4.0,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         reading: ReadOptions | None = None,
+        global_batch_size: int | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, augment, drop_last, memory_gib)
+        super().__init__(batch_size, num_workers, augment, drop_last, memory_gib, global_batch_size=global_batch_size)
         for option, beside in (("val", val_list), ("test", test_list)):
             if beside is not None and (val if option == "val" else test) is not None:
                 raise FaceExprError(f"data.{option} and data.{option}_list are both given; expected one of them")
@@ -101,6 +108,9 @@ class FaceBoxes(DetectionDataModule):
     def read_pixels(self, record: FaceImage) -> NDArray[np.uint8]:
         pixels: NDArray[np.uint8] = read_picture(record.path, max_pixels=self.max_pixels).pixels
         return pixels
+
+    def check(self, record: FaceImage) -> None:
+        check_picture(str(record.path), self.max_pixels)
 
     def _parts(self) -> dict[str, list[FaceImage]]:
         """Return the splits that the training file is divided into, which is done once."""

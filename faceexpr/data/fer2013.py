@@ -41,6 +41,8 @@ class FER2013(ExpressionDataModule):
         batch_size: images in a batch of one process.
         augment: random changes to the training images; all are off by default.
         drop_last: leave an incomplete last batch out of each training epoch.
+        global_batch_size: images in a training step of all processes together; each takes its part. By default
+            batch_size times the number of processes.
         on_bad_row: what to do about rows that cannot be read: ``stop`` lists them with their lines and reasons,
             ``skip`` leaves them out and says how many and why.
         holdout: fraction of a file without Usage that is held out for validation, above 0 and below 1.
@@ -61,8 +63,11 @@ class FER2013(ExpressionDataModule):
         holdout_seed: int = 0,
         cache_dir: str | None = None,
         drop_leaked: bool = False,
+        global_batch_size: int | None = None,
     ) -> None:
-        super().__init__(batch_size=batch_size, augment=augment, drop_last=drop_last)
+        super().__init__(
+            batch_size=batch_size, augment=augment, drop_last=drop_last, global_batch_size=global_batch_size
+        )
         if not 0 < holdout < 1:
             raise FaceExprError(f"data.holdout is {holdout}; expected a fraction above 0 and below 1")
         if holdout_seed < 0:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from faceexpr.data.augment import Augmentation
 from faceexpr.data.base import ExpressionDataModule
+from faceexpr.data.draws import uniform
 from faceexpr.data.fer2013 import USAGE_OF, find_files
 from faceexpr.data.fer2013_csv import NO_LABEL, USAGES
 from faceexpr.data.fer2013_table import BadRowPolicy, FerTable, read_table
@@ -58,6 +59,8 @@ class FERPlus(ExpressionDataModule):
         batch_size: images in a batch of one process.
         augment: random changes to the training images; all are off by default.
         drop_last: leave an incomplete last batch out of each training epoch.
+        global_batch_size: images in a training step of all processes together; each takes its part. By default
+            batch_size times the number of processes.
         on_bad_row: what to do about images that cannot be read: ``stop`` lists them with their lines and reasons,
             ``skip`` leaves them and their votes out and says how many and why.
         cache_dir: folder for the cache; by default ``.faceexpr-cache`` beside the file, or the user's cache folder
@@ -75,6 +78,7 @@ class FERPlus(ExpressionDataModule):
         drop_last: bool = False,
         on_bad_row: BadRowPolicy = "stop",
         cache_dir: str | None = None,
+        global_batch_size: int | None = None,
     ) -> None:
         if labels not in ("majority", "soft", "drawn"):
             raise FaceExprError(f"data.labels is {labels!r}; expected majority, soft or drawn")
@@ -85,6 +89,7 @@ class FERPlus(ExpressionDataModule):
             augment=augment,
             drop_last=drop_last,
             class_names=FER_NAMES if classes == 7 else FERPLUS_NAMES,
+            global_batch_size=global_batch_size,
         )
         self.path = path
         self.votes = votes
@@ -123,13 +128,11 @@ class FERPlus(ExpressionDataModule):
         targets = torch.from_numpy(labels.targets[labels.kept])
         return table.split(rows[labels.kept], targets, bad=table.bad_usages == code)
 
-    def augmented(self, batch: dict[str, Tensor], epoch: int, rank: int = 0) -> dict[str, Tensor]:
+    def augmented(self, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         if self.labels == "drawn":
-            generator = torch.Generator().manual_seed(
-                hash((self.seed, epoch, rank, int(batch["index"][0]), _DRAWING)) % 2**63
-            )
-            batch = {**batch, "target": drawn(batch["target"], generator)}
-        return super().augmented(batch, epoch, rank)
+            numbers = uniform(batch["index"], self.classes, (self.seed, epoch, _DRAWING))
+            batch = {**batch, "target": drawn(batch["target"], numbers)}
+        return super().augmented(batch, epoch)
 
     def _rows(self) -> tuple[FerTable, npt.NDArray[np.int64]]:
         """Return the images and the votes on each, read once."""
@@ -166,17 +169,17 @@ def check_agreement(votes: Votes, table: FerTable, counts: npt.NDArray[np.int64]
         )
 
 
-def drawn(distributions: Tensor, generator: torch.Generator) -> Tensor:
+def drawn(distributions: Tensor, numbers: npt.NDArray[np.float32]) -> Tensor:
     """Draw one class from each distribution.
 
     Args:
         distributions: (N, K), on any device; rows sum to 1.
-        generator: a CPU generator.
+        numbers: (N, K), uniform in [0, 1).
 
     Returns:
         int64 (N,), on the device of the distributions; the same classes on every device.
     """
-    # torch.multinomial would need the distributions on the generator's device, and fetching them from a GPU waits for
-    # the whole queue. Dividing by exponential numbers (never 0) and taking the highest draws in the same proportions.
-    race = torch.empty(distributions.shape).exponential_(generator=generator)
+    # Dividing by exponential numbers and taking the highest draws in the same proportions; half a step of float32 is
+    # added to the uniform ones, so that none of these is 0.
+    race = torch.from_numpy(-np.log(numbers.astype(np.float64) + 2.0**-25)).float()
     return (distributions / race.to(distributions.device, non_blocking=True)).argmax(1)

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
 
+from faceexpr.data.file_names import FileNames
 from faceexpr.data.module import Stage
 from faceexpr.emotions import canonical
 from faceexpr.errors import FaceExprError
@@ -39,11 +42,11 @@ class Listing:
 
     Attributes:
         files: sorted by class, then by path.
-        labels: the class index of each.
+        labels: the class index of each, int64 (N,).
     """
 
-    files: tuple[Path, ...]
-    labels: tuple[int, ...]
+    files: FileNames
+    labels: Tensor
 
 
 def list_splits(
@@ -100,15 +103,18 @@ def _split_of(folder: Path) -> Stage | None:
 
 
 def _list_classes(folder: Path, class_names: Sequence[str]) -> Listing:
-    found: list[tuple[int, Path]] = []
+    found: list[tuple[int, list[Path]]] = []
     for subfolder in _subfolders(folder):
         name = canonical(subfolder.name, class_names)
         if name is None:
             raise FaceExprError(f"the folder {subfolder} means no class; expected {', '.join(class_names)}")
-        found += [(list(class_names).index(name), file) for file in list_images(subfolder)]
+        found.append((list(class_names).index(name), list_images(subfolder)))
     _warn_of_strays(folder)
-    found.sort()
-    return Listing(files=tuple(file for _, file in found), labels=tuple(label for label, _ in found))
+    found.sort(key=lambda one: one[0])  # the folders of a class stay in the order of their names
+    return Listing(
+        files=FileNames(str(file) for _, files in found for file in files),
+        labels=torch.tensor([label for label, files in found for _ in files], dtype=torch.int64),
+    )
 
 
 def _warn_of_strays(folder: Path) -> None:
@@ -128,13 +134,16 @@ def _held_out(listing: Listing, root: Path, fractions: dict[Stage, float], seed:
     others between the splits, and moving the whole folder does not move any.
     """
     digests = [
-        hashlib.sha256(f"{seed}:{file.relative_to(root).as_posix()}".encode("utf-8", "surrogateescape")).hexdigest()
+        hashlib.sha256(
+            f"{seed}:{Path(file).relative_to(root).as_posix()}".encode("utf-8", "surrogateescape")
+        ).hexdigest()
         for file in listing.files
     ]
+    labels = listing.labels.tolist()
     # The smallest shares over all classes come from each class in proportion and give the total exactly.
     order: list[tuple[float, str, int]] = []
-    for label in set(listing.labels):
-        members = sorted((digests[index], index) for index, other in enumerate(listing.labels) if other == label)
+    for label in set(labels):
+        members = sorted((digests[index], index) for index, other in enumerate(labels) if other == label)
         order += [((rank + 0.5) / len(members), digest, index) for rank, (digest, index) in enumerate(members)]
     indices = [index for *_, index in sorted(order)]
     parts: dict[Stage, list[int]] = {}
@@ -152,6 +161,4 @@ def _held_out(listing: Listing, root: Path, fractions: dict[Stage, float], seed:
 
 def _part(listing: Listing, indices: list[int]) -> Listing:
     chosen = sorted(indices)
-    return Listing(
-        files=tuple(listing.files[index] for index in chosen), labels=tuple(listing.labels[index] for index in chosen)
-    )
+    return Listing(files=listing.files.picked(chosen), labels=listing.labels[chosen])

@@ -21,8 +21,8 @@ def leaked(split: FaceSplit, training: FaceSplit) -> npt.NDArray[np.bool_]:
     Returns:
         bool (N,).
     """
-    known = {image.tobytes() for image in training.images.numpy()}
-    return np.fromiter((image.tobytes() in known for image in split.images.numpy()), dtype=np.bool_, count=len(split))
+    known = {image.tobytes() for image in training.tensor.numpy()}
+    return np.fromiter((image.tobytes() in known for image in split.tensor.numpy()), dtype=np.bool_, count=len(split))
 
 
 def without_leaks(split: FaceSplit, training: FaceSplit) -> FaceSplit:

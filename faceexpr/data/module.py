@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Protocol, TypeVar
+from weakref import WeakSet
 
 import torch
 from lightning.pytorch import LightningDataModule
 
 from faceexpr.described import Described, class_path, describe
+from faceexpr.errors import FaceExprError
 
 Stage = Literal["train", "val", "test", "predict"]
 
@@ -20,20 +22,55 @@ SPLITS: dict[str, tuple[Stage, ...]] = {
 """The splits that each of Lightning's verbs needs."""
 
 
+class Closable(Protocol):
+    """What holds something until it is closed."""
+
+    def close(self) -> None:
+        """Give it back."""
+
+
+Closing = TypeVar("Closing", bound=Closable)
+
+
 class FaceDataModule(Described, LightningDataModule):
     """A data set whose checkpoint remembers how to read it, and whose random numbers come from one seed.
 
     Attributes:
         suits: the kind of model that it is for, by what the model ``gives``: ``probabilities`` or ``detections``.
+        batch_size: samples in a batch of one process.
+        global_batch_size: samples in a training step of all processes together; None is a batch of each.
     """
 
     suits: str
+    batch_size: int
+    global_batch_size: int | None
 
     def __init__(self) -> None:
         super().__init__()
+        self._opened: WeakSet[Any] = WeakSet()
         hyper_parameters = {name: describe(value, f"data.{name}") for name, value in self.init_args.items()}
         # A checkpoint remembers its data, so that it can be tested without the configuration being named again.
         self.save_hyperparameters({**hyper_parameters, "_class_path": class_path(type(self))}, logger=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Processes of a run that are not forked get a copy; what is opened stays here.
+        return {name: value for name, value in self.__dict__.items() if name != "_opened"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _opened=WeakSet())
+
+    def __str__(self) -> str:
+        # Lightning's makes the loaders, for which the data are read.
+        return type(self).__name__
+
+    def opened(self, loader: Closing) -> Closing:
+        """Return a loader, which is closed at the end of the run if somebody still has it."""
+        self._opened.add(loader)
+        return loader
+
+    def teardown(self, stage: str) -> None:
+        for loader in self._opened:
+            loader.close()
 
     @property
     def seed(self) -> int:
@@ -42,3 +79,30 @@ class FaceDataModule(Described, LightningDataModule):
             seed = torch.initial_seed() % 2**31
             self._seed: int = self.trainer.strategy.broadcast(seed) if self.trainer else seed
         return self._seed
+
+    @property
+    def step_size(self) -> int:
+        """Samples in a training step of all processes together.
+
+        Raises:
+            FaceExprError: fewer than there are processes.
+        """
+        processes = self.trainer.world_size if self.trainer else 1
+        if self.global_batch_size is None:
+            return self.batch_size * processes
+        if self.global_batch_size < processes:
+            raise FaceExprError(
+                f"data.global_batch_size is {self.global_batch_size}, but there are {processes} processes; expected at "
+                "least one sample for each"
+            )
+        return self.global_batch_size
+
+
+def require_at_least(least: int, name: str, value: int | None) -> None:
+    """Refuse an option of the data below its least value; None is an option that is not given.
+
+    Raises:
+        FaceExprError: it is too small.
+    """
+    if value is not None and value < least:
+        raise FaceExprError(f"data.{name} is {value}; expected {least} or more")

@@ -37,6 +37,8 @@ class SyntheticFaces(ExpressionDataModule):
         batch_size: images in a batch of one process.
         augment: random changes to the training images; all are off by default.
         drop_last: leave an incomplete last batch out of each training epoch.
+        global_batch_size: images in a training step of all processes together; each takes its part. By default
+            batch_size times the number of processes.
     """
 
     def __init__(
@@ -50,8 +52,15 @@ class SyntheticFaces(ExpressionDataModule):
         batch_size: int = 128,
         augment: Augmentation | None = None,
         drop_last: bool = False,
+        global_batch_size: int | None = None,
     ) -> None:
-        super().__init__(batch_size=batch_size, augment=augment, drop_last=drop_last, class_names=FER_NAMES)
+        super().__init__(
+            batch_size=batch_size,
+            augment=augment,
+            drop_last=drop_last,
+            class_names=FER_NAMES,
+            global_batch_size=global_batch_size,
+        )
         self.sizes: dict[Stage, int] = {"train": train_size, "val": val_size, "test": test_size, "predict": test_size}
         for stage in ("train", "val", "test"):
             if self.sizes[stage] < 1:

@@ -37,6 +37,8 @@ class SyntheticScenes(DetectionDataModule):
         num_workers: processes that prepare batches; 0 prepares them in the training process.
         augment: random crops and changes of the training pictures; without it they are taken whole.
         drop_last: leave an incomplete last batch out of each training epoch.
+        global_batch_size: pictures in a training step of all processes together; each takes its part. By default
+            batch_size times the number of processes.
     """
 
     def __init__(
@@ -53,8 +55,11 @@ class SyntheticScenes(DetectionDataModule):
         num_workers: int = 0,
         augment: BoxAugmentation | None = None,
         drop_last: bool = False,
+        global_batch_size: int | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, augment, drop_last, memory_gib=float("inf"))
+        super().__init__(
+            batch_size, num_workers, augment, drop_last, memory_gib=float("inf"), global_batch_size=global_batch_size
+        )
         self.sizes: dict[Stage, int] = {"train": train_size, "val": val_size, "test": test_size, "predict": test_size}
         for option, value, least in (
             ("train_size", train_size, 1),

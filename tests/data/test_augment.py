@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from faceexpr.data.augment import ERASED, Augmentation, augment_batch
+from faceexpr.data.split import PADDING
 from faceexpr.errors import FaceExprError
 
 EVERYTHING = Augmentation(0.5, 12, 0.15, 0.08, 0.25, 0.25, 0.5, 0.3, 0.4)
@@ -24,8 +25,9 @@ def same_images(samples=16, side=48):
     return image.expand(samples, 1, side, side).clone(), torch.zeros(samples, dtype=torch.int64)
 
 
-def augmented(image, target, settings, seed=0):
-    return augment_batch(image, target, settings, torch.Generator().manual_seed(seed), CLASSES)
+def augmented(image, target, settings, seed=0, num_classes=CLASSES, index=None):
+    index = torch.arange(len(image)) if index is None else index
+    return augment_batch(image, target, index, settings, (seed,), num_classes)
 
 
 def test_everything_off_returns_the_very_tensors():
@@ -99,10 +101,10 @@ def test_a_sample_does_not_depend_on_the_rest_of_the_batch():
     image, target = batch(16)
     settings = replace(EVERYTHING, mixup=0.0)
     whole, _ = augmented(image, target, settings)
-    part, _ = augmented(image[:5], target[:5], settings)
+    part, _ = augmented(image[3:8], target[3:8], settings, index=torch.arange(3, 8))
     other = image.clone()
     other[8:] = 0
-    assert torch.equal(whole[:5], part)
+    assert torch.equal(whole[3:8], part)
     assert torch.equal(whole[:8], augmented(other, target, settings)[0][:8])
 
 
@@ -204,8 +206,7 @@ def test_mixup_targets_are_the_mix_of_the_images():
     samples = 8
     image = (torch.arange(samples) * 30).to(torch.uint8).view(-1, 1, 1, 1).expand(samples, 1, 6, 6)
     target = torch.arange(samples)
-    generator = torch.Generator().manual_seed(3)
-    pixels, labels = augment_batch(image, target, Augmentation(mixup=1.0), generator, samples)
+    pixels, labels = augmented(image, target, Augmentation(mixup=1.0), seed=3, num_classes=samples)
     assert torch.allclose(labels.sum(1), torch.ones(samples))
     assert ((labels > 0).sum(1) <= 2).all()
     assert (labels.diagonal() > 0).all()
@@ -223,15 +224,23 @@ def test_mixup_of_distributions_stays_a_distribution():
     assert not torch.allclose(labels, distributions)
 
 
+def test_mixup_mixes_nothing_with_padding():
+    image = torch.zeros(9, 1, 2, 2, dtype=torch.uint8)
+    index = torch.tensor([3, PADDING, 5, 8, PADDING, 1, 2, 0, 9])
+    image[index == PADDING] = 255
+    pixels, labels = augmented(image, (index == PADDING).long(), Augmentation(mixup=1.0), index=index)
+    assert pixels[index != PADDING].max() == 0
+    assert labels[index != PADDING, 0].tolist() == [1.0] * 7
+    torch.testing.assert_close(pixels[index == PADDING], torch.ones(2, 1, 2, 2))
+
+
 def test_mixup_weights_follow_the_beta_distribution():
     # All zeros but one half ones: a mixed pixel is the weight, or one minus it, both Beta-distributed.
     image = torch.zeros(4000, 1, 1, 1, dtype=torch.uint8)
     target = torch.zeros(4000, dtype=torch.int64)
     image[2000:], target[2000:] = 255, 1
     alpha = 0.5
-    pixels, labels = augment_batch(
-        image, target, Augmentation(mixup=alpha), torch.Generator().manual_seed(0), num_classes=2
-    )
+    pixels, labels = augmented(image, target, Augmentation(mixup=alpha), num_classes=2)
     assert torch.allclose(pixels.flatten(), labels[:, 1], atol=1e-6)
     mixed = labels[(labels[:, 1] > 0) & (labels[:, 1] < 1), 1].numpy()
     assert len(mixed) == pytest.approx(2000, rel=0.1)

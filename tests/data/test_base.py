@@ -3,6 +3,7 @@
 import re
 import warnings
 from itertools import chain
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from torch import nn
 
 from faceexpr.data.augment import Augmentation
 from faceexpr.data.base import ExpressionDataModule
-from faceexpr.data.split import FaceSplit, Failure
+from faceexpr.data.split import PADDING, FaceSplit, Failure
+from faceexpr.data.synthetic import SyntheticFaces
 from faceexpr.emotions import FER_NAMES
 from faceexpr.errors import FaceExprError
 
@@ -135,16 +137,24 @@ def batch():
     return {"image": split.images[:6], "target": split.targets[:6], "index": torch.arange(6)}
 
 
-def test_augmentation_repeats_and_differs_by_epoch_rank_seed_and_batch(batch):
-    def augmented(epoch=0, rank=0, seed=0, first=0):
+def test_augmentation_repeats_and_differs_by_epoch_seed_and_sample(batch):
+    def augmented(epoch=0, seed=0, first=0):
         data = GivenFaces(augment=EVERYTHING)
         torch.manual_seed(seed)
-        result = data.augmented({**batch, "index": batch["index"] + first}, epoch=epoch, rank=rank)
+        result = data.augmented({**batch, "index": batch["index"] + first}, epoch=epoch)
         return tuple(result["image"].flatten().tolist())
 
-    assert augmented(epoch=3, rank=1, seed=5) == augmented(epoch=3, rank=1, seed=5)
-    different = [augmented(), augmented(epoch=1), augmented(rank=1), augmented(seed=1), augmented(first=1)]
+    assert augmented(epoch=3, seed=5) == augmented(epoch=3, seed=5)
+    different = [augmented(), augmented(epoch=1), augmented(seed=1), augmented(first=1)]
     assert len(set(different)) == len(different)
+
+
+def test_a_sample_is_augmented_alike_in_any_batch(batch):
+    data = GivenFaces(augment=EVERYTHING)
+    whole = data.augmented(batch, epoch=2)["image"]
+    order = torch.tensor([4, 1, 5])
+    part = data.augmented({name: value[order] for name, value in batch.items()}, epoch=2)["image"]
+    assert torch.equal(part, whole[order])
 
 
 def test_augmentation_leaves_the_index_the_input_and_torch_s_own_generator_alone(batch):
@@ -172,12 +182,14 @@ def test_the_seed_is_fixed_when_it_is_first_asked_for():
     assert data.seed == 11
 
 
-def test_the_index_stays_on_the_host(batch):
+def test_what_the_host_reads_stays_there(batch):
+    batch["share"] = torch.tensor(1.0)
     moved = GivenFaces().transfer_batch_to_device(batch, torch.device("meta"), 0)
     assert {name: value.device.type for name, value in moved.items()} == {
         "image": "meta",
         "target": "meta",
         "index": "cpu",
+        "share": "cpu",
     }
 
 
@@ -197,8 +209,11 @@ def test_e19_one_training_image_is_a_clear_error():
 def test_e19_few_images_train_with_batch_norm(size, batch_size, drop_last):
     data = GivenFaces({"train": size}, batch_size=batch_size, drop_last=drop_last)
     model, trainer = fitted(data)
-    assert trainer.global_step == 2  # one step an epoch
-    assert [len(batch["index"]) for batch in model.seen["train"]] == [size, size]
+    steps = [2, 2] if size > batch_size else [size]  # the lengths of an epoch's batches
+    assert trainer.global_step == 2 * len(steps)
+    assert [len(batch["index"]) for batch in model.seen["train"]] == 2 * steps
+    for epoch in range(2):
+        assert sorted(index for index in chain(*order(model, epoch)) if index != PADDING) == list(range(size))
 
 
 @pytest.mark.parametrize(("stage", "split"), [("fit", "train"), ("validate", "val"), ("test", "test")])
@@ -248,6 +263,25 @@ def test_no_warning_where_every_class_is_present():
 def test_a_batch_size_below_one_is_refused(batch_size):
     with pytest.raises(FaceExprError, match=rf"^data\.batch_size is {batch_size}; expected 1 or more$"):
         GivenFaces(batch_size=batch_size)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_global_batch_below_one_is_refused(size):
+    with pytest.raises(FaceExprError, match=rf"^data\.global_batch_size is {size}; expected 1 or more$"):
+        SyntheticFaces(global_batch_size=size)
+
+
+def test_a_global_batch_sets_the_length_of_an_epoch_and_not_the_batches_of_evaluation():
+    data = SyntheticFaces(train_size=30, val_size=8, test_size=1, batch_size=4, global_batch_size=10)
+    assert [len(batch["index"]) for batch in data.train_dataloader()] == [10, 10, 10]
+    assert [len(batch["index"]) for batch in data.val_dataloader()] == [4, 4]
+
+
+def test_a_global_batch_smaller_than_the_number_of_processes_is_refused():
+    data = SyntheticFaces(train_size=30, batch_size=4, global_batch_size=3)
+    data.trainer = SimpleNamespace(world_size=4)
+    with pytest.raises(FaceExprError, match=r"^data\.global_batch_size is 3, but there are 4 processes"):
+        data.step_size  # noqa: B018
 
 
 def test_hyper_parameters_say_how_to_build_the_data_again():

@@ -183,7 +183,7 @@ def test_c05_a_picture_that_cannot_be_decoded_is_named(boxes: FaceBoxes, tmp_pat
     splits = [boxes.split("train"), boxes.split("val")]
     broken = next(split for split in splits if path in [record.path for record in split.records])
     with pytest.raises(FaceExprError, match=r"4\.png"):
-        broken.keep(4.0)
+        broken.prepare(4.0)
 
 
 @pytest.mark.parametrize(

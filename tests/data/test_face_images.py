@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from faceexpr.data.face_folder import FaceFolder
-from faceexpr.data.face_images import FaceImages, face_tensor
+from faceexpr.data.face_images import FaceImages
+from faceexpr.data.face_reading import face_tensor
 from faceexpr.errors import FaceExprError
 from faceexpr.models.preprocess import Preprocess
 

@@ -55,49 +55,76 @@ def test_padding_stands_at_the_end_of_a_process():
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_processes_train_on_equally_many_different_samples(drop_last):
+def test_e11_processes_train_on_equally_many_different_samples(drop_last):
     for size, batch_size, world in COMBINATIONS:
-        if size < world:
-            continue
         ranks = batches(size, batch_size, world, training=True, drop_last=drop_last)
         assert all(lengths(rank) == lengths(ranks[0]) for rank in ranks)
-        seen = flat(ranks)
+        seen = [index for index in flat(ranks) if index != PADDING]
         assert len(set(seen)) == len(seen)
         assert set(seen) <= set(range(size))
-        left_out = size - len(seen)
-        assert left_out < world * (batch_size if drop_last else 1)
+        assert size - len(seen) < (world * batch_size if drop_last else 1)
         assert len(ranks[0]) >= 1  # never an epoch without a step
+
+
+def test_the_same_samples_meet_in_a_step_whatever_the_number_of_processes():
+    for size, together in itertools.product(SIZES, (2, 3, 8, 12)):
+        steps = [
+            [sorted({*chain} - {PADDING}) for chain in (itertools.chain(*step) for step in zip(*ranks, strict=True))]
+            for ranks in (
+                batches(size, 1, world, epoch=3, training=True, global_batch_size=together) for world in (1, 2, 3, 4)
+            )
+        ]
+        assert steps[0] == steps[1] == steps[2] == steps[3]
+        assert [len(step) for step in steps[0]] == [together] * (size // together) + [size % together] * (
+            size % together > 0
+        )
+
+
+def test_the_shares_make_a_mean_over_processes_the_mean_over_the_step():
+    values = torch.rand(64, dtype=torch.float64).tolist()
+    for size, batch_size, world in COMBINATIONS:
+        ranks = [
+            list(BatchSampler(size, batch_size, training=True, num_replicas=world, rank=rank).weighted())
+            for rank in range(world)
+        ]
+        for step in zip(*ranks, strict=True):
+            real = [[values[index] for index in indices if index != PADDING] for indices, _ in step]
+            parts = [share * sum(own) / max(len(own), 1) for own, (_, share) in zip(real, step, strict=True)]
+            everybody = [value for own in real for value in own]
+            assert sum(parts) / world == pytest.approx(sum(everybody) / len(everybody), rel=1e-12)
+            if len(everybody) == batch_size * world:
+                assert [share for _, share in step] == [1.0] * world
 
 
 def test_processes_stay_in_step_where_there_are_more_of_them_than_samples():
     for drop_last in (False, True):
         ranks = batches(3, 2, world=4, training=True, drop_last=drop_last)
-        assert [lengths(rank) for rank in ranks] == [[1]] * 4
-        assert {0, 1, 2} <= set(flat(ranks))
+        assert [lengths(rank) for rank in ranks] == [[2]] * 4
+        assert sorted(index for index in flat(ranks) if index != PADDING) == [0, 1, 2]
+        assert ranks[3] == [[PADDING, PADDING]]
 
 
-def test_e19_no_training_batch_of_one_where_it_can_be_avoided():
+def test_e19_no_training_batch_of_one_where_a_batch_holds_more():
     for size, batch_size, world in COMBINATIONS:
         for drop_last in (False, True):
             own = lengths(batches(size, batch_size, world, training=True, drop_last=drop_last)[0])
-            if batch_size > 1 and size // world > 1:
-                assert min(own) > 1
-            assert max(own) <= batch_size + 1
-            assert sum(length > batch_size for length in own) <= 1
+            assert min(own) > 1 or batch_size == 1
+            assert max(own) <= max(batch_size, 2)
 
 
 @pytest.mark.parametrize(
     ("size", "batch_size", "drop_last", "expected"),
     [
-        (3, 2, False, [3]),
+        (3, 2, False, [2, 2]),
         (3, 2, True, [2]),
         (3, 8, False, [3]),
         (3, 8, True, [3]),
-        (1, 8, True, [1]),
-        (5, 2, False, [2, 3]),
+        (1, 8, True, [2]),
+        (5, 2, False, [2, 2, 2]),
         (8, 3, False, [3, 3, 2]),
         (8, 3, True, [3, 3]),
         (6, 3, False, [3, 3]),
+        (3, 1, False, [1, 1, 1]),
     ],
 )
 def test_e19_lengths_of_training_batches(size, batch_size, drop_last, expected):
@@ -125,7 +152,10 @@ def test_iterating_twice_in_an_epoch_gives_the_same():
 
 
 def test_the_samples_left_out_change_with_the_epoch():
-    left_out = [set(range(7)) - set(flat(batches(7, 2, world=2, training=True, epoch=epoch))) for epoch in range(20)]
+    left_out = [
+        set(range(7)) - set(flat(batches(7, 3, world=2, training=True, drop_last=True, epoch=epoch)))
+        for epoch in range(20)
+    ]
     assert all(len(each) == 1 for each in left_out)
     assert len(set.union(*left_out)) > 3
 
@@ -146,16 +176,20 @@ def test_a_loader_gives_the_rows_of_its_sampler(targets):
     sampler = BatchSampler(len(split), 2, training=True, seed=1)
     loader = BatchLoader(split, sampler)
     given = list(loader)
-    assert len(loader) == len(given) == 2
+    assert len(loader) == len(given) == 3
     assert [batch["index"].tolist() for batch in given] == list(sampler)
+    assert given[-1]["index"][1] == PADDING
     for batch in given:
         assert {name: value.dtype for name, value in batch.items()} == {
             "image": torch.uint8,
             "index": torch.int64,
             "target": targets.dtype,
+            "share": torch.float32,
         }
-        assert batch["image"][:, 0, 0, 0].tolist() == (batch["index"] * 10).tolist()
-        assert torch.equal(batch["target"], targets[batch["index"]])
+        real = batch["index"] != PADDING
+        assert batch["share"] == 1
+        assert batch["image"][real, 0, 0, 0].tolist() == (batch["index"][real] * 10).tolist()
+        assert torch.equal(batch["target"][real], targets[batch["index"][real]])
 
 
 def test_a_loader_marks_padding_in_the_index():

@@ -1,0 +1,156 @@
+"""Pictures with boxes beyond the memory that is allowed: damage at the start, damage that shows late, workers."""
+
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_RUN
+from lightning.pytorch import Trainer
+from PIL import Image
+
+from faceexpr.cli import main
+from faceexpr.data.box_augment import BoxAugmentation
+from faceexpr.data.face_boxes import FaceBoxes
+from faceexpr.data.formats.document import ReadOptions
+from faceexpr.data.split import PADDING
+from faceexpr.errors import FaceExprError
+
+
+def damaged_inside(path: Path) -> None:
+    """Destroy the pixels of a PNG file; its header and its end stay."""
+    content = path.read_bytes()
+    middle = content.index(b"IDAT") + 400
+    path.write_bytes(content[:middle] + b"\0" * 64 + content[middle + 64 :])
+
+
+@pytest.fixture
+def pictures(tmp_path: Path):
+    """Six pictures of noise with a face each, the first to validate on: ``pictures(memory_gib=4)``."""
+    (tmp_path / "images").mkdir()
+    lines = []
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+        lines += [f"{number}.png", "1", f"{5 + number} 8 20 24 0 0 0 0 0 0"]
+    (tmp_path / "list.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "val.txt").write_text("0.png\n")
+
+    built = []
+
+    def build(leave_out: bool = False, **options):
+        options = {"memory_gib": 0, "num_workers": 0, "batch_size": 2, **options}
+        reading = ReadOptions(missing="leave_out") if leave_out else None
+        files = {"train": "list.txt", "images": "images", "val_list": "val.txt"}
+        built.append(
+            FaceBoxes(**{name: str(tmp_path / file) for name, file in files.items()}, reading=reading, **options)
+        )
+        return built[-1]
+
+    yield build
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in built:
+            module.teardown("fit")
+
+
+def batches(module: FaceBoxes) -> list[dict]:
+    loader = module.train_dataloader()
+    loader.sampler.set_epoch(1)
+    return list(loader)
+
+
+@pytest.mark.parametrize("augment", [None, BoxAugmentation(size=32, mosaic=0.5)])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_batches_are_those_of_the_pictures_in_memory(pictures, augment, num_workers):
+    modules = [pictures(memory_gib=gib, num_workers=num_workers, augment=augment) for gib in (0, 4)]
+    found = [batches(module) for module in modules]
+    assert [module.split("train").kept is None for module in modules] == [True, False]
+    for streamed, kept in zip(*found, strict=True):
+        assert torch.equal(streamed["index"], kept["index"])
+        for key in ("image", "boxes", "ignored"):
+            assert all(torch.equal(one, other) for one, other in zip(streamed[key], kept[key], strict=True))
+
+
+def test_c05_pictures_cut_short_are_listed_or_left_out_before_training(pictures, tmp_path):
+    for name in ("1.png", "4.png"):
+        path = tmp_path / "images" / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(FaceExprError, match=r"2 of 5 pictures cannot be read: .*1\.png: .*; .*4\.png: .*leave_out"):
+        pictures().train_dataloader()
+    module = pictures(leave_out=True)
+    with pytest.warns(UserWarning, match="2 of 5 pictures cannot be read"):
+        module.train_dataloader()
+    assert [record.path.name for record in module.split("train").records] == ["2.png", "3.png", "5.png"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_c05_a_picture_that_turns_out_to_be_broken_is_named(pictures, tmp_path, num_workers):
+    damaged_inside(tmp_path / "images" / "4.png")
+    with pytest.raises(FaceExprError) as caught:
+        batches(pictures(num_workers=num_workers))
+    assert str(caught.value).startswith(f"{tmp_path / 'images' / '4.png'} cannot be read: damaged")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("augment", [None, BoxAugmentation(size=32, mosaic=1.0)])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_c05_a_picture_that_turns_out_to_be_broken_is_left_out(pictures, tmp_path, augment, num_workers):
+    damaged_inside(tmp_path / "images" / "4.png")
+    module = pictures(leave_out=True, num_workers=num_workers, augment=augment)
+    place = next(index for index in range(5) if module.source("train", index).endswith("4.png"))
+    found = batches(module)
+    seen = [index for batch in found for index in batch["index"].tolist()]
+    assert sorted(index for index in seen if index != PADDING) == [index for index in range(5) if index != place]
+    assert list(module.split("train").broken) == [place]
+    if augment is None:
+        (empty,) = [
+            (image, boxes)
+            for batch in found
+            for index, image, boxes in zip(batch["index"].tolist(), batch["image"], batch["boxes"], strict=True)
+            if index == PADDING and len(batch["index"]) == 2 and not image.any()
+        ][:1]
+        assert empty[1].shape == (0, 4)
+
+
+def test_workers_are_there_where_pictures_are_not_in_memory(pictures):
+    numbers = {
+        (gib, asked): pictures(memory_gib=gib, num_workers=asked).train_dataloader().workers.number
+        for gib in (0, 4)
+        for asked in (None, 0, 3)
+    }
+    assert numbers.pop((0, None)) >= 1
+    assert numbers == {(0, 0): 0, (0, 3): 3, (4, None): 0, (4, 0): 0, (4, 3): 3}
+
+
+def test_a_worker_can_be_started_afresh(pictures):
+    """Where processes are not forked, what they work on is sent to them."""
+    module = pictures()
+    module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    module.trainer.unsendable = lambda: None
+    copied = pickle.loads(pickle.dumps(module.split("train")))
+    assert np.array_equal(copied.read(2), module.split("train").read(2))
+
+
+def test_a_detector_is_trained_on_what_is_left_and_the_rest_named(pictures, tmp_path, workdir):
+    damaged_inside(tmp_path / "images" / "4.png")
+    data = [f"--data.train={tmp_path / 'list.txt'}", f"--data.images={tmp_path / 'images'}",
+            f"--data.val_list={tmp_path / 'val.txt'}", "--data.reading.missing=leave_out", "--data.memory_gib=0",
+            "--data.num_workers=1", "--data.batch_size=2"]  # fmt: skip
+    options = [option for option in TINY_RUN if "evaluation." not in option]
+    with pytest.warns(UserWarning, match=r"1 of 5 pictures of the train split turned out to be broken and was left"):
+        main(
+            [
+                "fit",
+                "--model=FaceDetector",
+                "--data=FaceBoxes",
+                *data,
+                "--model.net.widths=[4,4,4,4,4]",
+                "--model.net.neck=4",
+                *options,
+            ]
+        )
+    weights = torch.load("lightning_logs/version_0/checkpoints/last.ckpt")["state_dict"]
+    assert all(torch.isfinite(value).all() for value in weights.values())

@@ -1,0 +1,311 @@
+"""Faces beyond the memory that is allowed: the same pixels, damage that shows late, and nothing that grows."""
+
+import os
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_RUN, exit_code
+from PIL import Image
+from processes import run_together, start
+
+from faceexpr.cli import main
+from faceexpr.data.face_folder import FaceFolder
+from faceexpr.data.face_images import FaceImages
+from faceexpr.data.file_names import FileNames
+from faceexpr.data.split import PADDING
+from faceexpr.data.streaming import FaceFiles, StreamLoader
+from faceexpr.emotions import FER_NAMES
+from faceexpr.errors import FaceExprError
+
+
+def photograph(path: Path, seed: int) -> Path:
+    """A JPEG photograph large enough to be decoded at reduced size."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    Image.fromarray(small).resize((230, 170), Image.Resampling.BICUBIC).save(path, quality=90)
+    return path
+
+
+def inner_damage(path: Path) -> Path:
+    """A picture whose header and end are whole, and whose pixels are not."""
+    Image.effect_noise((64, 64), 50).save(path, "PNG")
+    content = path.read_bytes()
+    middle = content.index(b"IDAT") + 400
+    path.write_bytes(content[:middle] + b"\0" * 64 + content[middle + 64 :])
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three photographs of each class to train on, one to validate on, one to test on."""
+    for split, count in (("train", 3), ("val", 1), ("test", 1)):
+        for index, name in enumerate(FER_NAMES):
+            for number in range(count):
+                photograph(tmp_path / "faces" / split / name / f"{number}.jpg", 10 * index + number)
+    return tmp_path / "faces"
+
+
+@pytest.fixture
+def folder(root: Path, tmp_path: Path):
+    """Build a FaceFolder that streams, or not: ``folder(memory_gib=4)``."""
+
+    built = []
+
+    def build(**options):
+        options = {"memory_gib": 0, "num_workers": 0, "batch_size": 4, "image_size": 16, **options}
+        built.append(FaceFolder(str(root), cache_dir=str(tmp_path / "cache"), **options))
+        return built[-1]
+
+    yield build
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in built:
+            module.teardown("fit")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_are_those_of_the_split_in_memory_bit_for_bit(folder, channels, num_workers):
+    modules = [folder(memory_gib=gib, channels=channels, num_workers=num_workers) for gib in (0, 4)]
+    assert isinstance(modules[0].split("train").images, FaceFiles)
+    assert isinstance(modules[1].split("train").images, torch.Tensor)
+    for stage in ("train", "val"):
+        loaders = [getattr(module, f"{stage}_dataloader")() for module in modules]
+        for epoch in (0, 1):  # the workers stay
+            for loader in loaders:
+                loader.sampler.set_epoch(epoch)
+            for streamed, held in zip(*loaders, strict=True):
+                assert streamed.keys() == held.keys()
+                assert all(torch.equal(streamed[key], held[key]) for key in held)
+
+
+def test_the_image_at_an_index_is_that_of_the_split_in_memory(folder):
+    streamed, held = (folder(memory_gib=gib).split("val") for gib in (0, 4))
+    assert streamed.images.shape == held.images.shape
+    assert torch.equal(streamed.images[3], held.images[3])
+    assert torch.equal(streamed.images[torch.tensor([5, 1])], held.images[[5, 1]])
+    assert list(streamed.sources) == list(held.sources)
+
+
+def test_streaming_begins_where_the_split_needs_more_than_is_allowed(folder):
+    needed = 21 * 16 * 16 / 2**30
+    assert isinstance(folder(memory_gib=needed).split("train").images, torch.Tensor)
+    assert isinstance(folder(memory_gib=needed * 0.999).split("train").images, FaceFiles)
+    assert isinstance(folder(memory_gib=needed * 0.999).split("val").images, torch.Tensor)
+    with pytest.raises(FaceExprError, match=r"data\.num_workers is -1"):
+        folder(num_workers=-1)
+
+
+def test_the_order_and_the_generator_of_everything_else_are_left_alone(folder):
+    loader = folder(num_workers=1).train_dataloader()
+    before = torch.get_rng_state()
+    order = [batch["index"].tolist() for batch in loader]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert sorted(index for batch in order for index in batch) == [PADDING, *range(21)]
+
+
+def test_an_epoch_that_is_left_early_is_begun_anew(folder):
+    loader = folder(num_workers=1).val_dataloader()
+    first = next(iter(loader))
+    assert [batch["index"].tolist() for batch in loader] == [[0, 1, 2, 3], [4, 5, 6]]
+    assert first["index"].tolist() == [0, 1, 2, 3]
+
+
+def test_c05_what_headers_and_ends_tell_is_listed_before_training(root, folder):
+    whole = (root / "train" / "Fear" / "0.jpg").read_bytes()
+    (root / "train" / "Fear" / "cut.jpg").write_bytes(whole[: len(whole) * 6 // 10])
+    (root / "train" / "Sad" / "empty.jpg").write_bytes(b"")
+    (root / "val" / "Sad" / "text.jpg").write_text("no picture")
+    (root / "val" / "Sad" / "gone.jpg").symlink_to(root / "absent.jpg")
+    with pytest.raises(FaceExprError) as caught:
+        folder().setup("fit")
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("4 of 32 images in ")
+    assert [line.partition("/faces/")[2] for line in lines[1:]] == [
+        "train/Fear/cut.jpg: truncated",
+        "train/Sad/empty.jpg: empty file",
+        "val/Sad/gone.jpg: no such file",
+        "val/Sad/text.jpg: not an image",
+    ]
+    skipping, held = folder(on_bad_image="skip"), folder(on_bad_image="skip", memory_gib=4)
+    for module in (skipping, held):
+        with pytest.warns(UserWarning, match="4 of 32 images in .* are left out"):
+            module.setup("fit")
+    for stage in ("train", "val"):
+        assert list(skipping.split(stage).sources) == list(held.split(stage).sources)
+        assert torch.equal(skipping.split(stage).targets, held.split(stage).targets)
+        assert skipping.split(stage).failures == held.split(stage).failures
+        assert torch.equal(skipping.split(stage).images[torch.arange(7)], held.split(stage).images[:7])
+
+
+def test_c05_a_file_with_notes_after_its_end_is_not_taken_for_cut(root, folder):
+    with (root / "train" / "Fear" / "0.jpg").open("ab") as file:
+        file.write(b"\0" * 5000)  # the end mark is out of sight, so the file is decoded
+    assert len(folder().split("train")) == 21
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_c05_stop_names_the_file_that_turns_out_to_be_broken(root, folder, num_workers):
+    broken = inner_damage(root / "train" / "Happy" / "1.png")
+    data = folder(num_workers=num_workers)
+    data.setup("fit")
+    with pytest.raises(FaceExprError) as caught:
+        list(data.train_dataloader())
+    message = str(caught.value)
+    assert message.startswith(f"{broken} cannot be read: damaged")
+    assert message.endswith("leave such images out with data.on_bad_image=skip")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_c05_skip_leaves_it_out_of_its_batch(root, folder, num_workers):
+    broken = inner_damage(root / "train" / "Happy" / "1.png")
+    data = folder(on_bad_image="skip", num_workers=num_workers)
+    split = data.split("train")
+    index = list(split.sources).index(str(broken))
+    for _ in range(2):
+        batches = list(data.train_dataloader())
+        assert sorted(row for batch in batches for row in batch["index"].tolist() if row != PADDING) == [
+            row for row in range(22) if row != index
+        ]
+    for batch in batches:
+        for row, image, target in zip(batch["index"].tolist(), batch["image"], batch["target"], strict=True):
+            assert image.any()  # what fills the gap is a face
+            if row != PADDING:
+                assert torch.equal(image, split.images[row])
+                assert target == split.targets[row]
+    assert list(split.broken) == [index]
+    assert split.broken[index].startswith("damaged")
+
+
+def test_c05_a_batch_of_broken_images_only_is_padding(tmp_path):
+    path = inner_damage(tmp_path / "a.png")
+    data = FaceImages(str(path), memory_gib=0, num_workers=0)
+    (batch,) = data.predict_dataloader()
+    assert batch["index"].tolist() == [PADDING]
+    assert not batch["image"].any()
+
+
+def test_notes_are_found_while_reading(tmp_path):
+    frames = [Image.new("L", (8, 8), grey) for grey in (40, 255)]
+    frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:])
+    photograph(tmp_path / "a.jpg", 0)
+    data = FaceImages(str(tmp_path), memory_gib=0, num_workers=1)
+    list(data.predict_dataloader())
+    data.teardown("predict")
+    assert data.split("predict").notes == {1: "first of 2 frames"}
+
+
+def test_a_worker_that_the_system_ends_is_one_sentence(folder, monkeypatch):
+    monkeypatch.setattr(FaceFiles, "prepare", lambda *_: os._exit(9))
+    with pytest.raises(FaceExprError, match=r"has ended a process that prepares batches.*data\.num_workers than 1"):
+        list(folder(num_workers=1).val_dataloader())
+
+
+def test_names_of_files_are_kept_exactly_and_small():
+    names = ["a/b.jpg", "été/café 顔.jpg", "", os.fsdecode(b"\xff\xfe.png"), *(f"{n:050}" for n in range(1000))]
+    packed = FileNames(names)
+    assert packed == names
+    assert packed[-1] == names[-1]
+    assert packed[1:3] == names[1:3]
+    assert packed.picked([3, 0]) == [names[3], names[0]]
+    with pytest.raises(IndexError):
+        packed[len(names)]
+    assert len(pickle.dumps(packed)) < sum(len(os.fsencode(name)) + 8 for name in names) + 500
+    assert packed.digest != FileNames(["a/b", ".jpg"]).digest != FileNames(["a/b.", "jpg"]).digest
+
+
+def test_descriptors_are_closed(folder):
+    loader = folder(num_workers=1, batch_size=1).train_dataloader()
+    list(loader)
+    before = len([*Path("/proc/self/fd").iterdir()])
+    for _ in range(3):
+        list(loader)
+    assert len([*Path("/proc/self/fd").iterdir()]) <= before + 1
+
+
+STREAM = ["--data.memory_gib=0", "--data.num_workers=1", "--data.batch_size=4", "--data.cache_dir=cache"]
+NET = ["--model.net=MLP", "--model.net.hidden=[8]"]
+
+
+def test_every_verb_works_on_a_folder_that_streams(root, workdir, capfd):
+    """Trained, measured and predicted as in memory; what turns out to be broken is counted, named and has a row."""
+    broken = {stage: inner_damage(root / stage / "Happy" / "9.png") for stage in ("train", "test")}
+    data = ["--data=FaceFolder", f"--data.path={root}", *STREAM, "--data.on_bad_image=skip"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        main(["fit", *data, *NET, *TINY_RUN])
+    told = [str(warning.message) for warning in caught if "turned out" in str(warning.message)]
+    assert len(told) == 1
+    assert told[0].startswith("1 of 22 images of the train split turned out to be broken")
+    assert f"{broken['train']}: damaged" in told[0]
+    checkpoint = "--ckpt_path=lightning_logs/version_0"
+    main(["validate", checkpoint, *TINY_RUN[1:]])
+    with pytest.warns(UserWarning, match="1 of 8 images of the test split turned out to be broken"):
+        main(["test", checkpoint, *TINY_RUN[1:]])
+    assert exit_code(lambda: main(["predict", checkpoint, "--predictions.path=s.csv", *TINY_RUN[1:3]])) == 3
+    rows = Path("s.csv").read_text().splitlines()
+    assert len(rows) == 9
+    assert [row.partition(",")[0] for row in rows if ",error,damaged" in row] == [str(broken["test"])]
+    assert sum(",ok," in row for row in rows) == 7
+    assert "1 of 8 inputs could not be read" in capfd.readouterr().out
+    in_memory = ["--data.memory_gib=4", "--predictions.path=m.csv"]
+    exit_code(lambda: main(["predict", checkpoint, *in_memory, *TINY_RUN[1:3]]))
+    assert Path("m.csv").read_text() == Path("s.csv").read_text()
+
+
+def test_knn_remembers_a_folder_that_streams(root, workdir):
+    banks = []
+    for gib in ("0", "4"):
+        data = ["--data=FaceFolder", f"--data.path={root}", *STREAM, f"--data.memory_gib={gib}"]
+        main(["fit", *data, "--model=KNNClassifier", "--model.k=1", *TINY_RUN])
+        banks.append(torch.load(f"lightning_logs/version_{len(banks)}/checkpoints/last.ckpt")["state_dict"])
+    assert all(torch.equal(banks[0]["_extra_state"][key], banks[1]["_extra_state"][key]) for key in ("bank", "labels"))
+
+
+def test_a_trained_network_is_that_of_the_split_in_memory(root, workdir):
+    weights = []
+    for gib in ("0", "4"):
+        data = ["--data=FaceFolder", f"--data.path={root}", *STREAM, f"--data.memory_gib={gib}"]
+        main(["fit", *data, *NET, "--data.augment.flip=0.5", *TINY_RUN])
+        weights.append(torch.load(f"lightning_logs/version_{len(weights)}/checkpoints/last.ckpt")["state_dict"])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_loader_of_a_split_in_memory_has_no_workers(folder):
+    assert isinstance(folder(num_workers=2).val_dataloader(), StreamLoader)
+    assert not isinstance(folder(num_workers=2, memory_gib=4).val_dataloader(), StreamLoader)
+
+
+@pytest.mark.slow
+def test_c05_two_processes_know_what_each_has_found(root, tmp_path):
+    """Both look at half of the headers and read half of the images; results and messages are those of one process."""
+    inner_damage(root / "test" / "Angry" / "9.png")
+    inner_damage(root / "test" / "Sad" / "9.png")
+    (root / "test" / "Happy" / "9.png").write_bytes(b"")
+    stream = [option.replace("=cache", f"={tmp_path / 'cache'}") for option in STREAM]
+    data = ["--data=FaceFolder", f"--data.path={root}", *stream, "--data.on_bad_image=skip"]
+    one = ["--trainer.accelerator=cpu", "--trainer.devices=1"]
+    two = ["--trainer.accelerator=cpu", "--trainer.devices=2"]
+    log = tmp_path / "fit.log"
+    fitting = start(["fit", *data, *NET, *TINY_RUN], tmp_path, log)
+    fitting.join(60)
+    assert fitting.exitcode == 0, log.read_text()
+    checkpoint = "--ckpt_path=lightning_logs/version_0"
+    alone = start(["predict", checkpoint, "--predictions.path=1.csv", *one], tmp_path, tmp_path / "alone.log")
+    codes = run_together(["predict", checkpoint, "--predictions.path=2.csv", *two], tmp_path, 2)
+    alone.join(60)
+    assert (alone.exitcode, codes) == (3, [3, 3]), (tmp_path / "process-0.log").read_text()
+    rows = (tmp_path / "2.csv").read_text()
+    assert rows.count(",error,damaged") == 2
+    assert rows.count(",error,empty file") == 1
+    assert rows == (tmp_path / "1.csv").read_text()
+    assert run_together(["test", checkpoint, *two], tmp_path, 2) == [0, 0]
+    told = (tmp_path / "process-0.log").read_text()
+    assert told.count("2 of 9 images of the test split turned out to be broken and were left out") == 1
+    assert "Angry/9.png: damaged" in told
+    assert "Sad/9.png: damaged" in told
