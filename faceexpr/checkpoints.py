@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
 from faceexpr.errors import FaceExprError
 
@@ -63,7 +64,8 @@ def find_checkpoint(written: str, runs: Path, option: str = "--ckpt_path") -> Pa
     """Return the file that an option means.
 
     Args:
-        written: a file, a run folder (its best checkpoint), or ``last`` (the newest last.ckpt below ``runs``).
+        written: a file, a run folder (its best checkpoint), or ``last`` (the newest last.ckpt below ``runs`` that can
+            be loaded).
         runs: folder of the runs, such as ``lightning_logs``.
         option: its name, for messages.
 
@@ -71,7 +73,7 @@ def find_checkpoint(written: str, runs: Path, option: str = "--ckpt_path") -> Pa
         FaceExprError: there is no such checkpoint.
     """
     if written == "last":
-        found = newest(runs, "last*.ckpt")
+        found = newest_loadable(runs)
         if found is None:
             raise FaceExprError(f"{option} is last, but there is no last.ckpt below {runs}; expected a file")
         return found
@@ -98,10 +100,26 @@ def require_checkpoint(verb: str, runs: Path) -> FaceExprError:
     )
 
 
+def newest_loadable(runs: Path) -> Path | None:
+    """Return the newest last.ckpt below ``runs``; those that cannot be loaded are named and passed over."""
+    for path in reversed(_by_age(runs, "last*.ckpt")):
+        try:
+            read_checkpoint(path)
+        except FaceExprError as error:
+            rank_zero_warn(f"{error}; it is passed over")
+        else:
+            return path
+    return None
+
+
 def newest(folder: Path, pattern: str) -> Path | None:
     """Return the file below ``folder`` that was written last among those whose name matches ``pattern``."""
-    found = sorted(folder.rglob(pattern), key=lambda path: path.stat().st_mtime) if folder.is_dir() else []
+    found = _by_age(folder, pattern)
     return found[-1] if found else None
+
+
+def _by_age(folder: Path, pattern: str) -> list[Path]:
+    return sorted(folder.rglob(pattern), key=lambda path: path.stat().st_mtime) if folder.is_dir() else []
 
 
 def _example(runs: Path, option: str = "--ckpt_path") -> str:

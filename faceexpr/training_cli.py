@@ -3,55 +3,44 @@
 from __future__ import annotations
 
 import logging
-import pkgutil
 import warnings
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
-import faceexpr.data
-import faceexpr.models
-import faceexpr.tasks
 from faceexpr import __version__
-from faceexpr.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
-from faceexpr.callbacks.checks import RunChecks
+from faceexpr.callbacks.checkpoint import BestCheckpoint
+from faceexpr.callbacks.checkpoint_io import WholeCheckpointIO
+from faceexpr.callbacks.checks import RunChecks, check_batch_norm
+from faceexpr.callbacks.last_checkpoint import LastCheckpoint
 from faceexpr.callbacks.learning_rate import RateMonitor
+from faceexpr.callbacks.order import turn
+from faceexpr.callbacks.preemption import Preemption
 from faceexpr.callbacks.progress import LineProgress, on_terminal
 from faceexpr.callbacks.run_config import SaveRunConfig
-from faceexpr.checkpoints import find_checkpoint, remembered, require_checkpoint
+from faceexpr.callbacks.step_seed import StepSeed
+from faceexpr.callbacks.together import Together, begin_together
+from faceexpr.checkpoints import find_checkpoint, newest_loadable, remembered, require_checkpoint
 from faceexpr.data.module import FaceDataModule
-from faceexpr.described import class_path
 from faceexpr.emotions import FER_NAMES
 from faceexpr.errors import SOME_FAILED, FaceExprError
 from faceexpr.evaluation.base import Evaluation, can_judge
 from faceexpr.evaluation.classification import ClassificationEvaluation
 from faceexpr.evaluation.detection import DetectionEvaluation
 from faceexpr.evaluation.predictions import PredictionWriter
+from faceexpr.evaluation.robustness import Robustness
+from faceexpr.known_classes import WRITTEN_OUT, default_classes, import_short_names
 from faceexpr.options import Parser, bad_input, class_change_logger, is_written
-from faceexpr.written import first_class, written_path
+from faceexpr.written import last_folder, written_path
 
 ADVERTISEMENT = "\N{ELECTRIC LIGHT BULB} Tip"
 
-MODEL_CLASS = "faceexpr.tasks.classify.ExpressionClassifier"
-DETECTOR_CLASS = "faceexpr.tasks.detect.FaceDetector"
-DATA_CLASS = "faceexpr.data.synthetic.SyntheticFaces"
-# The defaults of these classes, written out: a flag such as --model.optimizer.lr needs a class to be an option of.
-WRITTEN_OUT: dict[str, dict[str, Any]] = {
-    MODEL_CLASS: {
-        "net": {"class_path": "faceexpr.models.simple_cnn.SimpleCNN"},
-        "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
-    },
-    DETECTOR_CLASS: {
-        "net": {"class_path": "faceexpr.models.light_detector.LightDetector"},
-        "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}},
-    },
-}
 LOGGER_CLASS = "lightning.pytorch.loggers.TensorBoardLogger"
 RUNS = "lightning_logs"
 """Folder of the runs, in ``trainer.default_root_dir`` where that is given."""
@@ -91,7 +80,7 @@ class FaceExprCLI(LightningCLI):
             save_config_callback=SaveRunConfig,
             seed_everything_default=0,
             trainer_defaults={
-                "callbacks": [RunChecks(), *callbacks],
+                "callbacks": [Preemption(), StepSeed(), RunChecks(), *callbacks],
                 "logger": {"class_path": LOGGER_CLASS, "init_args": DEFAULT_LOGGER_OPTIONS},
             },
             parser_class=Parser,
@@ -122,6 +111,7 @@ class FaceExprCLI(LightningCLI):
         parser.add_lightning_class_args(RateMonitor, "lr_monitor")
         parser.add_lightning_class_args(ClassificationEvaluation, "evaluation")
         parser.add_lightning_class_args(DetectionEvaluation, "detection_evaluation")
+        parser.add_lightning_class_args(Robustness, "robustness")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(LineProgress, "progress")
         parser.link_arguments("checkpoint.monitor", "evaluation.monitor")
@@ -175,6 +165,9 @@ class FaceExprCLI(LightningCLI):
             if not any(isinstance(callback, ModelSummary) for callback in callbacks):
                 callbacks.append(ModelSummary())
         trainer.callbacks = callbacks
+        plugins = trainer.plugins if isinstance(trainer.plugins, list) else [trainer.plugins] * bool(trainer.plugins)
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            trainer.plugins = [*plugins, WholeCheckpointIO()]
         if trainer.enable_checkpointing is False:
             # The product's callbacks are always there; these are told to keep nothing.
             config = self.config_init[self.subcommand]
@@ -182,9 +175,12 @@ class FaceExprCLI(LightningCLI):
             kwargs["enable_checkpointing"] = True
             rank_zero_info("trainer.enable_checkpointing is false: no checkpoint is kept")
         built = super().instantiate_trainer(**kwargs)
+        check_batch_norm(built, bool(trainer.sync_batchnorm))
         for callback in [*built.callbacks]:  # type: ignore[attr-defined]  # set at run time
             if isinstance(callback, Evaluation) and not can_judge(callback, self.model):
                 built.callbacks.remove(callback)  # type: ignore[attr-defined]
+        built.callbacks.sort(key=turn)  # type: ignore[attr-defined]
+        begin_together(built, self.checkpoint)
         return built
 
     def validate(self, **kwargs: Any) -> None:
@@ -209,26 +205,6 @@ class FaceExprCLI(LightningCLI):
         writers = [callback for callback in self.trainer.callbacks if isinstance(callback, PredictionWriter)]  # type: ignore[attr-defined]
         if any(writer.failed for writer in writers):
             raise SystemExit(SOME_FAILED)
-
-
-def default_classes(args: Sequence[str]) -> dict[str, Any]:
-    """Return the defaults of ``model`` and ``data``: the class that the arguments name first, or else the program's."""
-    defaults = {}
-    for option, base, default in (("model", LightningModule, MODEL_CLASS), ("data", FaceDataModule, DATA_CLASS)):
-        # What is no class is refused with its option's name where it is parsed.
-        path = known_classes(base).get(first_class(args, option) or default, default)
-        defaults[option] = {"class_path": path, "init_args": WRITTEN_OUT.get(path, {})}
-    return defaults
-
-
-def known_classes(base: type) -> dict[str, str]:
-    """Return the import paths of the known classes derived from ``base``, by their names and by the paths."""
-    found: dict[str, str] = {}
-    derived: type
-    for derived in base.__subclasses__():
-        path = class_path(derived)
-        found |= {derived.__name__: path, path: path, **known_classes(derived)}
-    return found
 
 
 def check_match(model: LightningModule, data: FaceDataModule, verb: str) -> None:
@@ -265,15 +241,30 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
     """
     import_short_names()
     _quiet()
-    written = written_path(args)
-    checkpoint = find_checkpoint(written, Path(RUNS)) if written else None
+    together = Together()
     try:
-        FaceExprCLI(args, remembered(checkpoint) if checkpoint else None, checkpoint, callbacks)
+        checkpoint = _checkpoint(args)
+        FaceExprCLI(args, remembered(checkpoint) if checkpoint else None, checkpoint, [together, *callbacks])
     except Exception as error:
-        known = bad_input(error)
+        known = together.last_words(error, bad_input(error))
         if known is None:
             raise
         raise known from None
+    finally:
+        together.leave()
+
+
+def _checkpoint(args: Sequence[str]) -> Path | None:
+    """Return the checkpoint that a command line begins with."""
+    written = written_path(args)
+    if written is None:
+        return None
+    runs = last_folder(args, Path(RUNS))
+    if written == "last" and "fit" in args and (found := newest_loadable(runs)) is None:
+        # So that one command starts a training and, whenever it was interrupted, goes on with it.
+        rank_zero_info(f"--ckpt_path is last, and there is no last.ckpt below {runs} yet: training starts anew")
+        return found
+    return find_checkpoint(written, runs)
 
 
 def _as_line(
@@ -298,13 +289,6 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=r"The dirpath has changed from ")
     warnings.filterwarnings("ignore", message=r".*number of training batches .* smaller than the logging interval")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
-
-
-def import_short_names() -> None:
-    """Import every module of data, models and tasks, so that the names of their classes are understood alone."""
-    for package in (faceexpr.data, faceexpr.models, faceexpr.tasks):
-        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            import_module(module.name)
 
 
 def runs_folder(trainer: Any) -> Path:

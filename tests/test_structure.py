@@ -18,14 +18,15 @@ LONGEST = 320
 
 VOCABULARY = {"errors", "emotions", "described", "images", "image_decoding", "files", "wording"}
 BOXES, DATA, MODELS, TASKS, EVALUATION = {"boxes"}, {"data"}, {"models"}, {"tasks"}, {"evaluation"}
+EXPLAIN = {"explain"}
 BESIDE = {"neighbours", "checkpoints"}
 """What tasks stand on beside data and models."""
 RUNS = {"callbacks", "export"}
-COMMAND = {"options", "written", "training_cli"}
+COMMAND = {"options", "written", "known_classes", "training_cli"}
 SWEEP = {"sweep"}
 PICTURES = {"fetch", "annotate"}
 DETECTION, PIPELINE = {"detection"}, {"pipeline"}
-BELOW_RUNS = VOCABULARY | BOXES | DATA | MODELS | BESIDE | TASKS | EVALUATION
+BELOW_RUNS = VOCABULARY | BOXES | DATA | MODELS | BESIDE | TASKS | EXPLAIN | EVALUATION
 
 # From the bottom to the top: the parts of a group, and the groups below that they may import.
 ARROWS = [
@@ -35,14 +36,16 @@ ARROWS = [
     (MODELS, VOCABULARY | BOXES),
     (BESIDE, VOCABULARY),
     (TASKS, VOCABULARY | BOXES | DATA | MODELS | BESIDE),
-    (EVALUATION, VOCABULARY | BOXES | DATA),
+    (EXPLAIN, VOCABULARY | MODELS),
+    (EVALUATION, VOCABULARY | BOXES | DATA | EXPLAIN),
     (RUNS, BELOW_RUNS),
     ({"options"}, VOCABULARY),
     ({"written"}, VOCABULARY | {"options"}),
+    ({"known_classes"}, BELOW_RUNS | {"options", "written"}),
     (PICTURES, VOCABULARY | BOXES | DATA | {"options"}),
     (DETECTION, BELOW_RUNS | {"options"}),
     (PIPELINE, BELOW_RUNS | {"options"} | DETECTION),
-    ({"training_cli"}, BELOW_RUNS | {"options", "written"} | RUNS),
+    ({"training_cli"}, BELOW_RUNS | {"options", "written", "known_classes"} | RUNS),
     (SWEEP, BELOW_RUNS | RUNS | COMMAND),
     ({"cli"}, BELOW_RUNS | RUNS | COMMAND | SWEEP | PICTURES | DETECTION | PIPELINE),
     ({"__main__"}, {"cli"}),

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: the best epoch and the last one."""
+"""The checkpoint of the best epoch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from faceexpr.callbacks.checkpoint_io import PART
+from faceexpr.checkpoints import read_checkpoint
 from faceexpr.evaluation.base import AUTO, Evaluation, resolved
 
 
@@ -54,11 +56,8 @@ class BestCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        best: dict[str, Tensor] = state_dict["best_k_models"]
-        if state_dict["dirpath"] == self.dirpath and all(Path(path).is_file() for path in best):
-            super().load_state_dict(state_dict)
-        else:
-            self._earlier = best
+        self._earlier = state_dict["best_k_models"]
+        self.current_score = state_dict["current_score"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -84,17 +83,16 @@ class BestCheckpoint(ModelCheckpoint):
             places = (Path(path), Path(str(trainer.ckpt_path)).parent / Path(path).name)
             source = next((place for place in places if place.is_file()), None)
             target = Path(str(self.dirpath)) / Path(path).name
-            if trainer.strategy.broadcast(source is None or target.exists()):
-                rank_zero_warn(
-                    f"{path} of the run that is resumed is not there any more or would replace {target}: the best "
-                    "epoch will be chosen among those from here on"
-                )
+            reason = _unusable(source, target, earlier[path]) if trainer.is_global_zero else ""
+            reason = trainer.strategy.broadcast(reason)
+            if reason:
+                rank_zero_warn(f"{path} {reason}: the best epoch will be chosen among those from here on")
                 continue
-            if trainer.is_global_zero and source is not None:
+            if trainer.is_global_zero and source is not None and not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                temporary = target.with_name(f".{target.name}.part")
-                shutil.copyfile(source, temporary)
-                temporary.replace(target)
+                part = target.with_name(f".{target.name}{PART}")
+                shutil.copyfile(source, part)
+                part.replace(target)
             self.best_k_models[str(target)] = earlier[path]
         if self.best_k_models:
             names = [*self.best_k_models]
@@ -103,60 +101,32 @@ class BestCheckpoint(ModelCheckpoint):
             self.kth_best_model_path, self.kth_value = worst, self.best_k_models[worst]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the state at the end of a training in which Lightning has saved nothing.
+
+        That is where no optimizer has taken a step, as for a model that only remembers its data, and where it has
+        waited for a validation that never came.
+        """
         super().on_train_end(trainer, pl_module)
-        _save_if_nothing_was(self, trainer)
+        if self.best_model_path or not self.save_top_k or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        path = str(Path(str(self.dirpath)) / f"{self.filename}{self.FILE_EXTENSION}")
+        self.best_model_path = path
+        self.best_model_score = trainer.callback_metrics.get(self.monitor) if self.monitor else None
+        trainer.save_checkpoint(path, weights_only=False)
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """Keep the newest state of the training, ``checkpoints/last.ckpt``, from which it can go on.
-
-    Args:
-        every_n_epochs: save after each n-th epoch.
-        every_n_train_steps: save after each n-th step instead.
-        dirpath: folder of the checkpoint; by default ``checkpoints`` in the run folder.
-    """
-
-    # Not the option `save_last` of the other: since Lightning 2.6 that writes only when an epoch is among the best.
-    def __init__(
-        self, every_n_epochs: int = 1, every_n_train_steps: int | None = None, dirpath: str | None = None
-    ) -> None:
-        super().__init__(
-            monitor=None,
-            save_top_k=1,
-            dirpath=dirpath,
-            filename="last",
-            every_n_epochs=every_n_epochs if every_n_train_steps is None else None,
-            every_n_train_steps=every_n_train_steps,
-            save_on_train_epoch_end=True if every_n_train_steps is None else None,
-        )
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # The last checkpoint of another folder is none of this run's.
-        if state_dict["dirpath"] == self.dirpath:
-            super().load_state_dict(state_dict)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_end(trainer, pl_module)
-        _save_if_nothing_was(self, trainer)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        super().on_exception(trainer, pl_module, exception)
-        if isinstance(exception, KeyboardInterrupt) and self.best_model_path:
-            rank_zero_info(f"go on after the last whole epoch with: faceexpr fit --ckpt_path {self.best_model_path}")
-
-
-def _save_if_nothing_was(checkpoint: ModelCheckpoint, trainer: Trainer) -> None:
-    """Save the state at the end of a training in which Lightning has saved nothing.
-
-    That is where no optimizer has taken a step, as for a model that only remembers its data, and where it has waited
-    for a validation that never came.
-    """
-    if checkpoint.best_model_path or not checkpoint.save_top_k or trainer.fast_dev_run:  # type: ignore[attr-defined]
-        return
-    path = str(Path(str(checkpoint.dirpath)) / f"{checkpoint.filename}{checkpoint.FILE_EXTENSION}")
-    checkpoint.best_model_path = path
-    checkpoint.best_model_score = trainer.callback_metrics.get(checkpoint.monitor) if checkpoint.monitor else None
-    trainer.save_checkpoint(path, weights_only=False)
+def _unusable(source: Path | None, target: Path, score: Tensor) -> str:
+    """Return why a best checkpoint of the run that is resumed cannot be taken over; empty where it can."""
+    if source is None:
+        return "of the run that is resumed is not there any more"
+    if target.exists() and not target.samefile(source):
+        return f"of the run that is resumed would replace {target}"
+    # Killed after a better epoch and before the state that knows of it, a run leaves that epoch's file behind.
+    states = read_checkpoint(source).get("callbacks", {})
+    scores = [state.get("current_score") for key, state in states.items() if key.startswith(BestCheckpoint.__name__)]
+    if scores and scores[0] is not None and float(scores[0]) != float(score):
+        return "is of an epoch after the checkpoint that is resumed"
+    return ""
 
 
 def _validates(trainer: Trainer) -> bool:

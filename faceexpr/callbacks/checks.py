@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 
 from faceexpr.data.detection import DetectionDataModule
@@ -77,6 +78,24 @@ class RunChecks(Callback):
                     f"{option} watches {name}, which this run does not measure; expected one of "
                     f"{', '.join(sorted(known))}"
                 )
+
+
+def check_batch_norm(trainer: Trainer, synchronised: bool) -> None:
+    """Refuse to synchronise batch normalisation where torch cannot.
+
+    Args:
+        trainer: not yet running.
+        synchronised: the option ``trainer.sync_batchnorm``, which the trainer does not tell.
+
+    Raises:
+        FaceExprError: the processes train on the CPU.
+    """
+    strategy = trainer.strategy
+    if synchronised and isinstance(strategy, ParallelStrategy) and strategy.root_device.type == "cpu":
+        raise FaceExprError(
+            "trainer.sync_batchnorm is true, but torch synchronises batch normalisation on GPUs only; expected false "
+            "on a CPU"
+        )
 
 
 def _check_faces(trainer: Trainer, monitor: str, option: str) -> None:

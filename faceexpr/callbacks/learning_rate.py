@@ -18,13 +18,17 @@ class RateMonitor(LearningRateMonitor):
     """
 
     def on_train_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        self._epoch_begun = False
         if trainer.loggers:
             super().on_train_start(trainer, *args, **kwargs)
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if not self._epoch_begun:  # a run that was resumed within its first epoch
+            self.on_train_epoch_start(trainer)
         if trainer.loggers:
             super().on_train_batch_start(trainer, *args, **kwargs)
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        self._epoch_begun = True
         if trainer.loggers:
             super().on_train_epoch_start(trainer, *args, **kwargs)

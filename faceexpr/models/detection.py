@@ -21,9 +21,15 @@ class DetectionNet(Described, nn.Module):
     suppression after. It knows one kind of thing, the face; a background class, where it has one, is its own affair.
     Nothing else is needed for YAML and the command line to find it by name.
 
+    Attributes:
+        loss_names: the parts of the training loss; those that are not named here are averaged over the part of an
+            epoch that has run since training was last resumed, the others over the whole epoch.
+
     Args:
         suppression: how candidates become detections; may be changed after training.
     """
+
+    loss_names: tuple[str, ...] = ()
 
     def __init__(self, suppression: Suppression | None = None) -> None:
         super().__init__()

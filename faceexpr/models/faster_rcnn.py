@@ -58,6 +58,8 @@ class FasterRCNN(DetectionNet):
         suppression: how candidates become detections; may be changed after training.
     """
 
+    loss_names = ("classifier", "box_reg", "objectness", "rpn_box_reg")
+
     def __init__(
         self,
         backbone: BackboneName = "resnet50",

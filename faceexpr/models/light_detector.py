@@ -41,6 +41,8 @@ class LightDetector(DetectionNet):
         suppression: how candidates become detections; may be changed after training.
     """
 
+    loss_names = ("score", "box")
+
     def __init__(
         self,
         widths: tuple[int, int, int, int, int] = (16, 32, 64, 96, 96),

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shlex
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
-from faceexpr.errors import INTERRUPTED, SOME_FAILED, FaceExprError
+from faceexpr.callbacks.launched import work_alone
+from faceexpr.errors import INTERRUPTED, PREEMPTED, SOME_FAILED, FaceExprError
 from faceexpr.files import say
 from faceexpr.sweep.launch import LOG, failure, launch, val_metrics
 from faceexpr.sweep.options import SweepOptions, read_options
@@ -27,6 +32,27 @@ from faceexpr.sweep.trial import PRUNED_AFTER, Assignment
 POLL_SECONDS = 2.0
 
 Launch = Callable[[Sequence[str], Assignment, Path], int]
+
+
+class _Preempted(BaseException):
+    """SIGTERM has come, to this process or to a trial: the job is about to be ended."""
+
+
+@contextmanager
+def _heeding_sigterm() -> Iterator[None]:
+    """End the work by an exception when SIGTERM comes, so that the trial that runs is given back."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise _Preempted
+
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass
@@ -65,18 +91,19 @@ class Sweep:
 
         Raises:
             FaceExprError: options that ``fit`` does not take, or a folder that holds another sweep.
-            SystemExit: some trials failed, or Ctrl-C.
+            SystemExit: some trials failed, Ctrl-C, or SIGTERM.
         """
         for point in probes(self.space):
             resolved(self.arguments(point))
         study = self._study()
         say(f"{self.options.method} of {len(self.points)} trials in {self.folder}: {_spelt(self.space)}")
         try:
-            self._work(study)
-        except KeyboardInterrupt:
+            with _heeding_sigterm():
+                self._work(study)
+        except (KeyboardInterrupt, _Preempted) as stop:
             self._finish(study)
             say("interrupted; the same command goes on")
-            raise SystemExit(INTERRUPTED) from None
+            raise SystemExit(PREEMPTED if isinstance(stop, _Preempted) else INTERRUPTED) from None
         if any(row.status == "failed" for row in self._finish(study)):
             raise SystemExit(SOME_FAILED)
 
@@ -140,6 +167,8 @@ class Sweep:
         try:
             with beating(trial):
                 code = self.launch([*self.arguments(point), *flags(where)], assignment, folder)
+            if code == PREEMPTED:
+                raise _Preempted
         except BaseException:
             release(study, trial.number)
             raise
@@ -203,6 +232,7 @@ def run(args: list[str]) -> None:
 
     Raises:
         FaceExprError: bad input.
-        SystemExit: some trials failed, or Ctrl-C.
+        SystemExit: some trials failed, Ctrl-C, or SIGTERM.
     """
+    work_alone()  # sweeps share trials through the study, whatever has started them
     Sweep(*read_options(args[1:])).run()

@@ -37,6 +37,21 @@ class Task(Described, LightningModule):
         hyper_parameters["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
         self.save_hyperparameters(hyper_parameters, logger=False)
 
+    def on_validation_epoch_start(self) -> None:
+        """Let all processes measure the network that is saved.
+
+        Each process keeps its own running statistics of batch normalisation until the next training step, and the
+        first process writes the checkpoint. Theirs are therefore made equal to the first's. An average over the
+        processes would change the first's too, and training would depend on how often it is interrupted for a
+        validation. Lightning calls this after the callbacks, and so after averaged weights have been put in.
+        """
+        if torch.distributed.is_initialized():
+            for buffer in self.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
     def __deepcopy__(self: TaskType, memo: dict[int, Any]) -> TaskType:
         """Copy everything but the factories that the task was given.
 

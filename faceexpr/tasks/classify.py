@@ -18,10 +18,16 @@ from faceexpr.models.simple_cnn import SimpleCNN
 from faceexpr.tasks.base import ExpressionTask
 from faceexpr.tasks.losses import CrossEntropy, ExpressionLoss
 from faceexpr.tasks.optimisation import Optimised
+from faceexpr.tasks.scaling import LRScaling, mean_over_processes
 
 
 class ExpressionClassifier(Optimised, ExpressionTask):
     """Train a network to tell the expression of a face.
+
+    With several processes, a step learns from the mean loss over the images of all, however unevenly they are spread:
+    as a step of one process with all the images would. Two things are a process's own: a loss with class weights is
+    divided by the sum of the weights of its own images, and batch normalisation takes the statistics of its own
+    images unless ``trainer.sync_batchnorm`` is on.
 
     Args:
         net: the network: a class of `faceexpr.models`, or yours derived from ``ExpressionNet``. The number of classes
@@ -35,6 +41,10 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         scheduler_interval: whether the scheduler moves on after each ``epoch`` or each ``step``.
         monitor: metric that a ``ReduceLROnPlateau`` scheduler without a monitor of its own watches.
         lr: learning rate, in place of the optimizer's; the value that Lightning's ``LearningRateFinder`` sets.
+        lr_scaling: what becomes of the learning rates, which are written for steps of ``data.batch_size`` samples,
+            where all processes together take more (``data.global_batch_size`` times
+            ``trainer.accumulate_grad_batches``): they stay (``none``), grow as much (``linear``), or by the square
+            root (``sqrt``).
         channels_last: memory format of images and weights; faster for convolutions on most devices.
     """
 
@@ -48,12 +58,13 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         scheduler_interval: Literal["epoch", "step"] = "epoch",
         monitor: str = "val/accuracy",
         lr: float | None = None,
+        lr_scaling: LRScaling = "none",
         channels_last: bool = True,
     ) -> None:
         super().__init__(class_names)
         self.net = net(len(self.class_names))
         self.loss = loss or CrossEntropy()
-        self.set_optimisation(optimizer, scheduler, scheduler_interval, monitor, lr)
+        self.set_optimisation(optimizer, scheduler, scheduler_interval, monitor, lr, lr_scaling)
         size = self.net.preprocess.size
         # Lets Lightning's summary count operations and TensorBoard draw the graph.
         self.example_input_array = torch.zeros(1, 1, size, size, dtype=torch.uint8)
@@ -85,18 +96,31 @@ class ExpressionClassifier(Optimised, ExpressionTask):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         target = self.own_target(batch["target"])
         logits: Tensor = self.net(batch["image"]).float()
-        loss = self.loss(logits, target)
-        self.train_loss.update(loss.detach(), weight=len(target))
-        self.log("train/loss_step", loss, on_step=True, on_epoch=False)
+        mean = self._mean_loss(logits, target, batch["index"], self.train_loss)
+        # The mean of this over all processes is the mean over the step's images.
+        loss = mean * batch["share"]
+        self.log("train/loss_step", mean_over_processes(loss), on_step=True, on_epoch=False)
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
         return {"loss": loss, "probabilities": logits.detach().softmax(dim=1), "target": target}
+
+    def _mean_loss(self, logits: Tensor, target: Tensor, index: Tensor, metric: MeanMetric) -> Tensor:
+        """Return the mean loss of the batch without padding, and let the metric count it."""
+        real = index != PADDING
+        number = int(real.sum())
+        if number == 0:
+            loss = logits.sum() * 0  # every process takes part in the step, if only with gradients of 0
+        elif number == len(index):
+            loss = self.loss(logits, target)
+        else:
+            rows = real.nonzero().flatten().to(logits.device, non_blocking=True)
+            loss = self.loss(logits[rows], target[rows])
+        metric.update(loss.detach(), weight=number)
+        return loss
 
     def _evaluate(self, batch: dict[str, Tensor], mean_loss: MeanMetric) -> dict[str, Tensor]:
         logits: Tensor = self.net(batch["image"]).float()
         target = self.own_target(batch["target"])
-        real = batch["index"] != PADDING
-        if real.any():
-            mean_loss.update(self.loss(logits[real], target[real]), weight=int(real.sum()))
+        self._mean_loss(logits, target, batch["index"], mean_loss)
         return {"probabilities": logits.softmax(dim=1), "target": target}
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from faceexpr.boxes.detections import Detections
@@ -18,10 +18,15 @@ from faceexpr.models.detection import DetectionNet
 from faceexpr.models.light_detector import LightDetector
 from faceexpr.tasks.base import Task
 from faceexpr.tasks.optimisation import Optimised
+from faceexpr.tasks.scaling import LRScaling, mean_over_processes
 
 
 class FaceDetector(Optimised, Task):
     """Train a network to find the faces in pictures.
+
+    With several processes, each counts in a training step with its share of the pictures. What a network's losses are
+    divided by, such as the number of faces or of boxes looked at, is that of a process's own pictures: a step of
+    several processes is nearly, and not exactly, that of one with all their pictures.
 
     Args:
         net: the network: a class of `faceexpr.models`, or yours derived from ``DetectionNet``; the light one-stage
@@ -32,6 +37,10 @@ class FaceDetector(Optimised, Task):
         scheduler_interval: whether the scheduler moves on after each ``epoch`` or each ``step``.
         monitor: metric that a ``ReduceLROnPlateau`` scheduler without a monitor of its own watches.
         lr: learning rate, in place of the optimizer's; the value that Lightning's ``LearningRateFinder`` sets.
+        lr_scaling: what becomes of the learning rates, which are written for steps of ``data.batch_size`` samples,
+            where all processes together take more (``data.global_batch_size`` times
+            ``trainer.accumulate_grad_batches``): they stay (``none``), grow as much (``linear``), or by the square
+            root (``sqrt``).
         channels_last: memory format of images and weights; faster for convolutions on most devices.
     """
 
@@ -47,13 +56,15 @@ class FaceDetector(Optimised, Task):
         scheduler_interval: Literal["epoch", "step"] = "epoch",
         monitor: str = "val/ap50",
         lr: float | None = None,
+        lr_scaling: LRScaling = "none",
         channels_last: bool = True,
     ) -> None:
         super().__init__()
         self.net = net or LightDetector()
-        self.set_optimisation(optimizer, scheduler, scheduler_interval, monitor, lr)
+        self.set_optimisation(optimizer, scheduler, scheduler_interval, monitor, lr, lr_scaling)
         self.train_loss = MeanMetric()
         self.val_loss = MeanMetric()
+        self.part_losses = nn.ModuleDict({name: MeanMetric() for name in self.net.loss_names})
         if channels_last:
             # Convolutions take the format of their weights.
             self.net.to(memory_format=torch.channels_last)
@@ -68,24 +79,37 @@ class FaceDetector(Optimised, Task):
         return found
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        parts = self.net.losses(batch["image"], batch["boxes"])
-        loss = torch.stack([*parts.values()]).sum()
+        real = _real(batch)
+        # Without a picture of its own, a process takes part in the step with padding and gradients of 0.
+        places = real or range(len(batch["image"]))
+        parts = self.net.losses(
+            [batch["image"][place] for place in places], [batch["boxes"][place] for place in places]
+        )
+        mean = torch.stack([*parts.values()]).sum()
         # One look at the device a step: at a detector's pace it costs nothing that could be measured.
-        if not torch.isfinite(loss):
-            raise self._diverged(parts, batch["index"])
-        self.train_loss.update(loss.detach(), weight=len(batch["image"]))
-        self.log("train/loss_step", loss, on_step=True, on_epoch=False, batch_size=len(batch["image"]))
+        if not torch.isfinite(mean):
+            raise self._diverged(parts, [int(batch["index"][place]) for place in real])
+        # The mean of this over all processes is the mean over the step's pictures.
+        loss = mean * batch["share"]
+        self.train_loss.update(mean.detach(), weight=len(real))
+        # Lightning averages the numbers of pictures over the processes, and cuts what is not whole.
+        count = len(real) * self.trainer.world_size
+        self.log("train/loss_step", mean_over_processes(loss), on_step=True, on_epoch=False, batch_size=count)
         for name, part in parts.items():
-            self.log(
-                f"train/loss_{name}", part, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["image"])
-            )
+            if name in self.part_losses:
+                metric = self.part_losses[name]
+                assert isinstance(metric, MeanMetric)
+                metric.update(part.detach(), weight=len(real))
+                self.log(f"train/loss_{name}", metric, on_step=False, on_epoch=True)
+            else:
+                self.log(f"train/loss_{name}", part, on_step=False, on_epoch=True, sync_dist=True, batch_size=count)
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
         return {"loss": loss}
 
-    def _diverged(self, parts: dict[str, Tensor], indices: Tensor) -> FaceExprError:
+    def _diverged(self, parts: dict[str, Tensor], indices: list[int]) -> FaceExprError:
         datamodule = getattr(self.trainer, "datamodule", None)
         wrong = ", ".join(f"{name} {float(part):g}" for name, part in parts.items() if not torch.isfinite(part))
-        files = [datamodule.source("train", index) for index in indices.tolist()] if datamodule is not None else []
+        files = [datamodule.source("train", index) for index in indices] if datamodule is not None else []
         return FaceExprError(
             f"the training loss is not finite ({wrong or 'the sum of its parts'}) at step {self.trainer.global_step} "
             f"(epoch {self.trainer.current_epoch}), on the pictures {', '.join(files)}: lower the learning rate "
@@ -98,7 +122,7 @@ class FaceDetector(Optimised, Task):
         return {"detections": found, "candidates": candidates} if with_candidates else {"detections": found}
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        real = [place for place, index in enumerate(batch["index"].tolist()) if index != PADDING]
+        real = _real(batch)
         if real:
             kept = [batch["boxes"][place][~batch["ignored"][place]] for place in real]
             parts = self.net.losses([batch["image"][place] for place in real], kept)
@@ -111,3 +135,8 @@ class FaceDetector(Optimised, Task):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         return {"detections": self(batch["image"])}
+
+
+def _real(batch: dict[str, Any]) -> list[int]:
+    """Return the places of a batch's pictures that are no padding."""
+    return [place for place, index in enumerate(batch["index"].tolist()) if index != PADDING]

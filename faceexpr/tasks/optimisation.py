@@ -14,7 +14,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from faceexpr.described import callable_class
 from faceexpr.errors import FaceExprError
-from faceexpr.tasks.resume import check_weights_fit, fit_schedule, keep_written_options
+from faceexpr.tasks.resume import LR_FACTOR, check_weights_fit, fit_schedule, keep_written_options
+from faceexpr.tasks.scaling import LRScaling, lr_factor, scaled_rates
 
 
 class Optimised(LightningModule):
@@ -25,6 +26,7 @@ class Optimised(LightningModule):
     scheduler_interval: Literal["epoch", "step"]
     monitor: str
     lr: float | None
+    lr_scaling: LRScaling
 
     def set_optimisation(
         self,
@@ -33,6 +35,7 @@ class Optimised(LightningModule):
         scheduler_interval: Literal["epoch", "step"],
         monitor: str,
         lr: float | None,
+        lr_scaling: LRScaling,
     ) -> None:
         """Take over the options that the task was given.
 
@@ -42,12 +45,14 @@ class Optimised(LightningModule):
             scheduler_interval: whether the schedule moves on after each ``epoch`` or each ``step``.
             monitor: metric that a ``ReduceLROnPlateau`` without a monitor of its own watches.
             lr: learning rate, in place of the optimizer's.
+            lr_scaling: how the rates follow the number of samples in a step.
         """
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.scheduler_interval = scheduler_interval
         self.monitor = monitor
         self.lr = lr
+        self.lr_scaling = lr_scaling
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -60,7 +65,15 @@ class Optimised(LightningModule):
         if self.lr is not None:
             for group in optimizer.param_groups:
                 group["lr"] = self.lr
+        factor = lr_factor(self.trainer, self.lr_scaling)
+        for group in optimizer.param_groups:
+            group["lr"] *= factor
         return optimizer
+
+    def _scheduler(self, optimizer: torch.optim.Optimizer, **steps: int) -> Any:
+        assert self.scheduler is not None
+        rates = scaled_rates(self.scheduler, lr_factor(self.trainer, self.lr_scaling))
+        return self.scheduler(optimizer, **steps, **rates)
 
     def _optimizer_and_scheduler(self) -> tuple[torch.optim.Optimizer, Any]:
         optimizer = self._optimizer()
@@ -68,7 +81,7 @@ class Optimised(LightningModule):
             return optimizer, None
         length = self._total_steps(self.scheduler)
         try:
-            return optimizer, self.scheduler(optimizer, **length)
+            return optimizer, self._scheduler(optimizer, **length)
         except ZeroDivisionError as error:  # torch's OneCycleLR, where a phase would last exactly one step
             raise FaceExprError(
                 f"model.scheduler cannot be laid over {length.get('total_steps', 'so few')} steps; expected a longer "
@@ -121,7 +134,12 @@ class Optimised(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_weights_fit(checkpoint, self.hparams.get("net"), self.state_dict())
         if self._attached() and self.trainer.state.fn == TrainerFn.FITTING:
-            keep_written_options(checkpoint, self.hparams, self._optimizer_and_scheduler)
+            factor = lr_factor(self.trainer, self.lr_scaling)
+            keep_written_options(checkpoint, self.hparams, factor, self._optimizer_and_scheduler)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._attached() and self.trainer.state.fn == TrainerFn.FITTING:
+            checkpoint[LR_FACTOR] = lr_factor(self.trainer, self.lr_scaling)
 
     def _attached(self) -> bool:
         try:
@@ -131,6 +149,10 @@ class Optimised(LightningModule):
 
     def on_train_start(self) -> None:
         if self.scheduler is not None and (length := self._total_steps(self.scheduler)):
-            fit_schedule(self.trainer, self.scheduler, length["total_steps"])
+            fit_schedule(self.trainer, self._scheduler, length["total_steps"])
         optimizer = self.trainer.optimizers[0]
-        rank_zero_info(f"{type(optimizer).__name__} with learning rate {optimizer.param_groups[0]['lr']:g}")
+        factor = lr_factor(self.trainer, self.lr_scaling)
+        rank_zero_info(
+            f"{type(optimizer).__name__} with learning rate {optimizer.param_groups[0]['lr']:g}"
+            + ("" if factor == 1 else f", with rates {factor:g} times those written, {self.lr_scaling} scaling")
+        )

@@ -14,10 +14,15 @@ from torch.optim import Optimizer
 from faceexpr.errors import FaceExprError
 
 TRAINING_OPTIONS = ("optimizer", "scheduler", "scheduler_interval", "lr")
+LR_FACTOR = "lr_factor"
+"""Key of a checkpoint: what the written learning rates were multiplied by, for the number of samples in a step."""
 
 
 def keep_written_options(
-    checkpoint: dict[str, Any], written: Mapping[str, Any], build: Callable[[], tuple[Optimizer, Any]]
+    checkpoint: dict[str, Any],
+    written: Mapping[str, Any],
+    factor: float,
+    build: Callable[[], tuple[Optimizer, Any]],
 ) -> None:
     """Let changed optimizer and scheduler options survive the restoration of a checkpoint.
 
@@ -28,10 +33,13 @@ def keep_written_options(
     Args:
         checkpoint: changed in place before Lightning restores it.
         written: the present hyper-parameters.
+        factor: what the written learning rates are multiplied by now.
         build: returns the optimizer and the scheduler as configured now.
     """
     remembered = checkpoint.get("hyper_parameters", {})
     changed = [name for name in TRAINING_OPTIONS if written.get(name) != remembered.get(name)]
+    if checkpoint.get(LR_FACTOR, 1.0) != factor:
+        changed.append("the samples in a step, for which the learning rate is scaled")
     if not changed:
         return
     checkpoint["lr_schedulers"] = []
@@ -67,7 +75,7 @@ def fit_schedule(trainer: Trainer, build_scheduler: Callable[..., Any], total: i
     epochs_left = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs - trainer.current_epoch
     left = epochs_left
     if config.interval == "step":
-        batches = 0 if progress.is_last_batch else progress.current.completed
+        batches = 0 if progress.is_last_batch else progress.current.ready
         left = epochs_left * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
         left -= batches // trainer.accumulate_grad_batches
         if trainer.max_steps > 0:

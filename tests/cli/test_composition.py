@@ -8,7 +8,8 @@ import yaml
 from conftest import REPOSITORY, TINY_RUN, Run, exit_code
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
 
-from faceexpr.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
+from faceexpr.callbacks.checkpoint import BestCheckpoint
+from faceexpr.callbacks.last_checkpoint import LastCheckpoint
 from faceexpr.callbacks.progress import LineProgress
 from faceexpr.cli import main
 from faceexpr.evaluation.classification import ClassificationEvaluation

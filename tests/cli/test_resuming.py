@@ -1,5 +1,6 @@
 """What a checkpoint remembers, and what the user writes over it."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -128,11 +129,13 @@ def test_e04_another_network_is_one_clear_message(run: Run, workdir: Path, capsy
 
 
 def test_e04_last_is_the_newest_run_and_best_needs_a_run(
-    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert exit_code(lambda: run("fit", "--ckpt_path=last")) == 2
+    assert exit_code(lambda: run("test", "--ckpt_path=last")) == 2
     assert "no last.ckpt below lightning_logs" in capsys.readouterr().err
-    run("fit")
+    caplog.set_level(logging.INFO)
+    run("fit", "--ckpt_path=last")
+    assert "there is no last.ckpt below lightning_logs yet: training starts anew" in caplog.text
     main(["fit", "--ckpt_path", "last", *TINY_RUN[1:], "--trainer.max_epochs=3"])
     assert torch.load("lightning_logs/version_1/checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
     assert exit_code(lambda: main(["test", "--ckpt_path=best"])) == 2

@@ -1,6 +1,7 @@
 """Sweeps of tiny trainings: what they leave, how they go on, and what goes wrong."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from sweep_runs import FIT, FOLDER, curve, here, sweep, table, val
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from faceexpr.cli import main
-from faceexpr.errors import FaceExprError
+from faceexpr.errors import PREEMPTED, FaceExprError
 from faceexpr.sweep.trial import Assignment
 
 GRID = {"model.net.activation": ["relu", "tanh"], "model.lr": [1e-3, 1e-2]}
@@ -233,3 +234,25 @@ def test_ctrl_c_ends_the_trial_and_the_same_command_goes_on(workdir: Path) -> No
     assert table() == []
     subprocess.run([*command, "--trainer.max_epochs=1"], check=True, capture_output=True, timeout=300)
     assert [row["status"] for row in table()] == ["done"]
+
+
+def test_sigterm_gives_the_trial_back_and_the_same_command_goes_on(workdir: Path) -> None:
+    trained = curve(lambda options: [float(options["model.lr"])])
+
+    def pre_empted(args: Sequence[str], assignment: Assignment, folder: Path) -> int:
+        trained(args, assignment, folder)
+        if "--model.lr=0.2" in args and not Path("signalled").exists():
+            Path("signalled").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+        return PREEMPTED if "--model.lr=0.3" in args and not Path("told").exists() else 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    options: dict[str, Any] = {"parameters": {"model.lr": [0.1, 0.2, 0.3]}}
+    assert exit_code(sweep(pre_empted, **options).run) == PREEMPTED
+    assert [row["status"] for row in table()] == ["done"]
+    assert exit_code(sweep(pre_empted, **options).run) == PREEMPTED
+    assert [row["status"] for row in table()] == ["done"] * 2
+    Path("told").touch()
+    sweep(pre_empted, **options).run()
+    assert [row["status"] for row in table()] == ["done"] * 3
+    assert signal.getsignal(signal.SIGTERM) is before

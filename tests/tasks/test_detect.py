@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from faceexpr.data.face_boxes import FaceBoxes
+from faceexpr.data.split import PADDING
 from faceexpr.data.synthetic_scenes import SyntheticScenes
 from faceexpr.errors import FaceExprError
 from faceexpr.models.light_detector import LightDetector
@@ -38,6 +39,29 @@ def test_losses_are_logged_whole_and_in_parts(tmp_path: Path) -> None:
     logged = {name: float(value) for name, value in run.callback_metrics.items()}
     assert logged["train/loss"] == pytest.approx(logged["train/loss_score"] + logged["train/loss_box"], rel=1e-5)
     assert logged["val/loss"] > 0
+
+
+def test_padding_takes_no_part_in_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = detector()
+    task.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    logged: dict[str, float] = {}
+    monkeypatch.setattr(task, "log", lambda name, value, **_: logged.__setitem__(name, value))
+    (batch,) = SyntheticScenes(**{**TINY, "train_size": 2, "min_faces": 1}).train_dataloader()
+
+    def gradients(**changes: Any) -> list[torch.Tensor]:
+        task.zero_grad()
+        task.training_step({**batch, **changes}, 0)["loss"].backward()
+        found = [parameter.grad for parameter in task.parameters()]
+        assert all(gradient is not None for gradient in found)  # or distributed training would wait for one
+        return [gradient for gradient in found if gradient is not None]
+
+    one = gradients(index=torch.tensor([0, PADDING]), share=0.5)
+    black = [batch["image"][0], torch.zeros(3, 32, 32, dtype=torch.uint8)]
+    other = gradients(index=torch.tensor([0, PADDING]), share=1.0, image=black)
+    for half, whole in zip(one, other, strict=True):
+        torch.testing.assert_close(2 * half, whole)
+    assert not any(gradient.any() for gradient in gradients(index=torch.tensor([PADDING, PADDING]), share=0.0))
+    assert float(logged["train/loss_step"]) == 0
 
 
 def test_d07_a_loss_that_is_not_finite_ends_training_and_names_part_step_and_pictures(tmp_path: Path) -> None:

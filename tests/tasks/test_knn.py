@@ -1,8 +1,6 @@
 """KNN under the same verbs as the networks, against scikit-learn."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,17 +62,6 @@ def test_e09_knn_is_saved_and_stores_each_sample_once(epochs: int, workdir: Path
     assert state["bank"].dtype == torch.uint8
     assert state["labels"].bincount().tolist() == [2] * 7
     assert Path("lightning_logs/version_0/checkpoints/last.ckpt").exists()
-
-
-def test_e11_the_bank_and_the_figures_are_the_same_in_two_processes(workdir: Path) -> None:
-    for devices in (1, 2):
-        args = ["fit", *KNN, *DATA, *TINY_RUN, f"--trainer.devices={devices}"]
-        subprocess.run([sys.executable, "-m", "faceexpr", *args], check=True, timeout=180, capture_output=True)
-    one, two = (remembered(f"lightning_logs/version_{n}/checkpoints/best.ckpt") for n in (0, 1))
-    for name in ("bank", "labels"):
-        assert torch.equal(one[name], two[name])
-    assert measured(0, "val") == measured(1, "val")
-    assert one["bank"].shape[0] == 35
 
 
 def test_augmentation_does_not_touch_what_is_remembered(workdir: Path) -> None:

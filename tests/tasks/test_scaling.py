@@ -1,0 +1,109 @@
+"""Learning rates that follow the number of samples in a step."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY_RUN, Run, exit_code
+from lightning.pytorch import Trainer
+from torch.optim import lr_scheduler
+
+from faceexpr.cli import main
+from faceexpr.models.mlp import MLP
+from faceexpr.tasks import optimisation
+from faceexpr.tasks.classify import ExpressionClassifier
+from faceexpr.tasks.scaling import scaled_rates
+
+LAST = "lightning_logs/version_{}/checkpoints/last.ckpt"
+SCHEDULES: dict[str, Any] = {
+    "one cycle": partial(lr_scheduler.OneCycleLR, max_lr=0.3, total_steps=12),
+    "cyclic": partial(lr_scheduler.CyclicLR, base_lr=0.02, max_lr=0.3, step_size_up=3, cycle_momentum=False),
+    "cosine": partial(lr_scheduler.CosineAnnealingLR, T_max=8, eta_min=0.01),
+    "restarts": partial(lr_scheduler.CosineAnnealingWarmRestarts, T_0=4, eta_min=0.01),
+    "step": partial(lr_scheduler.StepLR, step_size=3, gamma=0.3),
+    "linear": partial(lr_scheduler.LinearLR, start_factor=0.1, total_iters=6),
+    "none": None,
+}
+
+
+def rates(scheduler: Any, factor: float, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the learning rates of ten steps."""
+    monkeypatch.setattr(optimisation, "lr_factor", lambda trainer, scaling: factor)
+    task = ExpressionClassifier(
+        partial(MLP, hidden=[4]), optimizer=partial(torch.optim.SGD, lr=0.1), scheduler=scheduler, lr_scaling="linear"
+    )
+    task.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_epochs=1)
+    optimizer, schedule = task._optimizer_and_scheduler()
+    found = []
+    for _ in range(10):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+    return found
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_rate_of_a_schedule_is_scaled(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler = SCHEDULES[name]
+    plain = rates(scheduler, 1.0, monkeypatch)
+    assert rates(scheduler, 3.0, monkeypatch) == pytest.approx([3 * rate for rate in plain], rel=1e-9)
+    assert len(set(plain)) > 2 or scheduler is None
+
+
+def test_the_floor_of_a_plateau_is_scaled() -> None:
+    assert scaled_rates(partial(lr_scheduler.ReduceLROnPlateau, min_lr=[1e-4, 2e-4], factor=0.5), 2.0) == {
+        "min_lr": [2e-4, 4e-4]
+    }
+
+
+SCALED = ["--model.optimizer=SGD", "--model.optimizer.lr=0.01", "--model.lr_scaling=linear"]
+
+
+def groups(version: int) -> dict[str, Any]:
+    state = torch.load(LAST.format(version), weights_only=True)
+    found: dict[str, Any] = state["optimizer_states"][0]["param_groups"][0]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("scaling", "options", "factor"),
+    [
+        ("none", ["--data.global_batch_size=8"], 1.0),
+        ("linear", [], 1.0),
+        ("linear", ["--data.global_batch_size=8", "--trainer.accumulate_grad_batches=2"], 4.0),
+        ("sqrt", ["--data.global_batch_size=8", "--trainer.accumulate_grad_batches=2"], 2.0),
+    ],
+)
+def test_the_rate_follows_the_images_of_an_optimizer_step(
+    scaling: str, options: list[str], factor: float, run: Run, workdir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run("fit", *SCALED, f"--model.lr_scaling={scaling}", *options)  # batches of 4
+    assert groups(0)["lr"] == pytest.approx(0.01 * factor)
+    assert f"SGD with learning rate {0.01 * factor:g}" in caplog.text
+    assert ("times those written" in caplog.text) == (factor != 1)
+
+
+def test_a_resumed_run_with_other_steps_takes_their_rate(
+    run: Run, workdir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    schedule = ["--model.scheduler=OneCycleLR", "--model.scheduler.max_lr=0.1", "--model.scheduler_interval=step"]
+    run("fit", *SCALED, *schedule, "--data.global_batch_size=8")
+    assert groups(0)["max_lr"] == pytest.approx(0.2)
+    going_on = ["fit", "--ckpt_path", LAST.format(0), *TINY_RUN[1:], "--trainer.max_epochs=2"]
+    caplog.clear()
+    main(going_on)
+    assert groups(1)["max_lr"] == pytest.approx(0.2)
+    assert "differs from the checkpoint" not in caplog.text
+    main([*going_on, "--data.global_batch_size=12"])
+    assert groups(2)["max_lr"] == pytest.approx(0.3)
+    assert "differs from the checkpoint in the samples in a step" in caplog.text
+
+
+def test_a_rate_that_is_looked_for_cannot_be_scaled(
+    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(lambda: run("fit", *SCALED, "--trainer.callbacks+=LearningRateFinder")) == 2
+    assert "model.lr_scaling is linear, but LearningRateFinder" in capsys.readouterr().err
