@@ -46,10 +46,10 @@ def training_step(bfloat16: bool) -> Callable[[Tensor, Tensor], None]:
 
 
 def ours() -> Callable[[Tensor, Tensor], None]:
-    generator = torch.Generator().manual_seed(0)
+    index = torch.randperm(28_709)[:BATCH]
 
     def change(image: Tensor, target: Tensor) -> None:
-        augment_batch(image, target, SETTINGS, generator, CLASSES)
+        augment_batch(image, target, index, SETTINGS, (0, 0), CLASSES)
 
     return change
 

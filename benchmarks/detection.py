@@ -1,103 +1,57 @@
-"""How well and how fast are faces found, against MTCNN?
+r"""How well and how fast are faces found, against YuNet and MTCNN?
 
 In one run, on the same photographs in turns: decoded RGB pixels in, boxes out, one picture at a time. Average precision
 is this package's own (equal to pycocotools').
 
-    python benchmarks/detection.py --detector RUN --annotations wider_face_val_bbx_gt.txt [--threads 2]
+    python benchmarks/detection.py --detector RUN --annotations wider_face_val_bbx_gt.txt \
+        --yunet_file face_detection_yunet_2023mar.onnx [--most 40] [--threads 2]
 
 Without a detector an untrained one stands in, without annotations drawn pictures do: then only the times mean anything.
 
-MTCNN is that of facenet-pytorch (smallest face 20 pixels, its other options as they come) and is measured where the
-package can be imported: ``pip install --no-deps facenet-pytorch`` into an environment for such things. Prints AP50, AP
-and the median milliseconds a picture of each, and their ratio.
+YuNet runs in OpenCV's FaceDetectorYN with its defaults, at the size of each picture; a second line has it return what
+it is less sure of, as average precision wants. Its file is OpenCV Zoo's face_detection_yunet_2023mar.onnx, the same as
+onnx/yunet_s_640_640.onnx in ShiqiYu/libfacedetection.train. MTCNN is that of facenet-pytorch, smallest face 20 pixels,
+its other options as they come. Both are measured where they can be imported:
+``pip install --target FOLDER opencv-python-headless`` and ``pip install --target FOLDER --no-deps facenet-pytorch``,
+then ``PYTHONPATH=FOLDER``.
+
+Each detector looks at each picture twice. What a network runner prepares for a new size counts in the first look only;
+a folder of photographs needs the first, a video the second. Prints AP50, AP, the median milliseconds of both, and the
+median over the pictures of our time by the peer's.
 """
 
 from __future__ import annotations
 
-import importlib
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from common.finders import Finder, mtcnn, ours, yunet
+from common.scenes import Scene, drawn, photographs
 from jsonargparse import auto_cli
 from numpy.typing import NDArray
 
-from faceexpr.boxes.detections import Detections, no_detections
-from faceexpr.boxes.matching import Truth
-from faceexpr.data.formats.read import read_annotations
-from faceexpr.data.synthetic_scenes import SyntheticScenes
-from faceexpr.detection.detector import NetDetector
-from faceexpr.detection.load import load_detector
+from faceexpr.boxes.detections import Detections
 from faceexpr.evaluation.detection_metrics import score_detections
 from faceexpr.images import read_picture
-from faceexpr.models.light_detector import LightDetector
-
-Finder = Callable[[NDArray[np.uint8]], Detections]
 
 WARM_UP = 3
 """Pictures that are looked at before the clock runs."""
 
-
-Pictures = Sequence[tuple[Truth, Callable[[], NDArray[np.uint8]]]]
-"""The true boxes of each picture, and what reads its pixels."""
-
-
-def photographs(annotations: str, images: str | None) -> Pictures:
-    """Return annotated pictures."""
-    records = read_annotations(Path(annotations), Path(images) if images else None).images
-    return [
-        (Truth(record.boxes, record.ignored), lambda path=record.path: read_picture(path).pixels)  # type: ignore[misc]
-        for record in records
-    ]
-
-
-def drawings(number: int = 20) -> Pictures:
-    """Return drawn pictures of the usual size of a photograph on the web."""
-    data = SyntheticScenes(test_size=number, width=1024, height=683)
-    split = data.split("test")
-    return [
-        (Truth(record.boxes, record.ignored), lambda place=place: split.read(place))  # type: ignore[misc]
-        for place, record in enumerate(split.records)
-    ]
-
-
-def ours(detector: str | None) -> Finder:
-    """Return this package's detector."""
-    loaded: Any = load_detector(detector) if detector else NetDetector(LightDetector())
-
-    def find(pixels: NDArray[np.uint8]) -> Detections:
-        found: Detections = loaded([pixels])[0]
-        return found
-
-    return find
-
-
-def mtcnn() -> Finder | None:
-    """Return MTCNN (Zhang et al., 2016); None where it is not installed."""
-    try:
-        module: Any = importlib.import_module("facenet_pytorch")
-    except ImportError:
-        return None
-    network = module.MTCNN(keep_all=True, min_face_size=20, device="cpu")
-
-    def find(pixels: NDArray[np.uint8]) -> Detections:
-        boxes, scores = network.detect(pixels)
-        if boxes is None:
-            return no_detections()
-        order = np.argsort(-scores)
-        return Detections(
-            torch.from_numpy(boxes[order].astype(np.float32)), torch.from_numpy(scores[order].astype(np.float32))
-        )
-
-    return find
+LOOKS = ("first", "again")
 
 
 def main(
-    detector: str | None = None, annotations: str | None = None, images: str | None = None, threads: int = 2
+    detector: str | None = None,
+    annotations: str | None = None,
+    images: str | None = None,
+    yunet_file: str | None = None,
+    most: int | None = None,
+    threads: int = 2,
 ) -> None:
     """Measure detectors.
 
@@ -105,35 +59,58 @@ def main(
         detector: checkpoint or run folder; an untrained network without it.
         annotations: file with the true boxes; drawn pictures without it.
         images: folder of the pictures; by default where the format has them.
-        threads: of torch.
+        yunet_file: YuNet's ONNX file; it is left out without it.
+        most: at most so many pictures, the first; all without it.
+        threads: of torch and of OpenCV.
     """
     torch.set_num_threads(threads)
-    finders = {"ours": ours(detector), "MTCNN": mtcnn()}
-    pictures = photographs(annotations, images) if annotations else drawings()
-    truths = [truth for truth, _ in pictures]
-    found: dict[str, list[Detections]] = {name: [] for name in finders}
-    seconds: dict[str, list[float]] = {name: [] for name in finders}
-    for number, (_, read) in enumerate([*pictures[:WARM_UP], *pictures]):
-        pixels = read()
-        for name, finder in finders.items():
-            if finder is None:
-                continue
-            start = time.perf_counter()
-            result = finder(pixels)
+    finders = {
+        "ours": ours(detector),
+        "YuNet": yunet(yunet_file, threads),
+        "YuNet, all": yunet(yunet_file, threads, min_score=0.02),
+        "MTCNN": mtcnn(),
+    }
+    print(f"{threads} threads")
+    with tempfile.TemporaryDirectory() as folder:
+        scenes = (photographs(annotations, images) if annotations else drawn(Path(folder), 20, seed=0))[:most]
+        measure(finders, scenes)
+
+
+def measure(finders: Mapping[str, Finder | None], scenes: Sequence[Scene]) -> None:
+    """Let the detectors look at the pictures in turns, and print what was measured."""
+    there = {name: finder for name, finder in finders.items() if finder is not None}
+    truths = [scene.truth for scene in scenes]
+    found: dict[str, list[Detections]] = {name: [] for name in there}
+    seconds: dict[str, list[list[float]]] = {name: [] for name in there}
+    for number, scene in enumerate([*scenes[:WARM_UP], *scenes]):
+        pixels = read_picture(scene.path).pixels
+        for name, finder in there.items():
+            result, times = looked_at(finder, pixels)
             if number >= WARM_UP:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(times)
                 found[name].append(result)
-    print(f"{len(pictures)} pictures, {sum(len(truth.boxes) for truth in truths)} faces, {threads} threads")
-    for name, finder in finders.items():
-        if finder is None:
-            print(f"{name:8} not installed")
+    print(f"{len(scenes)} pictures, {sum(len(truth.boxes) for truth in truths)} faces")
+    for name in finders:
+        if name not in there:
+            print(f"{name:11} not installed, or no file given")
             continue
         values = score_detections(truths, found[name]).values
-        ratio = statistics.median(mine / its for mine, its in zip(seconds["ours"], seconds[name], strict=True))
-        print(
-            f"{name:8} AP50 {values['ap50']:.4f}  AP {values['ap']:.4f}  {statistics.median(seconds[name]) * 1e3:7.1f} "
-            f"ms a picture  ours/this {ratio:.2f}"
-        )
+        times_of = [
+            f"{look} {statistics.median(times[place] for times in seconds[name]) * 1e3:6.1f} ms, ours/this "
+            f"{statistics.median(m[place] / t[place] for m, t in zip(seconds['ours'], seconds[name], strict=True)):.2f}"
+            for place, look in enumerate(LOOKS)
+        ]
+        print(f"{name:11} AP50 {values['ap50']:.4f}  AP {values['ap']:.4f}  " + "  ".join(times_of))
+
+
+def looked_at(finder: Finder, pixels: NDArray[np.uint8]) -> tuple[Detections, list[float]]:
+    """Return what is found, and the seconds of each look."""
+    times = []
+    for _ in LOOKS:
+        start = time.perf_counter()
+        result = finder(pixels)
+        times.append(time.perf_counter() - start)
+    return result, times
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def faces(path: str | None) -> tuple[Tensor, Tensor]:
     """Return the bank and the queries, uint8, shape (N, 2304)."""
     if path:
         data = FER2013(path)
-        return data.split("train").images.flatten(1).clone(), data.split("val").images.flatten(1).clone()
+        return data.split("train").tensor.flatten(1).clone(), data.split("val").tensor.flatten(1).clone()
     random = torch.Generator().manual_seed(0)
     # Coarse noise under fine noise: like photographs, some pairs are much nearer than others.
     coarse = torch.rand(TRAIN + VALIDATION, 1, 6, 6, generator=random)

@@ -19,83 +19,23 @@ import statistics
 import tempfile
 import time
 import warnings
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
+from common.training import WARM_UP, Precision, bare, fit
 from jsonargparse import auto_cli
-from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from faceexpr.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
-from faceexpr.callbacks.checks import RunChecks
 from faceexpr.data.augment import Augmentation
 from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.fer2013 import FER2013
 from faceexpr.data.synthetic import SyntheticFaces
-from faceexpr.evaluation.classification import ClassificationEvaluation
 from faceexpr.models.simple_cnn import SimpleCNN
-from faceexpr.tasks.classify import ExpressionClassifier
 
 AUGMENTATION = Augmentation(flip=0.5, rotation=10, scale=0.1, shift=0.05)
-WARM_UP = 5
-"""Steps that are not timed."""
-
-adam = partial(torch.optim.Adam, lr=1e-3, fused=True)
-
-
-def bare(images: Tensor, targets: Tensor, steps: int, precision: str) -> float:
-    """Return images/s of the step alone."""
-    net = SimpleCNN(7).to(memory_format=torch.channels_last)
-    optimizer = adam(net.parameters())
-    start = 0.0
-    for step in range(WARM_UP + steps):
-        if step == WARM_UP:
-            start = time.perf_counter()
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-            loss = nn.functional.cross_entropy(net(images), targets)
-        loss.backward()
-        optimizer.step()
-    return steps * len(images) / (time.perf_counter() - start)
-
-
-class Clock(Callback):
-    """Time the training steps after the first ones."""
-
-    def __init__(self) -> None:
-        self.start = self.end = 0.0
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if batch_idx == WARM_UP:
-            self.start = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.end = time.perf_counter()
-
-
-def fit(data: ExpressionDataModule, steps: int, precision: Any, folder: str) -> float:
-    """Return images/s of the training loop as the command line runs it."""
-    clock = Clock()
-    trainer = Trainer(
-        accelerator="cpu",
-        precision=precision,
-        max_epochs=1,
-        limit_train_batches=WARM_UP + steps,
-        limit_val_batches=0,
-        default_root_dir=folder,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[clock, RunChecks(), ClassificationEvaluation(figures=False), BestCheckpoint(), LastCheckpoint()],
-    )
-    trainer.fit(ExpressionClassifier(optimizer=adam), datamodule=data)
-    return steps * data.batch_size / (clock.end - clock.start)
 
 
 class Files(Dataset[tuple[Tensor, int]]):
@@ -152,7 +92,7 @@ def recipe(files: Files, steps: int, batch_size: int) -> float:
 
 def main(
     path: str | None = None,
-    precision: Literal["32-true", "bf16-mixed"] = "32-true",
+    precision: Precision = "32-true",
     batch_size: int = 128,
     steps: int = 20,
     rounds: int = 5,
@@ -184,8 +124,10 @@ def main(
             Image.fromarray(split.images[index, 0].numpy()).save(file)
         files = Files(paths, split.targets[: len(paths)].tolist())
         for _ in range(rounds):
-            rates["bare"].append(bare(split.images[:batch_size], split.targets[:batch_size], steps, precision))
-            rates["fit"].append(fit(data, steps, precision, folder))
+            rates["bare"].append(
+                bare(SimpleCNN, split.images[:batch_size], split.targets[:batch_size], steps, precision)
+            )
+            rates["fit"].append(fit(SimpleCNN, data, steps, precision, folder))
             rates["recipe"].append(recipe(files, steps, batch_size))
     print(f"SimpleCNN, batch {batch_size}, {precision}, {torch.get_num_threads()} threads, {rounds} rounds")
     for name, values in rates.items():

@@ -1,0 +1,1 @@
+"""What several benchmarks share: pictures, and other people's detectors and systems."""

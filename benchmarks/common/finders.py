@@ -1,0 +1,87 @@
+"""Face detectors, each a function from pixels to boxes; those of other people where they are installed."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from faceexpr.boxes.detections import Detections, no_detections
+from faceexpr.detection.detector import NetDetector
+from faceexpr.detection.load import load_detector
+from faceexpr.models.light_detector import LightDetector
+
+Finder: TypeAlias = "Callable[[NDArray[np.uint8]], Detections]"
+"""Takes an RGB picture, uint8 (H, W, 3)."""
+
+
+def ours(detector: str | None) -> Finder:
+    """Return this package's detector, an untrained one without a checkpoint or a run folder."""
+    loaded: Any = load_detector(detector) if detector else NetDetector(LightDetector())
+
+    def find(pixels: NDArray[np.uint8]) -> Detections:
+        found: Detections = loaded([pixels])[0]
+        return found
+
+    return find
+
+
+def mtcnn() -> Finder | None:
+    """Return MTCNN (Zhang et al., 2016), smallest face 20 pixels; None where facenet-pytorch is not installed."""
+    module = installed("facenet_pytorch")
+    if module is None:
+        return None
+    network = module.MTCNN(keep_all=True, min_face_size=20, device="cpu")
+
+    def find(pixels: NDArray[np.uint8]) -> Detections:
+        boxes, scores = network.detect(pixels)
+        return no_detections() if boxes is None else _sorted(boxes, scores)
+
+    return find
+
+
+def yunet(file: str | None, threads: int, min_score: float | None = None) -> Finder | None:
+    """Return YuNet (Wu et al., 2023) in OpenCV's network runner; None where OpenCV or the file is not there.
+
+    Args:
+        file: such as face_detection_yunet_2023mar.onnx.
+        threads: of OpenCV.
+        min_score: less sure boxes are left out; OpenCV's own default (0.9) where it is None.
+    """
+    opencv = installed("cv2")
+    if opencv is None or file is None:
+        return None
+    opencv.setNumThreads(threads)
+    network = opencv.FaceDetectorYN.create(file, "", (320, 320))
+    if min_score is not None:
+        network.setScoreThreshold(min_score)
+
+    def find(pixels: NDArray[np.uint8]) -> Detections:
+        size = pixels.shape[1], pixels.shape[0]
+        if tuple(network.getInputSize()) != size:
+            network.setInputSize(size)
+        _, faces = network.detect(opencv.cvtColor(pixels, opencv.COLOR_RGB2BGR))
+        if faces is None:
+            return no_detections()
+        return _sorted(np.concatenate([faces[:, :2], faces[:, :2] + faces[:, 2:4]], axis=1), faces[:, 14])
+
+    return find
+
+
+def installed(name: str) -> Any | None:
+    """Return a module of another project, or None where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def _sorted(boxes: NDArray[np.floating[Any]], scores: NDArray[np.floating[Any]]) -> Detections:
+    order = np.argsort(-scores, kind="stable")
+    return Detections(
+        torch.from_numpy(boxes[order].astype(np.float32)), torch.from_numpy(scores[order].astype(np.float32))
+    )
