@@ -123,9 +123,9 @@ def test_a_diverged_training_stops_and_keeps_nothing_of_it(
 @pytest.mark.parametrize(
     ("args", "steps"),
     [
-        (["--data.train_size=3", "--data.batch_size=2"], 1),  # a batch of three, not one of two and one of one
+        (["--data.train_size=3", "--data.batch_size=2"], 2),  # the second batch is filled up to two
         (["--data.train_size=3", "--data.batch_size=8", "--data.drop_last=true"], 1),
-        (["--data.train_size=9", "--data.batch_size=4"], 2),
+        (["--data.train_size=9", "--data.batch_size=4"], 3),
     ],
 )
 def test_e19_small_data_train_with_batch_norm(args: list[str], steps: int, run: Run, workdir: Path) -> None:
