@@ -180,7 +180,7 @@ def growth(files: list[Path], folder: Path, workers: int) -> tuple[float, float,
 
 
 def main(
-    count: int = 1000, width: int = 640, height: int = 480, workers: int = 1, rounds: int = 5, memory: bool = True
+    count: int = 768, width: int = 640, height: int = 480, workers: int = 1, rounds: int = 5, memory: bool = True
 ) -> None:
     """Time loading in turns.
 

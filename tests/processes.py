@@ -99,6 +99,8 @@ def _run(args: list[str], folder: str, log: str, environment: dict[str, str], na
     from faceexpr.cli import main
 
     torch.set_num_threads(1)
+    # For processes of its own, it would start another server; as on the command line, they are forked.
+    multiprocessing.set_start_method("fork", force=True)
     try:
         main(args)
     except Exception:  # multiprocessing would write it to where the tests print

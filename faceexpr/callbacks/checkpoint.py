@@ -61,7 +61,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        if self.monitor is not None and not _validates(trainer):
+        if self.monitor is not None and not self._earlier and not _validates(trainer):
             rank_zero_info(
                 f"no validation will run, so no epoch can be the best by {self.monitor}: the last epoch is saved"
             )
@@ -132,8 +132,11 @@ def _unusable(source: Path | None, target: Path, score: Tensor) -> str:
 def _validates(trainer: Trainer) -> bool:
     if trainer.limit_val_batches == 0:
         return False
-    steps_left = trainer.max_steps - trainer.global_step
-    if trainer.max_steps >= 0 and steps_left * trainer.accumulate_grad_batches < (trainer.val_check_batch or 0):
-        return False
     every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
+    if trainer.max_steps >= 0 and trainer.val_check_batch:
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+        done = (progress.total if every is None else progress.current).processed
+        left = (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches
+        if left < trainer.val_check_batch - done % trainer.val_check_batch:
+            return False
     return every is None or epochs is None or epochs < 0 or every <= epochs
