@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 
 from faceexpr import __version__
 from faceexpr.errors import BAD_INPUT, INTERRUPTED, PIPE_CLOSED, FaceExprError, of_file
+from faceexpr.wording import printable_lines
 
 VERBS: dict[str, tuple[str, str]] = {
     "fit": ("faceexpr.training_cli:run", "Train a model."),
@@ -75,7 +76,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _refuse(verb: str, error: FaceExprError) -> NoReturn:
-    print(f"faceexpr {verb}: error: {error}", file=sys.stderr)
+    print(printable_lines(f"faceexpr {verb}: error: {error}"), file=sys.stderr)
     raise SystemExit(BAD_INPUT) from None
 
 

@@ -1,5 +1,7 @@
 """What the user gets to read when an input or an option is wrong."""
 
+import os
+
 BAD_INPUT = 2
 """Exit code for bad input and bad options."""
 
@@ -29,4 +31,5 @@ class FaceExprError(Exception):
 
 def of_file(error: OSError) -> FaceExprError:
     """Return what to tell of a file that cannot be read or written; one without a name is standard output."""
-    return FaceExprError(f"{error.filename or 'the output'} cannot be read or written: {error.strerror}")
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    return FaceExprError(f"{name or 'the output'} cannot be read or written: {error.strerror}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from faceexpr.errors import FaceExprError
+from faceexpr.wording import printable_lines
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -83,9 +85,9 @@ def _beside(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
 
 
 def _unwritable(path: Path, error: OSError) -> FaceExprError:
-    return FaceExprError(
-        f"{path} cannot be written ({error.strerror or error}); expected a file name in a folder that may be written to"
-    )
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    expected = "more room there" if full else "a file name in a folder that may be written to"
+    return FaceExprError(f"{path} cannot be written ({error.strerror or error}); expected {expected}")
 
 
 def as_bytes(text: str | bytes) -> bytes:
@@ -134,8 +136,8 @@ def lock(file: IO[Any], shared: bool = False) -> bool:
 
 
 def say(text: str) -> None:
-    """Print; characters that the console cannot show are printed as backslash escapes and do not end the run."""
+    """Print; what the console cannot show, or would obey, is printed as backslash escapes and does not end the run."""
     if sys.stdout is None:  # closed by whoever started the program
         return
     encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    print(printable_lines(text).encode(encoding, "backslashreplace").decode(encoding), flush=True)

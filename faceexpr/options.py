@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import traceback
+from argparse import HelpFormatter
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -32,7 +33,7 @@ REFUSED = re.compile(r"(Option '.+?' is not accepted)")
 LINK = re.compile(r"argument (\S+) --> (\S+): .*", re.S)
 NO_CLASS = re.compile(r"Expected a dot import path string: (.*)")
 OTHER_CLASS = re.compile(r"Import path \S+ does not correspond to a subclass of ")
-TYPE = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
+TYPE = re.compile(r"<class\s+'(?:\w+\.)*(\w+)'>")
 NOISE = re.compile(
     r"Type \S*Callable\[.*?\] expects a function or a callable class:\s*|\. Got value: Namespace\(.*\)$|typing\."
 )
@@ -45,6 +46,10 @@ class Parser(LightningArgumentParser):
         read_config(Path(path))  # jsonargparse would not name the file in which something is wrong
         parsed: Namespace = super().parse_path(path, *args, **kwargs)
         return parsed
+
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        text: str = super().format_help(formatter)
+        return TYPE.sub(r"\1", text)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser within the parser, whose message becomes part of a longer one
@@ -108,6 +113,9 @@ def condensed(message: str) -> str:
 VALUE_CHECKERS = ("lightning.", "torch.optim.")
 """Modules that check values from the configuration by raising a ValueError, a RuntimeError or an ImportError."""
 
+ONE_IN_A_STEP = "Expected more than 1 value per channel when training"
+"""What torch's batch normalisation says of a batch of one."""
+
 
 def bad_input(error: Exception) -> FaceExprError | None:
     """Return what a user can do something about in an error of a run; None where it is a defect."""
@@ -121,6 +129,11 @@ def bad_input(error: Exception) -> FaceExprError | None:
     origin = causes[-1]
     if isinstance(origin, OSError) and origin.filename is not None:
         return of_file(origin)
+    if str(origin).startswith(ONE_IN_A_STEP):
+        return FaceExprError(
+            "batch normalisation has nothing to compare where a step has one image for a process; expected "
+            "data.batch_size of at least 2, and data.global_batch_size of at least 2 for each process"
+        )
     frames = [frame for frame, _ in traceback.walk_tb(origin.__traceback__)]
     raised_by = frames[-1].f_globals.get("__name__", "") if frames else ""
     if raised_by.startswith(("jsonargparse.", "yaml.")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from faceexpr.callbacks.together import Together, begin_together
 from faceexpr.checkpoints import find_checkpoint, newest_loadable, remembered, require_checkpoint
 from faceexpr.data.module import FaceDataModule
 from faceexpr.emotions import FER_NAMES
-from faceexpr.errors import SOME_FAILED, FaceExprError
+from faceexpr.errors import INTERRUPTED, SOME_FAILED, FaceExprError
 from faceexpr.evaluation.base import Evaluation, can_judge
 from faceexpr.evaluation.classification import ClassificationEvaluation
 from faceexpr.evaluation.detection import DetectionEvaluation
@@ -237,7 +238,7 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
 
     Raises:
         FaceExprError: bad input.
-        SystemExit: bad options, or inputs of ``predict`` that could not be read.
+        SystemExit: bad options, inputs of ``predict`` that could not be read, SIGTERM or Ctrl-C.
     """
     import_short_names()
     _quiet()
@@ -250,6 +251,10 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
         if known is None:
             raise
         raise known from None
+    except SystemExit as ending:
+        if isinstance(ending.__context__, KeyboardInterrupt):  # after which Lightning exits with 1
+            raise SystemExit(INTERRUPTED) from None
+        raise
     finally:
         together.leave()
 
@@ -262,7 +267,9 @@ def _checkpoint(args: Sequence[str]) -> Path | None:
     runs = last_folder(args, Path(RUNS))
     if written == "last" and "fit" in args and (found := newest_loadable(runs)) is None:
         # So that one command starts a training and, whenever it was interrupted, goes on with it.
-        rank_zero_info(f"--ckpt_path is last, and there is no last.ckpt below {runs} yet: training starts anew")
+        rank_zero_info(
+            f"--ckpt_path is last, and there is no last.ckpt to go on from below {runs}: training starts anew"
+        )
         return found
     return find_checkpoint(written, runs)
 
@@ -279,6 +286,12 @@ def _is_no_advertisement(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(ADVERTISEMENT)
 
 
+def _thread_has_failed(failure: threading.ExceptHookArgs) -> None:
+    """Show why a thread has ended, but for TensorBoard's, which cannot write: the main thread is told, and ends too."""
+    if not type(failure.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(failure)
+
+
 def _quiet() -> None:
     """Show warnings as lines, and leave out what Lightning says to everybody and nobody here can act on."""
     warnings.formatwarning = _as_line
@@ -287,8 +300,13 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=r"`LightningModule.configure_optimizers` returned `None`")
     # The best checkpoint of another run is no concern of this one.
     warnings.filterwarnings("ignore", message=r"The dirpath has changed from ")
+    # As in a process that has had no sample in an epoch.
+    warnings.filterwarnings("ignore", message=r"The ``compute`` method of metric \w+ was called before")
+    # Nothing in it is overwritten but what is gone on from.
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message=r".*number of training batches .* smaller than the logging interval")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+    threading.excepthook = _thread_has_failed
 
 
 def runs_folder(trainer: Any) -> Path:

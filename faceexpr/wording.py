@@ -17,6 +17,19 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 
 
 def some(names: list[str], most: int = 5) -> str:
-    """Return the first names of a list, and how many more there are."""
+    """Return the first names of a list, each on one line, and how many more there are."""
     rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+    return ", ".join(map(printable, names[:most])) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def printable(text: str) -> str:
+    """Return text with backslash escapes for what nobody can see, such as codes that steer a terminal.
+
+    Names of files may hold any: those of members of a tar file from anywhere are not to be trusted.
+    """
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def printable_lines(text: str) -> str:
+    """Do the same and keep the ends of lines."""
+    return "\n".join(map(printable, text.split("\n")))

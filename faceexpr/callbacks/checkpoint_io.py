@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
             kept = ", and the one before it is kept" if target.exists() else ""
             raise FaceExprError(
                 f"the checkpoint {target} cannot be written ({error.strerror or error}){kept}; expected "
-                f"{len(content.getbuffer()) / 1e6:,.1f} MB of room in a folder that may be written to"
+                f"{math.ceil(len(content.getbuffer()) / 1e5) / 10:,} MB of room in a folder that may be written to"
             ) from error
 
 

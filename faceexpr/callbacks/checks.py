@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from faceexpr.data.detection import DetectionDataModule
 from faceexpr.errors import FaceExprError
 from faceexpr.evaluation.base import Evaluation
+from faceexpr.wording import counted
 
 
 class RunChecks(Callback):
@@ -39,8 +40,9 @@ class RunChecks(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and not self._trained and trainer.ckpt_path is not None:
             rank_zero_warn(
-                f"nothing was left to train: the checkpoint has done {trainer.current_epoch} epochs and "
-                f"{trainer.global_step} steps; to go on, give a larger --trainer.max_epochs or --trainer.max_steps"
+                f"nothing was left to train: the checkpoint has done {counted(trainer.current_epoch, 'epoch')} and "
+                f"{counted(trainer.global_step, 'step')}; to go on, give a larger --trainer.max_epochs or "
+                "--trainer.max_steps"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, distributed
 from torchmetrics import Metric
 
 States = dict[str, list[dict[str, Tensor]]]
@@ -56,5 +57,10 @@ def _metrics(trainer: Trainer, pl_module: LightningModule) -> dict[str, Metric]:
 def _by_process(trainer: Trainer, state: Mapping[str, Any]) -> list[dict[str, Tensor]]:
     if trainer.world_size == 1:
         return [{key: value.detach().clone() for key, value in state.items()}]
-    columns: dict[str, Tensor] = {key: trainer.strategy.all_gather(value) for key, value in state.items()}
-    return [{key: column[rank].clone() for key, column in columns.items()} for rank in range(trainer.world_size)]
+    states: list[dict[str, Tensor]] = [{} for _ in range(trainer.world_size)]
+    for key, value in state.items():
+        values = [torch.empty_like(value) for _ in states]
+        distributed.all_gather(values, value.detach().contiguous())
+        for own, part in zip(states, values, strict=True):
+            own[key] = part
+    return states

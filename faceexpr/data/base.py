@@ -14,6 +14,7 @@ from faceexpr.data.module import SPLITS, FaceDataModule, Stage, require_at_least
 from faceexpr.data.split import BatchLoader, BatchSampler, FaceSplit
 from faceexpr.emotions import FER_NAMES
 from faceexpr.errors import FaceExprError
+from faceexpr.wording import counted
 
 
 class ExpressionDataModule(FaceDataModule):
@@ -92,7 +93,7 @@ class ExpressionDataModule(FaceDataModule):
     def setup(self, stage: str) -> None:
         for name in SPLITS[stage]:
             split = self.split(name)
-            rank_zero_info(f"{type(self).__name__}: {len(split):,} images in the {name} split")
+            rank_zero_info(f"{type(self).__name__}: {counted(len(split), 'image')} in the {name} split")
         if stage == "fit" and len(self.split("train")) < 2:
             raise FaceExprError(
                 f"{type(self).__name__}: the train split holds 1 image; training needs at least 2 images"

@@ -19,6 +19,7 @@ from faceexpr.data.split import BatchSampler
 from faceexpr.data.together import gathered
 from faceexpr.data.workers import workers
 from faceexpr.errors import FaceExprError
+from faceexpr.wording import counted
 
 
 class DetectionDataModule(FaceDataModule):
@@ -113,8 +114,8 @@ class DetectionDataModule(FaceDataModule):
                 sum(not len(record.boxes) for record in records),
             )
             rank_zero_info(
-                f"{type(self).__name__}: {len(records):,} pictures in the {name} split with {faces:,} faces"
-                + (f", {empty:,} of them without a face" if empty else "")
+                f"{type(self).__name__}: {counted(len(records), 'picture')} in the {name} split with "
+                f"{counted(faces, 'face')}" + (f", {empty:,} of them without a face" if empty else "")
             )
         if stage == "fit" and not self.has_faces("train"):
             raise FaceExprError(

@@ -69,6 +69,13 @@ class FaceDataModule(Described, LightningDataModule):
         return loader
 
     def teardown(self, stage: str) -> None:
+        self._close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        # Lightning leaves `teardown` out. Workers that are still there would keep the process from ending.
+        self._close()
+
+    def _close(self) -> None:
         for loader in self._opened:
             loader.close()
 

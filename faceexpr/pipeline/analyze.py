@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -104,31 +105,21 @@ class AnalyzeOptions:
 def run(args: list[str]) -> None:
     """Run ``faceexpr analyze``."""
     parser = Parser(prog="faceexpr analyze", description=DESCRIPTION)
-    parser.add_argument("paths", nargs="*", default=[], type=ANY_NAME, metavar="PATH", help=PATHS)
+    parser.add_argument("paths", nargs="*", default=SUPPRESS, type=str, metavar="PATH", help=PATHS)
     parser.add_argument("--config", action="config", help="YAML file with the options below.")
     parser.add_argument("--list", type=str | None, default=None, metavar="FILE", help=LIST)
     parser.add_class_arguments(AnalyzeOptions)
     config = parser.parse_args(args[1:])
     values = {name: config[name] for name in AnalyzeOptions.__dataclass_fields__}
+    paths = config.get("paths") or []
+    if "" in paths:  # as of a variable that is not set; it would be the current folder
+        raise FaceExprError("a PATH is empty; expected a file or a folder")
     with Termination() as termination:
         try:
-            analyze(config.paths or [], AnalyzeOptions(**values), config["list"], termination)
+            analyze([Path(path) for path in paths], AnalyzeOptions(**values), config["list"], termination)
         except Terminated:
             say(f"{STOPPED}; the same command goes on")
             raise SystemExit(PREEMPTED) from None
-
-
-class _File:
-    """A path in the words of the help; of ``Path`` itself, jsonargparse would refuse names whose bytes are no text."""
-
-    def __call__(self, text: str) -> Path:
-        return Path(text)
-
-    def __repr__(self) -> str:
-        return "path"
-
-
-ANY_NAME = _File()
 
 
 def analyze(

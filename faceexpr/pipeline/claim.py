@@ -10,6 +10,7 @@ from typing import Any
 
 from faceexpr.errors import FaceExprError
 from faceexpr.files import write_once
+from faceexpr.pipeline.coco import FILE
 from faceexpr.pipeline.inputs import CROPS, EXPLAINED, OPTIONS, PICTURES
 from faceexpr.pipeline.records import RECORDS, ROWS
 from faceexpr.pipeline.shard import PARTS
@@ -31,7 +32,7 @@ def claim(folder: Path, options: Mapping[str, Any]) -> None:
     place = folder / OPTIONS
     if not place.is_file():
         foreign = [
-            folder / name for name in (RECORDS, ROWS, PICTURES, CROPS, EXPLAINED, PARTS) if _holds(folder / name)
+            folder / name for name in (RECORDS, ROWS, FILE, PICTURES, CROPS, EXPLAINED, PARTS) if _holds(folder / name)
         ]
         if foreign and not place.is_file():  # or else another process has begun meanwhile
             raise FaceExprError(

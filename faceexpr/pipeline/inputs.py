@@ -54,7 +54,8 @@ def collect(paths: Sequence[Path], listed: str | None = None, alone: bool = True
     """Find the images that paths mean.
 
     An image that is meant twice is taken once. Pictures that an analysis has written are left out, so that the folder
-    of the results may be the folder of the images, or lie in it. Tar files are read where they are named themselves.
+    of the results may be the folder of the images, or lie in it, and what lists them may be run again. Tar files are
+    read where they are named themselves.
 
     Args:
         paths: files and folders; ``-`` is a list at standard input.
@@ -90,11 +91,15 @@ def collect(paths: Sequence[Path], listed: str | None = None, alone: bool = True
 
 
 class _Seen:
-    """The places of files that were found. A link to a file is a picture of its own, whose folder has many ways in."""
+    """The places of files that were found, and whose they are.
+
+    A link to a file is a picture of its own, whose folder has many ways in.
+    """
 
     def __init__(self) -> None:
         self._places: set[str] = set()
         self._real = cache(os.path.realpath)
+        self._written = cache(_written_by_analysis)
 
     def again(self, source: str) -> bool:
         folder, name = os.path.split(source)
@@ -104,13 +109,15 @@ class _Seen:
         self._places.add(place)
         return False
 
+    def by_analysis(self, source: str) -> bool:
+        return self._written(os.path.dirname(source))  # noqa: PTH120 - a million of them
+
 
 def _folder(folder: Path, prefix: str, found: Inputs, seen: _Seen) -> None:
     start = len(str(folder / "x")) - 1
-    by_analysis = cache(_written_by_analysis)
     for file in find_images(folder):
         source = str(file)
-        if by_analysis(os.path.dirname(source)):  # noqa: PTH120 - a million of them
+        if seen.by_analysis(source):
             found.own += 1
         elif seen.again(source):
             found.twice += 1
@@ -119,7 +126,7 @@ def _folder(folder: Path, prefix: str, found: Inputs, seen: _Seen) -> None:
 
 
 def _written_by_analysis(folder: str) -> bool:
-    place = Path(folder)
+    place = Path(folder).absolute()
     return any(
         parent.name in (PICTURES, CROPS, EXPLAINED) and (parent.parent / OPTIONS).is_file()
         for parent in (place, *place.parents)
@@ -127,7 +134,9 @@ def _written_by_analysis(folder: str) -> bool:
 
 
 def _file(source: str, place: str, found: Inputs, seen: _Seen) -> None:
-    if seen.again(source):
+    if seen.by_analysis(source):
+        found.own += 1
+    elif seen.again(source):
         found.twice += 1
     elif is_tar(source) and not os.path.isdir(source):  # noqa: PTH112 - a million of them
         _tar(source, place, found)

@@ -97,7 +97,8 @@ def merge(out: Path, options: MergeOptions) -> None:
             writing = f"; {counted(busy, 'process is', 'processes are')} still writing" if busy else ""
             say(f"{len(missing):,} of {total:,} images are not analysed yet{writing}: {some(missing)}")
             if not options.partial:
-                say("nothing is merged; --partial true merges what there is")
+                say("nothing is merged; the command of the analysis goes on with what is still there")
+                say("--partial true merges what is done")
                 raise SystemExit(SOME_FAILED)
         failed = tell(_write(out, index))
         say(f"written to {out / RECORDS} and {out / ROWS}")

@@ -96,8 +96,11 @@ def read_tar(path: Path) -> TarContent:
     """
     content = TarContent()
     try:
-        if not path.is_file():
+        if not path.exists():
             raise FileNotFoundError
+        if not path.is_file():  # reading a pipe or a device might never end
+            content.damage = "not a regular file"
+            return content
         size = path.stat().st_size
         with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as tar:
             for member in _members(tar):
@@ -106,6 +109,9 @@ def read_tar(path: Path) -> TarContent:
                 _take(member, str(path), content)
             if not _ends_well(tar):
                 raise tarfile.ReadError("no end of the archive")
+            if _goes_on(tar):
+                before = counted(len(content.images), "image")
+                content.damage = f"more follows the end of the archive, after {before}; `tar -A` joins several into one"
     except FileNotFoundError:
         content.damage = "no such file"
     except OSError as error:
@@ -153,6 +159,15 @@ def _ends_well(tar: tarfile.TarFile) -> bool:
     tar.fileobj.seek(tar.offset)
     block = tar.fileobj.read(tarfile.BLOCKSIZE)
     return len(block) == tarfile.BLOCKSIZE and not any(block)
+
+
+def _goes_on(tar: tarfile.TarFile) -> bool:
+    # As after `cat a.tar b.tar`; zeros fill an archive up.
+    assert tar.fileobj is not None
+    while block := tar.fileobj.read(1 << 20):
+        if any(block):
+            return True
+    return False
 
 
 def member_source(tar: str | os.PathLike[str], name: str) -> str:

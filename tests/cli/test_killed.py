@@ -13,7 +13,7 @@ import pytest
 from killed_runs import FACES, PICTURES, assert_same, fit, fit_at_once, load, newest
 from killing import random_point
 
-from faceexpr.errors import PREEMPTED, PROCESS_LOST
+from faceexpr.errors import INTERRUPTED, PREEMPTED, PROCESS_LOST
 
 KILLED = -signal.SIGKILL
 POINTS = 20
@@ -135,6 +135,20 @@ def test_pictures_that_workers_have_prepared_but_training_has_not_seen_come_agai
     assert_same(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, PREEMPTED), (signal.SIGINT, INTERRUPTED)])
+def test_no_worker_keeps_a_training_that_is_stopped_from_ending(number: int, code: int, tmp_path: Path) -> None:
+    assert fit(tmp_path, PICTURES, {"where": "batch ends", "nth": 2, "signals": [number]}) == [code]
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_the_last_validation_still_comes_where_less_than_an_epoch_is_left(tmp_path: Path) -> None:
+    args = [*FACES, "--trainer.max_epochs=-1", "--trainer.max_steps=8", "--model.scheduler=null"]
+    assert fit(tmp_path / "whole", args) == [0]
+    assert fit(tmp_path / "run", args, {"where": "batch ends", "nth": 3}) == [KILLED]
+    assert fit(tmp_path / "run", args) == [0]
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
     """Give a file system of 256 KiB."""
@@ -165,3 +179,15 @@ def test_a_full_disk_leaves_the_checkpoint_before(whole: Path, tmp_path: Path) -
         assert fit(tmp_path / "run", args) == [0]
         (tmp_path / "run/last.ckpt").write_bytes(last.read_bytes())
     assert_same(tmp_path / "run", whole)
+
+
+def test_a_run_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        (disk / "run").mkdir()
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        where = [f"--trainer.logger.save_dir={disk}", "--trainer.logger.version=run"]
+        assert fit(tmp_path / "run", [*FACES, *where]) == [2]
+    said = (tmp_path / "run/log").read_text()
+    assert f"error: {disk}/run/events" in said
+    assert "cannot be read or written: Read-only file system" in said
+    assert "Traceback" not in said

@@ -111,6 +111,14 @@ def test_a_training_that_has_ended_goes_on_with_whole_epochs(
     assert (state["epoch"] + 1, state["global_step"]) == (epochs, 4 * epochs)
 
 
+def test_the_best_epoch_stays_where_no_validation_is_left(run: Run, workdir: Path) -> None:
+    run("fit", "--trainer.max_epochs=-1", "--trainer.max_steps=5")
+    run("fit", "--trainer.max_epochs=-1", "--trainer.max_steps=6", "--ckpt_path=last")
+    for version in (0, 1):
+        best = torch.load(f"lightning_logs/version_{version}/checkpoints/best.ckpt", weights_only=True)
+        assert best["global_step"] == 4
+
+
 def test_a_best_checkpoint_of_a_later_epoch_is_not_taken_for_that_of_an_earlier_one(run: Run, workdir: Path) -> None:
     # As after a kill between the best checkpoint of an epoch and the state that knows of it.
     run("fit", "--trainer.max_epochs=1", "--data.val_size=50", "--model.lr=0")

@@ -135,7 +135,7 @@ def test_e04_last_is_the_newest_run_and_best_needs_a_run(
     assert "no last.ckpt below lightning_logs" in capsys.readouterr().err
     caplog.set_level(logging.INFO)
     run("fit", "--ckpt_path=last")
-    assert "there is no last.ckpt below lightning_logs yet: training starts anew" in caplog.text
+    assert "there is no last.ckpt to go on from below lightning_logs: training starts anew" in caplog.text
     main(["fit", "--ckpt_path", "last", *TINY_RUN[1:], "--trainer.max_epochs=3"])
     assert torch.load("lightning_logs/version_1/checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
     assert exit_code(lambda: main(["test", "--ckpt_path=best"])) == 2

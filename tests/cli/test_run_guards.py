@@ -138,6 +138,12 @@ def test_e19_one_image_is_a_clear_message(run: Run, capsys: pytest.CaptureFixtur
     assert "the train split holds 1 image; training needs at least 2 images" in capsys.readouterr().err
 
 
+def test_e19_batches_of_one_image_are_a_clear_message(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: run("fit", "--data.batch_size=1", "--model.net.batch_norm=true")) == 2
+    assert "batch normalisation has nothing to compare" in capsys.readouterr().err
+    run("fit", "--data.batch_size=1")
+
+
 def test_the_written_rate_is_said(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     run("fit", "--model.lr=0.0123")

@@ -12,6 +12,10 @@ from faceexpr.errors import FaceExprError
 class OddFaces(SyntheticFaces):
     """Drawn faces. The variable ``ODD`` says when, what and to which process: "setup refuse 1, batch kill 0"."""
 
+    def prepare_data(self) -> None:
+        super().prepare_data()
+        happen("prepare")
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
         happen("setup")

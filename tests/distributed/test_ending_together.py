@@ -42,7 +42,7 @@ def test_what_all_processes_find_in_their_data_is_said_once(tmp_path: Path) -> N
     assert "Traceback" not in first + second
 
 
-@pytest.mark.parametrize(("moment", "rank"), [("setup", 1), ("batch", 0)])
+@pytest.mark.parametrize(("moment", "rank"), [("prepare", 0), ("setup", 1), ("batch", 0)])
 def test_what_one_process_finds_ends_the_other_with_one_sentence(tmp_path: Path, moment: str, rank: int) -> None:
     codes = run_together(TINY, tmp_path, 2, {"ODD": f"{moment} refuse {rank}"}, timeout=SECONDS)
     assert codes == [BAD_INPUT, BAD_INPUT]
@@ -114,7 +114,13 @@ def test_tasks_of_slurm_measure_what_one_process_measures(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("odd", "code"), [("setup refuse all", {2}), ("batch refuse 1", {2, -9}), ("batch kill 1", {76, -9})]
+    ("odd", "code"),
+    [
+        ("prepare refuse 0", {2}),
+        ("setup refuse all", {2}),
+        ("batch refuse 1", {2, -9}),
+        ("batch kill 1", {76, -9}),
+    ],
 )
 def test_processes_that_lightning_starts_end_together(tmp_path: Path, odd: str, code: set[int]) -> None:
     """The first process has five seconds until Lightning kills it for the other's end, and mostly ends by itself."""

@@ -249,11 +249,13 @@ def test_files_of_the_users_own_are_never_overwritten(analyze):
     write("photos/pictures/a.png")
     with pytest.raises(FaceExprError, match=r"photos/pictures is there already, and no analysis has written it"):
         analyze("photos", "--pictures=true", out="photos")
-    Path("out").mkdir()
-    Path("out/faces.csv").write_text("mine")
-    with pytest.raises(FaceExprError, match=r"out/faces\.csv is there already"):
-        analyze("photos")
-    assert Path("out/faces.csv").read_text() == "mine"
+    for name in ("faces.csv", "detections.json"):
+        place = Path(f"out {name}", name)
+        place.parent.mkdir()
+        place.write_text("mine")
+        with pytest.raises(FaceExprError, match=f"{place} is there already"):
+            analyze("photos", "--coco=true", out=str(place.parent))
+        assert place.read_text() == "mine"
 
 
 def test_coco_detections_have_the_ids_of_the_annotations(analyze):

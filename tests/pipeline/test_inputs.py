@@ -140,3 +140,33 @@ def test_names_are_unique_whatever_their_case_and_never_those_of_folders():
 def test_many_images_of_one_name_are_named_in_little_time():
     names = Names([])
     assert [names.free("image.png") for _ in range(30_000)][-1] == "image-30000.png"
+
+
+def test_what_an_analysis_has_written_is_no_input_of_a_list_either(analyze, capsys, monkeypatch):
+    write("a.png")
+    for _ in range(2):
+        listed = sorted(str(path) for path in Path().rglob("*.png"))
+        Path("list.txt").write_text("\n".join(listed))
+        assert analyze("--list=list.txt", "--pictures=true", "--crops=true") == 0
+        assert images() == ["a.png"]
+    assert "2 images were written by an analysis left out" in capsys.readouterr().out
+    for path in ("out/pictures/a.png", "out/pictures"):
+        with pytest.raises(FaceExprError, match="the only images there were written by an analysis"):
+            analyze(path, out="other")
+    monkeypatch.chdir("out/pictures")
+    with pytest.raises(FaceExprError, match="the only images there were written by an analysis"):
+        analyze(".", out="other")
+
+
+def test_an_empty_path_is_refused_and_does_not_mean_the_current_folder(analyze):
+    write("a.png")
+    with pytest.raises(FaceExprError, match="a PATH is empty"):
+        analyze("")
+
+
+def test_the_printed_configuration_is_one_that_can_be_given(analyze, capsys):
+    write("a.png")
+    assert analyze("a.png", "12", "--print_config") == 0
+    Path("config.yaml").write_text(capsys.readouterr().out)
+    assert analyze("--config=config.yaml") == 3
+    assert images() == ["a.png", "12"]

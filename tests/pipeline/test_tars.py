@@ -1,6 +1,7 @@
 """Images in tar files: the same results as from a folder, whatever else is in the file and wherever it ends."""
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -156,6 +157,23 @@ def test_no_end_and_a_damaged_header_are_told(workdir):
     images, found = content("broken.tar")
     assert list(images) == ["0.jpg", "1.jpg"]
     assert found.damage == "cut off or damaged after 2 images"
+
+
+def test_what_follows_the_end_of_an_archive_is_told(analyze):
+    first, second = (pack(f"{name}.tar", [(f"{name}.png", face())]).read_bytes() for name in "ab")
+    Path("both.tar").write_bytes(first + second)
+    Path("filled.tar").write_bytes(first + bytes(2 << 20))
+    assert analyze("both.tar") == 3
+    assert [record["reason"] for record in records()] == [
+        None, "more follows the end of the archive, after 1 image; `tar -A` joins several into one",
+    ]  # fmt: skip
+    assert analyze("filled.tar", out="filled") == 0
+
+
+def test_a_pipe_in_the_place_of_a_tar_file_is_not_waited_for(analyze):
+    os.mkfifo("a.tar")
+    assert analyze("a.tar") == 3
+    assert records()[0]["reason"] == "not a regular file"
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"\xff" * 5000, b"\x1f\x8b" + b"0" * 600])
