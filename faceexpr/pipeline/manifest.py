@@ -54,10 +54,14 @@ def read_manifest(out: Path) -> Iterator[tuple[str, str]]:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 try:
-                    source, name = json.loads(line)
-                except (ValueError, TypeError):
-                    raise FaceExprError(f"{path}, line {number} is not an image and its name; expected both") from None
-                yield source, name
+                    entry = json.loads(line)
+                except ValueError:
+                    entry = None
+                match entry:
+                    case [str(source), str(name)]:
+                        yield source, name
+                    case _:
+                        raise FaceExprError(f"{path}, line {number} is not an image and its name; expected both")
 
 
 def _files(out: Path) -> list[Path]:

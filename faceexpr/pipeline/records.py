@@ -87,8 +87,10 @@ def _is_record(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and value.keys() == _FIELDS
-        and isinstance(value["faces"], list)
+        and all(isinstance(value[field], str) for field in ("image", "name"))
+        and all(isinstance(value[field], list) for field in ("faces", "notes"))
         and all(isinstance(face, dict) and face.keys() == _FACE_FIELDS for face in value["faces"])
+        and all(isinstance(face["box"], list) and len(face["box"]) == 4 for face in value["faces"])
     )
 
 

@@ -69,8 +69,13 @@ def test_options_that_no_analysis_has_written_are_named(analyze, content):
 
 
 @pytest.mark.parametrize(
-    "change", [{"width": ...}, {"faces": [1]}, {"faces": None}, {"faces": [{"box": [0, 0, 1, 1]}]}]
-)
+    "change",
+    [
+        {"width": ...}, {"faces": [1]}, {"faces": None}, {"faces": [{"box": [0, 0, 1, 1]}]}, {"image": 1},
+        {"faces": [{"box": None, "score": 1, "expression": None, "probabilities": None}]}, {"name": None},
+        {"notes": None},
+    ],
+)  # fmt: skip
 def test_a_record_that_lacks_something_is_named_by_its_line(analyze, change):
     write("photos/a.png")
     assert analyze("photos") == 0

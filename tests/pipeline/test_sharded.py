@@ -177,16 +177,6 @@ def test_failed_images_do_not_end_the_other_processes_and_merging_tells_of_them(
     assert "1 of 4 could not be analysed; the reason of each is in its record" in capsys.readouterr().out
 
 
-def test_names_that_would_steer_the_terminal_are_told_with_escapes(analyze, capsys):
-    names = [b"a.png", b"\x1b[2J.png", b"line\nbreak.png", b"\xff.png", "顔 é.png".encode()]
-    Path("list.txt").write_bytes(b"\0".join(names))
-    assert analyze("--list=list.txt", "--shard=0/5") == 0
-    capsys.readouterr()
-    assert merge("out") == 3
-    said = capsys.readouterr().out
-    assert r"4 of 5 images are not analysed yet: \x1b[2J.png, line\nbreak.png, \udcff.png, 顔 é.png" in said
-
-
 def test_merging_says_what_is_missing_and_writes_nothing_or_what_there_is(analyze, capsys):
     sources = photos(4)
     assert analyze("photos", "--shard=1/2") == 0
@@ -203,15 +193,6 @@ def test_merging_says_what_is_missing_and_writes_nothing_or_what_there_is(analyz
     assert analyze("photos", "--shard=0/2") == 0
     assert merge("out") == 0
     assert [record["image"] for record in records()] == sources
-
-
-def test_merging_without_anything_to_merge_is_one_sentence(workdir):
-    with pytest.raises(FaceExprError, match="out holds no results; expected --out of an analysis"):
-        merge("out")
-    with pytest.raises(FaceExprError, match="expected --coco true with it"):
-        merge("out", "--annotations=truth.json")
-    with pytest.raises(FaceExprError, match="expected --annotations with it"):
-        merge("out", "--images=photos")
 
 
 def test_merging_keeps_nobody_else_from_writing_unnoticed(analyze):
