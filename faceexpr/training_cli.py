@@ -252,7 +252,8 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
             raise
         raise known from None
     except SystemExit as ending:
-        if isinstance(ending.__context__, KeyboardInterrupt):  # after which Lightning exits with 1
+        # After Ctrl-C Lightning exits with 1. A command line that is only read may stand in such a context too.
+        if ending.code == 1 and isinstance(ending.__context__, KeyboardInterrupt):
             raise SystemExit(INTERRUPTED) from None
         raise
     finally:

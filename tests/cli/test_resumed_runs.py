@@ -13,6 +13,7 @@ import torch
 from conftest import TINY_DATA, TINY_NET, TINY_RUN, Run, exit_code
 
 from faceexpr.cli import main
+from faceexpr.errors import INTERRUPTED
 
 LAST = "lightning_logs/version_0/checkpoints/last.ckpt"
 ONE_CYCLE = ["--model.scheduler=OneCycleLR", "--model.scheduler.max_lr=0.1"]
@@ -139,7 +140,7 @@ def test_an_interrupted_run_says_how_to_go_on(workdir: Path) -> None:
         while process.poll() is None and Path("out").read_bytes().count(b"\n") < 2:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        assert process.wait(120) == 1
+        assert process.wait(120) == INTERRUPTED
     assert f"go on after the last whole epoch with: faceexpr fit --ckpt_path {LAST}" in Path("err").read_text()
     done = torch.load(LAST, weights_only=True)["epoch"] + 1
     resume(epochs=done + 1)
