@@ -73,6 +73,7 @@ class Together(Callback):
         self._started = False
         self._lost = False
         self._over = threading.Event()
+        self._watcher: threading.Thread | None = None
         self._heard: list[Problem] = []
         environment = launched()
         if environment is not None and environment.world_size() > 1 and not _restarts_on_several_machines():
@@ -97,7 +98,8 @@ class Together(Callback):
 
     def _use(self, board: Board) -> None:
         self._board = board
-        threading.Thread(target=self._watch, args=(board,), daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, args=(board,), daemon=True)
+        self._watcher.start()
 
     def _join(self) -> None:
         """Use the connection of processes that Lightning has started, once there is one."""
@@ -189,6 +191,9 @@ class Together(Callback):
     def leave(self) -> None:
         """Look no more whether another process has ended."""
         self._over.set()
+        if self._watcher is not None:
+            # A thread that is still within torch when Python ends would abort the process.
+            self._watcher.join(GRACE)
         if self._board is not None:
             self._board.write(DONE, "")
             if self._board.keeps:
