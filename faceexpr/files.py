@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import sys
 import tempfile
@@ -93,6 +94,15 @@ def _unwritable(path: Path, error: OSError) -> FaceExprError:
 def as_bytes(text: str | bytes) -> bytes:
     """Return text as UTF-8; what that cannot hold becomes backslash escapes, which JSON reads back as they were."""
     return text.encode("utf-8", "backslashreplace") if isinstance(text, str) else text
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
 
 
 def _umask() -> int:

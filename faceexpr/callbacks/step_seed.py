@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from faceexpr.data.draws import seed_of
 
 
 class StepSeed(Callback):
@@ -27,8 +28,7 @@ class StepSeed(Callback):
             self._seed = trainer.strategy.broadcast(torch.initial_seed())
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        parts = repr((self._seed, trainer.global_rank, trainer.current_epoch, batch_idx)).encode()
-        number = int.from_bytes(hashlib.blake2b(parts, digest_size=8).digest(), "big") >> 1
+        number = seed_of(self._seed, trainer.global_rank, trainer.current_epoch, batch_idx)
         # Not torch.manual_seed, which looks for every kind of device each time.
         torch.default_generator.manual_seed(number)
         if pl_module.device.type == "cuda":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from faceexpr.callbacks.board import Board
 from faceexpr.callbacks.launched import check_count, launched
 from faceexpr.errors import BAD_INPUT, PROCESS_LOST, FaceExprError
+from faceexpr.files import digest
 
 START = 300.0
 """Seconds within which all processes have to be there. What starts them starts them together."""
@@ -129,7 +129,7 @@ class Together(Callback):
         board = self._board
         if board is None:
             return
-        mark = _digest(checkpoint)
+        mark = _beginning(checkpoint)
         board.write(READY, mark)
         marks = board.gather(READY, START)
         if board.marked(PROBLEM):
@@ -285,11 +285,5 @@ def _reported(problem: Problem, board: Board) -> str:
     return f"process {problem.rank} of {board.count} on {problem.host} has ended: {problem.sentence}"
 
 
-def _digest(checkpoint: Path | None) -> str:
-    if checkpoint is None:
-        return "without a checkpoint"
-    digest = hashlib.sha256()
-    with checkpoint.open("rb") as file:
-        while part := file.read(2**20):
-            digest.update(part)
-    return f"from a checkpoint with SHA-256 {digest.hexdigest()[:16]}"
+def _beginning(checkpoint: Path | None) -> str:
+    return "without a checkpoint" if checkpoint is None else f"from a checkpoint with SHA-256 {digest(checkpoint)[:16]}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -37,6 +39,11 @@ def uniform(index: Tensor, columns: int, key: tuple[int, ...]) -> NDArray[np.flo
         counter = np.arange(1, columns + 1, dtype=np.uint64) * _GOLDEN
         bits = _mixed(state[:, None] + counter)
     return np.asarray((bits >> np.uint64(64 - _BITS)).astype(np.float32) / np.float32(2**_BITS))
+
+
+def seed_of(*parts: int) -> int:
+    """Return a seed of 63 bits that depends on all parts alike; sums of seeds would repeat from epoch to epoch."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
 
 
 def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from faceexpr.data.box_augment import BoxAugmentation, augment_sample
+from faceexpr.data.draws import seed_of
 from faceexpr.data.pictures import Pictures
 from faceexpr.data.resumable import ResumableLoader
 from faceexpr.data.split import PADDING, BatchSampler
@@ -66,7 +66,7 @@ class Batches:
         else:
             # torchvision's transforms draw from torch's global generator, which is put back afterwards.
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(_number(self.seed, epoch, index))
+                torch.manual_seed(seed_of(self.seed, epoch, index))
                 image, boxes = augment_sample(index, self._without_ignored, len(self.pictures), self.augment)
         return image, boxes, torch.zeros(len(boxes), dtype=torch.bool)
 
@@ -82,11 +82,6 @@ class Batches:
         for left, top, right, bottom in boxes[ignored].round().long().tolist():
             image[:, top:bottom, left:right] = 128
         return image, boxes[~ignored]
-
-
-def _number(*parts: int) -> int:
-    """Return a number of 63 bits that depends on all parts alike; sums of seeds would repeat from epoch to epoch."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
 
 
 class PictureLoader(ResumableLoader):

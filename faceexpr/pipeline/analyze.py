@@ -33,7 +33,7 @@ from faceexpr.pipeline.progress import progress, tell
 from faceexpr.pipeline.records import RECORDS, ROWS, read_records
 from faceexpr.pipeline.shard import Shard, find_shard
 from faceexpr.pipeline.share import Share, folder_of, share_out
-from faceexpr.pipeline.termination import Terminated, Termination
+from faceexpr.termination import Terminated, Termination
 from faceexpr.wording import counted
 
 DESCRIPTION = (

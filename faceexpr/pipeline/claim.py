@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from faceexpr.errors import FaceExprError
-from faceexpr.files import write_once
+from faceexpr.files import digest, write_once
 from faceexpr.pipeline.coco import FILE
 from faceexpr.pipeline.inputs import CROPS, EXPLAINED, OPTIONS, PICTURES
 from faceexpr.pipeline.records import RECORDS, ROWS
@@ -76,8 +75,4 @@ def _shown(value: Any) -> str:
 
 def fingerprint(path: Path) -> dict[str, str]:
     """Return the path of a file and what tells whether it still holds the same."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return {"path": str(path), "sha256": digest.hexdigest()}
+    return {"path": str(path), "sha256": digest(path)}

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import shlex
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
@@ -28,31 +24,11 @@ from faceexpr.sweep.space import Choices, Point, Space, flags, grid, probes, rea
 from faceexpr.sweep.storage import open_study
 from faceexpr.sweep.table import MEASURED, SECONDS, Row, best_value, described, folder_name, read_rows, shown
 from faceexpr.sweep.trial import PRUNED_AFTER, Assignment
+from faceexpr.termination import Terminated, Termination
 
 POLL_SECONDS = 2.0
 
 Launch = Callable[[Sequence[str], Assignment, Path], int]
-
-
-class _Preempted(BaseException):
-    """SIGTERM has come, to this process or to a trial: the job is about to be ended."""
-
-
-@contextmanager
-def _heeding_sigterm() -> Iterator[None]:
-    """End the work by an exception when SIGTERM comes, so that the trial that runs is given back."""
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        raise _Preempted
-
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass
@@ -98,12 +74,12 @@ class Sweep:
         study = self._study()
         say(f"{self.options.method} of {len(self.points)} trials in {self.folder}: {_spelt(self.space)}")
         try:
-            with _heeding_sigterm():
+            with Termination():
                 self._work(study)
-        except (KeyboardInterrupt, _Preempted) as stop:
+        except (KeyboardInterrupt, Terminated) as stop:
             self._finish(study)
             say("interrupted; the same command goes on")
-            raise SystemExit(PREEMPTED if isinstance(stop, _Preempted) else INTERRUPTED) from None
+            raise SystemExit(PREEMPTED if isinstance(stop, Terminated) else INTERRUPTED) from None
         if any(row.status == "failed" for row in self._finish(study)):
             raise SystemExit(SOME_FAILED)
 
@@ -168,7 +144,7 @@ class Sweep:
             with beating(trial):
                 code = self.launch([*self.arguments(point), *flags(where)], assignment, folder)
             if code == PREEMPTED:
-                raise _Preempted
+                raise Terminated
         except BaseException:
             release(study, trial.number)
             raise

@@ -1,4 +1,4 @@
-"""SIGTERM, with which schedulers ask a process to end: an exception, as Ctrl-C is, but never within a record."""
+"""SIGTERM, with which schedulers ask a process to end: an exception, as Ctrl-C is, but never within a held block."""
 
 from __future__ import annotations
 
