@@ -86,6 +86,22 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
     return build
 
 
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny checkpoints: a detector, a classifier of seven classes, and one of eight."""
+    from analysis_runs import save_models
+
+    return save_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def analyze(models: Path, workdir: Path) -> Callable[..., int]:
+    """Run ``faceexpr analyze`` with them in an empty folder: ``analyze("photos", "--pictures=true")``."""
+    from analysis_runs import analyzer
+
+    return analyzer(models)
+
+
 def exit_code(function: Callable[[], None]) -> int:
     """Return the code that ``function`` exits with; 0 where it returns."""
     try:

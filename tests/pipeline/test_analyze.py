@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from analysis_runs import BOX, analyzer, records, rows, save_models, write
+from analysis_runs import BOX, records, rows, write
 from conftest import exit_code
 from pictures import encoded, picture
 from PIL import Image
@@ -19,16 +19,6 @@ from faceexpr.errors import FaceExprError
 from faceexpr.pipeline.analyze import run
 
 FIELDS = ["image", "name", "status", "reason", "width", "height", "faces", "notes"]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return save_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def analyze(models, workdir):
-    return analyzer(models)
 
 
 def test_f04_a_folder_with_and_without_faces(analyze, capsys):

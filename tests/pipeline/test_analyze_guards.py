@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from analysis_runs import analyzer, records, save_models, write
+from analysis_runs import records, write
 from conftest import exit_code
 from pictures import encoded, picture
 
@@ -17,16 +17,6 @@ from faceexpr.errors import FaceExprError
 from faceexpr.pipeline.output import Output
 
 RECORD = {"image": "a", "name": "a", "status": "ok", "reason": None, "width": 9, "height": 9, "faces": [], "notes": []}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return save_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def analyze(models, workdir):
-    return analyzer(models)
 
 
 def command(models, *paths, out="out"):

@@ -9,20 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from analysis_runs import analyzer, records, rows, save_models, write
+from analysis_runs import records, rows, write
 
 from faceexpr.errors import FaceExprError
 from faceexpr.pipeline import pipeline as pipeline_module
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return save_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def analyze(models, workdir):
-    return analyzer(models)
 
 
 def folder_bytes(out):

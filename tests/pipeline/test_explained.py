@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from analysis_runs import analyzer, records, save_models, write
+from analysis_runs import records, write
 from PIL import Image
 from red_finder import save_task, tiny_classifier
 
@@ -21,16 +21,6 @@ from faceexpr.pipeline.pipeline import Analysed
 from faceexpr.pipeline.result import FaceResult, PictureResult
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.knn import KNNClassifier
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return save_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def analyze(workdir, models):
-    return analyzer(models)
 
 
 def test_each_face_is_beside_what_speaks_for_its_expression(analyze):

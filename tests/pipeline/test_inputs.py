@@ -6,22 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from analysis_runs import analyzer, records, save_models, write
+from analysis_runs import records, write
 
 from faceexpr.errors import FaceExprError
 from faceexpr.pipeline.inputs import collect
 from faceexpr.pipeline.lists import read_list
 from faceexpr.pipeline.names import Names, below
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return save_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def analyze(models, workdir):
-    return analyzer(models)
 
 
 def images(out="out"):

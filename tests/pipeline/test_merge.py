@@ -3,21 +3,11 @@
 from pathlib import Path
 
 import pytest
-from analysis_runs import analyzer, save_models, write
+from analysis_runs import write
 from conftest import exit_code
 
 from faceexpr.errors import FaceExprError
 from faceexpr.pipeline.merge import run as run_merge
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return save_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def analyze(models, workdir):
-    return analyzer(models)
 
 
 def merge(out, *args):

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from analysis_runs import BOX, analyzer, records, save_models, write
+from analysis_runs import BOX, analyzer, records, write
 from conftest import exit_code
 from processes import free_port, run_together, start, torchrun
 
@@ -22,11 +22,6 @@ from faceexpr.pipeline.output import Output
 from faceexpr.pipeline.shard import PARTS
 
 EXTRA = ("--pictures=true", "--crops=true")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return save_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from analysis_runs import BOX, analyzer, records, rows, save_models, write
+from analysis_runs import BOX, records, rows, write
 from conftest import exit_code
 from pictures import encoded
 from PIL import Image
@@ -17,16 +17,6 @@ from faceexpr.errors import FaceExprError
 from faceexpr.images import ImageError
 from faceexpr.pipeline.merge import run as run_merge
 from faceexpr.pipeline.tars import read_tar
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return save_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def analyze(models, workdir):
-    return analyzer(models)
 
 
 def face(box=BOX):
