@@ -12,7 +12,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
+from faceexpr.data.paste import paste_face
 from faceexpr.errors import FaceExprError
+
+MOST_PASTED = 3
 
 Sample = tuple[Tensor, Tensor]
 """A picture, uint8 (3, H, W), and its boxes, float32 (F, 4)."""
@@ -32,6 +35,7 @@ class BoxAugmentation:
         saturation: largest relative change, 0 for none.
         grey: probability of a picture without colour.
         mosaic: probability that a picture is put together from crops of four.
+        paste: probability that one to three faces of another training picture are pasted in.
         min_visible: faces of which a smaller part, of their area, is inside the crop are left out.
         min_face: faces whose longer side becomes less than this, in pixels, are left out.
     """
@@ -45,6 +49,7 @@ class BoxAugmentation:
     saturation: float = 0.3
     grey: float = 0.05
     mosaic: float = 0.0
+    paste: float = 0.0
     min_visible: float = 0.4
     min_face: float = 4.0
 
@@ -56,7 +61,7 @@ class BoxAugmentation:
                 f"data.augment.smallest is {self.smallest} and largest is {self.largest}; expected 0 < smallest <= "
                 "largest"
             )
-        for name in ("flip", "grey", "mosaic", "min_visible", "brightness", "contrast", "saturation"):
+        for name in ("flip", "grey", "mosaic", "paste", "min_visible", "brightness", "contrast", "saturation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise FaceExprError(f"data.augment.{name} is {getattr(self, name)}; expected 0 to 1")
         if self.min_face < 1:
@@ -105,7 +110,7 @@ def augment_sample(index: int, read: Callable[[int], Sample], others: int, optio
     Args:
         index: the picture.
         read: returns a picture and its boxes.
-        others: number of pictures that a mosaic may take its other three from.
+        others: number of pictures that a mosaic may take its other three from, and pasted faces may come from.
         options: what to change and how far.
 
     Returns:
@@ -116,6 +121,10 @@ def augment_sample(index: int, read: Callable[[int], Sample], others: int, optio
         image, boxes = _mosaic([read(place) for place in places], options)
     else:
         image, boxes = _cropped(read(index), options.size, options)
+    if options.paste and float(torch.rand(())) < options.paste:
+        source, faces = read(int(torch.randint(others, ())))
+        for _ in range(int(torch.randint(1, MOST_PASTED + 1, ())) if len(faces) else 0):
+            image, boxes = paste_face(image, boxes, source, faces)
     boxes = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(options.size, options.size))
     changed, boxes = _changes(options)(tv_tensors.Image(image), boxes)
     return changed.as_subclass(Tensor), boxes.as_subclass(Tensor)
