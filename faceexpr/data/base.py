@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -76,6 +78,10 @@ class ExpressionDataModule(FaceDataModule):
             self.splits[stage] = split
         return self.splits[stage]
 
+    def leaked(self, stage: Stage) -> npt.NDArray[np.bool_] | None:
+        """Tell which images of a split are pixel-equal to one for training, bool (N,); None where it is not known."""
+        return None
+
     def _check_classes(self, stage: Stage, split: FaceSplit) -> None:
         if split.targets is None:
             if stage != "predict":
@@ -84,7 +90,10 @@ class ExpressionDataModule(FaceDataModule):
                     "expected a label for each image (unlabelled images are for `faceexpr predict`)"
                 )
             return
-        counts = split.targets.sum(0) if split.targets.ndim == 2 else torch.bincount(split.targets, minlength=1)
+        targets = split.targets
+        if targets.ndim == 2 and stage != "train":
+            targets = targets.argmax(1)  # as they are measured
+        counts = targets.sum(0) if targets.ndim == 2 else torch.bincount(targets, minlength=1)
         present = {index for index, count in enumerate(counts.tolist()) if count > 0}
         absent = [name for index, name in enumerate(self.class_names) if index not in present]
         if absent and stage != "predict":

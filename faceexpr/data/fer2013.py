@@ -13,7 +13,7 @@ from faceexpr.data.augment import Augmentation
 from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.fer2013_csv import USAGES, read_columns
 from faceexpr.data.fer2013_table import BadRowPolicy, FerTable, read_table
-from faceexpr.data.leaks import without_leaks
+from faceexpr.data.leaks import leaked, without_leaks
 from faceexpr.data.module import Stage
 from faceexpr.data.split import FaceSplit
 from faceexpr.errors import FaceExprError
@@ -110,6 +110,11 @@ class FER2013(ExpressionDataModule):
         held_out = self._holdout(table)
         rows = np.flatnonzero(held_out if stage == "val" else ~held_out)
         return table.labelled(rows, bad=np.zeros(len(table.bad_lines), dtype=np.bool_))
+
+    def leaked(self, stage: Stage) -> npt.NDArray[np.bool_] | None:
+        table = self._table(find_files(self.path).of(stage))
+        training = table.with_usage(USAGE_OF["train"])
+        return leaked(self.split(stage), training) if stage != "train" and len(training) else None
 
     def _checked_for_leaks(self, split: FaceSplit, stage: Stage, table: FerTable) -> FaceSplit:
         if stage == "train":

@@ -5,6 +5,7 @@ The article: "Training deep networks for facial expression recognition with crow
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -21,8 +22,9 @@ from faceexpr.data.fer2013_csv import NO_LABEL, USAGES
 from faceexpr.data.fer2013_table import BadRowPolicy, FerTable, read_table
 from faceexpr.data.ferplus_labels import NumClasses, majority_labels, soft_labels
 from faceexpr.data.ferplus_votes import Votes, matched, read_votes
+from faceexpr.data.leaks import leaked
 from faceexpr.data.module import Stage
-from faceexpr.data.split import FaceSplit
+from faceexpr.data.split import FaceSplit, Selection
 from faceexpr.emotions import FER_NAMES, FERPLUS_NAMES
 from faceexpr.errors import FaceExprError
 
@@ -34,6 +36,9 @@ _CHANCE = 0.18
 
 _ENOUGH = 1000
 """Images from which the share means something."""
+
+RULES = {"majority": "more than half of the votes", "soft": "most votes on emotions, the first class where it is a tie"}
+"""What the label of an image is, by what is evaluated."""
 
 _DRAWING = 1
 """Tells the random numbers that draw labels from those that change images."""
@@ -47,8 +52,9 @@ class FERPlus(ExpressionDataModule):
     7 classes) are dropped, and the number is printed for each reason and split; so is the number that stays, on which
     every published figure depends. `faceexpr.data.ferplus_labels` has the rule in full.
 
-    Training can use the whole distribution instead. Validation, test and predict always use the images with majority
-    labels, so that accuracies compare.
+    Training can use the whole distribution instead. Validation, test and predict take the images with a majority label,
+    whatever training uses, so that accuracies compare. Their targets are the distributions, whose highest share is that
+    label: one pass gives the accuracy and the distance to the votes.
 
     Args:
         path: FER-2013's CSV file with the column Usage (fer2013.csv or icml_face_data.csv), or its folder.
@@ -65,6 +71,8 @@ class FERPlus(ExpressionDataModule):
             ``skip`` leaves them and their votes out and says how many and why.
         cache_dir: folder for the cache; by default ``.faceexpr-cache`` beside the file, or the user's cache folder
             where that cannot be written.
+        evaluate: images of validation, test and predict: those with a ``majority`` label, or all with a ``soft`` one,
+            where votes are divided too; an accuracy is then of the emotion with most votes, which may be tied.
     """
 
     def __init__(
@@ -79,7 +87,10 @@ class FERPlus(ExpressionDataModule):
         on_bad_row: BadRowPolicy = "stop",
         cache_dir: str | None = None,
         global_batch_size: int | None = None,
+        evaluate: Literal["majority", "soft"] = "majority",
     ) -> None:
+        if evaluate not in RULES:
+            raise FaceExprError(f"data.evaluate is {evaluate!r}; expected majority or soft")
         if labels not in ("majority", "soft", "drawn"):
             raise FaceExprError(f"data.labels is {labels!r}; expected majority, soft or drawn")
         if classes not in (7, 8):
@@ -94,6 +105,7 @@ class FERPlus(ExpressionDataModule):
         self.path = path
         self.votes = votes
         self.labels = labels
+        self.evaluate = evaluate
         self.classes: NumClasses = classes
         self.on_bad_row = on_bad_row
         self.cache_dir = cache_dir
@@ -112,7 +124,7 @@ class FERPlus(ExpressionDataModule):
                 f"{table.path} has no row with Usage {USAGES[code]}, so there is no {stage} split; expected the whole "
                 "of FER-2013"
             )
-        soft = stage == "train" and self.labels != "majority"
+        soft = (self.labels != "majority") if stage == "train" else (self.evaluate == "soft")
         labels = (soft_labels if soft else majority_labels)(counts[rows], self.classes)
         reasons = labels.counts()
         rank_zero_info(
@@ -125,8 +137,14 @@ class FERPlus(ExpressionDataModule):
                 f"{self.votes}: the votes leave no image of the {stage} split with a label of {self.classes} classes; "
                 "expected images that more than half of the votes agree on"
             )
-        targets = torch.from_numpy(labels.targets[labels.kept])
-        return table.split(rows[labels.kept], targets, bad=table.bad_usages == code)
+        # A majority label is the highest share of the soft one, which every row with a majority has.
+        targets = labels.targets if stage == "train" else soft_labels(counts[rows], self.classes).targets
+        split = table.split(rows[labels.kept], torch.from_numpy(targets[labels.kept]), bad=table.bad_usages == code)
+        return split if stage == "train" else replace(split, selection=Selection(RULES[self.evaluate], reasons))
+
+    def leaked(self, stage: Stage) -> npt.NDArray[np.bool_] | None:
+        training = self._rows()[0].with_usage(USAGE_OF["train"])
+        return leaked(self.split(stage), training) if stage != "train" and len(training) else None
 
     def augmented(self, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         if self.labels == "drawn":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -43,6 +43,19 @@ class Images(Protocol):
         """Return the images at an index: a number, or int64 (B,)."""
 
 
+@dataclass(frozen=True)
+class Selection:
+    """Which images of a source are in a split, where a rule gives them their labels.
+
+    Attributes:
+        rule: what the label of an image is, as a phrase.
+        left_out: number of images without a label, by the reason.
+    """
+
+    rule: str
+    left_out: Mapping[str, int]
+
+
 @dataclass
 class FaceSplit:
     """One split of an expression data set.
@@ -56,6 +69,7 @@ class FaceSplit:
         failures: inputs that could not be read and are not among the images, ordered by position.
         notes: remarks by image index, such as "first of 2 frames".
         broken: reasons by image index, for images that turned out to be unreadable when they were asked for.
+        selection: the rule of the labels, for data that have one; what is measured is true of these images only.
     """
 
     images: Images
@@ -64,6 +78,7 @@ class FaceSplit:
     failures: list[Failure] = field(default_factory=list)
     notes: dict[int, str] = field(default_factory=dict)
     broken: dict[int, str] = field(default_factory=dict)
+    selection: Selection | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]

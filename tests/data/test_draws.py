@@ -6,6 +6,7 @@ import torch
 
 from faceexpr.data import draws
 from faceexpr.data.draws import uniform
+from faceexpr.data.ferplus import drawn
 
 N, COLUMNS = 100_000, 12
 SPREAD = 1 / np.sqrt(N)  # the standard deviation of a correlation of independent numbers
@@ -62,3 +63,11 @@ def test_numbers_stay_as_they_are_from_version_to_version() -> None:
     found = uniform(torch.tensor([-1, 0, 1]), 2, (5, 7))
     expected = [[0.4594556093, 0.1164383292], [0.8813313246, 0.2576639056], [0.4151567221, 0.5511815548]]
     assert found.tolist() == [pytest.approx(row, abs=1e-9) for row in expected]
+
+
+def test_drawn_takes_each_class_as_often_as_its_share():
+    share = torch.tensor([0.0, 0.6, 0.0, 0.3, 0.1])
+    labels = drawn(share.expand(20000, 5), uniform(torch.arange(20000), 5, (0,)))
+    found = torch.bincount(labels, minlength=5) / 20000
+    assert found[share == 0].sum() == 0
+    torch.testing.assert_close(found, share, atol=0.012, rtol=0)  # about 3.5 standard deviations

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from faceexpr.data.augment import Augmentation
-from faceexpr.data.draws import uniform
 from faceexpr.data.fer2013_table import FerTable
-from faceexpr.data.ferplus import FERPlus, check_agreement, drawn
+from faceexpr.data.ferplus import FERPlus, check_agreement
+from faceexpr.data.ferplus_labels import majority_labels
 from faceexpr.data.ferplus_votes import Votes
+from faceexpr.data.split import Selection
 from faceexpr.emotions import FER_NAMES, FERPLUS_NAMES
 from faceexpr.errors import FaceExprError
 
@@ -55,9 +56,10 @@ def a05(tmp_path):
 
 def named(data, stage="train"):
     split = data.split(stage)
+    labels = split.targets.argmax(1) if split.targets.ndim == 2 else split.targets
     return {
         int(image[0, 0, 0]): data.class_names[target]
-        for image, target in zip(split.images, split.targets.tolist(), strict=True)
+        for image, target in zip(split.images, labels.tolist(), strict=True)
     }
 
 
@@ -190,7 +192,7 @@ def test_a07_soft_labels(tmp_path, caplog, classes, kept, dropped):
     assert f"dropped: {dropped}" in caplog.text
 
 
-def three_splits(tmp_path, mode):
+def three_splits(tmp_path, mode, **options):
     usages = [usage for usage in ("Training", "PublicTest", "PrivateTest") for _ in range(2)]
     fer = images(tmp_path / "fer.csv", list(range(6)), usages)
     tied, clear = {"neutral": 5, "sadness": 5}, {"fear": 9}
@@ -198,15 +200,37 @@ def three_splits(tmp_path, mode):
         tmp_path / "ferplus.csv",
         *(vote_line(usage=usage, **(tied if at % 2 else clear)) for at, usage in enumerate(usages)),
     )
-    return FERPlus(fer, votes, labels=mode, augment=Augmentation())
+    return FERPlus(fer, votes, labels=mode, augment=Augmentation(), **options)
 
 
-@pytest.mark.parametrize("mode", ["soft", "drawn"])
+@pytest.mark.parametrize("mode", ["majority", "soft", "drawn"])
 def test_evaluation_uses_majority_labels_whatever_training_uses(tmp_path, mode):
     data = three_splits(tmp_path, mode)
-    assert len(data.split("train")) == 2
+    assert len(data.split("train")) == (1 if mode == "majority" else 2)
     for stage, grey in (("val", 2), ("test", 4), ("predict", 4)):
         assert named(data, stage) == {grey: "Fear"}
+        assert data.split(stage).targets.shape == (1, 7)
+        assert data.split(stage).selection == Selection("more than half of the votes", {"no majority": 1})
+    assert data.split("train").selection is None
+
+
+def test_divided_votes_are_measured_where_that_is_asked_for(tmp_path):
+    data = three_splits(tmp_path, "majority", evaluate="soft")
+    assert len(data.split("train")) == 1
+    assert data.split("val").images[:, 0, 0, 0].tolist() == [2, 3]
+    tied = data.split("val").targets[1]
+    assert {FER_NAMES[index]: float(tied[index]) for index in tied.nonzero().flatten()} == {"Sad": 0.5, "Neutral": 0.5}
+    assert data.split("val").selection.left_out == {}
+    assert "most votes" in data.split("val").selection.rule
+
+
+def test_images_of_the_training_rows_are_told(tmp_path):
+    fer = images(tmp_path / "fer.csv", [1, 2, 3, 2, 4], ["Training", "Training", *["PrivateTest"] * 3])
+    usages = ["Training", "Training", *["PrivateTest"] * 3]
+    votes = votes_file(tmp_path / "ferplus.csv", *(vote_line(usage=usage, fear=9) for usage in usages))
+    data = FERPlus(fer, votes)
+    assert data.leaked("test").tolist() == [False, True, False]
+    assert data.leaked("train") is None
 
 
 def test_drawn_labels_change_with_the_epoch_and_follow_the_votes(tmp_path):
@@ -221,14 +245,6 @@ def test_drawn_labels_change_with_the_epoch_and_follow_the_votes(tmp_path):
     assert 150 < (drawn_labels[:, 1] == sad).sum() < 250
     assert torch.equal(data.augmented(batch, 7)["target"], drawn_labels[7])
     assert batch["target"].shape == (2, 7)  # what was given stays as it was
-
-
-def test_drawn_takes_each_class_as_often_as_its_share():
-    share = torch.tensor([0.0, 0.6, 0.0, 0.3, 0.1])
-    labels = drawn(share.expand(20000, 5), uniform(torch.arange(20000), 5, (0,)))
-    found = torch.bincount(labels, minlength=5) / 20000
-    assert found[share == 0].sum() == 0
-    torch.testing.assert_close(found, share, atol=0.012, rtol=0)  # about 3.5 standard deviations
 
 
 def test_soft_batches_reach_training_as_distributions(tmp_path):
@@ -273,6 +289,8 @@ def test_options_are_checked():
         FERPlus("x", "y", classes=6)
     with pytest.raises(FaceExprError, match=r"data\.labels is 'hard'"):
         FERPlus("x", "y", labels="hard")
+    with pytest.raises(FaceExprError, match=r"data\.evaluate is 'all'"):
+        FERPlus("x", "y", evaluate="all")
 
 
 def test_no_label_left_is_an_error(tmp_path):
@@ -286,6 +304,13 @@ def test_no_label_left_is_an_error(tmp_path):
 def test_real_splits_hold_the_rows_with_a_label(tmp_path):
     data = FERPlus(str(REAL), str(REAL), labels="soft", classes=8, cache_dir=str(tmp_path))
     assert [len(data.split(stage)) for stage in ("val", "test")] == [3199, 3153]
+    table, counts = data._rows()
+    for stage, usage in (("val", 1), ("test", 2)):
+        majority = majority_labels(counts[table.usages == usage], 8)
+        assert data.split(stage).targets.argmax(1).tolist() == majority.targets[majority.kept].tolist()
+        assert sum(data.split(stage).selection.left_out.values()) == (~majority.kept).sum()
+    data.evaluate = "soft"
+    assert len(data.load_split("test")) == 3521
     train = data.split("train")
     assert len(train) == 28153  # votes on emotions only, ties and all
     torch.testing.assert_close(train.targets.sum(1), torch.ones(28153))

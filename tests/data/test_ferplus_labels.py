@@ -72,6 +72,16 @@ def test_a07_all_possible_votes_give_finite_distributions():
         np.testing.assert_array_equal(labels.targets[hard.kept].argmax(1), hard.targets[hard.kept])
 
 
+def test_the_highest_share_is_the_majority_label():
+    rng = np.random.default_rng(0)
+    counts = np.stack([rng.multinomial(10, shares) for shares in rng.dirichlet(np.full(10, 0.3), 5000)])
+    for classes in (7, 8):
+        majority, soft = majority_labels(counts, classes), soft_labels(counts, classes)
+        assert 1000 < majority.kept.sum() < 4500
+        assert soft.kept[majority.kept].all()
+        np.testing.assert_array_equal(soft.targets.argmax(1)[majority.kept], majority.targets[majority.kept])
+
+
 @pytest.mark.skipif(not REAL.exists(), reason="FER+ is not here")
 def test_real_votes_give_the_counts_of_the_reference_code():
     votes = read_votes(str(REAL))
