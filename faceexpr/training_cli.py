@@ -19,11 +19,10 @@ from faceexpr import __version__
 from faceexpr.callbacks.checkpoint import BestCheckpoint
 from faceexpr.callbacks.checkpoint_io import WholeCheckpointIO
 from faceexpr.callbacks.checks import RunChecks, check_batch_norm
-from faceexpr.callbacks.last_checkpoint import LastCheckpoint
-from faceexpr.callbacks.learning_rate import RateMonitor
+from faceexpr.callbacks.configured import CONFIGURED
 from faceexpr.callbacks.order import turn
 from faceexpr.callbacks.preemption import Preemption
-from faceexpr.callbacks.progress import LineProgress, on_terminal
+from faceexpr.callbacks.progress import on_terminal
 from faceexpr.callbacks.run_config import SaveRunConfig
 from faceexpr.callbacks.step_seed import StepSeed
 from faceexpr.callbacks.together import Together, begin_together
@@ -32,10 +31,7 @@ from faceexpr.data.module import FaceDataModule
 from faceexpr.emotions import FER_NAMES
 from faceexpr.errors import INTERRUPTED, SOME_FAILED, FaceExprError
 from faceexpr.evaluation.base import Evaluation, can_judge
-from faceexpr.evaluation.classification import ClassificationEvaluation
-from faceexpr.evaluation.detection import DetectionEvaluation
 from faceexpr.evaluation.predictions import PredictionWriter
-from faceexpr.evaluation.robustness import Robustness
 from faceexpr.known_classes import WRITTEN_OUT, default_classes, import_short_names
 from faceexpr.options import Parser, bad_input, class_change_logger, is_written
 from faceexpr.written import last_folder, written_path
@@ -107,14 +103,8 @@ class FaceExprCLI(LightningCLI):
         return skipped
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
-        parser.add_lightning_class_args(RateMonitor, "lr_monitor")
-        parser.add_lightning_class_args(ClassificationEvaluation, "evaluation")
-        parser.add_lightning_class_args(DetectionEvaluation, "detection_evaluation")
-        parser.add_lightning_class_args(Robustness, "robustness")
-        parser.add_lightning_class_args(PredictionWriter, "predictions")
-        parser.add_lightning_class_args(LineProgress, "progress")
+        for name, callback in CONFIGURED.items():
+            parser.add_lightning_class_args(callback, name)
         parser.link_arguments("checkpoint.monitor", "evaluation.monitor")
         parser.link_arguments("checkpoint.monitor", "detection_evaluation.monitor")
         parser.link_arguments(
@@ -183,6 +173,11 @@ class FaceExprCLI(LightningCLI):
         built.callbacks.sort(key=turn)  # type: ignore[attr-defined]
         begin_together(built, self.checkpoint)
         return built
+
+    def fit(self, **kwargs: Any) -> None:
+        # A path that is given to the call is not known yet when the model is set up, and would load its first weights.
+        self.trainer.ckpt_path = kwargs.pop("ckpt_path", None)
+        self.trainer.fit(**kwargs)
 
     def validate(self, **kwargs: Any) -> None:
         self.trainer.validate(verbose=False, **kwargs)
@@ -272,7 +267,7 @@ def _checkpoint(args: Sequence[str]) -> Path | None:
             f"--ckpt_path is last, and there is no last.ckpt to go on from below {runs}: training starts anew"
         )
         return found
-    return find_checkpoint(written, runs)
+    return find_checkpoint(written, runs, resumes="fit" in args)
 
 
 def _as_line(

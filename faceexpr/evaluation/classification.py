@@ -17,7 +17,10 @@ from faceexpr.errors import FaceExprError
 from faceexpr.evaluation import figures as drawing
 from faceexpr.evaluation import reports
 from faceexpr.evaluation.base import AUTO, Evaluation, Pass, Stage, log
+from faceexpr.evaluation.distributions import DISTANCES
 from faceexpr.evaluation.metrics import Scores, accuracy_interval, higher_is_better, metric_names, score
+from faceexpr.evaluation.sample_file import write_samples
+from faceexpr.evaluation.sets import recorded, set_figures, set_values
 from faceexpr.evaluation.table import SampleCollector, SampleTable
 from faceexpr.explain.maps import class_maps, explained_network
 from faceexpr.files import say
@@ -74,6 +77,8 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
                 logged, in epochs that never predict the class.
         """
         names = ["accuracy"] if stage == "train" else metric_names(_class_names(pl_module))
+        if stage != "train" and _gives_distributions(pl_module, stage):
+            names += DISTANCES
         return {f"{stage}/{name}": higher_is_better(name) for name in names if not name.startswith("precision/")}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -136,7 +141,9 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
     on_test_batch_end = on_validation_batch_end
 
     def score(self, table: SampleTable, pl_module: LightningModule) -> Scores:
-        return score(table, _class_names(pl_module))
+        scores = score(table, _class_names(pl_module))
+        scores.values.update(set_values(table, getattr(pl_module, "calibration", None)))
+        return scores
 
     def values(self, scores: Scores) -> Mapping[str, float]:
         return scores.values
@@ -145,8 +152,10 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
         self, trainer: Trainer, stage: Stage, result: Pass[SampleTable, Scores], full: bool, folder: Path | None
     ) -> None:
         interval = accuracy_interval(result.table.correct, reports.CONFIDENCE, self.resamples)
+        datamodule = _expressions(trainer)
+        selection = None if datamodule is None else datamodule.split(stage).selection
         if full:
-            say(reports.summary(stage, result.scores, interval))
+            say(reports.summary(stage, result.scores, interval, selection))
         else:
             accuracy, f1 = result.scores.values["accuracy"], result.scores.values["macro_f1"]
             say(
@@ -154,16 +163,21 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
                 f"interval {interval[0]:.2%} to {interval[1]:.2%}), macro F1 {f1:.4f}"
             )
         if folder is not None:
-            reports.write_metrics(folder, stage, reports.record(result.scores, interval, result.epoch))
+            reports.write_metrics(folder, stage, reports.record(result.scores, interval, result.epoch, selection))
             reports.write_confusion(folder, stage, result.scores)
+            leaked = None if datamodule is None else datamodule.leaked(stage)
+            write_samples(folder, stage, result.table, result.scores.class_names, leaked)
 
     def draw(self, trainer: Trainer, stage: Stage, result: Pass[SampleTable, Scores]) -> Mapping[str, Figure]:
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it at run time
-        images = datamodule.split(stage).images if isinstance(datamodule, ExpressionDataModule) else None
+        datamodule = _expressions(trainer)
+        images = None if datamodule is None else datamodule.split(stage).images
         maps = None
         if self.explain and result.epoch is None:
             maps = partial(class_maps, explained_network(trainer.lightning_module, EXPLAIN))
-        return reports.draw(stage, result.table, result.scores, images, self.gallery_size, result.when, maps)
+        # Where a calibration is only being found, the samples are still without it.
+        calibration = getattr(trainer.lightning_module, "calibration", None) if recorded(result.scores.values) else None
+        sets = set_figures(result.table, result.scores.class_names, calibration, f"{stage}{result.when}")
+        return sets | reports.draw(stage, result.table, result.scores, images, self.gallery_size, result.when, maps)
 
     def stored(self, result: Pass[SampleTable, Scores]) -> dict[str, Any]:
         return {
@@ -175,6 +189,19 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
         index, probabilities, targets = (column.numpy() for column in state["table"])
         table = SampleTable(index, probabilities, targets)
         return table, score(table, state["class_names"])
+
+
+def _expressions(trainer: Trainer) -> ExpressionDataModule | None:
+    """Return the data of a run, where they are the product's own and not somebody's loaders."""
+    datamodule = getattr(trainer, "datamodule", None)
+    return datamodule if isinstance(datamodule, ExpressionDataModule) else None
+
+
+def _gives_distributions(pl_module: LightningModule, stage: str) -> bool:
+    """Tell whether the targets of a stage, ``val`` or ``test``, are distributions over the classes."""
+    datamodule = _expressions(pl_module.trainer)
+    targets = None if datamodule is None else datamodule.split("val" if stage == "val" else "test").targets
+    return targets is not None and targets.ndim == 2
 
 
 def _class_names(pl_module: LightningModule) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ def blank(width: float, height: float) -> Figure:
     return figure
 
 
-def _wrapped(name: str, width: int = 12) -> str:
+def wrapped(name: str, width: int = 12) -> str:
     """Break a long class name over lines, so that labels neither overlap nor shrink the plot."""
     lines = textwrap.wrap(name.replace("_", "_ "), width)
     return "\n".join(line.replace("_ ", "_") for line in lines)
@@ -86,7 +86,7 @@ def confusion_matrix(scores: Scores, title: str) -> Figure:
             predicted, true - 0.1, f"{share[true, predicted]:.0%}", color=ink, fontsize=11, ha="center", va="center"
         )
         axes.text(predicted, true + 0.23, f"{count:,}", color=ink, fontsize=8.5, ha="center", va="center", alpha=0.85)
-    names = [_wrapped(name) for name in scores.class_names]
+    names = [wrapped(name) for name in scores.class_names]
     axes.set_xticks(range(number), names, fontsize=9)
     axes.set_yticks(
         range(number), [f"{name}\n({count:,})" for name, count in zip(names, rows[:, 0], strict=True)], fontsize=9
@@ -124,7 +124,7 @@ def per_class_accuracy(scores: Scores, title: str) -> Figure:
     balanced = scores.values["balanced_accuracy"]
     axes.axhline(balanced, color=GREY, linewidth=1, linestyle=":", label=f"mean of the classes {balanced:.1%}")
     axes.set_xticks(
-        range(len(names)), [f"{_wrapped(name)}\n({count:,})" for name, count in zip(names, counts, strict=True)]
+        range(len(names)), [f"{wrapped(name)}\n({count:,})" for name, count in zip(names, counts, strict=True)]
     )
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylim(0, 1.08)

@@ -16,6 +16,7 @@ from torchmetrics.functional.classification import (
 )
 
 from faceexpr.errors import FaceExprError
+from faceexpr.evaluation.distributions import DISTANCES, distances
 from faceexpr.evaluation.table import SampleTable
 
 HIGHER_IS_BETTER: dict[str, bool] = {
@@ -27,6 +28,11 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     "ece": False,
     "nll": False,
     "loss": False,
+    "kl": False,
+    "js": False,
+    "total_variation": False,
+    "coverage": True,
+    "set_size": False,
     "precision": True,
     "recall": True,
     "f1": True,
@@ -91,7 +97,8 @@ def score(table: SampleTable, class_names: Sequence[str]) -> Scores:
     - ``nll``: mean negative log likelihood in nats; for targets that are distributions, their cross-entropy. A
       probability of 0 counts as float32's resolution, 1.2e-7, as in scikit-learn.
 
-    Distributions count as their most probable class in all but ``nll``.
+    Distributions count as their most probable class in all but ``nll``; for them there are the distances of
+    `faceexpr.evaluation.distributions` too.
 
     Args:
         table: one row or more, with labels.
@@ -114,8 +121,8 @@ def score(table: SampleTable, class_names: Sequence[str]) -> Scores:
     counted, undefined = count_scores(confusion, class_names)
     values = counted | {
         "top2_accuracy": float(multiclass_accuracy(probabilities, labels, number, average="micro", top_k=2)),
-        "ece": float(multiclass_calibration_error(probabilities, labels, number, n_bins=CALIBRATION_BINS, norm="l1")),
-        "nll": _nll(table),
+        "ece": calibration_error(table),
+        "nll": negative_log_likelihood(table),
     }
     present = confusion.sum(axis=1).nonzero()[0]
     if len(present) > 1:
@@ -123,7 +130,9 @@ def score(table: SampleTable, class_names: Sequence[str]) -> Scores:
         values["auroc"] = float(torch.stack(areas).double().mean())
     else:
         undefined["auroc"] = "samples of one class only"
-    ordered = {name: float(values[name]) for name in metric_names(class_names) if name in values}
+    if table.targets is not None and table.targets.ndim == 2:
+        values |= distances(table.probabilities, table.targets.astype(np.float32))
+    ordered = {name: float(values[name]) for name in (*metric_names(class_names), *DISTANCES) if name in values}
     return Scores(tuple(class_names), ordered, undefined, confusion)
 
 
@@ -160,7 +169,16 @@ def _mean(values: dict[str, float], prefix: str) -> float:
     return float(np.mean([value for name, value in values.items() if name.startswith(prefix)]))
 
 
-def _nll(table: SampleTable) -> float:
+def calibration_error(table: SampleTable) -> float:
+    """Return the expected calibration error, ``ece`` of `score`; probabilities have to be finite."""
+    # Rounding may carry a probability just above 1, which torchmetrics would take for a logit.
+    probabilities, labels = torch.from_numpy(table.probabilities).clamp(0, 1), torch.from_numpy(table.labels)
+    number = probabilities.shape[1]
+    return float(multiclass_calibration_error(probabilities, labels, number, n_bins=CALIBRATION_BINS, norm="l1"))
+
+
+def negative_log_likelihood(table: SampleTable) -> float:
+    """Return the mean negative log likelihood, ``nll`` of `score`."""
     resolution = np.finfo(np.float32).eps
     logs = np.log(table.probabilities.astype(np.float64).clip(resolution, 1 - resolution))
     if table.targets is not None and table.targets.ndim == 2:

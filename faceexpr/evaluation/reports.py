@@ -16,13 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faceexpr.evaluation import figures
+from faceexpr.evaluation.distributions import DISTANCES, distance_lines
 from faceexpr.evaluation.metrics import OVERALL, PER_CLASS, Scores
+from faceexpr.evaluation.sets import recorded, set_lines
 from faceexpr.explain.overlay import side_by_side
 from faceexpr.files import write_file
+from faceexpr.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from faceexpr.data.split import Selection
     from faceexpr.evaluation.table import SampleTable
 
 Maps: TypeAlias = "Callable[[Tensor, Sequence[int]], NDArray[np.float32]]"
@@ -43,13 +47,16 @@ LABELS = {
 }
 
 
-def record(scores: Scores, interval: tuple[float, float], epoch: int | None) -> dict[str, Any]:
+def record(
+    scores: Scores, interval: tuple[float, float], epoch: int | None, selection: Selection | None = None
+) -> dict[str, Any]:
     """Return everything measured as plain values; what is undefined is None, and listed with its reason.
 
     Args:
         scores: of one pass over a split.
         interval: 95 % confidence interval of the accuracy.
         epoch: epoch of the weights, counted from 0, where it is known.
+        selection: the rule by which images have a label, where there is one.
     """
     support, predictions = scores.confusion.sum(axis=1), scores.confusion.sum(axis=0)
     return {
@@ -58,7 +65,10 @@ def record(scores: Scores, interval: tuple[float, float], epoch: int | None) -> 
         "accuracy": scores.values["accuracy"],
         "accuracy_interval": list(interval),
         "accuracy_interval_confidence": CONFIDENCE,
+        **({} if selection is None else {"labels": {"rule": selection.rule, "left_out": dict(selection.left_out)}}),
         **{name: scores.values.get(name) for name in OVERALL if name != "accuracy"},
+        **{name: scores.values[name] for name in DISTANCES if name in scores.values},
+        **recorded(scores.values),
         "class_names": list(scores.class_names),
         "per_class": {
             name: {
@@ -73,8 +83,8 @@ def record(scores: Scores, interval: tuple[float, float], epoch: int | None) -> 
     }
 
 
-def summary(stage: str, scores: Scores, interval: tuple[float, float]) -> str:
-    """Return the metrics as a table for the console."""
+def summary(stage: str, scores: Scores, interval: tuple[float, float], selection: Selection | None = None) -> str:
+    """Return the metrics as a table for the console, with the rule by which images have a label where there is one."""
     lines = [f"{stage}: {scores.count:,} {'sample' if scores.count == 1 else 'samples'}"]
     for name, label in LABELS.items():
         value = scores.values.get(name)
@@ -87,6 +97,10 @@ def summary(stage: str, scores: Scores, interval: tuple[float, float]) -> str:
                 f"   ({CONFIDENCE:.0%} interval {interval[0]:.2%} to {interval[1]:.2%})" if name == "accuracy" else ""
             )
             lines.append(f"  {label:<28} {value:7.2%}{note}")
+    lines += distance_lines(scores.values)
+    lines += set_lines(scores.values, scores.count)
+    if selection is not None:
+        lines.append(f"  {selected(scores, selection)}")
     width = max(len("class"), *map(len, scores.class_names))
     lines.append(f"  {'class':<{width}} {'recall':>8} {'precision':>9} {'F1':>7} {'n':>7}")
     for name, count in zip(scores.class_names, scores.confusion.sum(axis=1), strict=True):
@@ -94,6 +108,15 @@ def summary(stage: str, scores: Scores, interval: tuple[float, float]) -> str:
         cells = (_cell(recall, "8.2%"), _cell(precision, "9.2%"), _cell(f1, "7.4f"))
         lines.append(f"  {name:<{width}} {' '.join(cells)} {count:7,}")
     return "\n".join(lines)
+
+
+def selected(scores: Scores, selection: Selection) -> str:
+    """Return which images an accuracy is of."""
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in selection.left_out.items() if count)
+    return (
+        f"accuracy {scores.values['accuracy']:.2%} of {counted(scores.count, 'image')}: {selection.rule}; "
+        f"{sum(selection.left_out.values()):,} left out{f' ({left_out})' if left_out else ''}"
+    )
 
 
 def _cell(value: float | None, form: str) -> str:

@@ -18,6 +18,8 @@ from faceexpr.pipeline.result import FaceResult
 
 UNKNOWN = "?"
 
+_NAMED = 3  # expressions of a prediction set in a caption
+
 
 def draw(analysed: Analysed, class_names: Sequence[str]) -> NDArray[np.uint8]:
     """Draw the faces of a picture that could be read: boxes, top expressions and a chart of the probabilities.
@@ -45,7 +47,16 @@ def draw(analysed: Analysed, class_names: Sequence[str]) -> NDArray[np.uint8]:
 def _caption(face: FaceResult) -> str:
     if face.expression is None or face.probabilities is None:
         return UNKNOWN
+    if face.expressions is not None and len(face.expressions) > 1:
+        return _either(face.expressions)
     return f"{face.expression} {face.probabilities[face.expression]:.0%}"
+
+
+def _either(names: Sequence[str]) -> str:
+    """Return names as people say them, those of a long set with the number of the rest."""
+    rest = len(names) - _NAMED
+    last = names[-1] if rest <= 0 else f"{rest + 1} more"
+    return f"{', '.join(names[: min(len(names), _NAMED) - 1])} or {last}"
 
 
 def write_picture(pixels: NDArray[np.uint8], path: Path) -> None:

@@ -16,10 +16,12 @@ from faceexpr.pipeline.result import NOT_FINITE
 RECORDS, ROWS = "faces.jsonl", "faces.csv"
 
 COLUMNS = ("image", "status", "reason", "width", "height", "face", "left", "top", "right", "bottom", "score")
-"""Columns of the CSV file before those of the expression and of each class's probability."""
+"""Columns of the CSV file before those of the expressions and of each class's probability."""
 
+_EXPRESSIONS = ("expression", "expressions")
 _FIELDS = {"image", "name", "status", "reason", "width", "height", "faces", "notes"}
-_FACE_FIELDS = {"box", "score", "expression", "probabilities"}
+_FACE_FIELDS = {"box", "score", "expression", "expressions", "probabilities"}
+_LATER = {"expressions"}  # which records of earlier versions do not have
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def _is_record(value: Any) -> bool:
         and value.keys() == _FIELDS
         and all(isinstance(value[field], str) for field in ("image", "name"))
         and all(isinstance(value[field], list) for field in ("faces", "notes"))
-        and all(isinstance(face, dict) and face.keys() == _FACE_FIELDS for face in value["faces"])
+        and all(isinstance(face, dict) and face.keys() | _LATER == _FACE_FIELDS for face in value["faces"])
         and all(isinstance(face["box"], list) and len(face["box"]) == 4 for face in value["faces"])
     )
 
@@ -107,18 +109,19 @@ def as_rows(record: Mapping[str, Any], class_names: Sequence[str]) -> Iterator[s
         broken = face["probabilities"] is None
         status, reason = ("error", NOT_FINITE) if broken else ("ok", None)
         values = (face["probabilities"] or {}).get
+        together = "; ".join(face.get("expressions") or ())
         yield _csv_line(
             whole[0], status, reason, *whole[1:], number, *face["box"], face["score"], face["expression"],
-            *(values(name) for name in class_names), "; ".join(record["notes"]),
+            together, *(values(name) for name in class_names), "; ".join(record["notes"]),
         )  # fmt: skip
     if not faces:
-        empty = [None] * (len(COLUMNS) - 5 + 1 + len(class_names))
+        empty = [None] * (len(COLUMNS) - 5 + len(_EXPRESSIONS) + len(class_names))
         yield _csv_line(whole[0], record["status"], record["reason"], *whole[1:], *empty, "; ".join(record["notes"]))
 
 
 def header(class_names: Sequence[str]) -> str:
     """Return the first line of the CSV file."""
-    return _csv_line(*COLUMNS, "expression", *class_names, "notes")
+    return _csv_line(*COLUMNS, *_EXPRESSIONS, *class_names, "notes")
 
 
 def classes_in(rows: Path) -> tuple[str, ...]:
@@ -129,8 +132,8 @@ def classes_in(rows: Path) -> tuple[str, ...]:
     """
     with rows.open(encoding="utf-8", newline="") as file:
         names = next(csv.reader(file), [])
-    first = len(COLUMNS) + 1
-    if tuple(names[:first]) != (*COLUMNS, "expression") or names[-1] != "notes":
+    first = len(COLUMNS) + len(_EXPRESSIONS)
+    if tuple(names[:first]) != (*COLUMNS, *_EXPRESSIONS) or names[-1] != "notes":
         raise FaceExprError(f"{rows} does not begin with the columns of an analysis; expected what one has written")
     return tuple(names[first:-1])
 

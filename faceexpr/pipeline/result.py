@@ -20,12 +20,15 @@ class FaceResult:
         score: how sure the detector is, from 0 to 1.
         expression: the most probable one; None where the classifier has given no finite probabilities.
         probabilities: of each of the classifier's classes, in its order; they sum to 1. None as above.
+        expressions: those that it may be, the most probable first: the prediction set of the stated coverage. None
+            where no coverage was stated, or as above.
     """
 
     box: tuple[float, float, float, float]
     score: float
     expression: str | None
     probabilities: Mapping[str, float] | None
+    expressions: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class PictureResult:
                     "box": list(face.box),
                     "score": face.score,
                     "expression": face.expression,
+                    "expressions": None if face.expressions is None else list(face.expressions),
                     "probabilities": None if face.probabilities is None else dict(face.probabilities),
                 }
                 for face in self.faces

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faceexpr.boxes.detections import Detections
+from faceexpr.calibration import mass_before
 from faceexpr.data.face_reading import face_tensor
 from faceexpr.detection.detector import Detector
 from faceexpr.detection.ground_truth import GroundTruth
@@ -93,17 +94,20 @@ def _found(source: str, picture: Picture, detections: Detections, crop: Crop) ->
     return Found(source, picture, tuple(boxes), tuple(scores), tuple(crops), tuple(notes))
 
 
-def classify(classifier: Classifier, found: Sequence[Found], face_batch: int) -> list[PictureResult]:
+def classify(
+    classifier: Classifier, found: Sequence[Found], face_batch: int, threshold: float | None = None
+) -> list[PictureResult]:
     """Tell the expressions of all faces of some pictures.
 
     Args:
         classifier: it is called with 1 to ``face_batch`` faces at a time, and not at all where there is no face.
         found: the pictures.
         face_batch: faces in a batch.
+        threshold: of the prediction sets, where they are wanted.
     """
     faces = [crop for picture in found for crop in picture.crops]
     rows = _probabilities(classifier, faces, face_batch)
-    return [_result(picture, rows, classifier.class_names) for picture in found]
+    return [_result(picture, rows, classifier.class_names, threshold) for picture in found]
 
 
 def _probabilities(
@@ -116,9 +120,12 @@ def _probabilities(
         yield from classifier(batch).tolist()
 
 
-def _result(found: Found, rows: Iterator[list[float]], class_names: Sequence[str]) -> PictureResult:
+def _result(
+    found: Found, rows: Iterator[list[float]], class_names: Sequence[str], threshold: float | None
+) -> PictureResult:
     faces = tuple(
-        _face(box, score, next(rows), class_names) for box, score in zip(found.boxes, found.scores, strict=True)
+        _face(box, score, next(rows), class_names, threshold)
+        for box, score in zip(found.boxes, found.scores, strict=True)
     )
     broken = [str(number) for number, face in enumerate(faces, 1) if face.probabilities is None]
     if not broken:
@@ -127,10 +134,21 @@ def _result(found: Found, rows: Iterator[list[float]], class_names: Sequence[str
     return PictureResult(found.source, "error", reason, found.picture.size, faces, found.notes)
 
 
-def _face(box: Box, score: float, row: Sequence[float], class_names: Sequence[str]) -> FaceResult:
+def _face(
+    box: Box, score: float, row: Sequence[float], class_names: Sequence[str], threshold: float | None
+) -> FaceResult:
     left, top, right, bottom = (round(value, 2) for value in box)
     place = (left, top, right, bottom)
     if not all(isfinite(value) for value in row):
         return FaceResult(place, significant(score), None, None)
     probabilities = {name: significant(value) for name, value in zip(class_names, row, strict=True)}
-    return FaceResult(place, significant(score), max(probabilities, key=probabilities.__getitem__), probabilities)
+    likely = max(probabilities, key=probabilities.__getitem__)
+    expressions = None if threshold is None else _expressions(probabilities, threshold)
+    return FaceResult(place, significant(score), likely, probabilities, expressions)
+
+
+def _expressions(probabilities: Mapping[str, float], threshold: float) -> tuple[str, ...]:
+    """Return the prediction set, the most probable first; from the probabilities as they are written."""
+    before = mass_before([[*probabilities.values()]])[0].tolist()
+    found = [name for name, mass in zip(probabilities, before, strict=True) if mass <= threshold]
+    return tuple(sorted(found, key=probabilities.__getitem__, reverse=True))

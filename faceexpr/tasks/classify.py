@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from faceexpr.calibration import Calibration, class_probabilities
 from faceexpr.data.split import PADDING
+from faceexpr.described import describe
 from faceexpr.emotions import FER_NAMES
 from faceexpr.errors import FaceExprError
 from faceexpr.models.base import ExpressionNet
@@ -46,6 +50,13 @@ class ExpressionClassifier(Optimised, ExpressionTask):
             ``trainer.accumulate_grad_batches``): they stay (``none``), grow as much (``linear``), or by the square
             root (``sqrt``).
         channels_last: memory format of images and weights; faster for convolutions on most devices.
+        mirror: give the mean of the probabilities of each image and of its mirror image, where they are measured or
+            used; training does not. It takes twice as long and is a little more often right.
+        calibration: what makes the probabilities mean what they say; ``faceexpr validate`` with
+            ``--calibration.enabled true`` finds it and puts it into a checkpoint. A training drops it.
+        weights: what training starts with: the name of a model that comes with the package (``fer2013_compact``), a
+            model file, a checkpoint or a run folder, of the same network; from scratch, or as the network's own options
+            say, without it. Its last layer is taken over where it tells the same classes.
     """
 
     def __init__(
@@ -60,29 +71,80 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         lr: float | None = None,
         lr_scaling: LRScaling = "none",
         channels_last: bool = True,
+        mirror: bool = False,
+        calibration: Calibration | None = None,
+        weights: str | None = None,
     ) -> None:
         super().__init__(class_names)
         self.net = net(len(self.class_names))
         self.loss = loss or CrossEntropy()
-        self.set_optimisation(optimizer, scheduler, scheduler_interval, monitor, lr, lr_scaling)
+        self.mirror = mirror
+        self.calibrate(calibration)
+        self.set_optimisation(optimizer, scheduler, scheduler_interval, monitor, lr, lr_scaling, weights)
         size = self.net.preprocess.size
         # Lets Lightning's summary count operations and TensorBoard draw the graph.
         self.example_input_array = torch.zeros(1, 1, size, size, dtype=torch.uint8)
         self.train_loss = MeanMetric()
         self.val_loss = MeanMetric()
         self.test_loss = MeanMetric()
-        weights = self.loss.class_weights
-        if weights is not None and len(weights) != len(self.class_names):
+        class_weights = self.loss.class_weights
+        if class_weights is not None and len(class_weights) != len(self.class_names):
             raise FaceExprError(
-                f"model.loss.class_weights has {len(weights)} values; expected {len(self.class_names)}, "
+                f"model.loss.class_weights has {len(class_weights)} values; expected {len(self.class_names)}, "
                 f"one for each of {', '.join(self.class_names)}"
             )
         if channels_last:
             # Convolutions take the format of their weights.
             self.net.to(memory_format=torch.channels_last)
 
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit" and self.calibration is not None:
+            self.calibrate(None)
+            rank_zero_info("the calibration of these weights is dropped, since training changes them")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if self._attached() and self.trainer.state.fn == TrainerFn.FITTING:
+            return
+        # It belongs to the weights: a configuration that was saved before these were calibrated has none, and one that
+        # was saved with others has theirs.
+        stored = checkpoint.get("hyper_parameters", {})
+        kept = stored.get("calibration")
+        found = Calibration(**kept) if isinstance(kept, dict) else kept
+        if self.calibration not in (None, found):
+            rank_zero_warn(
+                "model.calibration is not of these weights, and is not used; expected that of the checkpoint"
+            )
+        if found is not None and stored.get("mirror", False) != self.mirror:
+            rank_zero_warn(
+                f"model.mirror is {self.mirror}, but the calibration was found with {not self.mirror}; expected that, "
+                "or --calibration.enabled true in `faceexpr validate`"
+            )
+        self.calibrate(found)
+
+    def calibrate(self, calibration: Calibration | None) -> None:
+        """Take over a calibration, or none; checkpoints that are saved from now on hold it.
+
+        Raises:
+            FaceExprError: it is for another number of classes.
+        """
+        scaled = () if calibration is None else calibration.scales
+        if scaled and len(scaled) != len(self.class_names):
+            raise FaceExprError(
+                f"model.calibration has {len(scaled)} scales; expected {len(self.class_names)}, one for each of "
+                f"{', '.join(self.class_names)}"
+            )
+        self.calibration = calibration
+        self.hparams["calibration"] = describe(calibration, "model.calibration")
+
+    @property
+    def effective_calibration(self) -> Calibration:
+        """The calibration, or one that changes nothing."""
+        return self.calibration or Calibration()
+
     def forward(self, image: Tensor) -> Tensor:
-        """Return class probabilities.
+        """Return class probabilities, calibrated where there is a calibration.
 
         Args:
             image: uint8 in 0 to 255 or floating point in 0 to 1, shape (N, 1 or 3, H, W), any size.
@@ -90,8 +152,7 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         Returns:
             float32 (N, C); each row sums to 1.
         """
-        probabilities: Tensor = self.net(image).float().softmax(dim=1)
-        return probabilities
+        return class_probabilities(self.net, image, self.mirror, self.effective_calibration)[1]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         target = self.own_target(batch["target"])
@@ -118,10 +179,11 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         return loss
 
     def _evaluate(self, batch: dict[str, Tensor], mean_loss: MeanMetric) -> dict[str, Tensor]:
-        logits: Tensor = self.net(batch["image"]).float()
+        logits, probabilities = class_probabilities(self.net, batch["image"], self.mirror, self.effective_calibration)
         target = self.own_target(batch["target"])
+        # The loss is that of training, which knows neither mirror nor temperature.
         self._mean_loss(logits, target, batch["index"], mean_loss)
-        return {"probabilities": logits.softmax(dim=1), "target": target}
+        return {"probabilities": probabilities, "target": target}
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         result = self._evaluate(batch, self.val_loss)

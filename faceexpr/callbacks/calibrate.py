@@ -1,0 +1,214 @@
+"""Calibration of a trained classifier on the validation split, and the checkpoint that holds it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+
+from faceexpr.calibration import (
+    HIGHEST,
+    LOWEST,
+    Calibration,
+    as_percent,
+    calibrated,
+    check_coverage,
+    fit_temperature,
+    fit_threshold,
+    fit_vector,
+    mass_before,
+)
+from faceexpr.callbacks.checkpoint_io import WholeCheckpointIO
+from faceexpr.checkpoints import read_checkpoint
+from faceexpr.errors import FaceExprError
+from faceexpr.evaluation.base import rehearsal
+from faceexpr.evaluation.metrics import calibration_error, negative_log_likelihood
+from faceexpr.evaluation.table import SampleCollector, SampleTable
+from faceexpr.files import say
+from faceexpr.model_file import is_model_file
+from faceexpr.tasks.classify import ExpressionClassifier
+from faceexpr.wording import counted
+
+NAME = "calibrated.ckpt"
+"""Beside the checkpoint of the best epoch; of checkpoints of other names, theirs come first."""
+
+Method: TypeAlias = Literal["temperature", "vector"]
+
+PARTS = 5
+"""Into which the samples are divided to tell what a method is worth on others than those that it was fitted on."""
+
+
+class Calibrate(Callback):
+    """Find the temperature of a classifier and the thresholds of its prediction sets on the validation split.
+
+    What is found is written into a copy of the checkpoint, ``calibrated.ckpt`` beside it, which all verbs take like any
+    other. Nothing is fitted on the test split.
+
+    Args:
+        enabled: do so in ``faceexpr validate``, whose own metrics are then those without a calibration.
+        coverages: how often prediction sets shall hold the true expression: for each of these, between 0 and 1, a
+            threshold is found; by default 0.8, 0.9, 0.95 and 0.99.
+        method: ``temperature``, which changes no prediction, or ``vector``, a scale and a shift for each class beside
+            it, which also mends what is predicted too often. What each is worth is told, measured on parts of the split
+            that it was not fitted on.
+    """
+
+    def __init__(
+        self,
+        enabled: bool = False,
+        coverages: list[float] | None = None,
+        method: Literal["temperature", "vector"] = "temperature",
+    ) -> None:
+        self.enabled = enabled
+        self.method: Method = method
+        self.coverages = [0.8, 0.9, 0.95, 0.99] if coverages is None else sorted(set(coverages))
+        for coverage in self.coverages:
+            check_coverage(coverage, "calibration.coverages")
+        self._collector: SampleCollector | None = None
+        self._folder: Path | None = None
+
+    # Every process has to ask for the folder, and only before the strategy is torn down.
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not self.enabled or stage != "validate":
+            return
+        if not isinstance(pl_module, ExpressionClassifier):
+            raise FaceExprError(
+                f"calibration.enabled is true, but {type(pl_module).__name__} has no logits to be divided by a "
+                "temperature; expected an ExpressionClassifier"
+            )
+        folder = trainer.log_dir
+        self._folder = None if folder is None or rehearsal(trainer) else Path(folder)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.enabled and isinstance(pl_module, ExpressionClassifier) and trainer.state.fn == TrainerFn.VALIDATING:
+            pl_module.calibrate(None)
+            self._collector = SampleCollector(len(pl_module.class_names)).to(pl_module.device)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        if self._collector is not None:
+            self._collector.update(batch["index"], outputs["probabilities"], outputs["target"])
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._collector is None:
+            return
+        assert isinstance(pl_module, ExpressionClassifier)
+        # All processes compute the same from the samples of all.
+        table: SampleTable = self._collector.compute()
+        self._collector = None
+        found = fitted(table, self.coverages, self.method, f"{type(trainer.datamodule).__name__}, validation split")  # type: ignore[attr-defined]  # set at run time
+        pl_module.calibrate(found)
+        if not trainer.is_global_zero:
+            return
+        say(summary(table, found))
+        if trainer.ckpt_path is not None and not rehearsal(trainer):
+            source = Path(trainer.ckpt_path)
+            target = calibrated_name(source, self._folder)
+            write_calibrated(source, target, pl_module)
+            say(f"the same weights with this calibration: {target}")
+
+
+def fitted(table: SampleTable, coverages: list[float], method: Method, source: str) -> Calibration:
+    """Calibrate.
+
+    Args:
+        table: samples with their labels, and with probabilities that are not calibrated.
+        coverages: between 0 and 1.
+        method: how.
+        source: which samples these are.
+
+    Raises:
+        FaceExprError: a probability is not finite.
+    """
+    broken = int((~table.finite).sum())
+    if broken:
+        raise FaceExprError(
+            f"the probabilities of {broken:,} of {len(table.indices):,} samples are not finite; expected finite ones "
+            "for calibration.enabled: look at the network"
+        )
+    found = _scaling(table, method)
+    if min(found.temperature / LOWEST, HIGHEST / found.temperature) < 1.01:
+        rank_zero_warn(
+            f"the temperature is {found.temperature:.3g}, the end of what is tried: these samples are too few or too "
+            "easy to calibrate on"
+        )
+    scores = mass_before(calibrated(table.probabilities, found))[np.arange(len(table.labels)), table.labels]
+    thresholds = {f"{coverage:g}": fit_threshold(scores, f"{coverage:g}") for coverage in coverages}
+    return replace(found, thresholds=thresholds, samples=len(table.labels), source=source)
+
+
+def _scaling(table: SampleTable, method: Method) -> Calibration:
+    assert table.targets is not None
+    temperature = fit_temperature(table.probabilities, table.targets)
+    if method == "temperature":
+        return Calibration(temperature)
+    return fit_vector(table.probabilities, table.targets, temperature)
+
+
+def cross_fitted(table: SampleTable, method: Method) -> SampleTable:
+    """Return the samples, each with what a calibration on the other parts makes of its probabilities.
+
+    Args:
+        table: 2 samples or more.
+        method: how to calibrate.
+    """
+    assert table.targets is not None
+    probabilities = np.empty_like(table.probabilities)
+    parts = np.random.default_rng(0).permutation(len(table.indices)) % PARTS
+    for part in range(PARTS):
+        own = parts == part
+        others = SampleTable(table.indices[~own], table.probabilities[~own], table.targets[~own])
+        probabilities[own] = calibrated(table.probabilities[own], _scaling(others, method))
+    return table._replace(probabilities=probabilities)
+
+
+def summary(table: SampleTable, found: Calibration) -> str:
+    """Return what was found, and what each method is worth, for the console."""
+    lines = [f"calibration on {counted(found.samples, 'sample')} ({found.source}): temperature {found.temperature:.4f}"]
+    if found.scales:
+        lines[0] += ", a scale and a shift for each class"
+    rows = {"as it is": table, "calibrated": table._replace(probabilities=calibrated(table.probabilities, found))}
+    if len(table.indices) >= PARTS * 2:
+        rows |= {f"{method}, fitted on other parts": cross_fitted(table, method) for method in get_args(Method)}
+    for label, measured in rows.items():
+        lines.append(
+            f"  {label:<34} ECE {calibration_error(measured):.2%}   negative log likelihood "
+            f"{negative_log_likelihood(measured):.4f}   accuracy {measured.correct.mean():.2%}"
+        )
+    for level, threshold in found.thresholds.items():
+        note = "" if threshold < 1 else ": all expressions, since there are too few samples for less"
+        lines.append(f"  prediction sets at {as_percent(level):<6} threshold {threshold:.4f}{note}")
+    return "\n".join(lines)
+
+
+def write_calibrated(path: Path, target: Path, model: ExpressionClassifier) -> None:
+    """Write a copy of a checkpoint with the calibration of a model: no weight differs.
+
+    Args:
+        path: whose weights the model has.
+        target: the file to write; it may be the same.
+        model: has been calibrated.
+    """
+    checkpoint = read_checkpoint(path)
+    # The temperature is that of the probabilities as they are made now.
+    checkpoint["hyper_parameters"] |= {name: model.hparams[name] for name in ("mirror", "calibration")}
+    WholeCheckpointIO().save_checkpoint(checkpoint, target)
+
+
+def calibrated_name(path: Path, folder: Path | None) -> Path:
+    """Return where the calibrated copy of a checkpoint is written: beside it; of a calibrated one, over it.
+
+    That of a model file, which may lie among the files of the program, is written to the run folder.
+    """
+    if is_model_file(path):
+        return (folder or Path()) / "checkpoints" / NAME
+    if path.name == NAME or path.name.endswith(f".{NAME}"):
+        return path
+    return path.with_name(NAME if path.stem == "best" else f"{path.stem}.{NAME}")

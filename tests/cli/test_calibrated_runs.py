@@ -1,0 +1,197 @@
+"""A run is calibrated, and what comes of it: the checkpoint, the metrics, the exported program, the next training."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import TINY_RUN, Run, exit_code
+from processes import run_together
+
+from faceexpr.calibration import Calibration, calibrated, fit_temperature, fit_threshold, mass_before
+from faceexpr.callbacks.calibrate import Calibrate, calibrated_name
+from faceexpr.cli import main
+from faceexpr.data.synthetic import SyntheticFaces
+from faceexpr.errors import FaceExprError
+from faceexpr.export import load_exported
+from faceexpr.tasks.classify import ExpressionClassifier
+
+FOLDER = Path("lightning_logs/version_0/checkpoints")
+CALIBRATE = ("--calibration.enabled=true", "--calibration.coverages=[0.5,0.9]")
+VAL = ("--data.val_size=40", "--data.test_size=30")
+
+
+def calibrate(*args: str, ckpt: Path | str = FOLDER / "best.ckpt") -> None:
+    main(["validate", f"--ckpt_path={ckpt}", *CALIBRATE, *TINY_RUN[1:], *args])
+
+
+def stored(name: str) -> dict:  # type: ignore[type-arg]
+    checkpoint: dict = torch.load(FOLDER / name, weights_only=True)  # type: ignore[type-arg]
+    return checkpoint
+
+
+def same(one: object, other: object) -> bool:
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return isinstance(other, list | tuple) and len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def metrics(version: int, stage: str) -> dict:  # type: ignore[type-arg]
+    found: dict = json.loads(Path(f"lightning_logs/version_{version}/metrics.json").read_text())[stage]  # type: ignore[type-arg]
+    return found
+
+
+def split(stage: str) -> tuple[torch.Tensor, np.ndarray]:  # type: ignore[type-arg]
+    faces = SyntheticFaces(train_size=14, val_size=40, test_size=30).split(stage)  # type: ignore[arg-type]
+    assert faces.targets is not None
+    return faces.images, faces.targets.numpy()
+
+
+def test_a_calibrated_run_from_end_to_end(
+    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("fit", *VAL, "--trainer.max_epochs=3")
+    asked = []
+    load = SyntheticFaces.load_split
+    monkeypatch.setattr(SyntheticFaces, "load_split", lambda self, stage: asked.append(stage) or load(self, stage))
+    calibrate()
+    assert set(asked) == {"val"}
+    said = capsys.readouterr().out
+    before, after = stored("best.ckpt"), stored("calibrated.ckpt")
+    calibration = after["hyper_parameters"].pop("calibration")
+    assert before["hyper_parameters"].pop("calibration") is None
+    assert same(before, after)
+
+    # What was found is what the definitions give on the validation split.
+    model = ExpressionClassifier.load_from_checkpoint(FOLDER / "best.ckpt").eval()
+    images, labels = split("val")
+    with torch.inference_mode():
+        plain = model(images).numpy()
+    temperature = fit_temperature(plain, labels)
+    scores = mass_before(calibrated(plain, Calibration(temperature)))[np.arange(40), labels]
+    assert calibration["temperature"] == pytest.approx(temperature, rel=1e-3)
+    thresholds = {level: fit_threshold(scores, level) for level in ("0.5", "0.9")}
+    assert calibration["thresholds"] == pytest.approx(thresholds, abs=1e-3)
+    assert calibration["samples"] == 40
+    assert calibration["source"] == "SyntheticFaces, validation split"
+    assert f"temperature {calibration['temperature']:.4f}" in said
+    assert "prediction sets at 90%" in said
+
+    # The run folder means the calibrated checkpoint, whose probabilities are those of the temperature.
+    main(["test", "--ckpt_path=lightning_logs/version_0", *TINY_RUN[1:]])
+    found = metrics(2, "test")
+    images, labels = split("test")
+    with torch.inference_mode():
+        warm = calibrated(model(images).numpy(), Calibration(calibration["temperature"]))
+    sets = mass_before(warm) <= calibration["thresholds"]["0.9"]
+    assert found["coverage/0.9"] == pytest.approx(sets[np.arange(30), labels].mean(), abs=1e-6)
+    assert found["set_size/0.9"] == pytest.approx(sets.sum(1).mean(), abs=1e-6)
+    assert found["nll"] == pytest.approx(float(-np.log(warm[np.arange(30), labels]).mean()), rel=1e-4)
+    assert f"prediction sets at 90%: cover {found['coverage/0.9']:.1%} of 30" in capsys.readouterr().out
+    assert "coverage/0.9" not in metrics(1, "val")  # measured without the calibration that was only being found
+
+    # Calibrated once more, it is what it was: from the probabilities without a calibration.
+    calibrate(ckpt=FOLDER / "calibrated.ckpt")
+    again = stored("calibrated.ckpt")["hyper_parameters"]["calibration"]
+    assert again == calibration
+
+    main(["export", "--ckpt_path=lightning_logs/version_0", "--out=model.pt2"])
+    program, metadata = load_exported(Path("model.pt2"))
+    assert metadata["calibration"] == calibration
+    with torch.inference_mode():
+        np.testing.assert_allclose(program(images).numpy(), warm, atol=1e-5)
+
+
+def test_a_training_drops_the_calibration(run: Run, workdir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run("fit", *VAL)
+    calibrate()
+    caplog.clear()
+    main(["fit", f"--ckpt_path={FOLDER / 'calibrated.ckpt'}", *TINY_RUN[1:], "--trainer.max_epochs=2"])
+    assert "the calibration of these weights is dropped, since training changes them" in caplog.text
+    trained = torch.load("lightning_logs/version_2/checkpoints/best.ckpt", weights_only=True)
+    assert trained["hyper_parameters"]["calibration"] is None
+
+
+def test_mirror_images_are_calibrated_together_and_exported(run: Run, workdir: Path) -> None:
+    run("fit", *VAL)
+    calibrate("--model.mirror=true")
+    kept = stored("calibrated.ckpt")["hyper_parameters"]
+    assert kept["mirror"] is True
+    model = ExpressionClassifier.load_from_checkpoint(FOLDER / "calibrated.ckpt").eval()
+    plain = ExpressionClassifier.load_from_checkpoint(FOLDER / "best.ckpt").eval()
+    image, labels = split("val")
+    with torch.inference_mode():
+        mean = (plain(image) + plain(image.flip(-1))) / 2
+        np.testing.assert_allclose(
+            model(image).numpy(), calibrated(mean.numpy(), Calibration(kept["calibration"]["temperature"])), atol=1e-5
+        )
+        assert kept["calibration"]["temperature"] == pytest.approx(fit_temperature(mean.numpy(), labels), rel=1e-3)
+        main(["export", "--ckpt_path=lightning_logs/version_0", "--out=model.pt2"])
+        program, metadata = load_exported(Path("model.pt2"))
+        assert metadata["mirror"] is True
+        torch.testing.assert_close(program(image), model(image), atol=1e-5, rtol=0)
+
+
+def test_the_options_are_those_of_every_configuration(
+    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("fit", *VAL)
+    calibrate()
+    # What a calibrated run has saved can be given to another verb.
+    main(["test", "--config=lightning_logs/version_1/config.yaml", f"--ckpt_path={FOLDER / 'calibrated.ckpt'}"])
+    assert "coverage/0.9" in metrics(2, "test")
+    capsys.readouterr()
+    assert exit_code(lambda: main(["test", "--ckpt_path=lightning_logs/version_0", "--print_config"])) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["calibration"]
+    assert printed == stored("calibrated.ckpt")["hyper_parameters"]["calibration"]
+
+
+def test_two_processes_find_the_same_and_one_writes(run: Run, workdir: Path) -> None:
+    run("fit", *VAL, "--data.val_size=41")  # one is seen by neither twice nor not at all
+    calibrate()
+    alone = stored("calibrated.ckpt")["hyper_parameters"]["calibration"]
+    (FOLDER / "calibrated.ckpt").unlink()
+    options = [*TINY_RUN[1:], "--trainer.devices=2", "--trainer.strategy=ddp", *CALIBRATE]
+    assert run_together(["validate", f"--ckpt_path={FOLDER / 'best.ckpt'}", *options], workdir, 2) == [0, 0]
+    together = stored("calibrated.ckpt")["hyper_parameters"]["calibration"]
+    assert together["samples"] == alone["samples"] == 41
+    assert together["temperature"] == pytest.approx(alone["temperature"], rel=1e-4)
+    assert together["thresholds"] == pytest.approx(alone["thresholds"], abs=1e-4)
+    written = [(workdir / f"process-{rank}.log").read_text().count("with this calibration") for rank in range(2)]
+    assert written == [1, 0]
+
+
+def test_what_cannot_be_calibrated_is_refused(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "--model=KNNClassifier", "--model.k=1", "--data=SyntheticFaces", "--data.train_size=14",
+          "--data.val_size=7", *TINY_RUN])  # fmt: skip
+    capsys.readouterr()
+    assert exit_code(calibrate) == 2
+    error = "calibration.enabled is true, but KNNClassifier has no logits to be divided by a temperature; expected an"
+    assert error in capsys.readouterr().err
+    assert not (FOLDER / "calibrated.ckpt").exists()
+    for wrong in ([0.9, 1.0], [0]):
+        with pytest.raises(
+            FaceExprError, match=r"^calibration.coverages has (1.0|0); expected numbers between 0 and 1"
+        ):
+            Calibrate(coverages=wrong)
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("run/best.ckpt", "run/calibrated.ckpt"),
+        ("run/calibrated.ckpt", "run/calibrated.ckpt"),
+        ("last.ckpt", "last.calibrated.ckpt"),
+        ("last.calibrated.ckpt", "last.calibrated.ckpt"),
+        ("uncalibrated.ckpt", "uncalibrated.calibrated.ckpt"),
+        ("faceexpr/weights/net.safetensors", "logs/checkpoints/calibrated.ckpt"),
+    ],
+)
+def test_no_two_checkpoints_share_a_calibrated_copy(path: str, target: str) -> None:
+    assert calibrated_name(Path(path), Path("logs")) == Path(target)

@@ -1,0 +1,122 @@
+"""Prediction sets of the faces of photographs: in results, in files and in captions."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from analysis_runs import records, rows, write
+from conftest import exit_code
+from red_finder import save_task, tiny_classifier
+from stub_steps import WHOLE, Levels, pipeline
+
+from faceexpr.calibration import Calibration
+from faceexpr.errors import FaceExprError
+from faceexpr.pipeline import pictures
+from faceexpr.pipeline.merge import run as merge
+from faceexpr.pipeline.result import FaceResult
+
+FOUND = Calibration(1.5, {"0.5": 0.0, "0.9": 0.45, "0.99": 1.0}, 100, "drawn")
+
+
+class Calibrated(Levels):
+    calibration = FOUND
+
+
+def picture(red, green, blue):
+    return np.full((8, 8, 3), (red, green, blue), np.uint8)
+
+
+@pytest.fixture
+def calibrated(models):
+    save_task(tiny_classifier(calibration=FOUND), models / "calibrated.ckpt")
+    return "calibrated.ckpt"
+
+
+def test_a_face_has_its_set_with_the_most_probable_first():
+    def expressions(coverage, *colour):
+        (face,) = pipeline(WHOLE, classifier=Calibrated(), coverage=coverage)(picture(*colour)).faces
+        return face.expressions
+
+    # Red has 0.44 before it, Green 0.79.
+    assert expressions(0.9, 70, 42, 88) == ("Blue", "Red")
+    assert expressions(0.9, 60, 40, 100) == ("Blue",)
+    assert expressions(0.5, 70, 42, 88) == ("Blue",)
+    assert expressions(0.99, 60, 40, 100) == ("Blue", "Red", "Green")
+    assert expressions(None, 60, 40, 100) is None
+
+
+def test_other_levels_and_classifiers_without_any_are_refused():
+    with pytest.raises(FaceExprError, match=r"^coverage is 0.8, but the classifier was calibrated for 0.5, 0.9, 0.99;"):
+        pipeline(WHOLE, classifier=Calibrated(), coverage=0.8)
+    with pytest.raises(FaceExprError, match=r"^coverage is 0.9, but the classifier is not calibrated; expected what "):
+        pipeline(WHOLE, coverage=0.9)
+
+
+def test_records_and_rows_have_the_sets(analyze, calibrated):
+    write("photos/a.png")
+    write("photos/none.png", None)
+    assert analyze("photos", "--coverage=0.9", classifier=calibrated) == 0
+    (face,), none = (record["faces"] for record in records())
+    assert none == []
+    ranked = sorted(face["probabilities"], key=face["probabilities"].__getitem__, reverse=True)
+    before = np.cumsum([0, *(face["probabilities"][name] for name in ranked)])[:-1]
+    assert face["expressions"] == [name for name, mass in zip(ranked, before, strict=True) if mass <= 0.45]
+    assert face["expressions"][0] == face["expression"]
+    assert [row["expressions"] for row in rows()] == ["; ".join(face["expressions"]), ""]
+
+    assert analyze("photos", classifier=calibrated, out="plain") == 0
+    (plain,) = records("plain")[0]["faces"]
+    assert plain == {**face, "expressions": None}
+    assert [row["expressions"] for row in rows("plain")] == ["", ""]
+
+
+def test_results_belong_to_their_coverage(analyze, calibrated):
+    write("photos/a.png")
+    assert analyze("photos", "--coverage=0.9", classifier=calibrated) == 0
+    with pytest.raises(FaceExprError, match=r"holds results with coverage 0.9, and this run has None"):
+        analyze("photos", classifier=calibrated)
+    assert analyze("photos", "--coverage=0.9", classifier=calibrated) == 0
+    with pytest.raises(FaceExprError, match=r"^coverage is 0.7, but the classifier was calibrated for 0.5, 0.9, 0.99;"):
+        analyze("photos", "--coverage=0.7", classifier=calibrated, out="other")
+    assert not Path("other").exists()
+
+
+def test_parts_are_merged_to_what_one_process_writes(analyze, calibrated):
+    for name in "abc":
+        write(f"photos/{name}.png")
+    options = ("photos", "--coverage=0.9", "--batch_size=1")
+    assert analyze(*options, classifier=calibrated, out="one") == 0
+    for index in range(2):
+        assert analyze(*options, f"--shard={index}/2", classifier=calibrated, out="two") == 0
+    assert exit_code(lambda: merge(["merge", "two"])) == 0
+    for name in ("faces.jsonl", "faces.csv"):
+        assert Path("two", name).read_bytes() == Path("one", name).read_bytes()
+
+
+def test_records_of_an_earlier_version_are_understood(analyze):
+    write("photos/a.png")
+    write("photos/b.png")
+    assert analyze("photos/a.png") == 0
+    (record,) = records()
+    for face in record["faces"]:
+        del face["expressions"]
+    Path("out/faces.jsonl").write_text(json.dumps(record) + "\n")
+    assert analyze("photos/a.png", "photos/b.png") == 0
+    assert [row["image"] for row in rows()] == ["photos/a.png", "photos/b.png"]
+
+
+@pytest.mark.parametrize(
+    ("expressions", "caption"),
+    [
+        (None, "Happy 62%"),
+        (("Happy",), "Happy 62%"),
+        (("Happy", "Surprise"), "Happy or Surprise"),
+        (("Happy", "Surprise", "Fear"), "Happy, Surprise or Fear"),
+        (("Happy", "Surprise", "Fear", "Sad"), "Happy, Surprise or 2 more"),
+        (("Happy", "Surprise", "Fear", "Sad", "Angry"), "Happy, Surprise or 3 more"),
+    ],
+)
+def test_a_caption_says_what_it_may_be(expressions, caption):
+    face = FaceResult((0, 0, 1, 1), 0.9, "Happy", {"Happy": 0.62, "Surprise": 0.38}, expressions)
+    assert pictures._caption(face) == caption
