@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# A public-domain photograph that matplotlib ships.
+# A public-domain photograph that matplotlib brings.
 PORTRAIT := 'from matplotlib.cbook import get_sample_data as f; print(f("grace_hopper.jpg", asfileobj=False))'
 # A drawn group, not among the pictures that the detector is trained on.
 GROUP := 'import numpy, PIL.Image; from faceexpr.data.drawing import compose_picture as draw; \
@@ -27,17 +27,18 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $(STAMP)
 
-demo: setup  ## Train both steps on embedded data and analyse two pictures (about four minutes)
+demo: setup  ## Analyse a portrait with the models that ship, then train both steps on drawn pictures (about four minutes)
 	@rm -rf demo
+	$(BIN)/faceexpr analyze "$$($(BIN)/python -c $(PORTRAIT))" --out demo/portrait --pictures true
 	$(BIN)/faceexpr fit --config configs/expression/synthetic_simple_cnn.yaml $(call run,classifier)
 	$(BIN)/faceexpr test --ckpt_path demo/classifier $(call run,classifier_test)
 	$(BIN)/faceexpr fit --config configs/detection/synthetic_light.yaml $(call run,detector)
 	$(BIN)/faceexpr test --ckpt_path demo/detector $(call run,detector_test)
 	$(BIN)/python -c $(GROUP)
-	$(BIN)/faceexpr analyze demo/group.png "$$($(BIN)/python -c $(PORTRAIT))" \
-		--detector demo/detector --classifier demo/classifier --out demo/analysis --pictures true
+	$(BIN)/faceexpr analyze demo/group.png --detector demo/detector --classifier demo/classifier --out demo/group --pictures true
 	@echo
-	@echo "what was found:  demo/analysis/pictures, demo/analysis/faces.csv (a portrait by networks that know drawings only)"
+	@echo "a photograph, by the models that ship:          demo/portrait/pictures/grace_hopper.jpg, demo/portrait/faces.csv"
+	@echo "a drawn group, by those that were trained here: demo/group/pictures/group.png, demo/group/faces.csv"
 	@echo "numbers:         demo/classifier_test/metrics.json, demo/detector_test/metrics.json, and figures beside them"
 	@echo "curves:          $(BIN)/tensorboard --logdir demo"
 

@@ -9,14 +9,18 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from faceexpr.errors import FaceExprError
+from faceexpr.model_file import is_model_file, read_model_file
+from faceexpr.shipped import shipped_models
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint to the CPU with ``weights_only=True``.
+    """Load a checkpoint to the CPU with ``weights_only=True``, or a model file, which looks like one.
 
     Raises:
         FaceExprError: the file is not a checkpoint, or holds objects that only a full unpickle would load.
     """
+    if is_model_file(path):
+        return read_model_file(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a file that is not its own
@@ -60,18 +64,28 @@ def remembered(path: Path) -> dict[str, Any]:
     return found
 
 
-def find_checkpoint(written: str, runs: Path, option: str = "--ckpt_path") -> Path:
+def find_checkpoint(written: str | Path, runs: Path, option: str = "--ckpt_path", resumes: bool = False) -> Path:
     """Return the file that an option means.
 
     Args:
-        written: a file, a run folder (its best checkpoint), or ``last`` (the newest last.ckpt below ``runs`` that can
-            be loaded).
+        written: a file, a run folder (its best checkpoint, calibrated where that was done since), ``last`` (the newest
+            last.ckpt below ``runs`` that can be loaded), or the name of a model that comes with the package, which goes
+            before a file of that name.
         runs: folder of the runs, such as ``lightning_logs``.
         option: its name, for messages.
+        resumes: a training shall go on from it, which takes more than the weights.
 
     Raises:
         FaceExprError: there is no such checkpoint.
     """
+    shipped = shipped_models()
+    # A `Path` is the file, as is ``./NAME``.
+    path = shipped.get(written, Path(written)) if isinstance(written, str) else written
+    if resumes and is_model_file(path):
+        raise FaceExprError(
+            f"{option} is {written}, a model, which does not say how far its training has come; expected a checkpoint "
+            f"to go on from, or --model.weights {written} for a new training that starts with its weights"
+        )
     if written == "last":
         found = newest_loadable(runs)
         if found is None:
@@ -82,14 +96,16 @@ def find_checkpoint(written: str, runs: Path, option: str = "--ckpt_path") -> Pa
             f"{option} is best, but a new process knows of no run that it could be the best of; name the file or "
             f"the run folder{_example(runs, option)}"
         )
-    path = Path(written)
     if path.is_dir():
-        found = newest(path, "best*.ckpt")
+        found = newest(path, "best*.ckpt", "calibrated*.ckpt")
         if found is None:
             raise FaceExprError(f"{option}: there is no best.ckpt in the run folder {path}; expected a file")
         return found
     if not path.is_file():
-        raise FaceExprError(f"{option}: {path} does not exist; expected a checkpoint file or a run folder")
+        raise FaceExprError(
+            f"{option}: {written} does not exist; expected a checkpoint, a model file, a run folder or one of the "
+            f"models that come with faceexpr: {', '.join(shipped) or 'none in this installation'}"
+        )
     return path
 
 
@@ -112,14 +128,15 @@ def newest_loadable(runs: Path) -> Path | None:
     return None
 
 
-def newest(folder: Path, pattern: str) -> Path | None:
-    """Return the file below ``folder`` that was written last among those whose name matches ``pattern``."""
-    found = _by_age(folder, pattern)
+def newest(folder: Path, *patterns: str) -> Path | None:
+    """Return the file below ``folder`` that was written last among those whose name matches one of ``patterns``."""
+    found = _by_age(folder, *patterns)
     return found[-1] if found else None
 
 
-def _by_age(folder: Path, pattern: str) -> list[Path]:
-    return sorted(folder.rglob(pattern), key=lambda path: path.stat().st_mtime) if folder.is_dir() else []
+def _by_age(folder: Path, *patterns: str) -> list[Path]:
+    found = [path for pattern in patterns for path in folder.rglob(pattern)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: path.stat().st_mtime)
 
 
 def _example(runs: Path, option: str = "--ckpt_path") -> str:

@@ -1,4 +1,4 @@
-"""Write a trained classifier as one file that runs with torch alone."""
+"""Write a trained model as one file: a program that runs with torch alone, or a model file of half the size."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ from jsonargparse import auto_cli
 from torch import Tensor, nn
 
 from faceexpr import __version__
-from faceexpr.checkpoints import find_checkpoint, read_checkpoint
+from faceexpr.calibration import class_probabilities
+from faceexpr.checkpoints import find_checkpoint
+from faceexpr.described import describe
 from faceexpr.errors import FaceExprError
+from faceexpr.export_model import write_model_file
+from faceexpr.model_file import ENDING
 from faceexpr.tasks.classify import ExpressionClassifier
+from faceexpr.tasks.load import load_task
+
+PROGRAM = ".pt2"
 
 METADATA = "faceexpr.json"
 """Name of the entry that holds the class names and the pre-processing in the exported file."""
@@ -22,7 +29,7 @@ TOLERANCE = 1e-4
 
 
 class Exported(nn.Module):
-    """uint8 images (N, C, H, W) of any size to probabilities (N, K), pre-processing included.
+    """uint8 images (N, C, H, W) of any size to probabilities (N, K), pre-processing and calibration included.
 
     Args:
         model: the classifier whose network this is.
@@ -31,42 +38,69 @@ class Exported(nn.Module):
     def __init__(self, model: ExpressionClassifier) -> None:
         super().__init__()
         self.net = model.net
+        self.mirror = model.mirror
+        self.calibration = model.effective_calibration
 
     def forward(self, image: Tensor) -> Tensor:
-        probabilities: Tensor = self.net(image).softmax(dim=1)
-        return probabilities
+        return class_probabilities(self.net, image, self.mirror, self.calibration)[1]
 
 
-def export(ckpt_path: str, out: Path, channels: int = 1) -> None:
-    """Write a checkpoint as one file that runs without this package.
+def export(
+    ckpt_path: str,
+    out: Path,
+    channels: int | None = None,
+    data: str | None = None,
+    licence: str | None = None,
+    command: str | None = None,
+    seed: int | None = None,
+) -> None:
+    """Write a checkpoint as one file, which is compared with the model before it gets its name.
 
-    The file is a ``torch.export`` program. It takes uint8 images of any number and size and gives probabilities;
-    class names and pre-processing are in its entry ``faceexpr.json``. It is compared with the model before it gets its
-    name.
+    The ending of its name says what is written. A ``.pt2`` file is a ``torch.export`` program of a classifier that runs
+    without this package: it takes uint8 images of any number and size and gives probabilities; class names and
+    pre-processing are in its entry ``faceexpr.json``. A ``.safetensors`` file is a model file of a classifier or a
+    detector: weights in half precision, and a header that says what they are; this package takes it wherever it takes
+    a checkpoint, except to go on with a training.
 
     Args:
-        ckpt_path: a checkpoint file or a run folder.
-        out: the file to write, by custom ``*.pt2``.
-        channels: channels of the images that it will be given: 1 (grey) or 3 (RGB).
+        ckpt_path: a checkpoint file, a run folder, a model file, or the name of a model that comes with the package.
+        out: the file to write, ``*.pt2`` or ``*.safetensors``.
+        channels: of a program: channels of the images that it will be given, 1 (grey, the default) or 3 (RGB).
+        data: of a model file: what it was trained on, in words.
+        licence: of a model file: on what terms it may be used, in words.
+        command: of a model file: how it was trained.
+        seed: of a model file: the seed of its training.
     """
-    if channels not in (1, 3):
+    told = {"data": data, "licence": licence, "command": command, "seed": seed}
+    if channels not in (None, 1, 3):
         raise FaceExprError(f"--channels is {channels}; expected 1 (grey) or 3 (RGB)")
     if out.is_dir():
         raise FaceExprError(f"--out: {out} is a folder; expected a file name")
-    temporary = out.with_name(f".{out.name}.part.pt2")
+    if out.suffix not in (PROGRAM, ENDING):
+        raise FaceExprError(f"--out: {out} ends in neither {PROGRAM} nor {ENDING}; expected a program or a model file")
+    options = {"channels": channels} if out.suffix == ENDING else told
+    for name, value in options.items():
+        if value is not None:
+            other = PROGRAM if out.suffix == ENDING else ENDING
+            raise FaceExprError(f"--{name} is for {other} files, and --out is {out}; expected no --{name}")
+    source = find_checkpoint(ckpt_path, Path("lightning_logs"))
+    temporary = out.with_name(f".{out.stem}.part{out.suffix}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
     except OSError as error:
         raise FaceExprError(f"--out: {out} cannot be written ({error.strerror}); expected a file name") from error
     try:
-        _export(ckpt_path, out, temporary, channels)
+        if out.suffix == ENDING:
+            write_model_file(source, out, temporary, told)
+        else:
+            _export(source, out, temporary, channels or 1)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _export(ckpt_path: str, out: Path, temporary: Path, channels: int) -> None:
-    model = load_classifier(find_checkpoint(ckpt_path, Path("lightning_logs"))).eval()
+def _export(source: Path, out: Path, temporary: Path, channels: int) -> None:
+    model = load_classifier(source).eval()
     exported = Exported(model)
     size = model.net.preprocess.size
     example = torch.randint(0, 256, (2, channels, size + 32, size + 48), dtype=torch.uint8)
@@ -85,13 +119,15 @@ def _export(ckpt_path: str, out: Path, temporary: Path, channels: int) -> None:
             "mean": model.net.preprocess.mean.flatten().tolist(),
             "std": model.net.preprocess.std.flatten().tolist(),
         },
+        "mirror": model.mirror,
+        "calibration": describe(model.calibration, "calibration"),
         "faceexpr": __version__,
     }
     torch.export.save(program, temporary, extra_files={METADATA: json.dumps(metadata)})
     difference = _difference(load_exported(temporary)[0], exported, channels, size)
     if difference > TOLERANCE:
         raise FaceExprError(
-            f"the exported program differs from {ckpt_path} by {difference:.2g} in a probability, more than "
+            f"the exported program differs from {source} by {difference:.2g} in a probability, more than "
             f"{TOLERANCE:g}; nothing was written"
         )
     temporary.replace(out)
@@ -112,13 +148,7 @@ def load_classifier(path: Path) -> ExpressionClassifier:
     Raises:
         FaceExprError: the checkpoint is not one of an `ExpressionClassifier`.
     """
-    name = str(read_checkpoint(path).get("hyper_parameters", {}).get("_class_path", "an unnamed model"))
-    try:
-        return ExpressionClassifier.load_from_checkpoint(path, map_location="cpu")
-    except (ValueError, TypeError) as error:
-        raise FaceExprError(
-            f"{path} holds {name.rpartition('.')[2]}, which cannot be exported; expected an ExpressionClassifier"
-        ) from error
+    return load_task(path, [ExpressionClassifier], "a classifier", "an ExpressionClassifier")
 
 
 @torch.inference_mode()

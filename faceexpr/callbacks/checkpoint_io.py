@@ -1,4 +1,7 @@
-"""Checkpoints that are whole or not there: a kill or a full disk in the middle of writing one leaves the one before."""
+"""Checkpoints that are whole or not there, and model files in their place.
+
+A kill or a full disk in the middle of writing a checkpoint leaves the one before.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
+from faceexpr.checkpoints import read_checkpoint
 from faceexpr.errors import FaceExprError
+from faceexpr.model_file import is_model_file
 
 PART = ".part"
 """End of the name of a checkpoint that is being written; it begins with a dot."""
@@ -25,6 +30,13 @@ class WholeCheckpointIO(TorchCheckpointIO):
     Lightning's own writer puts the temporary file into the folder for temporary files. Where that is another file
     system, the last step is a copy, which a kill or a full disk cuts short.
     """
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = lambda storage, place: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        if is_model_file(path):
+            return read_checkpoint(Path(path))
+        return super().load_checkpoint(path, map_location, weights_only)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         target = Path(path)

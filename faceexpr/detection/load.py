@@ -12,6 +12,8 @@ from faceexpr.checkpoints import find_checkpoint, newest
 from faceexpr.detection.detector import Detector, NetDetector
 from faceexpr.detection.ground_truth import GroundTruth
 from faceexpr.errors import FaceExprError
+from faceexpr.model_file import is_model_file
+from faceexpr.shipped import shipped_models
 
 RUNS = Path("lightning_logs")
 
@@ -27,7 +29,8 @@ def load_detector(
 
     Args:
         source: a checkpoint of ``faceexpr fit`` or of ``faceexpr detectron2 fit``, the folder of such a run (its best
-            checkpoint), or a file of annotations, whose boxes then stand in the place of a detector's.
+            checkpoint), a model file, the name of a model that comes with the package, or a file of annotations, whose
+            boxes then stand in the place of a detector's.
         device: where it shall run.
         suppression: options of `Suppression` that differ from those of its training, such as ``{"min_score": 0.5}``.
         batch_size: pictures in a batch of the network.
@@ -65,14 +68,16 @@ def detector_file(source: str | Path) -> Path:
         FaceExprError: there is none.
     """
     path = Path(source)
-    if path.is_dir():
+    if path.is_dir() and source not in shipped_models():
         of_detectron2 = newest(path, "best*.pth") or newest(path, "*.pth")
         if of_detectron2 is not None and newest(path, "*.ckpt") is None:
             return of_detectron2
-    return find_checkpoint(str(source), RUNS, "--detector")
+    return find_checkpoint(source, RUNS, "--detector")
 
 
 def _kind(path: Path) -> str:
+    if is_model_file(path):
+        return "lightning"
     try:
         with path.open("rb") as file:
             head = file.read(4)

@@ -22,6 +22,9 @@ STRIDES = (8, 16, 32)
 PRIOR = 0.01
 """Score of every cell before training, so that the many cells without a face do not swamp the first steps."""
 
+MEAN, STD = 0.5, 0.25
+"""Of the input, on the scale 0 to 1."""
+
 MOST_CANDIDATES = 1000
 
 
@@ -82,7 +85,7 @@ class LightDetector(DetectionNet):
         Returns:
             float32 (N, cells, 5): score logit, offsets of the centre, logarithms of width and height, in strides.
         """
-        x = self.stem((batch - 0.5) / 0.25)
+        x = self.stem((batch - MEAN) / STD)
         levels = []
         for stage, lateral in zip(self.stages, self.laterals, strict=True):
             x = stage(x)

@@ -28,11 +28,12 @@ from faceexpr.pipeline.explained import explained
 from faceexpr.pipeline.inputs import CROPS, EXPLAINED, PICTURES, collect
 from faceexpr.pipeline.output import Output
 from faceexpr.pipeline.pictures import draw, write_picture
-from faceexpr.pipeline.pipeline import Analysed, FacePipeline, usable_device
+from faceexpr.pipeline.pipeline import MIN_SCORE, Analysed, FacePipeline, usable_device
 from faceexpr.pipeline.progress import progress, tell
 from faceexpr.pipeline.records import RECORDS, ROWS, read_records
 from faceexpr.pipeline.shard import Shard, find_shard
 from faceexpr.pipeline.share import Share, folder_of, share_out
+from faceexpr.shipped import CLASSIFIER, DETECTOR
 from faceexpr.termination import Terminated, Termination
 from faceexpr.wording import counted
 
@@ -52,8 +53,10 @@ class AnalyzeOptions:
     """What is analysed with what, and what is written.
 
     Args:
-        detector: checkpoint file or run folder of a detector, or a file of annotations, whose boxes are then taken.
-        classifier: checkpoint file or run folder of a classifier of expressions.
+        detector: name of a detector that comes with the package, model file, checkpoint or run folder; or a file of
+            annotations, whose boxes are then taken.
+        classifier: name of a classifier of expressions that comes with the package, model file, checkpoint or run
+            folder.
         out: folder of the results.
         pictures: also write each image with its boxes, expressions and probabilities, below OUT/pictures.
         crops: also write each face as it was cut out, below OUT/crops.
@@ -65,6 +68,8 @@ class AnalyzeOptions:
         max_faces: at most so many faces an image, the surest; a note says where there were more.
         suppression: what becomes of several boxes for one face; by default as the detector was trained with.
         iou: overlap above which two boxes are of one face; by default as the detector was trained with.
+        coverage: also give each face all expressions that it may be: a set that holds the true one this often, such as
+            0.9; for classifiers that were calibrated for it.
         margin: what is added to a box on each side before its face is classified, as a part of its width and height.
         shape: square keeps the proportions of a face; stretched takes its box as it is.
         min_face: faces whose shorter side has fewer pixels are left out; a note says how many.
@@ -78,19 +83,20 @@ class AnalyzeOptions:
             by default what torchrun or SLURM says.
     """
 
-    detector: str
-    classifier: str
     out: Path
+    detector: str = DETECTOR
+    classifier: str = CLASSIFIER
     pictures: bool = False
     crops: bool = False
     explain: bool = False
     coco: bool = False
     annotations: Path | None = None
     images: Path | None = None
-    min_score: float = 0.4
+    min_score: float = MIN_SCORE
     max_faces: int = 300
     suppression: Literal["nms", "soft_nms", "wbf", "none"] | None = None
     iou: float | None = None
+    coverage: float | None = None
     margin: float = 0.1
     shape: Literal["square", "stretched"] = "square"
     min_face: float = 8
@@ -197,12 +203,13 @@ def build(options: AnalyzeOptions, shard: Shard) -> tuple[FacePipeline, dict[str
         options.face_batch,
         options.reduce_to,
         options.max_pixels,
+        options.coverage,
     )
     written = {"pictures": options.pictures, "crops": options.crops, "explain": options.explain}
     read = {"reduce_to": options.reduce_to, "max_pixels": options.max_pixels}
     if options.images is not None and options.annotations is None and not isinstance(pipeline.detector, GroundTruth):
         raise FaceExprError("--images is for the images that annotations name; expected annotations with it")
-    return pipeline, {**files, **changes, **asdict(crop), **read, **written}
+    return pipeline, {**files, **changes, **asdict(crop), **read, **written, "coverage": options.coverage}
 
 
 def work(pipeline: FacePipeline, share: Share, options: AnalyzeOptions, termination: Termination) -> int:

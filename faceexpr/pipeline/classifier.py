@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from faceexpr.calibration import Calibration
 from faceexpr.checkpoints import find_checkpoint
 from faceexpr.errors import FaceExprError
 from faceexpr.explain.maps import class_maps, explained_network
@@ -58,6 +59,7 @@ class TaskClassifier:
         self.device = torch.device(device)
         self.task = task.to(self.device).eval()
         self.class_names = task.class_names
+        self.calibration: Calibration | None = getattr(task, "calibration", None)
         # Faces reach a classifier in the size of its training images, which is that of its network: see
         # `ExpressionDataModule.network_size`.
         self.image_size = int(getattr(getattr(getattr(task, "net", None), "preprocess", None), "size", 48))
@@ -97,18 +99,38 @@ class TaskClassifier:
         return class_maps(net, faces, chosen)
 
 
+def threshold_of(classifier: Classifier, coverage: float) -> float:
+    """Return the threshold of a classifier's prediction sets.
+
+    Args:
+        classifier: one with a ``calibration``, such as a `TaskClassifier` has it from its checkpoint.
+        coverage: how often they are to hold the true expression, such as 0.9.
+
+    Raises:
+        FaceExprError: it was not calibrated for this coverage, or not at all.
+    """
+    calibration: Calibration | None = getattr(classifier, "calibration", None)
+    if calibration is None or not calibration.thresholds:
+        raise FaceExprError(
+            f"coverage is {coverage:g}, but the classifier is not calibrated; expected what `faceexpr validate` with "
+            "--calibration.enabled true has written"
+        )
+    return calibration.threshold(coverage, "coverage")
+
+
 def load_classifier(source: str | Path, device: str | torch.device = "cpu") -> TaskClassifier:
     """Load a classifier of any kind.
 
     Args:
-        source: a checkpoint file or a run folder (its best checkpoint).
+        source: a checkpoint, a run folder (its best checkpoint), a model file, or the name of a model that comes with
+            the package.
         device: where it shall run.
 
     Raises:
         FaceExprError: there is no checkpoint, it is damaged, it holds no classifier of expressions, or its class names
             do not fit its outputs.
     """
-    path = find_checkpoint(str(source), Path("lightning_logs"), "--classifier")
+    path = find_checkpoint(source, Path("lightning_logs"), "--classifier")
     kinds: list[type[ExpressionTask]] = [ExpressionClassifier, KNNClassifier]
     wanted = "a classifier of expressions, an ExpressionClassifier or a KNNClassifier"
     return TaskClassifier(load_task(path, kinds, "a classifier", wanted), device, str(path))

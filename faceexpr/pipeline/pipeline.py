@@ -20,12 +20,16 @@ from faceexpr.detection.ground_truth import GroundTruth
 from faceexpr.detection.load import load_detector
 from faceexpr.errors import FaceExprError
 from faceexpr.images import DEFAULT_MAX_PIXELS, ImageError, Picture, Source, read_picture, source_name
-from faceexpr.pipeline.classifier import Classifier, load_classifier
+from faceexpr.pipeline.classifier import Classifier, load_classifier, threshold_of
 from faceexpr.pipeline.crop import Crop
 from faceexpr.pipeline.result import PictureResult, failed
 from faceexpr.pipeline.steps import Found, classify, find
+from faceexpr.shipped import CLASSIFIER, DETECTOR
 
 READERS = min(4, os.cpu_count() or 1)
+
+MIN_SCORE = 0.4
+"""Faces that a detector is less sure of are left out."""
 
 Input: TypeAlias = "str | Path | tuple[str, bytes | Callable[[], bytes]]"
 """A file; or what a picture is called, with the bytes of its file or what reads them when it is its turn."""
@@ -52,60 +56,69 @@ class FacePipeline:
     """Finds the faces in pictures and tells the expression of each.
 
     Args:
-        detector: finds the faces; or annotations, whose boxes are taken.
-        classifier: tells the expressions. Their number and their names are those of its checkpoint.
+        detector: finds the faces; or annotations, whose boxes are taken. By default the detector that comes with the
+            package, at a score of 0.4 or more.
+        classifier: tells the expressions. Their number and their names are those of its checkpoint. By default the
+            classifier that comes with the package.
         crop: how a face is cut out.
         batch_size: pictures that are read and searched together; their faces are classified together.
         face_batch: faces in a batch of the classifier.
         reduce_to: large pictures are shrunk by a whole factor while they are read, such that the shorter side still
             has this many pixels or more; boxes are given in pixels of the original. None keeps the size.
         max_pixels: pictures with more pixels are refused before anything is decoded.
+        coverage: also give each face its prediction set, which holds the true expression this often, such as 0.9; for
+            classifiers that were calibrated for it.
     """
 
     def __init__(
         self,
-        detector: Detector | GroundTruth,
-        classifier: Classifier,
+        detector: Detector | GroundTruth | None = None,
+        classifier: Classifier | None = None,
         crop: Crop | None = None,
         batch_size: int = 8,
         face_batch: int = 64,
         reduce_to: int | None = 1000,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        coverage: float | None = None,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("face_batch", face_batch), ("max_pixels", max_pixels)):
             if value < 1:
                 raise FaceExprError(f"{name} is {value}; expected 1 or more")
         if reduce_to is not None and reduce_to < 1:
             raise FaceExprError(f"reduce_to is {reduce_to}; expected 1 or more, or null")
-        self.detector = detector
-        self.classifier = classifier
+        self.detector = load_detector(DETECTOR, suppression={"min_score": MIN_SCORE}) if detector is None else detector
+        self.classifier = load_classifier(CLASSIFIER) if classifier is None else classifier
         self.crop = crop or Crop()
         self.batch_size = batch_size
         self.face_batch = face_batch
         self.reduce_to = reduce_to
         self.max_pixels = max_pixels
+        self.threshold = None if coverage is None else threshold_of(self.classifier, coverage)
 
     @classmethod
     def from_checkpoints(
         cls,
-        detector: str | Path,
-        classifier: str | Path,
+        detector: str | Path = DETECTOR,
+        classifier: str | Path = CLASSIFIER,
         device: str | torch.device = "cpu",
-        min_score: float = 0.4,
+        min_score: float = MIN_SCORE,
         max_faces: int = 300,
         crop: Crop | None = None,
         reduce_to: int | None = 1000,
+        coverage: float | None = None,
     ) -> FacePipeline:
-        """Build a pipeline from files.
+        """Build a pipeline from files, or from the models that come with the package.
 
         Args:
-            detector: a checkpoint file, a run folder or a file of annotations; see `load_detector`.
-            classifier: a checkpoint file or a run folder of any classifier.
+            detector: a checkpoint, a run folder, a model file, the name of a model that comes with the package, or a
+                file of annotations; see `load_detector`.
+            classifier: a checkpoint, a run folder, a model file or the name of a model, of any classifier.
             device: where both shall run; ``auto`` takes the GPU where there is one.
             min_score: faces that the detector is less sure of are left out.
             max_faces: at most so many faces a picture are returned, the surest.
             crop: how a face is cut out.
             reduce_to: see `FacePipeline`.
+            coverage: see `FacePipeline`.
 
         Raises:
             FaceExprError: one of them cannot be loaded.
@@ -114,7 +127,7 @@ class FacePipeline:
         Suppression(min_score=min_score, max_faces=max_faces)
         device = usable_device(device)
         found = load_detector(detector, device, suppression)
-        return cls(found, load_classifier(classifier, device), crop, reduce_to=reduce_to)
+        return cls(found, load_classifier(classifier, device), crop, reduce_to=reduce_to, coverage=coverage)
 
     def __call__(self, image: Source, bgr: bool = False) -> PictureResult:
         """Analyse one picture.
@@ -187,7 +200,8 @@ class FacePipeline:
             failed(source, picture.reason) if isinstance(picture, ImageError) else next(first_step)
             for source, picture in pictures
         ]
-        results = iter(classify(self.classifier, [step for step in steps if isinstance(step, Found)], self.face_batch))
+        found = [step for step in steps if isinstance(step, Found)]
+        results = iter(classify(self.classifier, found, self.face_batch, self.threshold))
         return [
             Analysed(next(results), step.picture.pixels, step.picture.reduction, step.crops)
             if isinstance(step, Found)

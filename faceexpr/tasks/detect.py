@@ -42,6 +42,9 @@ class FaceDetector(Optimised, Task):
             ``trainer.accumulate_grad_batches``): they stay (``none``), grow as much (``linear``), or by the square
             root (``sqrt``).
         channels_last: memory format of images and weights; faster for convolutions on most devices.
+        weights: what training starts with: the name of a model that comes with the package (``wider_light``), a model
+            file, a checkpoint or a run folder, of the same network; from scratch, or as the network's own options say,
+            without it.
     """
 
     gives = "detections"
@@ -58,10 +61,11 @@ class FaceDetector(Optimised, Task):
         lr: float | None = None,
         lr_scaling: LRScaling = "none",
         channels_last: bool = True,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         self.net = net or LightDetector()
-        self.set_optimisation(optimizer, scheduler, scheduler_interval, monitor, lr, lr_scaling)
+        self.set_optimisation(optimizer, scheduler, scheduler_interval, monitor, lr, lr_scaling, weights)
         self.train_loss = MeanMetric()
         self.val_loss = MeanMetric()
         self.part_losses = nn.ModuleDict({name: MeanMetric() for name in self.net.loss_names})

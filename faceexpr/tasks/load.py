@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from faceexpr.checkpoints import class_of
+import torch
+
+from faceexpr.checkpoints import class_of, read_checkpoint
 from faceexpr.described import class_path
 from faceexpr.errors import FaceExprError
+from faceexpr.model_file import is_model_file
 from faceexpr.tasks.base import Task
 
 AnyTask = TypeVar("AnyTask", bound=Task)
 
 
 def load_task(path: Path, kinds: Sequence[type[AnyTask]], role: str, wanted: str) -> AnyTask:
-    """Return the model of a checkpoint, on the CPU.
+    """Return the model of a checkpoint or a model file, on the CPU.
 
     Args:
         path: the checkpoint file.
@@ -34,9 +38,19 @@ def load_task(path: Path, kinds: Sequence[type[AnyTask]], role: str, wanted: str
             f"{wanted}"
         )
     try:
-        return kind.load_from_checkpoint(path, map_location="cpu")
+        return kind.load_from_checkpoint(_as_lightning_reads(path), map_location="cpu")
     except (FaceExprError, ValueError, TypeError, RuntimeError) as error:
         raise FaceExprError(
             f"{path} cannot be loaded as {role}: its weights do not fit what it says of its network and its classes; "
             "expected a file as faceexpr fit has written it"
         ) from error
+
+
+def _as_lightning_reads(path: Path) -> Path | io.BytesIO:
+    """Return a checkpoint's file, or what a model file holds as such a file in memory."""
+    if not is_model_file(path):
+        return path
+    content = io.BytesIO()
+    torch.save(read_checkpoint(path), content)
+    content.seek(0)
+    return content

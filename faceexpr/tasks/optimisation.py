@@ -16,6 +16,7 @@ from faceexpr.described import callable_class
 from faceexpr.errors import FaceExprError
 from faceexpr.tasks.resume import LR_FACTOR, check_weights_fit, fit_schedule, keep_written_options
 from faceexpr.tasks.scaling import LRScaling, lr_factor, scaled_rates
+from faceexpr.tasks.start import load_weights
 
 
 class Optimised(LightningModule):
@@ -27,6 +28,7 @@ class Optimised(LightningModule):
     monitor: str
     lr: float | None
     lr_scaling: LRScaling
+    weights: str | None
 
     def set_optimisation(
         self,
@@ -36,6 +38,7 @@ class Optimised(LightningModule):
         monitor: str,
         lr: float | None,
         lr_scaling: LRScaling,
+        weights: str | None,
     ) -> None:
         """Take over the options that the task was given.
 
@@ -46,6 +49,7 @@ class Optimised(LightningModule):
             monitor: metric that a ``ReduceLROnPlateau`` without a monitor of its own watches.
             lr: learning rate, in place of the optimizer's.
             lr_scaling: how the rates follow the number of samples in a step.
+            weights: what the network starts with, in place of its own beginning.
         """
         self.optimizer = optimizer
         self.scheduler = scheduler
@@ -53,12 +57,15 @@ class Optimised(LightningModule):
         self.monitor = monitor
         self.lr = lr
         self.lr_scaling = lr_scaling
+        self.weights = weights
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit" and self.trainer.ckpt_path is None:
             net: Any = self.net  # of whichever kind
             net.load_pretrained()
+            if self.weights is not None:
+                load_weights(net, self.hparams.get("net"), self.weights, getattr(self, "class_names", None))
 
     def _optimizer(self) -> torch.optim.Optimizer:
         optimizer = self.optimizer(self.parameters())

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from faceexpr.checkpoints import read_checkpoint
-from faceexpr.described import Described
+from faceexpr.checkpoints import class_of, find_checkpoint, read_checkpoint
+from faceexpr.described import Described, class_path
 from faceexpr.errors import FaceExprError
 from faceexpr.images import resize
 from faceexpr.models.base import ExpressionNet
@@ -78,8 +78,8 @@ class NetworkFeatures(Representation):
     """What a trained network's last layer gets to see.
 
     Args:
-        checkpoint: file that ``faceexpr fit`` has written. Read when training starts; the KNN checkpoint then holds
-            the network itself.
+        checkpoint: a checkpoint that ``faceexpr fit`` has written, its run folder, a model file, or the name of a model
+            that comes with the package. Read when training starts; the KNN checkpoint then holds the network itself.
     """
 
     net: ExpressionNet | None
@@ -91,12 +91,12 @@ class NetworkFeatures(Representation):
         self._hyper_parameters: dict[str, Any] = {}
 
     def load_pretrained(self) -> None:
-        stored = read_checkpoint(Path(self.checkpoint)) if Path(self.checkpoint).is_file() else None
-        if stored is None:
+        path = find_checkpoint(self.checkpoint, Path("lightning_logs"), "--model.representation.checkpoint")
+        if class_of(path) != class_path(ExpressionClassifier):
             raise FaceExprError(
-                f"model.representation.checkpoint: {self.checkpoint} does not exist; expected a file that faceexpr "
-                "fit has written"
+                f"--model.representation.checkpoint: {path} holds no ExpressionClassifier; expected a trained one"
             )
+        stored = read_checkpoint(path)
         self._build(stored["hyper_parameters"])
         assert self.net is not None
         prefix = "net."

@@ -110,13 +110,14 @@ def check_weights_fit(checkpoint: Mapping[str, Any], net: Any, state: Mapping[st
     if wrong:
         held = checkpoint.get("hyper_parameters", {}).get("net")
         raise FaceExprError(
-            f"the checkpoint holds the weights of {_spoken(held)}, but the configuration asks for {_spoken(net)} "
+            f"the checkpoint holds the weights of {spoken(held)}, but the configuration asks for {spoken(net)} "
             f"({len(wrong)} tensors are missing, unknown or of another shape, the first is {wrong[0]}); give the "
             "configuration that the checkpoint was trained with, or none at all"
         )
 
 
-def _spoken(net: Any) -> str:
+def spoken(net: Any) -> str:
+    """Return a network's description as a call of its class."""
     if not isinstance(net, Mapping) or "class_path" not in net:
         return "an unnamed network"
     arguments = ", ".join(f"{name}={value!r}" for name, value in (net.get("init_args") or {}).items())

@@ -159,7 +159,7 @@ def test_f13_the_same_fields_for_0_1_and_2_faces_and_exact_names_and_numbers(ana
     assert [row["image"] for row in table] == [record["image"] for record in found]
     columns = (
         "image", "status", "reason", "width", "height", "face", "left", "top", "right", "bottom", "score", "expression",
-        *FER_NAMES, "notes",
+        "expressions", *FER_NAMES, "notes",
     )  # fmt: skip
     assert tuple(table[0]) == columns
     for row, record in zip(table, found, strict=True):

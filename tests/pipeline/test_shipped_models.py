@@ -1,0 +1,66 @@
+"""The models that come with the package: small, explained, used where no other is named, and right about a portrait."""
+
+import json
+
+import pytest
+from analysis_runs import records
+from conftest import exit_code
+from matplotlib.cbook import get_sample_data
+
+from faceexpr import FacePipeline
+from faceexpr.errors import FaceExprError
+from faceexpr.model_file import read_header
+from faceexpr.pipeline.analyze import run
+from faceexpr.pipeline.inputs import OPTIONS
+from faceexpr.shipped import CLASSIFIER, DETECTOR, FOLDER, shipped_models
+
+PORTRAIT = get_sample_data("grace_hopper.jpg", asfileobj=False)
+EYES_AND_MOUTH = [(222, 190), (305, 190), (270, 278)]
+"""Places in the portrait, in pixels."""
+
+
+@pytest.mark.parametrize("name", [CLASSIFIER, DETECTOR])
+def test_each_is_small_and_says_where_it_comes_from(name):
+    path = shipped_models()[name]
+    header = read_header(path)
+    assert path.stat().st_size < 2e6
+    assert [told for told in ("data", "licence", "command") if not header.get(told)] == []
+    assert f"configs/{'expression' if name == CLASSIFIER else 'detection'}/{name}.yaml" in header["command"]
+    assert "research" in header["licence"]
+    assert header["preprocess"]["channels"] == (1 if name == CLASSIFIER else 3)
+    assert "/work" not in json.dumps(header)
+    assert "/home" not in json.dumps(header)
+
+
+def test_nothing_else_lies_there():
+    assert {path.suffix for path in FOLDER.iterdir()} <= {".safetensors", ".md"}
+
+
+def test_both_steps_use_them_where_no_other_is_named():
+    system = FacePipeline()
+    (face,) = system(PORTRAIT).faces
+    left, top, right, bottom = face.box
+    assert all(left < x < right and top < y < bottom for x, y in EYES_AND_MOUTH)
+    assert (right - left) * (bottom - top) < 0.25 * 512 * 600
+    assert face.score > 0.5
+    assert face.expression in ("Neutral", "Happy")
+    assert system.classifier.class_names == tuple(read_header(shipped_models()[CLASSIFIER])["class_names"])
+
+
+def test_the_verb_uses_them_too(workdir):
+    assert exit_code(lambda: run(["analyze", PORTRAIT, "--out=out", "--device=cpu"])) == 0
+    (record,) = records()
+    (face,) = FacePipeline.from_checkpoints()(PORTRAIT).faces
+    assert record["faces"][0]["box"] == pytest.approx(face.box, abs=0.01)
+    assert record["faces"][0]["expression"] == face.expression
+    options = json.loads((workdir / "out" / OPTIONS).read_text())
+    assert options["detector"]["path"].endswith("wider_light.safetensors")
+
+
+def test_a_file_of_that_name_is_passed_over(workdir):
+    (workdir / CLASSIFIER).write_text("my notes")
+    (workdir / DETECTOR).mkdir()
+    assert len(FacePipeline()(PORTRAIT).faces) == 1
+    assert exit_code(lambda: run(["analyze", PORTRAIT, "--out=out", "--device=cpu"])) == 0
+    with pytest.raises(FaceExprError, match="fer2013_compact cannot be loaded as a checkpoint"):
+        run(["analyze", PORTRAIT, "--out=two", "--device=cpu", "--classifier=./fer2013_compact"])

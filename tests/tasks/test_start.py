@@ -1,0 +1,132 @@
+"""Trainings that start from other weights: what is taken over, what is not, and that they are read at no other time."""
+
+from functools import partial
+
+import pytest
+import torch
+from conftest import exit_code
+from red_finder import save_task, tiny_classifier
+
+from faceexpr.checkpoints import read_checkpoint
+from faceexpr.cli import main
+from faceexpr.emotions import FER_NAMES
+from faceexpr.errors import FaceExprError
+from faceexpr.models.light_detector import LightDetector
+from faceexpr.models.mlp import MLP
+from faceexpr.tasks.classify import ExpressionClassifier
+from faceexpr.tasks.detect import FaceDetector
+from faceexpr.tasks.representations import NetworkFeatures
+from faceexpr.tasks.start import load_weights
+
+FACES = torch.randint(0, 256, (5, 1, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+LAST_RUN = "lightning_logs/version_{}/checkpoints/last.ckpt"
+
+
+@pytest.fixture
+def trained(workdir):
+    """A trained classifier of FER-2013's classes, in trained.ckpt and as a model file."""
+    task = tiny_classifier().eval()
+    save_task(task, workdir / "trained.ckpt")
+    main(["export", "--ckpt_path=trained.ckpt", "--out=trained.safetensors"])
+    return task
+
+
+def fresh(seed=2, hidden=8, **options):
+    torch.manual_seed(seed)
+    return ExpressionClassifier(net=partial(MLP, hidden=[hidden]), **options).eval()
+
+
+def start(task, written="trained.ckpt"):
+    load_weights(task.net, task.hparams["net"], written, task.class_names)
+    return task
+
+
+def nets(path):
+    return {name: value for name, value in read_checkpoint(path)["state_dict"].items() if name.startswith("net.")}
+
+
+def test_all_weights_are_taken_over(trained):
+    with torch.inference_mode():
+        assert torch.equal(start(fresh())(FACES), trained(FACES))
+        assert (start(fresh(), "trained.safetensors")(FACES) - trained(FACES)).abs().max() < 1e-3
+
+
+def test_classes_in_another_order_keep_their_weights(trained):
+    order = ("Neutral", "happiness", "Sad", "Fear", "Surprise", "Disgust", "Angry")
+    task = start(fresh(class_names=order))
+    places = [FER_NAMES.index(name) for name in ("Neutral", "Happy", "Sad", "Fear", "Surprise", "Disgust", "Angry")]
+    with torch.inference_mode():
+        torch.testing.assert_close(task(FACES), trained(FACES)[:, places])
+
+
+@pytest.mark.parametrize("names", [("Happy", "Sad", "Contempt"), tuple("abcdefg")], ids=["fewer", "others"])
+def test_other_classes_leave_the_last_layer_as_it_is_and_say_so(names, trained, caplog):
+    task, untouched = start(fresh(class_names=names)), fresh(class_names=names)
+    own, other, before = (model.net.state_dict() for model in (task, trained, untouched))
+    first, last = list(own)[2], "layers.3.weight"
+    assert [name for name in own if name.startswith("layers.")][-2:] == [last, "layers.3.bias"]
+    for name, value in own.items():
+        assert torch.equal(value, (before if name.startswith("layers.3.") else other)[name])
+    assert not torch.equal(before[first], other[first])
+    said = " ".join(record.getMessage() for record in caplog.records)
+    assert f"the last layer, {last} and layers.3.bias, starts from scratch" in said
+
+
+def test_weights_of_another_network_are_refused(trained):
+    with pytest.raises(
+        FaceExprError, match=r"the weights of MLP\(hidden=\[8\].*\), but the configuration asks for MLP\("
+    ):
+        start(fresh(hidden=16))
+    detector = FaceDetector(net=LightDetector(widths=(4, 8, 8, 16, 16), neck=8))
+    with pytest.raises(FaceExprError, match=r"but the configuration asks for LightDetector\(widths"):
+        load_weights(detector.net, detector.hparams["net"], "trained.ckpt")
+    with pytest.raises(FaceExprError, match=r"--model.weights: nowhere does not exist; .*fer2013_compact"):
+        start(fresh(), "nowhere")
+
+
+def test_a_run_starts_from_them_once(trained, run, workdir, capsys):
+    run("fit", "--model.weights=trained.safetensors", "--model.optimizer.lr=0")
+    expected = nets("trained.safetensors")
+    found = nets(LAST_RUN.format(0))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    # From here on nobody needs the file: neither going on, nor measuring, nor loading.
+    (workdir / "trained.safetensors").unlink()
+    run(
+        "fit",
+        f"--ckpt_path={LAST_RUN.format(0)}",
+        "--trainer.max_epochs=2",
+        "--model.optimizer.lr=0.01",
+        data=False,
+        net=False,
+    )
+    assert read_checkpoint(LAST_RUN.format(1))["epoch"] == 1
+    assert not torch.equal(nets(LAST_RUN.format(1))["net.layers.1.weight"], expected["net.layers.1.weight"])
+    run("test", f"--ckpt_path={LAST_RUN.format(1)}", data=False, net=False)
+
+
+def test_a_run_measures_a_model_file_as_its_checkpoint(run, workdir, capsys):
+    run("fit", "--trainer.max_epochs=3", "--model.optimizer.lr=0.01")
+    main(["export", "--ckpt_path=lightning_logs/version_0", "--out=model.safetensors"])
+    for source in ("lightning_logs/version_0", "model.safetensors"):
+        run("test", f"--ckpt_path={source}", data=False, net=False)
+    one, two = ((workdir / f"lightning_logs/version_{number}/metrics.json").read_text() for number in (1, 2))
+    accuracies = [line for text in (one, two) for line in text.splitlines() if '"accuracy"' in line]
+    assert len(accuracies) == 2
+    assert accuracies[0] == accuracies[1]
+    assert exit_code(lambda: main(["fit", "--ckpt_path=model.safetensors"])) == 2
+    assert "--model.weights model.safetensors for a new training" in capsys.readouterr().err
+
+
+def test_neighbours_compare_what_a_model_file_sees(trained):
+    features = NetworkFeatures("trained.safetensors")
+    features.load_pretrained()
+    other = NetworkFeatures("trained.ckpt")
+    other.load_pretrained()
+    torch.testing.assert_close(features(FACES), other(FACES), atol=2e-3, rtol=1e-2)
+
+
+def test_neighbours_cannot_compare_what_a_detector_sees(workdir):
+    save_task(FaceDetector(net=LightDetector(widths=(4, 8, 8, 16, 16), neck=8)), workdir / "detector.ckpt")
+    with pytest.raises(FaceExprError, match=r"detector\.ckpt holds no ExpressionClassifier"):
+        NetworkFeatures("detector.ckpt").load_pretrained()
