@@ -3,10 +3,11 @@ r"""How well and how fast are faces found, against YuNet and MTCNN?
 In one run, on the same photographs in turns: decoded RGB pixels in, boxes out, one picture at a time. Average precision
 is this package's own (equal to pycocotools').
 
-    python benchmarks/detection.py --detector RUN --annotations wider_face_val_bbx_gt.txt \
+    python benchmarks/detection.py [--detector RUN] --annotations wider_face_val_bbx_gt.txt \
         --yunet_file face_detection_yunet_2023mar.onnx [--most 40] [--threads 2]
 
-Without a detector an untrained one stands in, without annotations drawn pictures do: then only the times mean anything.
+Without a detector the one that comes with the package is measured; without annotations drawn pictures stand in, and
+then only the times mean anything.
 
 YuNet runs in OpenCV's FaceDetectorYN with its defaults, at the size of each picture; a second line has it return what
 it is less sure of, as average precision wants. Its file is OpenCV Zoo's face_detection_yunet_2023mar.onnx, the same as
@@ -38,6 +39,7 @@ from numpy.typing import NDArray
 from faceexpr.boxes.detections import Detections
 from faceexpr.evaluation.detection_metrics import score_detections
 from faceexpr.images import read_picture
+from faceexpr.shipped import DETECTOR
 
 WARM_UP = 3
 """Pictures that are looked at before the clock runs."""
@@ -46,7 +48,7 @@ LOOKS = ("first", "again")
 
 
 def main(
-    detector: str | None = None,
+    detector: str = DETECTOR,
     annotations: str | None = None,
     images: str | None = None,
     yunet_file: str | None = None,
@@ -56,7 +58,7 @@ def main(
     """Measure detectors.
 
     Args:
-        detector: checkpoint or run folder; an untrained network without it.
+        detector: checkpoint, run folder or name of a model; the detector that comes with the package without it.
         annotations: file with the true boxes; drawn pictures without it.
         images: folder of the pictures; by default where the format has them.
         yunet_file: YuNet's ONNX file; it is left out without it.

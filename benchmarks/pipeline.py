@@ -3,7 +3,7 @@ r"""Photographs in, expressions out: how right and how fast, against the package
 In one run, on the same files in turns, one at a time, reading included: this package's detector and classifier; ``fer``
 as it comes, a Haar cascade and mini-Xception; and ``fer`` with MTCNN as its detector.
 
-    python benchmarks/pipeline.py --detector RUN --classifier RUN --annotations wider_face_val_bbx_gt.txt \
+    python benchmarks/pipeline.py [--detector RUN] [--classifier RUN] --annotations wider_face_val_bbx_gt.txt \
         --fer2013 fer2013.csv.gz [--threads 2]
 
 There are two kinds of pictures, since no data set here has both boxes and expressions:
@@ -18,8 +18,8 @@ too wide costs accuracy, a face not found does too. They are easy to search, as 
 faces are cut off at chin and ears, and came as 48 x 48 grey pixels: they say nothing of photographs. ``fer``'s network
 comes from FER-2013 too, by a recipe that stops the training by both of its test parts, this one among them.
 
-Without a detector and a classifier untrained ones stand in; without any data drawn pictures do, and then only the times
-mean anything. fer is measured where it can be imported:
+Without a detector and a classifier those that come with the package are measured; without any data drawn pictures stand
+in, and then only the times mean anything. fer is measured where it can be imported:
 
     pip install --target FOLDER --no-deps fer facenet-pytorch
     pip install --target FOLDER tensorflow-cpu "opencv-python-headless<5" "moviepy<2" pandas tqdm "setuptools<81"
@@ -45,6 +45,7 @@ from jsonargparse import auto_cli
 from faceexpr.boxes.detections import Detections, no_detections
 from faceexpr.boxes.matching import match, stack
 from faceexpr.emotions import FER_NAMES
+from faceexpr.shipped import CLASSIFIER, DETECTOR
 
 WARM_UP = 2
 """Pictures that are looked at before the clock runs."""
@@ -123,8 +124,8 @@ def _index(expression: str | None) -> int:
 
 
 def main(
-    detector: str | None = None,
-    classifier: str | None = None,
+    detector: str = DETECTOR,
+    classifier: str = CLASSIFIER,
     annotations: str | None = None,
     images: str | None = None,
     fer2013: str | None = None,
@@ -136,8 +137,8 @@ def main(
     """Measure systems.
 
     Args:
-        detector: checkpoint or run folder; an untrained network without it.
-        classifier: checkpoint or run folder; needed with a detector.
+        detector: checkpoint, run folder or name of a model; the detector that comes with the package without it.
+        classifier: checkpoint, run folder or name of a model; the classifier that comes with the package without it.
         annotations: file with the true boxes of photographs.
         images: folder of the photographs; by default where the format has them.
         fer2013: FER-2013's CSV file.

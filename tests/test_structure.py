@@ -19,14 +19,17 @@ LONGEST = 320
 VOCABULARY = {"errors", "emotions", "described", "images", "image_decoding", "files", "termination", "wording"}
 BOXES, DATA, MODELS, TASKS, EVALUATION = {"boxes"}, {"data"}, {"models"}, {"tasks"}, {"evaluation"}
 EXPLAIN = {"explain"}
-BESIDE = {"neighbours", "checkpoints"}
+CALIBRATION = {"calibration"}
+BESIDE = {"neighbours", "checkpoints", "model_file", "shipped"}
 """What tasks stand on beside data and models."""
-RUNS = {"callbacks", "export"}
+RUNS = {"callbacks", "export", "export_model"}
 COMMAND = {"options", "written", "known_classes", "training_cli"}
 SWEEP = {"sweep"}
+COMPARE = {"compare"}
+PAPER = {"paper"}
 PICTURES = {"fetch", "annotate"}
 DETECTION, PIPELINE = {"detection"}, {"pipeline"}
-BELOW_RUNS = VOCABULARY | BOXES | DATA | MODELS | BESIDE | TASKS | EXPLAIN | EVALUATION
+BELOW_RUNS = VOCABULARY | BOXES | DATA | MODELS | BESIDE | CALIBRATION | TASKS | EXPLAIN | EVALUATION
 
 # From the bottom to the top: the parts of a group, and the groups below that they may import.
 ARROWS = [
@@ -35,9 +38,11 @@ ARROWS = [
     (DATA, VOCABULARY | BOXES),
     (MODELS, VOCABULARY | BOXES),
     (BESIDE, VOCABULARY),
-    (TASKS, VOCABULARY | BOXES | DATA | MODELS | BESIDE),
+    (CALIBRATION, VOCABULARY),
+    (TASKS, VOCABULARY | BOXES | DATA | MODELS | BESIDE | CALIBRATION),
     (EXPLAIN, VOCABULARY | MODELS),
-    (EVALUATION, VOCABULARY | BOXES | DATA | EXPLAIN),
+    (EVALUATION, VOCABULARY | BOXES | DATA | EXPLAIN | CALIBRATION),
+    (COMPARE, VOCABULARY | EVALUATION | {"options"}),
     (RUNS, BELOW_RUNS),
     ({"options"}, VOCABULARY),
     ({"written"}, VOCABULARY | {"options"}),
@@ -47,7 +52,8 @@ ARROWS = [
     (PIPELINE, BELOW_RUNS | {"options"} | DETECTION),
     ({"training_cli"}, BELOW_RUNS | {"options", "written", "known_classes"} | RUNS),
     (SWEEP, BELOW_RUNS | RUNS | COMMAND),
-    ({"cli"}, BELOW_RUNS | RUNS | COMMAND | SWEEP | PICTURES | DETECTION | PIPELINE),
+    (PAPER, BELOW_RUNS | COMPARE | PICTURES | DETECTION | PIPELINE | {"options"}),
+    ({"cli"}, BELOW_RUNS | RUNS | COMMAND | SWEEP | PICTURES | DETECTION | PIPELINE | COMPARE | PAPER),
     ({"__main__"}, {"cli"}),
     ({""}, {"pipeline"}),  # the package itself, whose one public name is loaded when it is asked for
 ]

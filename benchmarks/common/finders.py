@@ -11,21 +11,21 @@ import torch
 from numpy.typing import NDArray
 
 from faceexpr.boxes.detections import Detections, no_detections
-from faceexpr.detection.detector import NetDetector
+from faceexpr.detection.ground_truth import GroundTruth
 from faceexpr.detection.load import load_detector
-from faceexpr.models.light_detector import LightDetector
+from faceexpr.shipped import DETECTOR
 
 Finder: TypeAlias = "Callable[[NDArray[np.uint8]], Detections]"
 """Takes an RGB picture, uint8 (H, W, 3)."""
 
 
-def ours(detector: str | None) -> Finder:
-    """Return this package's detector, an untrained one without a checkpoint or a run folder."""
-    loaded: Any = load_detector(detector) if detector else NetDetector(LightDetector())
+def ours(detector: str = DETECTOR) -> Finder:
+    """Return a detector of this package: a checkpoint, a run folder or the name of one that comes with it."""
+    loaded = load_detector(detector)
+    assert not isinstance(loaded, GroundTruth)
 
     def find(pixels: NDArray[np.uint8]) -> Detections:
-        found: Detections = loaded([pixels])[0]
-        return found
+        return loaded([pixels])[0]
 
     return find
 

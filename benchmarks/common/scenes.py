@@ -15,6 +15,7 @@ from faceexpr.data.drawing import compose_picture
 from faceexpr.data.fer2013 import usage_split
 from faceexpr.data.fer2013_table import read_table
 from faceexpr.data.formats.read import read_annotations
+from faceexpr.data.module import Stage
 from faceexpr.emotions import FER_NAMES
 from faceexpr.errors import FaceExprError
 
@@ -22,11 +23,26 @@ SIZE = 960, 640
 """Width and height of the pictures that are made here."""
 
 COLUMNS, ROWS = 3, 2
-SIDES = 64, 192
-"""The smallest and the largest side of a pasted face, in pixels."""
-
 FEATHER = 0.08
 """Part of a pasted face's side over which it fades into the background."""
+
+
+@dataclass(frozen=True)
+class Pasting:
+    """Which faces of FER-2013 are pasted into pictures, and how.
+
+    Attributes:
+        stage: ``val`` for PublicTest, ``test`` for PrivateTest.
+        sides: the smallest and the largest side of a face, in pixels.
+        around: part of a face's side by which its border pixels are repeated around it, fading into the background.
+    """
+
+    stage: Stage = "test"
+    sides: tuple[int, int] = (64, 192)
+    around: float = 0
+
+
+PASTING = Pasting()
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +76,8 @@ def drawn(folder: Path, number: int, seed: int) -> list[Scene]:
     return scenes
 
 
-def composed(folder: Path, table: str, number: int, seed: int) -> list[Scene]:
-    """Write pictures with faces of FER-2013's PrivateTest into a folder.
+def composed(folder: Path, table: str, number: int, seed: int, pasting: Pasting = PASTING) -> list[Scene]:
+    """Write pictures with faces of FER-2013 into a folder.
 
     Each has six faces, drawn without repetition, grey as they are, on a background of smooth colours: side and place
     are random, borders fade. They are JPEG files of quality 90.
@@ -71,8 +87,9 @@ def composed(folder: Path, table: str, number: int, seed: int) -> list[Scene]:
         table: FER-2013's CSV file.
         number: of faces; all there are where it is larger.
         seed: decides everything.
+        pasting: which faces, and how they are pasted.
     """
-    split = usage_split(read_table(Path(table), "stop", None), "test")
+    split = usage_split(read_table(Path(table), "stop", None), pasting.stage)
     if split.targets is None:
         raise FaceExprError(f"{table} has no labels; expected the column emotion")
     images, labels = split.tensor[:, 0].numpy(), split.targets.tolist()
@@ -81,30 +98,36 @@ def composed(folder: Path, table: str, number: int, seed: int) -> list[Scene]:
     scenes = []
     for place, start in enumerate(range(0, len(order), a_scene)):
         rows = order[start : start + a_scene]
-        pixels, boxes = _compose(images[rows], np.random.default_rng([seed, place]))
+        pixels, boxes = _compose(images[rows], np.random.default_rng([seed, place]), pasting)
         scenes.append(_written(folder, place, pixels, boxes, [FER_NAMES[labels[row]] for row in rows]))
     return scenes
 
 
-def _compose(faces: NDArray[np.uint8], rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return a picture with faces (F, 48, 48), and their boxes: the whole of what was pasted."""
+def _compose(
+    faces: NDArray[np.uint8], rng: np.random.Generator, pasting: Pasting
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return a picture with faces (F, 48, 48), and their boxes: what FER-2013 has of them."""
     colours = rng.integers(40, 216, (4, 6, 3), dtype=np.uint8)
     canvas = Image.fromarray(colours).resize(SIZE, Image.Resampling.BICUBIC)
     boxes = []
-    for face, (left, top, side) in zip(faces, _places(rng), strict=False):
-        pasted = Image.fromarray(face).resize((side, side), Image.Resampling.BICUBIC)
-        ramp = np.minimum(np.arange(side) + 0.5, np.arange(side)[::-1] + 0.5) / (FEATHER * side)
+    for face, (left, top, side) in zip(faces, _places(rng, pasting.sides), strict=False):
+        repeated = np.pad(face, round(pasting.around * len(face)), mode="edge")
+        border = round(pasting.around * side)
+        whole = side + 2 * border
+        pasted = Image.fromarray(repeated).resize((whole, whole), Image.Resampling.BICUBIC)
+        fading = max(pasting.around, FEATHER) * side
+        ramp = np.minimum(np.arange(whole) + 0.5, np.arange(whole)[::-1] + 0.5) / fading
         opacity = np.minimum(np.minimum.outer(ramp, ramp), 1) * 255
-        canvas.paste(pasted.convert("RGB"), (left, top), Image.fromarray(opacity.astype(np.uint8)))
+        canvas.paste(pasted.convert("RGB"), (left - border, top - border), Image.fromarray(opacity.astype(np.uint8)))
         boxes.append((left, top, left + side, top + side))
     return np.asarray(canvas), np.array(boxes, dtype=np.float32)
 
 
-def _places(rng: np.random.Generator) -> Iterator[tuple[int, int, int]]:
+def _places(rng: np.random.Generator, sides: tuple[int, int]) -> Iterator[tuple[int, int, int]]:
     """Yield left, top and side of each face, one a cell."""
     width, height = SIZE[0] // COLUMNS, SIZE[1] // ROWS
     for cell in range(COLUMNS * ROWS):
-        side = round(float(np.exp(rng.uniform(*np.log(SIDES)))))
+        side = round(float(np.exp(rng.uniform(*np.log(sides)))))
         left = cell % COLUMNS * width + int(rng.integers(0, width - side))
         yield left, cell // COLUMNS * height + int(rng.integers(0, height - side)), side
 

@@ -10,14 +10,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from common.finders import installed
-from faceexpr.boxes.suppression import Suppression
-from faceexpr.detection.detector import NetDetector
 from faceexpr.emotions import canonical
-from faceexpr.errors import FaceExprError
-from faceexpr.models.light_detector import LightDetector
-from faceexpr.pipeline.classifier import TaskClassifier
 from faceexpr.pipeline.pipeline import FacePipeline
-from faceexpr.tasks.classify import ExpressionClassifier
+from faceexpr.shipped import CLASSIFIER, DETECTOR
 
 
 @dataclass(frozen=True)
@@ -37,21 +32,14 @@ System: TypeAlias = "Callable[[Path], Sequence[Face]]"
 """Gives the faces in a file, the surest first where it knows."""
 
 
-def ours(detector: str | None, classifier: str | None) -> System:
-    """Return this package's two steps with their defaults, untrained without checkpoints or run folders.
+def ours(detector: str = DETECTOR, classifier: str = CLASSIFIER) -> System:
+    """Return this package's two steps with their defaults.
 
-    Raises:
-        FaceExprError: only one of the two is named.
+    Args:
+        detector: a checkpoint, a run folder or the name of a model that comes with the package.
+        classifier: the same.
     """
-    if (detector is None) != (classifier is None):
-        raise FaceExprError("only one of --detector and --classifier is given; expected both or neither")
-    # All of its cells are unsure alike: so many are kept that the classifier has as much to do as with a trained one.
-    untrained = LightDetector(suppression=Suppression(max_faces=6))
-    pipeline = (
-        FacePipeline.from_checkpoints(detector, classifier)
-        if detector is not None and classifier is not None
-        else FacePipeline(NetDetector(untrained), TaskClassifier(ExpressionClassifier()))
-    )
+    pipeline = FacePipeline.from_checkpoints(detector, classifier)
 
     def analyse(path: Path) -> list[Face]:
         return [Face(face.box, canonical(face.expression or "")) for face in pipeline(path).faces]

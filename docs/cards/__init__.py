@@ -1,0 +1,1 @@
+"""The parts of ``docs/model_card.py``."""

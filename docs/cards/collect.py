@@ -1,0 +1,160 @@
+"""Read what runs have left, so that nobody types a number into a model card."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cards.benchmark import read_benchmark
+from cards.command import training_command, without_folder
+from faceexpr.checkpoints import find_checkpoint, read_checkpoint
+from faceexpr.errors import FaceExprError
+from faceexpr.evaluation.sample_file import file_name, read_samples
+from faceexpr.export_model import load_exportable
+from faceexpr.shipped import shipped_models
+
+FIGURES = ("confusion_matrix", "reliability", "prediction_sets", "robustness", "precision_recall")
+"""Figures of a test that a card shows; those with faces of a data set are not among them."""
+
+
+def collect(
+    name: str,
+    configs: Path,
+    train: Sequence[Path],
+    test: Path,
+    validation: Path | None,
+    robustness: Path | None,
+    ferplus: Path | None,
+    benchmark: Path | None,
+) -> dict[str, Any]:
+    """Return all that is measured of a model, as plain values.
+
+    Args:
+        name: of the model.
+        configs: folder of the configurations.
+        train: folders of its training, several where that was interrupted; the last has the result.
+        test: folder of its test.
+        validation: folder of a validation of the model as it ships; that of its training without one.
+        robustness: folder of a test under corruptions; that of the test where it has one.
+        ferplus: folder of a test of the network that has learned from FER+.
+        benchmark: what ``benchmarks/detection.py`` has printed.
+
+    Raises:
+        FaceExprError: a file is missing, or the runs are not of one model.
+    """
+    config = _config(train[-1])
+    tested = find_checkpoint(_config(test)["ckpt_path"], test)
+    if tested.suffix == ".ckpt" and train[-1].resolve() not in tested.resolve().parents:
+        raise FaceExprError(f"{test} has measured {tested}; expected a checkpoint below {train[-1]}")
+    shipped = shipped_models().get(name)
+    fitted = _told(tested).get("calibration")
+    if shipped is not None and _told(shipped).get("calibration") != fitted:
+        raise FaceExprError(f"{test} has measured {tested}, which is calibrated otherwise than {shipped}; test {name}")
+    model = load_exportable(shipped or tested)
+    chosen = read_checkpoint(find_checkpoint(str(train[-1]), train[-1]))
+    corrupted = (robustness or test) / "robustness.json"
+    data = config["data"]["init_args"]
+    return {
+        "name": name,
+        "network": type(model.net).__name__,
+        "parameters": sum(weights.numel() for weights in model.parameters()),
+        "bytes": None if shipped is None else shipped.stat().st_size,
+        "training": {
+            "command": training_command(config, configs),
+            "seed": config["seed_everything"],
+            "epochs": config["trainer"]["max_epochs"],
+            "best_epoch": chosen["epoch"] + 1,
+            "minutes": round(sum(minutes(folder) for folder in train)),
+            "hardware": hardware(),
+        },
+        "test_options": {
+            f"data.{option}": without_folder(value)
+            for option, value in _config(test)["data"]["init_args"].items()
+            if option in ("path", "test") and value is not None
+        },
+        "held_out": data.get("val_fraction") if data.get("val") is None else None,
+        "calibration": fitted,
+        "mirror": bool(_told(tested).get("mirror")),
+        "validation": _metrics(validation or train[-1])["val"],
+        "test": _metrics(test)["test"],
+        "leaks": leaks(test),
+        "robustness": json.loads(corrupted.read_text(encoding="utf-8")) if corrupted.exists() else None,
+        "ferplus": None if ferplus is None else _metrics(ferplus)["test"],
+        "benchmark": None if benchmark is None else read_benchmark(benchmark),
+    }
+
+
+def figures(test: Path, robustness: Path | None) -> dict[str, bytes]:
+    """Return the content of the figures that a card shows, by name."""
+    found = {}
+    for name in FIGURES:
+        for folder in filter(None, (robustness, test)):
+            path = folder / "figures" / f"test_{name}.png"
+            if path.exists():
+                found[name] = path.read_bytes()
+    return found
+
+
+def leaks(test: Path) -> dict[str, Any] | None:
+    """Return the accuracy without the images that are pixel-equal to one for training; None where nobody has looked."""
+    path = test / file_name("test")
+    if not path.exists():
+        return None
+    samples = read_samples(path)
+    if samples.leaked is None:
+        return None
+    right = samples.labels == samples.predicted
+    return {"n": int(samples.leaked.sum()), "accuracy_without": float(right[~samples.leaked].mean())}
+
+
+def minutes(folder: Path) -> float:
+    """Return for how long a training wrote to TensorBoard, in minutes."""
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    seconds = 0.0
+    for path in folder.glob("events.out.tfevents.*"):
+        times = [event.wall_time for event in LegacyEventFileLoader(str(path)).Load()]
+        seconds += max(times) - min(times)
+    return seconds / 60
+
+
+def hardware() -> str:
+    """Return the processor of this machine."""
+    model = platform.processor() or platform.machine()
+    known = Path("/proc/cpuinfo")
+    if known.exists():
+        lines = [
+            line.partition(":")[2].strip() for line in known.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = lines[0] if lines else model
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load(_text(folder / "config.yaml"))
+    return config
+
+
+def _metrics(folder: Path) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads(_text(folder / "metrics.json"))
+    return metrics
+
+
+def _told(path: Path) -> dict[str, Any]:
+    hyper_parameters: dict[str, Any] = read_checkpoint(path)["hyper_parameters"]
+    return hyper_parameters
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise FaceExprError(
+            f"{path} cannot be read ({error.strerror}); expected the folder of a run that ended"
+        ) from error

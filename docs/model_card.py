@@ -1,0 +1,75 @@
+r"""Write the card of a model: what it is for, how it was trained, how well it does, what it must not be used for.
+
+    python docs/model_card.py NAME
+    python docs/model_card.py NAME --train RUN --test RUN [--robustness RUN] [--benchmark FILE]
+
+The first writes ``docs/models/NAME.md`` from the prose in ``NAME.prose.md`` and the numbers in ``NAME.json``. The
+second collects these numbers and the figures from the folders of runs before, so that none is typed. A training that
+was interrupted has several folders: ``--train '[RUN, RUN]'``. Run it where the test was run, as that names its
+checkpoint from there.
+
+The sections are those of Mitchell et al., "Model cards for model reporting" (2019).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cards.collect import FIGURES, collect, figures
+from cards.page import page
+from jsonargparse import auto_cli
+
+from faceexpr.errors import FaceExprError
+from faceexpr.files import write_file
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def main(
+    name: str,
+    train: list[Path] | None = None,
+    test: Path | None = None,
+    validation: Path | None = None,
+    robustness: Path | None = None,
+    ferplus: Path | None = None,
+    benchmark: Path | None = None,
+    folder: Path = REPOSITORY / "docs" / "models",
+) -> None:
+    """Write a card.
+
+    Args:
+        name: of the model.
+        train: folders of its training; the last one has the result.
+        test: folder of its test.
+        validation: folder of ``faceexpr validate`` of the model as it ships; without it PublicTest is that of training.
+        robustness: folder of a test under corruptions, where that is another.
+        ferplus: folder of a test of the same network with FER+.
+        benchmark: what ``benchmarks/detection.py`` has printed.
+        folder: of the cards.
+    """
+    stored = folder / f"{name}.json"
+    if train and test:
+        found = collect(name, REPOSITORY / "configs", train, test, validation, robustness, ferplus, benchmark)
+        write_file(stored, json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        drawn = figures(test, robustness)
+        for figure in FIGURES:
+            path = folder / f"{name}_{figure}.png"
+            if figure in drawn:
+                write_file(path, drawn[figure])
+            else:
+                path.unlink(missing_ok=True)
+    elif any((train, test, validation, robustness, ferplus, benchmark)):
+        raise FaceExprError("runs are named, but not both --train and --test; expected both, or no run at all")
+    write_file(folder / f"{name}.md", written(folder, name))
+
+
+def written(folder: Path, name: str) -> str:
+    """Return the card of a model from the files in a folder."""
+    there = {figure for figure in FIGURES if (folder / f"{name}_{figure}.png").exists()}
+    found = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return page(found, (folder / f"{name}.prose.md").read_text(encoding="utf-8"), there)
+
+
+if __name__ == "__main__":
+    auto_cli(main)

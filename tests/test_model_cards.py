@@ -1,0 +1,188 @@
+"""The cards of the models that ship say what was measured, and nobody typed it."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import REPOSITORY
+from torch.utils.tensorboard import SummaryWriter
+
+from faceexpr.errors import FaceExprError
+from faceexpr.export_model import load_exportable
+from faceexpr.shipped import shipped_models
+
+sys.path.insert(0, str(REPOSITORY / "docs"))
+
+from cards import blocks
+from cards.benchmark import read_benchmark
+from cards.collect import FIGURES, minutes
+from cards.command import training_command
+from cards.page import page
+from model_card import main, written
+
+MODELS = REPOSITORY / "docs" / "models"
+CARDS = sorted(path.stem for path in MODELS.glob("*.json"))
+
+BENCHMARK = """2 threads
+134 pictures, 414 faces
+ours        AP50 0.8767  AP 0.5740  first   18.0 ms, ours/this 1.00  again   17.5 ms, ours/this 1.00
+YuNet, all  AP50 0.9350  AP 0.6000  first   40.0 ms, ours/this 0.45  again   10.0 ms, ours/this 1.75
+MTCNN       not installed, or no file given
+"""
+
+
+def stored(name: str) -> dict[str, Any]:
+    return json.loads((MODELS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_every_shipped_model_has_a_card():
+    assert set(shipped_models()) <= set(CARDS)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_card_is_what_the_stored_results_give(name):
+    assert (MODELS / f"{name}.md").read_text(encoding="utf-8") == written(MODELS, name)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_prose_has_no_figures_of_results(name):
+    prose = (MODELS / f"{name}.prose.md").read_text(encoding="utf-8")
+    assert re.findall(r"\d\s*%|0\.\d{3}|\d,\d{3}", prose) == []
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_figures_and_links_of_a_card_lead_somewhere(name):
+    linked = re.findall(r"\]\(([^)#:]+)\)", (MODELS / f"{name}.md").read_text(encoding="utf-8"))
+    assert [link for link in linked if not (MODELS / link).exists()] == []
+    assert {path.name for path in MODELS.glob(f"{name}_*.png")} == {link for link in linked if link.endswith(".png")}
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_sizes_are_those_of_the_file_that_ships(name):
+    path = shipped_models().get(name)
+    if path is None:
+        pytest.skip(f"{name} does not ship here")
+    found, model = stored(name), load_exportable(path)
+    assert found["bytes"] == path.stat().st_size
+    assert found["parameters"] == sum(weights.numel() for weights in model.parameters())
+    assert found["network"] == type(model.net).__name__
+    if "class_names" in found["test"]:
+        assert tuple(found["test"]["class_names"]) == model.class_names
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_no_folder_of_the_machine_is_told(name):
+    assert re.findall(r"(?<![\w.])/(?:work|home|root|tmp|mnt|data)/\S*", json.dumps(stored(name))) == []
+
+
+def kept(name: str, **trainer: Any) -> dict[str, Any]:
+    """A configuration as a run keeps it."""
+    return {
+        "seed_everything": 0,
+        "ckpt_path": "/data/last.ckpt",
+        "trainer": {"logger": {"init_args": {"name": name, "save_dir": "/data/runs"}}, **trainer},
+        "model": {"class_path": "faceexpr.tasks.classify.ExpressionClassifier", "init_args": {"gone": 3}},
+        "data": {"class_path": "faceexpr.data.fer2013.FER2013", "init_args": {"path": "/data/sets/fer2013.csv.gz"}},
+    }
+
+
+def test_the_command_has_the_flags_in_which_a_run_differs_and_no_folder():
+    config = kept("fer2013_compact", max_epochs=81, precision="32-true", check_val_every_n_epoch=1)
+    config["model"]["init_args"]["net"] = {"class_path": "x.CompactResNet", "init_args": {"stem": 32}}
+    assert training_command(config, REPOSITORY / "configs").split() == [
+        "faceexpr", "fit", "--config", "configs/expression/fer2013_compact.yaml",
+        "--trainer.max_epochs", "81", "--trainer.precision", "32-true",
+        "--model.net", "x.CompactResNet", "--model.net.stem", "32", "--data.path", "fer2013.csv.gz",
+    ]  # fmt: skip
+
+
+def test_a_run_without_a_configuration_of_its_name_is_refused():
+    with pytest.raises(FaceExprError, match=r"called 'mine', but .* has no mine\.yaml"):
+        training_command(kept("mine"), REPOSITORY / "configs")
+
+
+def test_minutes_are_from_the_first_event_to_the_last(tmp_path):
+    with SummaryWriter(tmp_path) as writer:
+        for place in range(3):
+            writer.add_scalar("loss", place, place, walltime=4e9 + 90 * place)
+    files = list(tmp_path.iterdir())
+    assert len(files) == 1
+    # The file begins with an event of its own, which has the time of this test.
+    head = minutes(tmp_path)
+    with SummaryWriter(tmp_path) as writer:
+        writer.add_scalar("loss", 0, 0, walltime=4e9 + 180)
+    assert minutes(tmp_path) == pytest.approx(2 * head, abs=1)
+
+
+def test_the_benchmark_is_read_as_it_is_printed(tmp_path):
+    path = tmp_path / "printed.txt"
+    path.write_text(BENCHMARK)
+    found = read_benchmark(path)
+    assert (found["threads"], found["pictures"], found["faces"]) == (2, 134, 414)
+    assert [row["name"] for row in found["rows"]] == ["ours", "YuNet, all"]
+    assert found["rows"][1] == {
+        "name": "YuNet, all", "ap50": 0.935, "ap": 0.6, "first": 40.0, "first_ratio": 0.45, "again": 10.0,
+        "again_ratio": 1.75,
+    }  # fmt: skip
+    path.write_text("nothing\n")
+    with pytest.raises(FaceExprError, match=r"expected what benchmarks/detection\.py prints"):
+        read_benchmark(path)
+
+
+def test_a_class_is_told_by_what_it_is_most_often_taken_for():
+    one = {"n": 10, "precision": 0.5, "recall": 0.6, "f1": None}
+    test = {"class_names": ["A", "B", "C"], "per_class": {"A": one, "B": one, "C": one}}
+    test["confusion_matrix"] = [[6, 1, 3], [0, 10, 0], [9, 1, 0]]
+    rows = blocks.per_class({"name": "x", "test": test}, ()).splitlines()[2:]
+    assert [row.split(" | ")[-1] for row in rows] == ["C, 30% |", " |", "A, 90% |"]
+    assert rows[0].startswith("| A | 10 | 50.0% | 60.0% | not defined |")
+
+
+def test_prose_that_asks_for_what_there_is_not_is_refused():
+    with pytest.raises(FaceExprError, match=r"the prose of x has \{nothing\}; expected one of facts"):
+        page({"name": "x"}, "# x\n\n{nothing}\n", frozenset())
+
+
+def test_runs_without_a_test_are_refused(tmp_path):
+    with pytest.raises(FaceExprError, match="not both --train and --test"):
+        main("x", train=[tmp_path], folder=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_card_is_collected_from_the_folders_of_runs(run, workdir):
+    logger = ["--trainer.logger", "TensorBoardLogger", "--trainer.logger.save_dir", "runs", "--trainer.logger.version"]
+    name = ["--trainer.logger.name", "synthetic_simple_cnn"]
+    run("fit", *logger, "0", *name, "--evaluation.figures=true")
+    trained = Path("runs/synthetic_simple_cnn/version_0")
+    run("test", f"--ckpt_path={trained}", *logger, "1", *name, "--evaluation.figures=true", net=False)
+    tested = Path("runs/synthetic_simple_cnn/version_1")
+    cards = workdir / "cards"
+    cards.mkdir()
+    (cards / "tiny.prose.md").write_text("# tiny\n\n{facts}\n\n{results}\n\n{per_class}\n\n{robustness}\n\n{ferplus}\n")
+    (cards / "tiny_robustness.png").write_bytes(b"of an older test")
+    main("tiny", train=[trained], test=tested, folder=cards)
+    found = json.loads((cards / "tiny.json").read_text())
+    measured = json.loads((tested / "metrics.json").read_text())["test"]
+    assert found["test"] == measured
+    assert found["training"]["best_epoch"] == found["training"]["epochs"] == 1
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert found["training"]["seed"] == config["seed_everything"]
+    checkpoint = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    learned = sum(t.numel() for name, t in checkpoint["state_dict"].items() if not name.startswith("net.preprocess."))
+    assert found["parameters"] == learned
+    text = (cards / "tiny.md").read_text()
+    assert f"| accuracy | {found['validation']['accuracy']:.2%} | {measured['accuracy']:.2%} |" in text
+    assert re.search(r"--model.net faceexpr.models.mlp.MLP .*--data.train_size 14 .*\n(.*\n)*Not measured\.", text)
+    shown = [figure for figure in FIGURES if (cards / f"tiny_{figure}.png").exists()]
+    assert shown == ["confusion_matrix", "reliability"]
+    assert "(tiny_confusion_matrix.png)" in text
+    assert not (cards / "tiny_robustness.png").exists()
+    Path("other").mkdir()
+    Path("other/config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(FaceExprError, match="expected a checkpoint below other"):
+        main("tiny", train=[Path("other")], test=tested, folder=cards)
