@@ -30,6 +30,8 @@ DEBUG = [path for path in CONFIGS if path.parent.name == "debug"]
 COMPLETE = [path for path in CONFIGS if path not in DEBUG]
 BASE = FOLDER / "expression/fer2013_mlp.yaml"
 """What the configurations for debugging are given after, as their comments say."""
+OVERLAYS = [path for path in CONFIGS if path.parent.name == "paper" and path not in DETECTORS]
+"""What differs in an experiment of the paper, given after other configurations, as their comments say."""
 
 LONGEST = 30
 
@@ -76,9 +78,17 @@ def option(config: Any, flag: str) -> Any:
     return value
 
 
+def given_with(path: Path) -> list[Path]:
+    """Return the configurations of the command in the comment, in their order."""
+    arguments = command(path)
+    return [REPOSITORY / arguments[place + 1] for place, argument in enumerate(arguments) if argument == "--config"]
+
+
 def run_arguments(path: Path) -> list[str]:
-    configs = [BASE, path] if path in DEBUG else [path]
+    configs = given_with(path)
     tiny = TINY_SCENES if path in DETECTORS else TINY
+    if path in OVERLAYS and "weights: imagenet" in path.read_text(encoding="utf-8"):
+        tiny = [*tiny, "--model.net.weights", "none"]
     if "FasterRCNN" in path.read_text(encoding="utf-8"):
         tiny = [*tiny, *TINY_FASTER]
     return ["fit", *(argument for config in configs for argument in ("--config", str(config))), *tiny]
@@ -112,10 +122,10 @@ def test_it_is_short_and_says_how_to_run_it(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= LONGEST
     assert text.startswith("# ")
-    verb, *arguments = command(path)
-    given = [arguments[place + 1] for place, argument in enumerate(arguments) if argument == "--config"]
-    assert verb == "fit"
-    assert given == ([relative(BASE), relative(path)] if path in DEBUG else [relative(path)])
+    *before, last = given_with(path)
+    assert command(path)[0] == "fit"
+    assert last == path
+    assert before == [BASE] if path in DEBUG else bool(before) == (path in OVERLAYS)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=relative)

@@ -1,0 +1,43 @@
+"""The rows of Table 5 compared with one another, sample by sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from faceexpr.compare import on_all_and_unleaked
+from faceexpr.evaluation.comparison import check_same
+from faceexpr.evaluation.comparison_report import as_markdown
+from faceexpr.evaluation.sample_file import file_name, read_samples
+from faceexpr.paper.cells import NOT_RUN
+from faceexpr.paper.commands import TEST
+from faceexpr.paper.results import Results
+from faceexpr.paper.tables import TABLE_5
+
+RESAMPLES, SEED = 2_000, 0
+
+
+def comparison(results: Results) -> list[str]:
+    """Return accuracies and pairwise tests of the runs whose predictions are stored; first seeds."""
+    found = {name: results.first(key, settings) for name, key, settings, _ in TABLE_5}
+    files = {name: run.folder / TEST / file_name("test") for name, run in found.items() if run is not None}
+    runs = {name: read_samples(path) for name, path in files.items() if path.is_file()}
+    if len(runs) < 2:
+        return [NOT_RUN, ""]
+    check_same(runs)
+    compared, note = on_all_and_unleaked(runs, RESAMPLES, SEED)
+    # Its headings are those of a page of its own.
+    lines = [line.replace("## ", "#### ", 1) for line in as_markdown(compared).rstrip().splitlines()[2:]]
+    return [*lines, "", note, ""]
+
+
+def unleaked_accuracy(path: Path) -> tuple[float, int] | None:
+    """Return the accuracy of stored predictions without the leaked images, and how many these are; None if unknown."""
+    if not path.is_file():
+        return None
+    samples = read_samples(path)
+    if samples.leaked is None or not samples.leaked.any():
+        return None
+    right = (samples.predicted == samples.labels)[~samples.leaked]
+    return float(np.mean(right)), int(samples.leaked.sum())

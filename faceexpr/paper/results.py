@@ -1,0 +1,152 @@
+"""The stored results of the experiments: what was measured, by which settings, in how long."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from faceexpr.errors import FaceExprError
+from faceexpr.paper.commands import TEST
+from faceexpr.paper.experiments import EXPERIMENTS, Experiment
+from faceexpr.paper.facts import FACTS
+from faceexpr.paper.record import RECORD, Record, read_record
+
+Settings = dict[str, Any]
+
+CHOSEN: dict[str, Settings] = {
+    "knn": {"representation": "RawPixels", "p": 1, "k": 3},
+    "mlp": {"net.activation": "relu"},
+}
+"""Of the grids, the settings that the paper chooses for its Table 5."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training with its test, or one trial of a grid.
+
+    Attributes:
+        folder: of the run.
+        experiment: its name.
+        seed: of the training.
+        record: how it was made; of a trial, how the grid was.
+        minutes: of training and test; of a trial, of its training.
+        config: what ran.
+        val: measurements on the validation split, of the best epoch; empty where there are none.
+        test: measurements on the test split; empty where there are none.
+    """
+
+    folder: Path
+    experiment: str
+    seed: int
+    record: Record
+    minutes: float
+    config: dict[str, Any]
+    val: dict[str, Any]
+    test: dict[str, Any]
+
+    def setting(self, name: str) -> Any:
+        """Return an option of the model by its dotted name; of a class its name, and None where it is the default."""
+        value: Any = self.config.get("model")
+        for key in name.split("."):
+            inner = value.get("init_args", {}) if isinstance(value, dict) and "class_path" in value else value
+            value = inner.get(key) if isinstance(inner, dict) else None
+        return value["class_path"].rpartition(".")[2] if isinstance(value, dict) and "class_path" in value else value
+
+    def fits(self, settings: Settings) -> bool:
+        """Tell whether the run has these settings."""
+        return all(self.setting(name) == value for name, value in settings.items())
+
+
+@dataclass(frozen=True)
+class Results:
+    """All stored runs.
+
+    Attributes:
+        folder: that they are in.
+        runs: in the order of the experiments, and of seeds and trials.
+        facts: about the data, see `faceexpr.paper.facts`.
+    """
+
+    folder: Path
+    runs: tuple[Run, ...]
+    facts: dict[str, Any]
+
+    def of(self, experiment: str, settings: Settings | None = None) -> list[Run]:
+        """Return the tested runs of an experiment, one for each seed, or those of a grid with some settings."""
+        return [
+            run for run in self.runs if run.experiment == experiment and run.test and run.fits(settings or {})
+        ]  # fmt: skip
+
+    def first(self, experiment: str, settings: Settings | None = None) -> Run | None:
+        """Return the run with the first seed."""
+        return next(iter(self.of(experiment, settings)), None)
+
+
+def read_results(folder: Path) -> Results:
+    """Read every stored run.
+
+    Args:
+        folder: of the runs, such as ``lightning_logs/paper``.
+
+    Raises:
+        FaceExprError: a file of a run is damaged.
+    """
+    runs = [run for one in EXPERIMENTS for run in _of_experiment(folder, one)]
+    return Results(folder, tuple(runs), _json(folder / FACTS))
+
+
+def is_compared(experiment: Experiment, folder: Path) -> bool:
+    """Tell whether the predictions of a run folder are kept: those of Table 5 and their relatives, first seed."""
+    if not experiment.compared or "seed_0" not in folder.parts:
+        return False
+    return _run(folder, experiment.name, _NOBODY, 0.0).fits(CHOSEN.get(experiment.name, {}))
+
+
+_NOBODY = Record("", 0, "", "", "")
+
+
+def _of_experiment(folder: Path, experiment: Experiment) -> list[Run]:
+    found = []
+    for path in sorted((folder / experiment.name).glob(f"seed_*/{RECORD}")):
+        record = read_record(path.parent)
+        assert record is not None
+        if experiment.kind == "sweep":
+            for name, minutes in _trial_minutes(path.parent).items():
+                found.append(_run(path.parent / name, experiment.name, record, minutes))
+        else:
+            found.append(_run(path.parent, experiment.name, record, sum(record.minutes.values())))
+    return found
+
+
+def _run(folder: Path, experiment: str, record: Record, minutes: float) -> Run:
+    own = folder / "version_0" if (folder / "version_0").is_dir() else folder  # as Detectron2's verb makes it
+    config = own / "config.yaml"
+    content = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    measured = _json(own / "metrics.json")
+    tested = _json(folder / TEST / "metrics.json") or measured
+    return Run(
+        folder, experiment, record.seed, record, minutes, content, measured.get("val", {}), tested.get("test", {})
+    )
+
+
+def _trial_minutes(folder: Path) -> dict[str, float]:
+    table = folder / "table.csv"
+    if not table.is_file():
+        return {}
+    with table.open(newline="", encoding="utf-8") as file:
+        return {row["trial"]: float(row["seconds"] or 0) / 60 for row in csv.DictReader(file)}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise FaceExprError(f"{path} is damaged ({error}); expected JSON as faceexpr has written it") from error
+    return content
