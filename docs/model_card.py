@@ -34,23 +34,26 @@ def main(
     robustness: Path | None = None,
     ferplus: Path | None = None,
     benchmark: Path | None = None,
+    config_name: str | None = None,
     folder: Path = REPOSITORY / "docs" / "models",
 ) -> None:
     """Write a card.
 
     Args:
         name: of the model.
-        train: folders of its training; the last one has the result.
+        train: folders of its training, in stages where it had some; the last one has the result.
         test: folder of its test.
         validation: folder of ``faceexpr validate`` of the model as it ships; without it PublicTest is that of training.
         robustness: folder of a test under corruptions, where that is another.
         ferplus: folder of a test of the same network with FER+.
         benchmark: what ``benchmarks/detection.py`` has printed.
+        config_name: name of the configuration that the training was given, where its runs are not called so.
         folder: of the cards.
     """
     stored = folder / f"{name}.json"
     if train and test:
-        found = collect(name, REPOSITORY / "configs", train, test, validation, robustness, ferplus, benchmark)
+        runs = (train, test, validation, robustness, ferplus, benchmark)
+        found = collect(name, REPOSITORY / "configs", *runs, config_name)
         write_file(stored, json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         drawn = figures(test, robustness)
         for figure in FIGURES:

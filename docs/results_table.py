@@ -75,6 +75,8 @@ def main(runs: Path) -> None:
         config, measured = read(metrics.parent)
         if "test" in measured and config.get("ckpt_path"):
             trained, test = Path(config["ckpt_path"]).parents[1], measured["test"]
+            if not (trained / "metrics.json").exists():
+                continue  # a model file, whose training is elsewhere: `model_card.py` tells of it
             if "ap50" in test:
                 tables[DETECTORS].append(detector(trained, test))
             else:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(REPOSITORY / "docs"))
 from cards import blocks
 from cards.benchmark import read_benchmark
 from cards.collect import FIGURES, minutes
-from cards.command import training_command
+from cards.command import commands, training_command
 from cards.page import page
 from model_card import main, written
 
@@ -99,6 +99,17 @@ def test_the_command_has_the_flags_in_which_a_run_differs_and_no_folder():
         "--trainer.max_epochs", "81", "--trainer.precision", "32-true",
         "--model.net", "x.CompactResNet", "--model.net.stem", "32", "--data.path", "fer2013.csv.gz",
     ]  # fmt: skip
+
+
+def test_a_training_in_stages_has_a_command_for_each_and_one_for_an_interrupted_one():
+    first, later = kept("fer2013_compact"), kept("mine", max_epochs=10)
+    later["model"]["init_args"]["weights"] = "/data/runs/best.ckpt"
+    found = commands([first, first, later], REPOSITORY / "configs", "fer2013_compact")
+    begun = "faceexpr fit --config configs/expression/fer2013_compact.yaml"
+    assert found == [
+        f"{begun} --data.path fer2013.csv.gz",
+        f"{begun} --trainer.max_epochs 10 --data.path fer2013.csv.gz --model.weights BEFORE",
+    ]
 
 
 def test_a_run_without_a_configuration_of_its_name_is_refused():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from faceexpr.evaluation.sets import COVERAGE, SIZE
+from faceexpr.wording import counted
 
 Block: TypeAlias = "Callable[[Mapping[str, Any], Collection[str]], str]"
 """Takes what was measured, and the names of the figures that there are."""
@@ -21,12 +22,14 @@ def facts(found: Mapping[str, Any], figures: Collection[str]) -> str:
     mirror = "the mean over a face and its mirror image" if found["mirror"] else "of the face as it is"
     rows = [
         ("network", f"`{found['network']}`, {found['parameters']:,} parameters{size}"),
-        ("trained by", f"`{training['command']}`"),
+        ("trained by", ", then from that run (BEFORE) ".join(f"`{command}`" for command in training["commands"])),
         ("seed", str(training["seed"])),
         ("epoch", f"{training['best_epoch']} of {training['epochs']}, chosen by the validation split"),
         ("time", f"{training['minutes']:,} minutes on {training['hardware']}"),
         ("measured by", f"`{_test_command(found)}`"),
     ]
+    if found["calibration"]:
+        rows.insert(-1, ("calibrated by", f"`{_calibration_command(found)}`"))
     if "accuracy" in found["test"]:
         rows.insert(-1, ("probabilities", f"{mirror}{_temperature(found['calibration'])}"))
     return table(("", ""), rows)
@@ -38,13 +41,19 @@ def _test_command(found: Mapping[str, Any]) -> str:
     return shlex.join(["faceexpr", "test", "--ckpt_path", found["name"], *flags, *robust])
 
 
+def _calibration_command(found: Mapping[str, Any]) -> str:
+    mirror = ["--model.mirror", "true"] if found["mirror"] else []
+    method = ["--calibration.method", "vector"] if found["calibration"]["scales"] else []
+    begun = ["faceexpr", "validate", "--ckpt_path", "RUN", *mirror]
+    return shlex.join([*begun, "--calibration.enabled", "true", *method])
+
+
 def _temperature(calibration: Mapping[str, Any] | None) -> str:
     if not calibration:
         return ", not calibrated"
-    return (
-        f", temperature {calibration['temperature']:.3f} fitted on {calibration['samples']:,} images"
-        f"{' of ' + calibration['source'] if calibration['source'] else ''}"
-    )
+    scaled = " and vector scaling" if calibration["scales"] else ""
+    source = f" of {calibration['source']}" if calibration["source"] else ""
+    return f", temperature {calibration['temperature']:.3f}{scaled} fitted on {calibration['samples']:,} images{source}"
 
 
 def results(found: Mapping[str, Any], figures: Collection[str]) -> str:
@@ -127,7 +136,9 @@ def ferplus(found: Mapping[str, Any], figures: Collection[str]) -> str:
     return (
         f"The same network after training on the votes of FER+, which is not the file that ships: accuracy "
         f"{test['accuracy']:.2%} ({low:.2%} to {high:.2%}) on the {test['n']:,} images of PrivateTest with a majority"
-        f"{rule}, balanced accuracy {test['balanced_accuracy']:.2%}, macro F1 {test['macro_f1']:.3f}."
+        f"{rule}, balanced accuracy {test['balanced_accuracy']:.2%}, macro F1 {test['macro_f1']:.3f}; mean distance to "
+        f"the votes {test['js']:.3f} bits (Jensen-Shannon), {test['total_variation']:.3f} (total variation). See "
+        "[results.md](../results.md)."
     )
 
 
@@ -152,7 +163,7 @@ def detection(found: Mapping[str, Any], figures: Collection[str]) -> str:
         ("best_f1_precision", "precision at that score"),
         ("best_f1_recall", "recall at that score"),
     ):
-        rows.append((label, *(_shown(one[metric], ".3f") for one in splits)))
+        rows.append((label, *(_shown(one[metric], ".4f") for one in splits)))
     text = table(("", held_out, "test"), rows)
     return text + figure(found, figures, "precision_recall", "Precision and recall on the test photographs")
 
@@ -175,15 +186,15 @@ def speed(found: Mapping[str, Any], figures: Collection[str]) -> str:
     if measured is None:
         return NOT_MEASURED
     rows = [
-        (one["name"], f"{one['ap50']:.3f}", f"{one['ap']:.3f}", *(
+        (one["name"], f"{one['ap50']:.4f}", f"{one['ap']:.4f}", *(
             cell for look in ("first", "again") for cell in (f"{one[look]:.1f}", f"{one[look + '_ratio']:.2f}")
         ))
         for one in measured["rows"]
     ]  # fmt: skip
     head = ("", "AP50", "AP", "first look, ms", "ours by this", "second look, ms", "ours by this")
     return (
-        f"`benchmarks/detection.py`, {measured['threads']} threads, {measured['pictures']:,} photographs with "
-        f"{measured['faces']:,} faces, in turns:\n\n{table(head, rows)}"
+        f"`benchmarks/detection.py`, {counted(measured['threads'], 'thread')}, {measured['pictures']:,} photographs "
+        f"with {measured['faces']:,} faces, in turns:\n\n{table(head, rows)}"
     )
 
 

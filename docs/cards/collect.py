@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cards.benchmark import read_benchmark
-from cards.command import training_command, without_folder
+from cards.command import commands, without_folder
 from faceexpr.checkpoints import find_checkpoint, read_checkpoint
 from faceexpr.errors import FaceExprError
 from faceexpr.evaluation.sample_file import file_name, read_samples
@@ -32,18 +32,21 @@ def collect(
     robustness: Path | None,
     ferplus: Path | None,
     benchmark: Path | None,
+    config_name: str | None,
 ) -> dict[str, Any]:
     """Return all that is measured of a model, as plain values.
 
     Args:
         name: of the model.
         configs: folder of the configurations.
-        train: folders of its training, several where that was interrupted; the last has the result.
+        train: folders of its training, several where that was interrupted, or went on with other options from the
+            weights of the folder before; the last has the result.
         test: folder of its test.
         validation: folder of a validation of the model as it ships; that of its training without one.
         robustness: folder of a test under corruptions; that of the test where it has one.
         ferplus: folder of a test of the network that has learned from FER+.
         benchmark: what ``benchmarks/detection.py`` has printed.
+        config_name: name of the configuration that the training was given, where its runs are not called so.
 
     Raises:
         FaceExprError: a file is missing, or the runs are not of one model.
@@ -66,7 +69,7 @@ def collect(
         "parameters": sum(weights.numel() for weights in model.parameters()),
         "bytes": None if shipped is None else shipped.stat().st_size,
         "training": {
-            "command": training_command(config, configs),
+            "commands": commands([_config(folder) for folder in train], configs, config_name),
             "seed": config["seed_everything"],
             "epochs": config["trainer"]["max_epochs"],
             "best_epoch": chosen["epoch"] + 1,

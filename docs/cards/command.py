@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
@@ -18,20 +18,45 @@ from faceexpr.errors import FaceExprError
 ELSEWHERE = ("ckpt_path", "trainer.default_root_dir", "trainer.logger")
 """Beginnings of options that say where a run lies and what it went on from, and nothing of what it learned."""
 
+START = " --model.weights BEFORE"
+"""What begins a training with the weights of the run before."""
 
-def training_command(kept: Mapping[str, Any], configs: Path) -> str:
+
+def commands(kept: Sequence[Mapping[str, Any]], configs: Path, file: str | None) -> list[str]:
+    """Return the commands of a training in stages, each from the weights of the one before.
+
+    Args:
+        kept: the configurations of its runs; a run that goes on with an interrupted one has the same options.
+        configs: folder of the configurations.
+        file: name of the configuration of all; by default each run has the name of its own.
+    """
+    found = [training_command({**kept[0], **_without_weights(kept[0])}, configs, file)]
+    for one in kept[1:]:
+        command = training_command({**one, **_without_weights(one)}, configs, file)
+        if command != found[-1].removesuffix(START):
+            found.append(command + START)
+    return found
+
+
+def _without_weights(kept: Mapping[str, Any]) -> dict[str, Any]:
+    model = kept["model"]
+    return {"model": {**model, "init_args": {**model["init_args"], "weights": None}}}
+
+
+def training_command(kept: Mapping[str, Any], configs: Path, file: str | None = None) -> str:
     """Return ``faceexpr fit`` with a file below ``configs`` and the flags in which the run differs from it.
 
     Options that the run does not know, being older, are left as they are today. Of a path only the last part is told.
 
     Args:
         kept: the configuration of the run.
-        configs: folder of the configurations; the run has the name of its file.
+        configs: folder of the configurations.
+        file: name of the one that it was given, without its ending; the run's own by default.
 
     Raises:
         FaceExprError: there is no such file.
     """
-    name = kept["trainer"]["logger"]["init_args"]["name"]
+    name = file or kept["trainer"]["logger"]["init_args"]["name"]
     files = sorted(configs.rglob(f"{name}.yaml"))
     if not files:
         raise FaceExprError(
