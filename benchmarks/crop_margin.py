@@ -39,15 +39,13 @@ from faceexpr.emotions import FER_NAMES
 from faceexpr.images import read_picture
 from faceexpr.pipeline.classifier import Classifier, load_classifier
 from faceexpr.pipeline.crop import Box, Crop, clipped, cut
+from faceexpr.pipeline.pipeline import MIN_SCORE
 
 MARGINS = (-0.05, 0.0, 0.05, 0.1, 0.15, 0.2)
 SHAPES: tuple[Literal["square", "stretched"], ...] = ("square", "stretched")
 SIDES = 40, 160
 SURROUNDINGS = {"smooth colours": 0.0, "repeated borders": 0.5}
 """Kinds of surroundings, and for how far a frame's border pixels are repeated in them."""
-
-MIN_SCORE = 0.4
-"""Of the boxes that are classified, as in ``faceexpr analyze``."""
 
 BATCH = 64
 

@@ -97,7 +97,7 @@ class AnalyzeOptions:
     suppression: Literal["nms", "soft_nms", "wbf", "none"] | None = None
     iou: float | None = None
     coverage: float | None = None
-    margin: float = 0.1
+    margin: float = Crop.margin
     shape: Literal["square", "stretched"] = "square"
     min_face: float = 8
     reduce_to: int | None = 1000

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceexpr.calibration import Calibration
+from faceexpr.calibration import Calibration, check_coverage
 from faceexpr.checkpoints import find_checkpoint
 from faceexpr.errors import FaceExprError
 from faceexpr.explain.maps import class_maps, explained_network
@@ -107,8 +107,9 @@ def threshold_of(classifier: Classifier, coverage: float) -> float:
         coverage: how often they are to hold the true expression, such as 0.9.
 
     Raises:
-        FaceExprError: it was not calibrated for this coverage, or not at all.
+        FaceExprError: this is no coverage, or it was not calibrated for it, or not at all.
     """
+    check_coverage(coverage, "coverage")
     calibration: Calibration | None = getattr(classifier, "calibration", None)
     if calibration is None or not calibration.thresholds:
         raise FaceExprError(

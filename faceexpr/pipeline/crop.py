@@ -28,7 +28,7 @@ class Crop:
         min_face: faces whose shorter side has fewer pixels are left out.
     """
 
-    margin: float = 0.1
+    margin: float = 0.05
     shape: Literal["square", "stretched"] = "square"
     min_face: float = 8
 

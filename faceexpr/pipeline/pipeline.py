@@ -28,7 +28,7 @@ from faceexpr.shipped import CLASSIFIER, DETECTOR
 
 READERS = min(4, os.cpu_count() or 1)
 
-MIN_SCORE = 0.4
+MIN_SCORE = 0.5
 """Faces that a detector is less sure of are left out."""
 
 Input: TypeAlias = "str | Path | tuple[str, bytes | Callable[[], bytes]]"
@@ -57,7 +57,7 @@ class FacePipeline:
 
     Args:
         detector: finds the faces; or annotations, whose boxes are taken. By default the detector that comes with the
-            package, at a score of 0.4 or more.
+            package, at a score of 0.5 or more.
         classifier: tells the expressions. Their number and their names are those of its checkpoint. By default the
             classifier that comes with the package.
         crop: how a face is cut out.

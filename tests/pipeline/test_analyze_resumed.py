@@ -96,7 +96,7 @@ def test_sigkill_loses_and_doubles_no_row(analyze, models):
 def test_going_on_with_other_options_or_weights_is_refused(analyze, models, tmp_path):
     write("photos/a.png")
     assert analyze("photos") == 0
-    with pytest.raises(FaceExprError, match=r"out holds results with margin 0\.1, and this run has 0\.3"):
+    with pytest.raises(FaceExprError, match=r"out holds results with margin 0\.05, and this run has 0\.3"):
         analyze("photos", "--margin=0.3")
     with pytest.raises(FaceExprError, match="holds results with classifier"):
         analyze("photos", classifier="eight.ckpt")
