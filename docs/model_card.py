@@ -14,6 +14,7 @@ The sections are those of Mitchell et al., "Model cards for model reporting" (20
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from cards.collect import FIGURES, collect, figures
@@ -70,9 +71,15 @@ def main(
 def written(folder: Path, name: str) -> str:
     """Return the card of a model from the files in a folder."""
     there = {figure for figure in FIGURES if (folder / f"{name}_{figure}.png").exists()}
-    found = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    stored = folder / f"{name}.json"
+    if not stored.is_file():
+        raise FaceExprError(f"{stored} does not exist; expected the name of a model that was collected before")
+    found = json.loads(stored.read_text(encoding="utf-8"))
     return page(found, (folder / f"{name}.prose.md").read_text(encoding="utf-8"), there)
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    try:
+        auto_cli(main)
+    except FaceExprError as error:
+        sys.exit(f"model_card.py: error: {error}")

@@ -13,6 +13,7 @@ import numpy as np
 from faceexpr.errors import FaceExprError
 from faceexpr.evaluation import comparison_report as reports
 from faceexpr.evaluation.comparison import Comparison, check_same, compare, known_leaks
+from faceexpr.evaluation.metrics import check_resamples
 from faceexpr.evaluation.sample_file import SavedSamples, file_name, read_samples
 from faceexpr.files import say, write_file
 from faceexpr.options import Parser
@@ -36,8 +37,7 @@ def run(args: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="Seed of the resampling.")
     parser.add_argument("--out", type=Path | None, default=None, help="File for the tables too: .csv, .md or .json.")
     config = parser.parse_args(args[1:])
-    if config.resamples < 1:
-        raise FaceExprError(f"--resamples is {config.resamples}; expected 1 or more")
+    check_resamples("--resamples", config.resamples)
     if config.seed < 0:
         raise FaceExprError(f"--seed is {config.seed}; expected 0 or more")
     if config.out is not None and config.out.suffix not in ENDINGS:
@@ -83,6 +83,9 @@ def load(paths: Sequence[Path], split: str) -> dict[str, SavedSamples]:
 
 def _file(path: Path, split: str) -> Path:
     if path.is_file():
+        told = next((other for other in VERB if path.name == file_name(other)), split)
+        if told != split:
+            raise FaceExprError(f"{path} is of the {told} split; expected one of the {split} split, or --split {told}")
         return path
     file = path / file_name(split)
     if file.is_file():

@@ -21,7 +21,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from faceexpr.errors import FaceExprError, of_file
 
-KEY = re.compile(r'Parser key "(.+?)":\s*')
+KEY = re.compile(r'Parser key "(.+?)"(?: element \d+)?:\s*')
 WRAPPING = re.compile(
     r"\s*(- )?(Does not validate against any of the Union subtypes|Subtypes: |Errors:|Given value type: |Given value: |"
     r"Expected (a )?<class 'NoneType'>|Expected a path but .* not accessible or invalid|Problem with given class_path |"

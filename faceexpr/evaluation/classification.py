@@ -13,12 +13,18 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.split import PADDING
-from faceexpr.errors import FaceExprError
 from faceexpr.evaluation import figures as drawing
 from faceexpr.evaluation import reports
 from faceexpr.evaluation.base import AUTO, Evaluation, Pass, Stage, log
 from faceexpr.evaluation.distributions import DISTANCES
-from faceexpr.evaluation.metrics import Scores, accuracy_interval, higher_is_better, metric_names, score
+from faceexpr.evaluation.metrics import (
+    Scores,
+    accuracy_interval,
+    check_resamples,
+    higher_is_better,
+    metric_names,
+    score,
+)
 from faceexpr.evaluation.sample_file import write_samples
 from faceexpr.evaluation.sets import recorded, set_figures, set_values
 from faceexpr.evaluation.table import SampleCollector, SampleTable
@@ -60,8 +66,7 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
     ) -> None:
         super().__init__(figures, figures_every_n_epochs, gallery_size, monitor)
         self.explain = explain
-        if resamples < 1:
-            raise FaceExprError(f"evaluation.resamples is {resamples}; expected 1 or more")
+        check_resamples("evaluation.resamples", resamples)
         self.resamples = resamples
         self._running: MulticlassAccuracy | None = None
         self._counts = False

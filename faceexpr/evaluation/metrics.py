@@ -42,6 +42,7 @@ HIGHER_IS_BETTER: dict[str, bool] = {
 OVERALL = ("accuracy", "top2_accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece", "nll")
 PER_CLASS = ("precision", "recall", "f1")
 CALIBRATION_BINS = 15
+MOST_RESAMPLES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,16 @@ def negative_log_likelihood(table: SampleTable) -> float:
     return float(-logs[np.arange(len(logs)), table.labels].mean())
 
 
+def check_resamples(option: str, resamples: int) -> None:
+    """Refuse a number of bootstrap resamples that gives no interval, or that nobody would wait for.
+
+    Raises:
+        FaceExprError: it names the option.
+    """
+    if not 2 <= resamples <= MOST_RESAMPLES:
+        raise FaceExprError(f"{option} is {resamples}; expected 2 to {MOST_RESAMPLES:,}")
+
+
 def accuracy_interval(
     correct: NDArray[np.bool_], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
@@ -197,7 +208,7 @@ def accuracy_interval(
     Args:
         correct: whether each prediction is right, (N,), N >= 1.
         confidence: probability that the interval covers the true accuracy, between 0 and 1.
-        resamples: number of bootstrap resamples.
+        resamples: number of bootstrap resamples, 2 or more.
         seed: seed of the resampling.
     """
     # SciPy takes half a second to import.

@@ -98,10 +98,10 @@ def read_samples(path: Path) -> SavedSamples:
         ) from error
     header, rows = (rows[0], rows[1:]) if rows else ([], [])
     names = tuple(header[len(COLUMNS) :])
-    if tuple(header[: len(COLUMNS)]) != COLUMNS or len(set(names)) < 2:
+    if tuple(header[: len(COLUMNS)]) != COLUMNS or len(names) < 2 or len(set(names)) < len(names):
         raise FaceExprError(
             f"{path}: line 1 reads {', '.join(header)!r}; expected {', '.join(COLUMNS)} and the names of two classes "
-            "or more"
+            "or more, each once"
         )
     for number, row in enumerate(rows, 2):
         if not _is_sample(row, names):

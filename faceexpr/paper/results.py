@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from faceexpr.errors import FaceExprError
+from faceexpr.options import read_config
 from faceexpr.paper.commands import TEST
 from faceexpr.paper.experiments import EXPERIMENTS, Experiment
 from faceexpr.paper.facts import FACTS
@@ -125,12 +124,11 @@ def _of_experiment(folder: Path, experiment: Experiment) -> list[Run]:
 
 def _run(folder: Path, experiment: str, record: Record, minutes: float) -> Run:
     own = folder / "version_0" if (folder / "version_0").is_dir() else folder  # as Detectron2's verb makes it
-    config = own / "config.yaml"
-    content = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    config = read_config(own / "config.yaml")
     measured = _json(own / "metrics.json")
     tested = _json(folder / TEST / "metrics.json") or measured
     return Run(
-        folder, experiment, record.seed, record, minutes, content, measured.get("val", {}), tested.get("test", {})
+        folder, experiment, record.seed, record, minutes, config, measured.get("val", {}), tested.get("test", {})
     )
 
 
@@ -138,15 +136,22 @@ def _trial_minutes(folder: Path) -> dict[str, float]:
     table = folder / "table.csv"
     if not table.is_file():
         return {}
-    with table.open(newline="", encoding="utf-8") as file:
-        return {row["trial"]: float(row["seconds"] or 0) / 60 for row in csv.DictReader(file)}
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            return {row["trial"]: float(row["seconds"] or 0) / 60 for row in csv.DictReader(file)}
+    except (KeyError, ValueError, csv.Error) as error:
+        raise FaceExprError(
+            f"{table} is damaged ({error}); expected a table as faceexpr sweep has written it"
+        ) from error
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise FaceExprError(f"{path} is damaged ({error}); expected JSON as faceexpr has written it") from error
+    if not (isinstance(content, dict) and all(isinstance(value, dict) for value in content.values())):
+        raise FaceExprError(f"{path} is damaged (it has no table of values); expected JSON as faceexpr has written it")
     return content

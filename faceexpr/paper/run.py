@@ -48,6 +48,8 @@ class PaperOptions:
             raise FaceExprError("--data and --out are needed to run experiments; expected both, or --page_only true")
         if self.data is not None and not self.data.is_dir():
             raise FaceExprError(f"--data: {self.data} is no folder; expected one with fer2013/ and wider/")
+        if self.page_only and self.out is not None and not self.out.is_dir():
+            raise FaceExprError(f"--out: {self.out} is no folder; expected that of earlier runs, or no --out")
         if not (self.project / "configs/paper").is_dir():
             raise FaceExprError(
                 f"--project: {self.project.resolve()} has no configs/paper; expected a clone of the project"
@@ -78,7 +80,9 @@ def run(args: list[str]) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help=SEEDS)
     config = parser.parse_args(args[1:])
     options = PaperOptions(**{option.name: config[option.name] for option in fields(PaperOptions)})
-    chosen = [experiment(name) for name in options.only] if options.only is not None else list(EXPERIMENTS)
+    chosen = list(EXPERIMENTS)
+    if options.only is not None:
+        chosen = [experiment(name) for name in dict.fromkeys(options.only)]
     failed: list[str] = []
     if not options.page_only:
         assert options.data is not None
@@ -102,7 +106,8 @@ def _run(options: PaperOptions, data: Path, out: Path, chosen: Sequence[Experime
         _link(out / "configs", (options.project / "configs").resolve())
     except OSError as error:
         raise FaceExprError(f"--out: {out} cannot be made ready ({error.strerror}); expected a folder") from error
-    return Runner(out, options.seeds, options.only or ()).run(chosen)
+    seeds = None if options.seeds is None else list(dict.fromkeys(options.seeds))
+    return Runner(out, seeds, options.only or ()).run(chosen)
 
 
 def _link(link: Path, target: Path) -> None:
@@ -110,6 +115,10 @@ def _link(link: Path, target: Path) -> None:
         link.unlink()
     if not link.exists():
         link.symlink_to(target, target_is_directory=True)
+    elif link.resolve() != target:
+        raise FaceExprError(
+            f"--out: {link} is in the place of a link to {target}; expected another folder for the runs"
+        )
 
 
 def _keep(project: Path, out: Path) -> None:

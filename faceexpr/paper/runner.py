@@ -34,7 +34,7 @@ class Runner:
     Args:
         out: the folder, an absolute path.
         seeds: of all experiments; None takes each one's own.
-        asked_for: names of those that are run without a GPU too.
+        asked_for: names of those that are run without a GPU too, and have failed where they cannot run.
     """
 
     out: Path
@@ -44,7 +44,7 @@ class Runner:
     failed: list[str] = field(init=False, default_factory=list)
 
     def run(self, experiments: Sequence[Experiment]) -> list[str]:
-        """Run what is missing, and return the runs that have failed.
+        """Run what is missing, and return the runs that have failed, or were asked for and cannot run.
 
         Raises:
             FaceExprError: another process runs experiments in this folder, or a configuration is missing.
@@ -70,7 +70,7 @@ class Runner:
             yield
 
     def _all(self, runs: Sequence[tuple[Experiment, int]]) -> None:
-        missing = []
+        missing, told = [], set()
         for experiment, seed in runs:
             record = self._begun(experiment, seed)
             if next_step(experiment, seed, self.out, record) is not None:
@@ -80,7 +80,11 @@ class Runner:
             # Only now: the two-step system needs what was trained a moment ago.
             reason = obstacle(experiment, self.out, experiment.name in self.asked_for)
             if reason is not None:
-                say(f"{experiment.name}: cannot run here: {reason}")
+                if experiment.name not in told:
+                    say(f"{experiment.name}: cannot run here: {reason}")
+                told.add(experiment.name)
+                if experiment.name in self.asked_for:
+                    self.failed.append(f"{experiment.name}, seed {seed}")
                 continue
             rest = sum(self._minutes(other) for other, _ in missing[place:] if not other.gpu)
             say(

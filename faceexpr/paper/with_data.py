@@ -132,4 +132,6 @@ def _tested(out: Path) -> tuple[FaceSplit, SavedSamples]:
 
 
 def _gallery(split: FaceSplit, rows: Sequence[int], captions: Sequence[Caption], title: str) -> Figure:
+    if not rows:
+        raise FaceExprError(f"the data have no face for it ({title})")
     return gallery([face(split.images[row]) for row in rows], captions, title)

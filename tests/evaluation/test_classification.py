@@ -270,7 +270,7 @@ def test_a_second_run_into_a_folder_replaces_a_broken_record(make_trainer, tmp_p
     ("options", "message"),
     [
         ({"gallery_size": -1}, r"evaluation.gallery_size is -1; expected 0 or more"),
-        ({"resamples": 0}, r"evaluation.resamples is 0; expected 1 or more"),
+        ({"resamples": 1}, r"evaluation.resamples is 1; expected 2 to 1,000,000"),
     ],
 )
 def test_bad_options_are_named(options, message):

@@ -63,6 +63,7 @@ GOOD = ["index,true,predicted,leaked,a,b", "0,a,b,,0.3,0.7"]
         ([], "line 1 reads ''"),
         (["source,predicted,a,b", "x.png,a,1,0"], "line 1 reads 'source, predicted, a, b'; expected index, true"),
         (["index,true,predicted,leaked,a,a", "0,a,a,,1,0"], "line 1 reads"),
+        (["index,true,predicted,leaked,a,a,b", "0,a,b,,1,0,0"], "two classes or more, each once"),
         (GOOD[:1], "holds 0 rows"),
         ([*GOOD, "1,a,b,,0.3"], "line 3 reads '1,a,b,,0.3'"),
         ([*GOOD, "1,a,c,,0.3,0.7"], "line 3 reads"),

@@ -8,6 +8,7 @@ import pytest
 from conftest import REPOSITORY
 from stored_runs import store_runs
 
+from faceexpr.errors import FaceExprError
 from faceexpr.paper import page, reading
 from faceexpr.paper.cells import spread
 from faceexpr.paper.commands import RUNS
@@ -72,6 +73,23 @@ def test_what_has_not_run_says_so(tmp_path: Path) -> None:
     assert row_of(text, "### Table 5", "simple CNN")[1:3] == ["54.79", "not run"]
     for number in set(range(1, 20)) - {2, 3, 4}:
         assert f"**Figure {number}: {page.TITLES[number]}.** Not run." in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("simple_cnn/seed_0/config.yaml", "a: [1,", r"config\.yaml, line 1: .*expected YAML"),
+        ("simple_cnn/seed_0/test/metrics.json", '{"test": [0.5', r"metrics\.json is damaged"),
+        ("simple_cnn/seed_0/test/metrics.json", '["test"]', r"metrics\.json is damaged \(it has no table of values\)"),
+        ("mlp/seed_0/table.csv", "trial,loss\ntrial_000,1\n", r"table\.csv is damaged .*faceexpr sweep"),
+        ("simple_cnn/seed_0/run.json", "{}", r"run\.json is not the record of a run"),
+    ],
+)
+def test_a_damaged_run_is_named(project: Path, tmp_path: Path, name: str, content: str, message: str) -> None:
+    shutil.copytree(project / RUNS, tmp_path / RUNS)
+    (tmp_path / RUNS / name).write_text(content)
+    with pytest.raises(FaceExprError, match=message):
+        read_results(tmp_path / RUNS)
 
 
 def test_a_picture_knows_what_it_was_drawn_from(project: Path, tmp_path: Path) -> None:

@@ -165,6 +165,22 @@ def test_what_cannot_run_says_why(out: Path, launched: Launched, capsys: pytest.
     assert launched.verbs == ["fit", "test"]
 
 
+def test_what_was_asked_for_and_cannot_run_has_failed(
+    out: Path, launched: Launched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (out / "data/fer2013/fer2013new.csv").unlink()
+    assert runner.Runner(out, (0, 1), [PLUS.name]).run([PLUS]) == [f"{PLUS.name}, seed 0", f"{PLUS.name}, seed 1"]
+    assert capsys.readouterr().out.count("cannot run here") == 1  # and not once for each seed
+
+
+def test_an_experiment_that_is_named_twice_runs_once(out: Path, launched: Launched, tmp_path: Path) -> None:
+    project = out / "project"
+    shutil.copytree(REPOSITORY / "configs", project / "configs")
+    arguments = ["--data", str(out / "data"), "--out", str(out / "runs"), "--project", str(project)]
+    run(["paper", *arguments, "--only", "simple_cnn", "simple_cnn", "--seeds", "1", "1"])
+    assert launched.verbs == ["fit", "test"]
+
+
 def test_a_gpu_is_asked_for_where_nobody_would_wait(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("faceexpr.paper.able.gpu_name", lambda: None)
     large = experiment("resnet50_imagenet")
@@ -241,9 +257,12 @@ def test_experiments_name_files_that_are_there_and_use_every_one() -> None:
     [
         (["--only", "nothing"], "--only: there is no experiment nothing; expected knn, mlp, "),
         (["--seeds", "-1"], "--seeds has -1; expected 0 or more"),
+        (["--seeds", "0", "x"], "seeds: Expected a int. Got value: x"),
         (["--data", "nowhere"], "--data: nowhere is no folder"),
         (["--project", "data"], "has no configs/paper; expected a clone of the project"),
         (["--out", str(REPOSITORY)], "--out is the project itself"),
+        (["--out", "nowhere", "--page_only", "true"], "--out: nowhere is no folder; expected that of earlier runs"),
+        (["--data", "configs", "--out", "."], "data is in the place of a link to"),
     ],
 )
 def test_bad_options_are_one_sentence(
@@ -263,13 +282,14 @@ def test_data_and_out_are_needed_to_run(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.slow
-def test_one_experiment_from_the_command_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_experiment_from_the_command_to_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     project, data = tmp_path / "project", tmp_path / "sets"
     shutil.copytree(REPOSITORY / "configs", project / "configs")
     path = project / CNN.configs[0]
     path.write_text(path.read_text().replace("max_epochs: 24", "max_epochs: 2"))
     (data / "fer2013").mkdir(parents=True)
     (data / "fer2013/fer2013.csv").write_text(faces())
+    (data / "fer2013/fer2013new.csv").write_text(votes())
     arguments = ["--data", str(data), "--out", str(tmp_path / "runs"), "--only", "simple_cnn"]
     run(["paper", *arguments, "--project", str(project)])
     kept = project / RUNS / "simple_cnn/seed_0"
@@ -282,6 +302,9 @@ def test_one_experiment_from_the_command_to_the_page(tmp_path: Path, monkeypatch
     assert str(tmp_path) not in (kept / "config.yaml").read_text()
     assert (project / "docs/paper/figure_12.png").is_file()
     assert (tmp_path / "runs/figures/figure_03.png").is_file()
+    # Votes that agree with FER-2013 on every face leave nothing to show.
+    assert not (tmp_path / "runs/figures/figure_18.png").exists()
+    assert "Figure 18 with pictures of the data is not drawn: the data have no face for it" in capsys.readouterr().out
 
 
 def faces() -> str:
@@ -289,4 +312,16 @@ def faces() -> str:
     lines = ["emotion,pixels,Usage"]
     for usage in ("Training", "PublicTest", "PrivateTest"):
         lines += [f"{index % 7},{' '.join([str(index * 9)] * 2304)},{usage}" for index in range(14)]
+    return "\n".join(lines) + "\n"
+
+
+def votes() -> str:
+    """Return FER+'s votes for these faces: ten for FER-2013's label of each."""
+    names = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral", "contempt", "unknown", "NF")
+    lines = [f"Usage,Image name,{','.join(names)}"]
+    for usage in ("Training", "PublicTest", "PrivateTest"):
+        lines += [
+            f"{usage},{index}.png,{','.join('10' if place == index % 7 else '0' for place in range(10))}"
+            for index in range(14)
+        ]
     return "\n".join(lines) + "\n"
