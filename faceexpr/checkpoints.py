@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
+import pkgutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch.utilities import rank_zero_warn
 
 from faceexpr.errors import FaceExprError
 from faceexpr.model_file import is_model_file, read_model_file
 from faceexpr.shipped import shipped_models
 
+NAMING = ("class_path", "_class_path", "net", "optimizer", "scheduler")
+"""Keys of hyper-parameters under which a text names what is called to build a part of a model."""
+
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Load a checkpoint to the CPU with ``weights_only=True``, or a model file, which looks like one.
 
     Raises:
-        FaceExprError: the file is not a checkpoint, or holds objects that only a full unpickle would load.
+        FaceExprError: the file is not a checkpoint, holds objects that only a full unpickle would load, names
+            functions, which would be called with arguments of its choice, or classes that have no names.
     """
-    if is_model_file(path):
-        return read_model_file(path)
+    checkpoint = read_model_file(path) if is_model_file(path) else _read(path)
+    for stored in ("hyper_parameters", "datamodule_hyper_parameters"):
+        _check_described(path, stored, checkpoint.get(stored))
+    return checkpoint
+
+
+def _check_described(path: Path, stored: str, values: Any) -> None:
+    written = "it is damaged or made by hand; expected a file that faceexpr has written"
+    for name in _named(values):
+        if not _may_be_class(name):
+            raise FaceExprError(
+                f"{path} names {name} among its {stored}, which is no class but would be run: {written}"
+            )
+    names = values.get("class_names", ["one"]) if isinstance(values, Mapping) else ["none"]
+    if not (isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names)):
+        raise FaceExprError(f"{path} has {names!r} for class_names among its {stored}, which are no names: {written}")
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a file that is not its own
@@ -32,6 +56,42 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise FaceExprError(f"{path} is not a training checkpoint; expected a file that faceexpr fit has written")
     return checkpoint
+
+
+def _named(value: Any, key: str = "") -> Iterator[str]:
+    """Yield all names of what is called when a model is built from hyper-parameters."""
+    if isinstance(value, Mapping):
+        for inner, item in value.items():
+            yield from _named(item, str(inner))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _named(item, key)
+    elif isinstance(value, str):
+        # What builds a model reads texts as YAML, and a key may be a whole path, such as "net.class_path".
+        inner = _as_yaml(value)
+        if inner != value and isinstance(inner, str | Mapping | list):
+            yield from _named(inner, key)
+        elif key.rpartition(".")[2] in NAMING:
+            yield value
+
+
+def _as_yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+
+
+def _may_be_class(name: str) -> bool:
+    """Tell whether a name is of a class, or of nothing that could be called."""
+    if name.isidentifier():  # which is looked up among the classes that are known
+        return True
+    try:
+        return isinstance(pkgutil.resolve_name(name), type)
+    except ValueError:  # no name of a module, but for a class in a function, which nobody finds
+        return "<locals>" in name
+    except Exception:  # a module may raise any type; whoever builds the model says that it cannot be imported
+        return True
 
 
 def class_of(path: Path) -> str:

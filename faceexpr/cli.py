@@ -30,7 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "detectron2": ("faceexpr.detection.detectron2.run:run", "Train or measure a detector of Detectron2."),
     "compare": ("faceexpr.compare:run", "Tell whether the difference between runs is more than chance."),
     "paper": ("faceexpr.paper.run:run", "Run the paper's experiments and write docs/paper.md."),
-    "export": ("faceexpr.export:run", "Write a checkpoint as one file that runs without this package."),
+    "export": ("faceexpr.export:run", "Write a checkpoint as one file: a program or a model file."),
 }
 """Each verb with its function (module:name, called with all arguments) and one line of help."""
 

@@ -7,6 +7,7 @@ its input is made and where it comes from; reading it runs no code, and needs no
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ KEY = "faceexpr"
 
 FORMAT = 1
 """Version of the entry; it grows when older readers would misunderstand a file."""
+
+VERSION = re.compile(r"\d+\.\d+(\.\d+)*((a|b|rc|\.?dev|\.?post)\d+)*(\+[\w.]+)?$")
+"""As far as Lightning, which asks for it, has had any."""
 
 TOLD = ("data", "licence", "command", "seed")
 """What a file says of its origin, in words."""
@@ -107,7 +111,11 @@ def _header(path: Path, text: str | None) -> dict[str, Any]:
             f"{FORMAT}; expected a file of this version, or a newer faceexpr"
         )
     kinds = {"hyper_parameters": dict, "data_hyper_parameters": dict, "lightning": str}
-    if not isinstance(header, dict) or not all(isinstance(header.get(name), kind) for name, kind in kinds.items()):
+    if (
+        not isinstance(header, dict)
+        or not all(isinstance(header.get(name), kind) for name, kind in kinds.items())
+        or not VERSION.match(header["lightning"])
+    ):
         raise FaceExprError(f"{path} has a header that does not describe a model; {written}")
     return header
 

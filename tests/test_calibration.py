@@ -237,24 +237,22 @@ def test_what_is_no_calibration_is_refused():
 
 def test_vector_scaling_mends_classes_that_are_said_too_often():
     rng = np.random.default_rng(5)
-    honest = calibrated(rng.dirichlet([0.6] * 4, 6000).astype(np.float32), Calibration())
+    claimed = calibrated(rng.dirichlet([0.6] * 4, 6000).astype(np.float32), Calibration())
+    mend = Calibration(scales=(0.7, 1.0, 1.25, 1.0), shifts=(-0.9, 0.4, 0.0, -0.2))
+    honest = calibrated(claimed, mend)
     labels = np.array([rng.choice(4, p=row / row.sum()) for row in honest.astype(np.float64)])
-    bent = Calibration(scales=(1.4, 1.0, 0.8, 1.0), shifts=(0.9, -0.4, 0.0, 0.2))
-    claimed = calibrated(honest, bent)
     temperature = fit_temperature(claimed, labels)
     found = fit_vector(claimed, labels, temperature)
     mended, warm = calibrated(claimed, found), calibrated(claimed, Calibration(temperature))
     losses = [negative_log_likelihood(table(values, labels)) for values in (honest, mended, warm)]
     assert losses[1] == pytest.approx(losses[0], abs=0.002)
     assert losses[2] > losses[0] + 0.02
-    # With distributions in place of drawn labels there is no noise: a scale undoes a scale, and shifts differ by one
-    # number for all classes.
+    # With distributions in place of drawn labels there is no noise; shifts differ by one number for all classes.
     temperature = fit_temperature(claimed, honest)
     exact = fit_vector(claimed, honest, temperature)
-    scales = np.array(exact.scales) / temperature
-    np.testing.assert_allclose(scales, 1 / np.array(bent.scales), rtol=0.02)
-    assert np.ptp(np.array(exact.shifts) + scales * np.array(bent.shifts)) < 0.02
-    np.testing.assert_allclose(calibrated(claimed, exact), honest, atol=5e-3)
+    np.testing.assert_allclose(np.array(exact.scales) / temperature, mend.scales, rtol=0.005)
+    assert np.ptp(np.array(exact.shifts) - mend.shifts) < 0.01
+    np.testing.assert_allclose(calibrated(claimed, exact), honest, atol=2e-3)
 
 
 def test_vector_scaling_of_few_samples_changes_little_that_they_do_not_tell():

@@ -26,6 +26,7 @@ from faceexpr.tasks.knn import KNNClassifier
 from faceexpr.tasks.load import load_task
 
 HEADER = {"lightning": "2.6.0", "hyper_parameters": {}, "data_hyper_parameters": {}}
+LAMBDA_LR = "torch.optim.lr_scheduler.LambdaLR"
 
 
 def compact(**options):
@@ -166,6 +167,7 @@ def test_a_damaged_file_is_refused_in_one_sentence(kind, tmp_path):
         (json.dumps([1]), "does not describe a model"),
         (json.dumps({"format": FORMAT}), "does not describe a model"),
         (json.dumps({"format": FORMAT, **HEADER, "hyper_parameters": None}), "does not describe a model"),
+        (json.dumps({"format": FORMAT, **HEADER, "lightning": "new"}), "does not describe a model"),
         (json.dumps({"format": FORMAT + 1, **HEADER}), "is a model file of format 2, and this version"),
     ],
 )
@@ -183,6 +185,54 @@ def test_a_file_that_describes_another_network_than_its_tensors_is_refused(tmp_p
     with pytest.raises(
         FaceExprError, match=r"model\.safetensors cannot be loaded as a classifier: its weights do not fit"
     ):
+        load_task(path, [ExpressionClassifier], "a classifier", "one")
+
+
+def redescribed(folder, **hyper_parameters):
+    """Return a model file with other hyper-parameters than `export` has written."""
+    path = export(compact(), folder)
+    header = read_header(path)
+    header["hyper_parameters"] |= hyper_parameters
+    path.write_bytes(packed(read_checkpoint(path)["state_dict"], (), header))
+    return path
+
+
+def call(function, command):
+    return {"class_path": function, "init_args": {"command": command, "cmd": command}}
+
+
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        lambda run: {"net": run},
+        lambda run: {"net": run | {"class_path": "subprocess.getoutput"}},
+        lambda run: {"net": run["class_path"]},
+        lambda run: {"net.class_path": run["class_path"], "net.init_args": run["init_args"]},
+        lambda run: {"optimizer": json.dumps(run).replace(".", "\\u002e")},
+        lambda run: {"scheduler": {"class_path": LAMBDA_LR, "init_args": {"lr_lambda": run}}},
+        lambda run: {"scheduler": {"class_path": LAMBDA_LR, "init_args": {"lr_lambda": json.dumps(run)}}},
+        lambda run: {"scheduler": {"class_path": LAMBDA_LR, "init_args": json.dumps({"lr_lambda": json.dumps(run)})}},
+    ],
+)
+def test_nothing_that_a_file_names_is_run(disguise, tmp_path):
+    path = redescribed(tmp_path, **disguise(call("os.system", f"touch {tmp_path}/harm")))
+    for read in (lambda: load_task(path, [ExpressionClassifier], "a classifier", "one"), lambda: remembered(path)):
+        with pytest.raises(FaceExprError, match=r"names (os\.system|subprocess\.getoutput) .+ which is no class"):
+            read()
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("names", [None, [], [1, 2], "abc"])
+def test_class_names_that_are_none_are_refused(names, tmp_path):
+    path = redescribed(tmp_path, class_names=names)
+    with pytest.raises(FaceExprError, match=r"model\.safetensors has .+ for class_names .+ which are no names"):
+        remembered(path)
+
+
+@pytest.mark.parametrize("value", [{"temperature": "hot"}, {"temperature": -1.0}, {"unknown": 1.0}, "yes"])
+def test_a_calibration_that_is_none_is_refused(value, tmp_path):
+    path = redescribed(tmp_path, calibration=value)
+    with pytest.raises(FaceExprError, match=r"model\.safetensors cannot be loaded as a classifier: its weights do not"):
         load_task(path, [ExpressionClassifier], "a classifier", "one")
 
 

@@ -133,6 +133,12 @@ def fitted(table: SampleTable, coverages: list[float], method: Method, source: s
             f"the probabilities of {broken:,} of {len(table.indices):,} samples are not finite; expected finite ones "
             "for calibration.enabled: look at the network"
         )
+    absent = table.probabilities.shape[1] - len(np.unique(table.labels))
+    if absent and method == "vector":
+        rank_zero_warn(
+            f"no sample of {counted(absent, 'class', 'classes')} is in this split, to which vector scaling gives "
+            "almost no probability; expected samples of every class, or --calibration.method temperature"
+        )
     found = _scaling(table, method)
     if min(found.temperature / LOWEST, HIGHEST / found.temperature) < 1.01:
         rank_zero_warn(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -39,7 +40,7 @@ def load_task(path: Path, kinds: Sequence[type[AnyTask]], role: str, wanted: str
         )
     try:
         return kind.load_from_checkpoint(_as_lightning_reads(path), map_location="cpu")
-    except (FaceExprError, ValueError, TypeError, RuntimeError) as error:
+    except (FaceExprError, ArgumentError, ValueError, TypeError, RuntimeError) as error:
         raise FaceExprError(
             f"{path} cannot be loaded as {role}: its weights do not fit what it says of its network and its classes; "
             "expected a file as faceexpr fit has written it"

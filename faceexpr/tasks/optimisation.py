@@ -141,6 +141,11 @@ class Optimised(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_weights_fit(checkpoint, self.hparams.get("net"), self.state_dict())
         if self._attached() and self.trainer.state.fn == TrainerFn.FITTING:
+            if "optimizer_states" not in checkpoint:  # as of a model file that has been calibrated
+                raise FaceExprError(
+                    f"{self.trainer.ckpt_path} holds the weights alone, and not how far their training has come; "
+                    "expected a checkpoint to go on from, or --model.weights for a new training that starts with them"
+                )
             factor = lr_factor(self.trainer, self.lr_scaling)
             keep_written_options(checkpoint, self.hparams, factor, self._optimizer_and_scheduler)
 

@@ -11,10 +11,11 @@ from conftest import TINY_RUN, Run, exit_code
 from processes import run_together
 
 from faceexpr.calibration import Calibration, calibrated, fit_temperature, fit_threshold, mass_before
-from faceexpr.callbacks.calibrate import Calibrate, calibrated_name
+from faceexpr.callbacks.calibrate import Calibrate, Method, calibrated_name, fitted
 from faceexpr.cli import main
 from faceexpr.data.synthetic import SyntheticFaces
 from faceexpr.errors import FaceExprError
+from faceexpr.evaluation.table import SampleTable
 from faceexpr.export import load_exported
 from faceexpr.tasks.classify import ExpressionClassifier
 
@@ -118,7 +119,9 @@ def test_a_training_drops_the_calibration(run: Run, workdir: Path, caplog: pytes
     assert trained["hyper_parameters"]["calibration"] is None
 
 
-def test_mirror_images_are_calibrated_together_and_exported(run: Run, workdir: Path) -> None:
+def test_mirror_images_are_calibrated_together_and_exported(
+    run: Run, workdir: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     run("fit", *VAL)
     calibrate("--model.mirror=true")
     kept = stored("calibrated.ckpt")["hyper_parameters"]
@@ -133,6 +136,7 @@ def test_mirror_images_are_calibrated_together_and_exported(run: Run, workdir: P
         )
         assert kept["calibration"]["temperature"] == pytest.approx(fit_temperature(mean.numpy(), labels), rel=1e-3)
         main(["export", "--ckpt_path=lightning_logs/version_0", "--out=model.pt2"])
+        assert not any("tensor" in str(warning.message) for warning in recwarn)
         program, metadata = load_exported(Path("model.pt2"))
         assert metadata["mirror"] is True
         torch.testing.assert_close(program(image), model(image), atol=1e-5, rtol=0)
@@ -180,6 +184,27 @@ def test_what_cannot_be_calibrated_is_refused(workdir: Path, capsys: pytest.Capt
             FaceExprError, match=r"^calibration.coverages has (1.0|0); expected numbers between 0 and 1"
         ):
             Calibrate(coverages=wrong)
+
+
+def test_no_training_goes_on_from_weights_alone(run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("fit", *VAL)
+    main(["export", f"--ckpt_path={FOLDER}/best.ckpt", "--out=model.safetensors"])
+    calibrate(*VAL, ckpt="model.safetensors")
+    made = next(Path().rglob("calibrated.ckpt"))
+    capsys.readouterr()
+    assert exit_code(lambda: main(["fit", f"--ckpt_path={made}", *TINY_RUN])) == 2
+    assert f"{made} holds the weights alone, and not how far their training has come; " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("method", "warns"), [("temperature", False), ("vector", True)])
+def test_only_vector_scaling_warns_of_classes_without_a_sample(
+    method: Method, warns: bool, recwarn: pytest.WarningsRecorder
+) -> None:
+    probabilities = np.random.default_rng(0).dirichlet([1.0] * 4, 30).astype(np.float32)
+    fitted(SampleTable(np.arange(30), probabilities, np.arange(30) % 2), [0.9], method, "here")
+    said = [str(warning.message) for warning in recwarn]
+    text = "no sample of 2 classes is in this split, to which vector scaling gives almost no probability; "
+    assert any(line.startswith(text) for line in said) == warns
 
 
 @pytest.mark.parametrize(

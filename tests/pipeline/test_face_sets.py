@@ -51,6 +51,8 @@ def test_other_levels_and_classifiers_without_any_are_refused():
         pipeline(WHOLE, classifier=Calibrated(), coverage=0.8)
     with pytest.raises(FaceExprError, match=r"^coverage is 0.9, but the classifier is not calibrated; expected what "):
         pipeline(WHOLE, coverage=0.9)
+    with pytest.raises(FaceExprError, match=r"^coverage has 90; expected numbers between 0 and 1, such as 0.9$"):
+        pipeline(WHOLE, classifier=Calibrated(), coverage=90)
 
 
 def test_records_and_rows_have_the_sets(analyze, calibrated):
