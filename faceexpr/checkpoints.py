@@ -39,7 +39,9 @@ def _check_described(path: Path, stored: str, values: Any) -> None:
             raise FaceExprError(
                 f"{path} names {name} among its {stored}, which is no class but would be run: {written}"
             )
-    names = values.get("class_names", ["one"]) if isinstance(values, Mapping) else ["none"]
+    # Those of data may be null: folders tell them.
+    model = stored == "hyper_parameters" and isinstance(values, Mapping)
+    names = values.get("class_names", ["one"]) if model else ["none"]
     if not (isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names)):
         raise FaceExprError(f"{path} has {names!r} for class_names among its {stored}, which are no names: {written}")
 

@@ -81,6 +81,11 @@ class Calibrate(Callback):
                 f"calibration.enabled is true, but {type(pl_module).__name__} has no logits to be divided by a "
                 "temperature; expected an ExpressionClassifier"
             )
+        if "calibration" not in pl_module.hparams:
+            raise FaceExprError(
+                f"calibration.enabled is true, but {type(pl_module).__name__} takes no argument calibration, without "
+                "which its checkpoint cannot keep one; expected a class that takes it and hands it on"
+            )
         folder = trainer.log_dir
         self._folder = None if folder is None or rehearsal(trainer) else Path(folder)
 

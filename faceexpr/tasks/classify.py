@@ -136,7 +136,8 @@ class ExpressionClassifier(Optimised, ExpressionTask):
                 f"{', '.join(self.class_names)}"
             )
         self.calibration = calibration
-        self.hparams["calibration"] = describe(calibration, "model.calibration")
+        if "calibration" in self.hparams:  # which a class derived from this one need not take
+            self.hparams["calibration"] = describe(calibration, "model.calibration")
 
     @property
     def effective_calibration(self) -> Calibration:

@@ -52,13 +52,20 @@ class NearestMean(ExpressionClassifier):
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_e09_a_model_without_optimizer_steps_is_saved(epochs: int, workdir: Path) -> None:
+def test_e09_a_model_without_optimizer_steps_is_saved(
+    epochs: int, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = ["--model", f"{__name__}.NearestMean"]
     main(["fit", *TINY_DATA, *TINY_RUN, *model, f"--trainer.max_epochs={epochs}"])
     checkpoint = torch.load(CHECKPOINTS / "best.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 0
     assert checkpoint["state_dict"]["counts"].tolist() == [2.0] * 7  # 14 images, each stored once
-    main(["test", "--ckpt_path", str(CHECKPOINTS / "best.ckpt"), *TINY_RUN[1:]])
+    path = str(CHECKPOINTS / "best.ckpt")
+    main(["test", "--ckpt_path", path, *TINY_RUN[1:]])
+    capsys.readouterr()
+    calibrate = ["validate", "--ckpt_path", path, "--calibration.enabled=true", *TINY_RUN[1:]]
+    assert exit_code(lambda: main(calibrate)) == 2
+    assert "but NearestMean takes no argument calibration, without which" in capsys.readouterr().err
 
 
 def test_e13_an_unknown_monitor_is_found_at_the_first_batch(
