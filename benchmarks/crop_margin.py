@@ -100,7 +100,8 @@ def main(
             total = sum(len(scene.expressions) for scene in scenes)
             found = [one for scene in scenes for one in looked_for(scene, finder)]
         print(f"{name}: {len(found)} of {total} faces found")
-        report(found, classify)
+        if len(found) > 1:
+            report(found, classify)
     by_marks(fer2013, annotations, finder, frames)
 
 
