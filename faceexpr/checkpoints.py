@@ -96,13 +96,16 @@ def _may_be_class(name: str) -> bool:
         return True
 
 
-def class_of(path: Path) -> str:
+def class_of(checkpoint: Mapping[str, Any], path: Path) -> str:
     """Return the import path of the class whose weights a checkpoint holds.
 
+    Args:
+        checkpoint: as `read_checkpoint` returns it.
+        path: its file, for the message.
+
     Raises:
-        FaceExprError: the file is not a checkpoint, or does not say.
+        FaceExprError: it does not say.
     """
-    checkpoint = read_checkpoint(path)
     hyper_parameters = checkpoint.get("hyper_parameters")
     name = hyper_parameters.get("_class_path") if isinstance(hyper_parameters, dict) else None
     if name is None or "pytorch-lightning_version" not in checkpoint:

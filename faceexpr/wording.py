@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """Return a number with its noun: "1 box", "2,000 boxes".
@@ -20,6 +22,12 @@ def some(names: list[str], most: int = 5) -> str:
     """Return the first names of a list, each on one line, and how many more there are."""
     rest = len(names) - most
     return ", ".join(map(printable, names[:most])) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table in Markdown."""
+    first, *others = (f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in (heads, *rows))
+    return [first, "|---" * len(heads) + "|", *others]
 
 
 def printable(text: str) -> str:

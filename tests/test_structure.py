@@ -16,7 +16,7 @@ PACKAGE = REPOSITORY / "faceexpr"
 LONGEST = 320
 """Lines of a module; what is longer holds more than one idea."""
 
-VOCABULARY = {"errors", "emotions", "described", "images", "image_decoding", "files", "termination", "wording"}
+VOCABULARY = {"errors", "emotions", "described", "images", "image_decoding", "files", "termination", "wording", "ended"}
 BOXES, DATA, MODELS, TASKS, EVALUATION = {"boxes"}, {"data"}, {"models"}, {"tasks"}, {"evaluation"}
 EXPLAIN = {"explain"}
 CALIBRATION = {"calibration"}

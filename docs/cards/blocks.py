@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from faceexpr.evaluation.sets import COVERAGE, SIZE
-from faceexpr.wording import counted
+from faceexpr.wording import counted, markdown_table
 
 Block: TypeAlias = "Callable[[Mapping[str, Any], Collection[str]], str]"
 """Takes what was measured, and the names of the figures that there are."""
@@ -200,7 +200,7 @@ def speed(found: Mapping[str, Any], figures: Collection[str]) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+    return "\n".join(markdown_table(head, rows))
 
 
 def figure(found: Mapping[str, Any], figures: Collection[str], name: str, caption: str) -> str:

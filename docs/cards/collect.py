@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,10 @@ from faceexpr.checkpoints import find_checkpoint, read_checkpoint
 from faceexpr.errors import FaceExprError
 from faceexpr.evaluation.sample_file import file_name, read_samples
 from faceexpr.export_model import load_exportable
+from faceexpr.paper.events import PATTERN, events
+from faceexpr.paper.record import processor
 from faceexpr.shipped import shipped_models
+from faceexpr.wording import counted
 
 FIGURES = ("confusion_matrix", "reliability", "prediction_sets", "robustness", "precision_recall")
 """Figures of a test that a card shows; those with faces of a data set are not among them."""
@@ -51,7 +53,8 @@ def collect(
     Raises:
         FaceExprError: a file is missing, or the runs are not of one model.
     """
-    config = _config(train[-1])
+    kept = [_config(folder) for folder in train]
+    config = kept[-1]
     tested = find_checkpoint(_config(test)["ckpt_path"], test)
     if tested.suffix == ".ckpt" and train[-1].resolve() not in tested.resolve().parents:
         raise FaceExprError(f"{test} has measured {tested}; expected a checkpoint below {train[-1]}")
@@ -69,12 +72,12 @@ def collect(
         "parameters": sum(weights.numel() for weights in model.parameters()),
         "bytes": None if shipped is None else shipped.stat().st_size,
         "training": {
-            "commands": commands([_config(folder) for folder in train], configs, config_name),
+            "commands": commands(kept, configs, config_name),
             "seed": config["seed_everything"],
             "epochs": config["trainer"]["max_epochs"],
             "best_epoch": chosen["epoch"] + 1,
             "minutes": round(sum(minutes(folder) for folder in train)),
-            "hardware": hardware(),
+            "hardware": f"{processor()}, {counted(os.cpu_count() or 1, 'core')}",
         },
         "test_options": {
             f"data.{option}": without_folder(value)
@@ -118,25 +121,11 @@ def leaks(test: Path) -> dict[str, Any] | None:
 
 def minutes(folder: Path) -> float:
     """Return for how long a training wrote to TensorBoard, in minutes."""
-    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
-
     seconds = 0.0
-    for path in folder.glob("events.out.tfevents.*"):
-        times = [event.wall_time for event in LegacyEventFileLoader(str(path)).Load()]
+    for path in folder.glob(PATTERN):
+        times = [event.wall_time for event in events(path)]
         seconds += max(times) - min(times)
     return seconds / 60
-
-
-def hardware() -> str:
-    """Return the processor of this machine."""
-    model = platform.processor() or platform.machine()
-    known = Path("/proc/cpuinfo")
-    if known.exists():
-        lines = [
-            line.partition(":")[2].strip() for line in known.read_text().splitlines() if line.startswith("model name")
-        ]
-        model = lines[0] if lines else model
-    return f"{model}, {os.cpu_count()} cores"
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -62,10 +62,10 @@ class Calibrate(Callback):
         self,
         enabled: bool = False,
         coverages: list[float] | None = None,
-        method: Literal["temperature", "vector"] = "temperature",
+        method: Method = "temperature",
     ) -> None:
         self.enabled = enabled
-        self.method: Method = method
+        self.method = method
         self.coverages = [0.8, 0.9, 0.95, 0.99] if coverages is None else sorted(set(coverages))
         for coverage in self.coverages:
             check_coverage(coverage, "calibration.coverages")

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from faceexpr.evaluation.comparison import CONFIDENCE, Comparison
+from faceexpr.wording import markdown_table
 
 RUN_HEADER = ("run", "accuracy", f"{CONFIDENCE:.0%} interval", "balanced", "macro F1")
 PAIR_HEADER = (
@@ -38,13 +39,23 @@ def as_text(compared: Mapping[str, Comparison]) -> str:
 
 
 def as_markdown(compared: Mapping[str, Comparison]) -> str:
-    """Return the same tables as Markdown."""
-    parts = ["# Runs compared", ""]
+    """Return the same tables as a page in Markdown."""
+    return "\n".join(["# Runs compared", "", *sections(compared, 2), ""])
+
+
+def sections(compared: Mapping[str, Comparison], level: int) -> list[str]:
+    """Return the lines of the same tables in Markdown.
+
+    Args:
+        compared: by what the samples are.
+        level: of the headings.
+    """
+    lines = []
     for samples, comparison in compared.items():
-        parts += [f"## {_heading(samples, comparison)}", ""]
+        lines += [f"{'#' * level} {_heading(samples, comparison)}", ""]
         for header, rows in ((RUN_HEADER, _run_rows(comparison)), (PAIR_HEADER, _pair_rows(comparison))):
-            parts += [_piped(header), "|".join(["", *["---"] * len(header), ""]), *map(_piped, rows), ""]
-    return "\n".join([*parts, NOTE, ""])
+            lines += [*markdown_table(header, rows), ""]
+    return [*lines, NOTE]
 
 
 def as_csv(compared: Mapping[str, Comparison]) -> str:
@@ -132,7 +143,3 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for row in rows
     )  # fmt: skip
-
-
-def _piped(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -11,6 +11,7 @@ from faceexpr.evaluation.comparison import over_seeds
 from faceexpr.paper.commands import training
 from faceexpr.paper.experiments import Experiment
 from faceexpr.paper.results import Run
+from faceexpr.wording import markdown_table
 
 NOT_RUN = "not run"
 MADE_BY = ("command", "seed", "hardware", "minutes")
@@ -18,8 +19,7 @@ MADE_BY = ("command", "seed", "hardware", "minutes")
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Return a table in Markdown, and an empty line after it."""
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    return [*lines, *(f"| {' | '.join(row)} |" for row in rows), ""]
+    return [*markdown_table(heads, rows), ""]
 
 
 def percent(value: float) -> str:

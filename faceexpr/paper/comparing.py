@@ -8,7 +8,7 @@ import numpy as np
 
 from faceexpr.compare import on_all_and_unleaked
 from faceexpr.evaluation.comparison import check_same
-from faceexpr.evaluation.comparison_report import as_markdown
+from faceexpr.evaluation.comparison_report import sections
 from faceexpr.evaluation.sample_file import file_name, read_samples
 from faceexpr.paper.cells import NOT_RUN
 from faceexpr.paper.commands import TEST
@@ -27,9 +27,7 @@ def comparison(results: Results) -> list[str]:
         return [NOT_RUN, ""]
     check_same(runs)
     compared, note = on_all_and_unleaked(runs, RESAMPLES, SEED)
-    # Its headings are those of a page of its own.
-    lines = [line.replace("## ", "#### ", 1) for line in as_markdown(compared).rstrip().splitlines()[2:]]
-    return [*lines, "", note, ""]
+    return [*sections(compared, 4), "", note, ""]
 
 
 def unleaked_accuracy(path: Path) -> tuple[float, int] | None:

@@ -24,7 +24,7 @@ def curves(folder: Path, tags: Sequence[str]) -> dict[str, Curve]:
     """
     found: dict[str, dict[int, float]] = {}
     for path in sorted(folder.glob(PATTERN)):
-        for event in _events(path):
+        for event in events(path):
             for value in event.summary.value:
                 if value.tag in tags and value.WhichOneof("value") == "simple_value":
                     found.setdefault(value.tag, {})[event.step] = value.simple_value
@@ -42,7 +42,7 @@ def copy_without_pictures(source: Path, target: Path) -> None:
 
     content = io.BytesIO()
     writer = RecordWriter(content)
-    for event in _events(source):
+    for event in events(source):
         values = [value for value in event.summary.value if value.WhichOneof("value") != "image"]
         if event.WhichOneof("what") == "summary" and len(values) < len(event.summary.value):
             if not values:
@@ -53,7 +53,8 @@ def copy_without_pictures(source: Path, target: Path) -> None:
     write_file(target, content.getvalue())
 
 
-def _events(path: Path) -> Iterator[Any]:
+def events(path: Path) -> Iterator[Any]:
+    """Yield the events of a file, plain values as they were written."""
     # The newer loader would turn plain values into tensors.
     from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 

@@ -10,7 +10,7 @@ from faceexpr.paper.cells import NOT_RUN, plain_command
 from faceexpr.paper.commands import RUNS
 from faceexpr.paper.comparing import RESAMPLES, comparison
 from faceexpr.paper.drawing import Drawn, file_name
-from faceexpr.paper.experiments import EXPERIMENTS
+from faceexpr.paper.experiments import experiment
 from faceexpr.paper.results import Results, read_results
 
 PAGE = Path("docs/paper.md")
@@ -144,5 +144,4 @@ def _paragraphs(said: list[str]) -> list[str]:
 
 
 def _run_by(name: str) -> str:
-    one = next(each for each in EXPERIMENTS if each.name == name)
-    return f"`{plain_command(one)}`"
+    return f"`{plain_command(experiment(name))}`"

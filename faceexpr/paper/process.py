@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-ERROR = "error: "
 PATIENCE = 300.0
 """Seconds that a process gets to save its state: a validation that has begun is finished first."""
 
@@ -45,14 +44,3 @@ def launch(args: Sequence[str], folder: Path, log: Path, kept_open: IO[Any]) -> 
             if process.poll() is None:
                 process.kill()
                 process.wait()
-
-
-def failure(code: int, log: Path) -> str:
-    """Return in one line why a process that did not exit with 0 has ended."""
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return f"ended by {signal.Signals(-code).name}" + (", as when memory runs out" if code == -9 else "")
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    said = [line.partition(ERROR)[2] for line in reversed(lines) if line.startswith("faceexpr ") and ERROR in line]
-    # The last line of a traceback names the exception.
-    return next((line.strip() for line in [*said, *reversed(lines)] if line.strip()), f"exit code {code}")

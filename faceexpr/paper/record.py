@@ -94,17 +94,22 @@ def digest(files: Sequence[Path]) -> str:
 
 def hardware() -> str:
     """Return the name of the processor, the number of its cores that may be used, and the GPU where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    used = min(int(threads), cores) if threads.isdigit() and int(threads) else cores
+    said = f"{processor()}, {used} core{'s' if used != 1 else ''}"
+    gpu = gpu_name()
+    return said if gpu is None else f"{said}, {gpu}"
+
+
+def processor() -> str:
+    """Return the name of the processor."""
     name = platform.processor() or platform.machine()
     listed = Path("/proc/cpuinfo")
     if listed.is_file():
         lines = listed.read_text(encoding="utf-8", errors="replace").splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    used = min(int(threads), cores) if threads.isdigit() and int(threads) else cores
-    said = f"{name}, {used} core{'s' if used != 1 else ''}"
-    gpu = gpu_name()
-    return said if gpu is None else f"{said}, {gpu}"
+    return name
 
 
 def gpu_name() -> str | None:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from faceexpr.ended import failure
 from faceexpr.errors import INTERRUPTED, PREEMPTED, FaceExprError
 from faceexpr.files import lock, say
 from faceexpr.paper.able import obstacle
 from faceexpr.paper.commands import EXAMPLES, Step, has_metrics, next_step, run_folder, training
 from faceexpr.paper.examples import write_examples
 from faceexpr.paper.experiments import Experiment
-from faceexpr.paper.process import failure, launch
+from faceexpr.paper.process import launch
 from faceexpr.paper.record import RECORD, Record, digest, hardware, read_record
 from faceexpr.termination import Terminated, Termination
 

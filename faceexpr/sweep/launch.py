@@ -1,11 +1,10 @@
-"""Run one trial in a process of its own, and find out how it ended."""
+"""Run one trial in a process of its own, and read what it has measured."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ from faceexpr.sweep.table import METRICS
 from faceexpr.sweep.trial import Assignment
 
 LOG = "log.txt"
-ERROR = "faceexpr fit: error: "
 PATIENCE = 20.0
 """Seconds that an interrupted trial gets to end by itself."""
 
@@ -51,17 +49,6 @@ def launch(args: Sequence[str], assignment: Assignment, folder: Path) -> int:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def failure(code: int, folder: Path) -> str:
-    """Return in one line why a process that did not exit with 0 has ended."""
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return f"ended by {signal.Signals(-code).name}" + (", as when memory runs out" if code == -9 else "")
-    lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-    said = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
-    # The last line of a traceback names the exception.
-    return next((line.strip() for line in [*said, *reversed(lines)] if line.strip()), f"exit code {code}")
 
 
 def val_metrics(folder: Path) -> dict[str, float]:

@@ -12,9 +12,10 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from faceexpr.callbacks.launched import work_alone
+from faceexpr.ended import failure
 from faceexpr.errors import INTERRUPTED, PREEMPTED, SOME_FAILED, FaceExprError
 from faceexpr.files import say
-from faceexpr.sweep.launch import LOG, failure, launch, val_metrics
+from faceexpr.sweep.launch import LOG, launch, val_metrics
 from faceexpr.sweep.options import SweepOptions, read_options
 from faceexpr.sweep.queue import REASON, Queue, beating, release
 from faceexpr.sweep.report import Report
@@ -162,7 +163,7 @@ class Sweep:
         value = best_value(reported, self.options.mode)
         trial.set_user_attr(SECONDS, seconds)
         trial.set_user_attr(MEASURED, val_metrics(folder))
-        reason = failure(code, folder) if code else ""
+        reason = failure(code, folder / LOG) if code else ""
         if not reason and value is None:
             reason = f"{monitor} was never a finite number: it was not measured, or the training diverged"
         epochs = reported.user_attrs.get(PRUNED_AFTER)

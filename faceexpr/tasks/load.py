@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -31,7 +31,8 @@ def load_task(path: Path, kinds: Sequence[type[AnyTask]], role: str, wanted: str
     Raises:
         FaceExprError: the file is no checkpoint, it holds another model, or its weights do not fit its network.
     """
-    name = class_of(path)
+    checkpoint = read_checkpoint(path)
+    name = class_of(checkpoint, path)
     kind = next((kind for kind in kinds if class_path(kind) == name), None)
     if kind is None:
         raise FaceExprError(
@@ -39,7 +40,7 @@ def load_task(path: Path, kinds: Sequence[type[AnyTask]], role: str, wanted: str
             f"{wanted}"
         )
     try:
-        return kind.load_from_checkpoint(_as_lightning_reads(path), map_location="cpu")
+        return kind.load_from_checkpoint(_as_lightning_reads(path, checkpoint), map_location="cpu")
     except (FaceExprError, ArgumentError, ValueError, TypeError, RuntimeError) as error:
         raise FaceExprError(
             f"{path} cannot be loaded as {role}: its weights do not fit what it says of its network and its classes; "
@@ -47,11 +48,11 @@ def load_task(path: Path, kinds: Sequence[type[AnyTask]], role: str, wanted: str
         ) from error
 
 
-def _as_lightning_reads(path: Path) -> Path | io.BytesIO:
+def _as_lightning_reads(path: Path, checkpoint: Mapping[str, Any]) -> Path | io.BytesIO:
     """Return a checkpoint's file, or what a model file holds as such a file in memory."""
     if not is_model_file(path):
         return path
     content = io.BytesIO()
-    torch.save(read_checkpoint(path), content)
+    torch.save(checkpoint, content)
     content.seek(0)
     return content

@@ -92,11 +92,11 @@ class NetworkFeatures(Representation):
 
     def load_pretrained(self) -> None:
         path = find_checkpoint(self.checkpoint, Path("lightning_logs"), "--model.representation.checkpoint")
-        if class_of(path) != class_path(ExpressionClassifier):
+        stored = read_checkpoint(path)
+        if class_of(stored, path) != class_path(ExpressionClassifier):
             raise FaceExprError(
                 f"--model.representation.checkpoint: {path} holds no ExpressionClassifier; expected a trained one"
             )
-        stored = read_checkpoint(path)
         self._build(stored["hyper_parameters"])
         assert self.net is not None
         prefix = "net."

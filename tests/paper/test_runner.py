@@ -12,13 +12,14 @@ from typing import IO, Any
 import pytest
 from conftest import REPOSITORY, exit_code
 
+from faceexpr.ended import failure
 from faceexpr.errors import INTERRUPTED, PREEMPTED, FaceExprError
 from faceexpr.files import lock
 from faceexpr.paper import runner
 from faceexpr.paper.able import obstacle
 from faceexpr.paper.commands import RUNS
 from faceexpr.paper.experiments import EXPERIMENTS, Experiment, experiment
-from faceexpr.paper.process import failure, launch
+from faceexpr.paper.process import launch
 from faceexpr.paper.record import digest, read_record
 from faceexpr.paper.run import run
 
