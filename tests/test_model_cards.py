@@ -110,6 +110,10 @@ def test_a_training_in_stages_has_a_command_for_each_and_one_for_an_interrupted_
         f"{begun} --data.path fer2013.csv.gz",
         f"{begun} --trainer.max_epochs 10 --data.path fer2013.csv.gz --model.weights BEFORE",
     ]
+    first["model"]["init_args"]["weights"] = "/data/runs/best.ckpt"
+    assert commands([first], REPOSITORY / "configs", None) == [
+        f"{begun} --model.weights best.ckpt --data.path fer2013.csv.gz"
+    ]
 
 
 def test_a_run_without_a_configuration_of_its_name_is_refused():

@@ -30,17 +30,19 @@ def commands(kept: Sequence[Mapping[str, Any]], configs: Path, file: str | None)
         configs: folder of the configurations.
         file: name of the configuration of all; by default each run has the name of its own.
     """
-    found = [training_command({**kept[0], **_without_weights(kept[0])}, configs, file)]
-    for one in kept[1:]:
-        command = training_command({**one, **_without_weights(one)}, configs, file)
-        if command != found[-1].removesuffix(START):
-            found.append(command + START)
+    found: list[str] = []
+    before = None
+    for one in kept:
+        stage = training_command(_without_weights(one), configs, file)
+        if stage != before:
+            found.append(training_command(one, configs, file) if before is None else stage + START)
+        before = stage
     return found
 
 
 def _without_weights(kept: Mapping[str, Any]) -> dict[str, Any]:
     model = kept["model"]
-    return {"model": {**model, "init_args": {**model["init_args"], "weights": None}}}
+    return {**kept, "model": {**model, "init_args": {**model["init_args"], "weights": None}}}
 
 
 def training_command(kept: Mapping[str, Any], configs: Path, file: str | None = None) -> str:
