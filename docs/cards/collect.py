@@ -14,9 +14,9 @@ from cards.benchmark import read_benchmark
 from cards.command import commands, without_folder
 from faceexpr.checkpoints import find_checkpoint, read_checkpoint
 from faceexpr.errors import FaceExprError
-from faceexpr.evaluation.sample_file import file_name, read_samples
+from faceexpr.evaluation.sample_file import file_name, unleaked_accuracy
 from faceexpr.export_model import load_exportable
-from faceexpr.paper.events import PATTERN, events
+from faceexpr.paper.events import minutes
 from faceexpr.paper.record import processor
 from faceexpr.shipped import shipped_models
 from faceexpr.wording import counted
@@ -108,24 +108,9 @@ def figures(test: Path, robustness: Path | None) -> dict[str, bytes]:
 
 
 def leaks(test: Path) -> dict[str, Any] | None:
-    """Return the accuracy without the images that are pixel-equal to one for training; None where nobody has looked."""
-    path = test / file_name("test")
-    if not path.exists():
-        return None
-    samples = read_samples(path)
-    if samples.leaked is None:
-        return None
-    right = samples.labels == samples.predicted
-    return {"n": int(samples.leaked.sum()), "accuracy_without": float(right[~samples.leaked].mean())}
-
-
-def minutes(folder: Path) -> float:
-    """Return for how long a training wrote to TensorBoard, in minutes."""
-    seconds = 0.0
-    for path in folder.glob(PATTERN):
-        times = [event.wall_time for event in events(path)]
-        seconds += max(times) - min(times)
-    return seconds / 60
+    """Return the accuracy without the images that are pixel-equal to one for training; None where none are known."""
+    found = unleaked_accuracy(test / file_name("test"))
+    return None if found is None else {"n": found[1], "accuracy_without": found[0]}
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -124,6 +124,27 @@ def read_samples(path: Path) -> SavedSamples:
     )
 
 
+def unleaked_accuracy(path: Path) -> tuple[float, int] | None:
+    """Return the accuracy of stored predictions without the leaked images, and how many these are.
+
+    Args:
+        path: the file.
+
+    Returns:
+        None where there is no such file, nobody has looked for leaked images, or there are none.
+
+    Raises:
+        FaceExprError: the file is another one or damaged.
+    """
+    if not path.is_file():
+        return None
+    samples = read_samples(path)
+    if samples.leaked is None or not samples.leaked.any():
+        return None
+    right = (samples.predicted == samples.labels)[~samples.leaked]
+    return float(np.mean(right)), int(samples.leaked.sum())
+
+
 def _is_sample(row: list[str], names: tuple[str, ...]) -> bool:
     if len(row) != len(COLUMNS) + len(names) or row[1] not in names or row[2] not in names:
         return False

@@ -18,7 +18,7 @@ def obstacle(experiment: Experiment, out: Path, asked_for: bool) -> str | None:
         out: folder of the runs, with the link ``data``.
         asked_for: it was named, and is run without a GPU too, however long that takes.
     """
-    missing = _missing_data(experiment, out)
+    missing = missing_data(experiment, out)
     if missing is not None:
         return missing
     if experiment.gpu and not asked_for and gpu_name() is None:
@@ -36,7 +36,13 @@ def obstacle(experiment: Experiment, out: Path, asked_for: bool) -> str | None:
     return None
 
 
-def _missing_data(experiment: Experiment, out: Path) -> str | None:
+def missing_data(experiment: Experiment, out: Path) -> str | None:
+    """Return in one sentence which data of an experiment are not there; None where they are.
+
+    Args:
+        experiment: any.
+        out: folder of the runs, with the link ``data``.
+    """
     data = out / "data"
     if experiment.data == "wider":
         for name in (WIDER_TRAIN, WIDER_VAL):

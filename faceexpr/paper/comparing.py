@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
-
 from faceexpr.compare import on_all_and_unleaked
 from faceexpr.evaluation.comparison import check_same
 from faceexpr.evaluation.comparison_report import sections
@@ -28,14 +24,3 @@ def comparison(results: Results) -> list[str]:
     check_same(runs)
     compared, note = on_all_and_unleaked(runs, RESAMPLES, SEED)
     return [*sections(compared, 4), "", note, ""]
-
-
-def unleaked_accuracy(path: Path) -> tuple[float, int] | None:
-    """Return the accuracy of stored predictions without the leaked images, and how many these are; None if unknown."""
-    if not path.is_file():
-        return None
-    samples = read_samples(path)
-    if samples.leaked is None or not samples.leaked.any():
-        return None
-    right = (samples.predicted == samples.labels)[~samples.leaked]
-    return float(np.mean(right)), int(samples.leaked.sum())

@@ -31,6 +31,19 @@ def curves(folder: Path, tags: Sequence[str]) -> dict[str, Curve]:
     return {tag: sorted(found[tag].items()) for tag in tags if tag in found}
 
 
+def minutes(folder: Path) -> float:
+    """Return for how long a training wrote to TensorBoard, all attempts together, in minutes.
+
+    Args:
+        folder: of the run.
+    """
+    seconds = 0.0
+    for path in folder.glob(PATTERN):
+        times = [event.wall_time for event in events(path)]
+        seconds += max(times, default=0.0) - min(times, default=0.0)
+    return seconds / 60
+
+
 def copy_without_pictures(source: Path, target: Path) -> None:
     """Copy an event file but for its images: all scalars, texts and hyper-parameters stay as they are.
 

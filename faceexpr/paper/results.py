@@ -14,6 +14,7 @@ from faceexpr.paper.commands import TEST
 from faceexpr.paper.experiments import EXPERIMENTS, Experiment
 from faceexpr.paper.facts import FACTS
 from faceexpr.paper.record import RECORD, Record, read_record
+from faceexpr.wording import some
 
 Settings = dict[str, Any]
 
@@ -22,6 +23,16 @@ CHOSEN: dict[str, Settings] = {
     "mlp": {"net.activation": "relu"},
 }
 """Of the grids, the settings that the paper chooses for its Table 5."""
+
+
+CLASSIFIERS = {
+    "n", "accuracy", "accuracy_interval", "balanced_accuracy", "macro_f1", "class_names", "per_class",
+    "confusion_matrix",
+}  # fmt: skip
+"""Measurements of a classifier that the page needs."""
+
+DETECTORS = {"ap50", "ap", "recall"}
+"""Likewise of a detector."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +137,21 @@ def _run(folder: Path, experiment: str, record: Record, minutes: float) -> Run:
     own = folder / "version_0" if (folder / "version_0").is_dir() else folder  # as Detectron2's verb makes it
     config = read_config(own / "config.yaml")
     measured = _json(own / "metrics.json")
-    tested = _json(folder / TEST / "metrics.json") or measured
-    return Run(
-        folder, experiment, record.seed, record, minutes, config, measured.get("val", {}), tested.get("test", {})
-    )
+    file = folder / TEST / "metrics.json"
+    file = file if file.is_file() else own / "metrics.json"
+    val, test = measured.get("val", {}), _json(file).get("test", {})
+    if test:
+        detects = "wider" in (one.data for one in EXPERIMENTS if one.name == experiment)
+        _has(file, "test", test, DETECTORS if detects else CLASSIFIERS)
+        _has(own / "metrics.json", "val", val, DETECTORS if detects else {"accuracy"})
+    return Run(folder, experiment, record.seed, record, minutes, config, val, test)
+
+
+def _has(file: Path, stage: str, values: dict[str, Any], needed: set[str]) -> None:
+    if missing := sorted(needed - values.keys()):
+        raise FaceExprError(
+            f"{file} is damaged: {stage} has no {some(missing)}; expected the measurements that faceexpr writes"
+        )
 
 
 def _trial_minutes(folder: Path) -> dict[str, float]:

@@ -14,8 +14,9 @@ from typing import IO, Any
 from faceexpr.ended import failure
 from faceexpr.errors import INTERRUPTED, PREEMPTED, FaceExprError
 from faceexpr.files import lock, say
-from faceexpr.paper.able import obstacle
+from faceexpr.paper.able import missing_data, obstacle
 from faceexpr.paper.commands import EXAMPLES, Step, has_metrics, next_step, run_folder, training
+from faceexpr.paper.events import minutes
 from faceexpr.paper.examples import write_examples
 from faceexpr.paper.experiments import Experiment
 from faceexpr.paper.process import launch
@@ -77,6 +78,8 @@ class Runner:
             if next_step(experiment, seed, self.out, record) is not None:
                 missing.append((experiment, seed))
         say(f"{len(runs) - len(missing)} of {len(runs)} runs are done")
+        named = {experiment.name: experiment for experiment, _ in missing}
+        able = {name for name, one in named.items() if not one.gpu and missing_data(one, self.out) is None}
         for place, (experiment, seed) in enumerate(missing):
             # Only now: the two-step system needs what was trained a moment ago.
             reason = obstacle(experiment, self.out, experiment.name in self.asked_for)
@@ -87,7 +90,7 @@ class Runner:
                 if experiment.name in self.asked_for:
                     self.failed.append(f"{experiment.name}, seed {seed}")
                 continue
-            rest = sum(self._minutes(other) for other, _ in missing[place:] if not other.gpu)
+            rest = sum(self._minutes(other) for other, _ in missing[place:] if other.name in able)
             say(
                 f"[{place + 1}/{len(missing)}] {experiment.name}, seed {seed}: about {spelt(self._minutes(experiment))}"
                 f" ({spelt(rest)} for all that is missing); {self.out / run_folder(experiment, seed) / LOG}"
@@ -109,8 +112,9 @@ class Runner:
         if record is None:
             command = shlex.join(["faceexpr", *training(experiment, seed, self.out).args])
             # A training that was put there by hand, from elsewhere, is taken as it is.
-            done = ["fit"] if has_metrics(folder, "val") and any(folder.glob("checkpoints/best*.ckpt")) else []
-            record = Record(experiment.name, seed, command, now, hardware(), done=done)
+            placed = has_metrics(folder, "val") and any(folder.glob("checkpoints/best*.ckpt"))
+            taken = {"fit": round(minutes(folder), 2)} if placed else {}
+            record = Record(experiment.name, seed, command, now, hardware(), minutes=taken, done=list(taken))
         return record
 
     def _one(self, experiment: Experiment, seed: int) -> None:

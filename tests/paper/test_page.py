@@ -1,5 +1,6 @@
 """The page says what the stored runs say, and nothing else."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -81,6 +82,9 @@ def test_what_has_not_run_says_so(tmp_path: Path) -> None:
         ("simple_cnn/seed_0/config.yaml", "a: [1,", r"config\.yaml, line 1: .*expected YAML"),
         ("simple_cnn/seed_0/test/metrics.json", '{"test": [0.5', r"metrics\.json is damaged"),
         ("simple_cnn/seed_0/test/metrics.json", '["test"]', r"metrics\.json is damaged \(it has no table of values\)"),
+        ("simple_cnn/seed_0/test/metrics.json", '{"test": {"n": 3}}', "test has no accuracy, accuracy_interval, "),
+        ("simple_cnn/seed_0/metrics.json", "{}", r"metrics\.json is damaged: val has no accuracy; expected"),
+        ("wider_light/seed_0/test/metrics.json", '{"test": {"ap50": 0.5}}', "test has no ap, recall; expected"),
         ("mlp/seed_0/table.csv", "trial,loss\ntrial_000,1\n", r"table\.csv is damaged .*faceexpr sweep"),
         ("simple_cnn/seed_0/run.json", "{}", r"run\.json is not the record of a run"),
     ],
@@ -90,6 +94,18 @@ def test_a_damaged_run_is_named(project: Path, tmp_path: Path, name: str, conten
     (tmp_path / RUNS / name).write_text(content)
     with pytest.raises(FaceExprError, match=message):
         read_results(tmp_path / RUNS)
+
+
+def test_classes_without_errors_are_confused_with_none(project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project / RUNS, tmp_path / RUNS)
+    path = tmp_path / RUNS / "resnet18/seed_0/test/metrics.json"
+    measured = json.loads(path.read_text())
+    (before,) = reading.per_class(read_results(tmp_path / RUNS))
+    measured["test"]["confusion_matrix"] = [[20 * (row == column) for column in range(7)] for row in range(7)]
+    path.write_text(json.dumps(measured))
+    (after,) = reading.per_class(read_results(tmp_path / RUNS))
+    assert "Of the errors on these four" in before
+    assert "Of the errors" not in after
 
 
 def test_a_picture_knows_what_it_was_drawn_from(project: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import pytest
 from conftest import REPOSITORY, exit_code
+from torch.utils.tensorboard import SummaryWriter
 
 from faceexpr.ended import failure
 from faceexpr.errors import INTERRUPTED, PREEMPTED, FaceExprError
@@ -152,8 +153,22 @@ def test_a_training_from_elsewhere_is_only_tested(out: Path, launched: Launched)
     folder = out / RUNS / "simple_cnn/seed_0"
     write_metrics(folder, "val")
     (folder / "checkpoints/best.ckpt").write_bytes(b"")
+    with SummaryWriter(str(folder)) as writer:
+        for epoch in range(3):
+            writer.add_scalar("val/loss", 1.0, epoch, walltime=1e9 + 300 * epoch)
     run_all(out, [CNN])
     assert launched.verbs == ["test"]
+    record = read_record(folder)
+    assert record is not None
+    assert record.minutes["fit"] >= 10  # from its event file
+
+
+def test_the_estimate_leaves_out_what_has_no_data(
+    out: Path, launched: Launched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (out / "data/fer2013/fer2013new.csv").unlink()
+    run_all(out, [CNN, PLUS])
+    assert f"about {CNN.minutes} min ({CNN.minutes} min for all that is missing)" in capsys.readouterr().out
 
 
 def test_what_cannot_run_says_why(out: Path, launched: Launched, capsys: pytest.CaptureFixture[str]) -> None:
