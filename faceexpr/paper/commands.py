@@ -15,6 +15,12 @@ RUNS = Path("lightning_logs/paper")
 TEST = "test"
 """Folder in that of a run: the measurement of its best checkpoint on the test split."""
 
+SYSTEM = Path("two_step/seed_0")
+"""Folder of the two-step system in that of the runs."""
+
+BEFORE = "_before"
+"""Ending of the folder of an analysis that keeps all boxes of a face."""
+
 EXAMPLES = Path("examples")
 """Folder in --out with pictures that may be shown to everybody."""
 
@@ -102,13 +108,22 @@ def analysis(experiment: Experiment, seed: int, pictures: str, name: str) -> Ste
 
 def _steps_of_system(experiment: Experiment, seed: int) -> list[Step]:
     photographs = analysis(experiment, seed, "data/wider/WIDER_val/images", "photographs")
+    shown = analysis(experiment, seed, str(EXAMPLES / "pictures"), "examples")
     model = ("--ckpt_path", str(RUNS / experiment.classifier / "seed_0"))
     data = ("--data", "FaceImages", "--data.paths", f"[{EXAMPLES / 'faces'}]")
     return [
         Step(photographs.name, (*photographs.args, "--pictures", "true")),
-        analysis(experiment, seed, str(EXAMPLES / "pictures"), "examples"),
+        _before(photographs),
+        shown,
+        _before(shown),
         Step("drawn", ("predict", *model, *data, *_logged(run_folder(experiment, seed), "drawn"))),
     ]
+
+
+def _before(step: Step) -> Step:
+    """Return an analysis that keeps all boxes of a face, as they are before suppression."""
+    *args, out = step.args
+    return Step(step.name + BEFORE, (*args, out + BEFORE, "--suppression", "none"))
 
 
 def _test(experiment: Experiment, trained: Path) -> Step:

@@ -1,4 +1,4 @@
-"""Figures of numbers: nearest neighbours, loss curves, accuracy of each class, confusion, over-detection."""
+"""Figures of numbers: nearest neighbours, loss curves, accuracy of each class, confusion."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from faceexpr.evaluation import figures
 from faceexpr.evaluation.figures import GREY, blank, heading
 from faceexpr.evaluation.metrics import Scores
 from faceexpr.paper import published
-from faceexpr.paper.drawing import Drawn
+from faceexpr.paper.drawing import BLUE, ORANGE, Drawn
 from faceexpr.paper.events import Curve, curves
 from faceexpr.paper.results import Results, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BLUE, ORANGE = "#2e6da4", "#d1783c"
 KS, NORMS = (1, 3, 5, 7, 9), (1, 2, 3)
 REPRESENTATIONS = {"RawPixels": ("raw pixels", BLUE), "Histogram": ("histogram", ORANGE)}
 
@@ -150,30 +149,6 @@ def scores_of(run: Run) -> Scores:
     values = {name: value for name, value in values.items() if value is not None}
     confusion = np.array(test["confusion_matrix"], dtype=np.int64)
     return Scores(tuple(test["class_names"]), values, test["undefined"], confusion)
-
-
-def over_detection(results: Results) -> list[Drawn]:
-    """Return Figure 17: the boxes beyond one for the same face, before and after each way of suppression."""
-    run = results.first("wider_light")
-    counts = {} if run is None else run.test.get("over_detection", {})
-    if not counts:
-        return []
-    names = {"none": "before", "nms": "NMS", "soft_nms": "Soft-NMS", "wbf": "weighted boxes fusion"}
-    figure = blank(7.2, 3.6)
-    axes = figure.add_subplot()
-    extra = [counts[method]["extra"] for method in names]
-    axes.barh(range(len(names))[::-1], extra, color=ORANGE, height=0.6)
-    for place, value in zip(range(len(names))[::-1], extra, strict=True):
-        axes.text(value, place, f" {value:,}", va="center", fontsize=10)
-    axes.set_yticks(range(len(names))[::-1], names.values())
-    axes.spines[["top", "right", "bottom"]].set_visible(False)
-    axes.set_xticks([])
-    axes.margins(x=0.12)
-    assert run is not None
-    detail = f"{run.test['images']:,} photographs, {run.test['faces']:,} faces, score ≥ {run.test['score']:g}"
-    heading(axes, "Boxes beyond one for the same face", detail)
-    note = "The paper shows one photograph; these are the counts of all, before and after suppression."
-    return [Drawn(17, "Over-detecting", figure, counts, note)]
 
 
 def relabelled(results: Results) -> list[Drawn]:

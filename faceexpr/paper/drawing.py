@@ -20,6 +20,11 @@ KEY = "Source"
 """Field of a PNG file that holds the digest of what was drawn."""
 
 
+BLUE, ORANGE = "#2e6da4", "#d1783c"
+BOX_COLOUR = "#00f58a"
+DRAWN = "Made from drawn faces and a portrait; the same with pictures of the data is in `RUNS/figures`."
+
+
 @dataclass(frozen=True)
 class Drawn:
     """One figure.

@@ -18,7 +18,7 @@ from faceexpr.data.split import FaceSplit
 from faceexpr.emotions import FER_NAMES
 from faceexpr.errors import FaceExprError
 from faceexpr.files import say, write_file
-from faceexpr.paper.commands import RUNS, WIDER_TRAIN, WIDER_VAL
+from faceexpr.paper.commands import RUNS, SYSTEM, WIDER_TRAIN, WIDER_VAL
 from faceexpr.pipeline.records import RECORDS, read_records
 
 FACTS = "facts.json"
@@ -114,7 +114,7 @@ def _dataturks(out: Path) -> dict[str, Any]:
 
 
 def _two_step(out: Path) -> dict[str, Any]:
-    records = list(read_records(out / RUNS / "two_step/seed_0/photographs" / RECORDS))
+    records = list(read_records(out / RUNS / SYSTEM / "photographs" / RECORDS))
     if not records:
         raise FaceExprError("the two-step system has not run yet")
     faces = [face for record in records for face in record["faces"]]

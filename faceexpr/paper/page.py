@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from faceexpr.files import write_file
-from faceexpr.paper import curves, pictures, reading, tables
+from faceexpr.paper import curves, over_detecting, pictures, reading, tables
 from faceexpr.paper.cells import NOT_RUN, plain_command
 from faceexpr.paper.commands import RUNS
 from faceexpr.paper.comparing import RESAMPLES, comparison
@@ -64,8 +64,8 @@ def figures(results: Results) -> dict[int, Drawn]:
     """Return the figures that can be drawn from the results, by number."""
     drawn = [
         *pictures.of_the_data(), *pictures.of_the_system(results), *pictures.of_the_classifier(results),
-        *curves.nearest(results), *curves.losses(results), *curves.classes(results), *curves.over_detection(results),
-        *curves.relabelled(results),
+        *curves.nearest(results), *curves.losses(results), *curves.classes(results),
+        *over_detecting.over_detection(results), *curves.relabelled(results),
     ]  # fmt: skip
     return {one.number: one for one in sorted(drawn, key=lambda one: one.number)}
 

@@ -15,7 +15,8 @@ from faceexpr.boxes.draw import draw_boxes
 from faceexpr.emotions import FER_NAMES, colour
 from faceexpr.evaluation.figures import GREY, RIGHT, WRONG, blank, gallery
 from faceexpr.paper import examples
-from faceexpr.paper.drawing import Drawn
+from faceexpr.paper.commands import SYSTEM
+from faceexpr.paper.drawing import BOX_COLOUR, DRAWN, Drawn
 from faceexpr.paper.results import Results
 from faceexpr.pipeline.crop import Crop, cut
 from faceexpr.pipeline.records import RECORDS, read_records
@@ -24,12 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DRAWN = "Made from drawn faces and a portrait; the same with pictures of the data is in `RUNS/figures`."
-BOX_COLOUR = "#00f58a"
 SHOWN_EACH = 3
 """Right and wrong faces in Figure 14."""
-
-SYSTEM = "two_step/seed_0"
 
 Found = dict[str, list[dict[str, Any]]]
 """The faces of each example picture, as `faceexpr analyze` has found them."""

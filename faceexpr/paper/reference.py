@@ -13,7 +13,7 @@ from pathlib import Path
 from faceexpr.errors import FaceExprError
 from faceexpr.evaluation.sample_file import file_name
 from faceexpr.files import write_file
-from faceexpr.paper.commands import RUNS, TEST, next_step, run_folder
+from faceexpr.paper.commands import BEFORE, RUNS, TEST, next_step, run_folder
 from faceexpr.paper.events import PATTERN, copy_without_pictures
 from faceexpr.paper.experiments import Experiment
 from faceexpr.paper.facts import FACTS
@@ -24,7 +24,7 @@ LIMIT = 3_000_000
 """Bytes of all reference runs together."""
 
 KEPT = (RECORD, "config.yaml", "metrics.json", "table.csv", "faces.jsonl", "predictions.csv")
-UNNEEDED = {(TEST, "config.yaml"), ("photographs", "faces.jsonl")}
+UNNEEDED = {(TEST, "config.yaml"), ("photographs", "faces.jsonl"), (f"photographs{BEFORE}", "faces.jsonl")}
 """Folders and files: what the test of a run repeats, and faces in pictures of a data set, which are counted."""
 
 

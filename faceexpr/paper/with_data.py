@@ -19,9 +19,10 @@ from faceexpr.evaluation.figures import RIGHT, WRONG, gallery
 from faceexpr.evaluation.reports import face
 from faceexpr.evaluation.sample_file import SavedSamples, file_name, read_samples
 from faceexpr.files import say, write_file
-from faceexpr.paper.commands import RUNS, TEST, WIDER_TRAIN
+from faceexpr.paper.commands import RUNS, SYSTEM, TEST, WIDER_TRAIN
 from faceexpr.paper.drawing import file_name as figure_file
 from faceexpr.paper.facts import both_labels, expression_data, ferplus_data, labels
+from faceexpr.paper.over_detecting import over_detected_photographs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +43,13 @@ def write_figures_with_data(out: Path) -> None:
     Args:
         out: folder of the runs, with the link ``data``.
     """
-    drawn: dict[int, Callable[[Path], Figure]] = {3: _labelled, 14: _predicted, 18: _relabelled, 19: _several}
+    drawn: dict[int, Callable[[Path], Figure]] = {
+        3: _labelled,
+        14: _predicted,
+        17: over_detected_photographs,
+        18: _relabelled,
+        19: _several,
+    }
     for number, draw in drawn.items():
         try:
             content = io.BytesIO()
@@ -61,11 +68,9 @@ def write_figures_with_data(out: Path) -> None:
 def _copied(out: Path) -> None:
     """Copy what the evaluation of the detector and the two-step system have drawn already."""
     detector = out / RUNS / "wider_light/seed_0" / TEST / "figures"
-    system = out / RUNS / "two_step/seed_0/photographs/pictures"
-    copies = {detector / "test_pictures.png": 5, detector / "test_worst.png": 17}
-    for path, number in copies.items():
-        if path.is_file():
-            shutil.copyfile(path, out / FOLDER / figure_file(number))
+    system = out / RUNS / SYSTEM / "photographs/pictures"
+    if (detector / "test_pictures.png").is_file():
+        shutil.copyfile(detector / "test_pictures.png", out / FOLDER / figure_file(5))
     for path in sorted(system.rglob("*.jpg"))[:PICTURES]:
         target = out / FOLDER / "figure_01" / path.name
         target.parent.mkdir(parents=True, exist_ok=True)

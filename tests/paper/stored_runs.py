@@ -21,6 +21,7 @@ from faceexpr.paper.experiments import EXPERIMENTS, experiment
 from faceexpr.paper.record import Record
 
 SAMPLES = 140
+SYSTEM_STEPS = ["photographs", "photographs_before", "examples", "examples_before", "drawn"]
 REPRESENTATIONS = "faceexpr.tasks.representations."
 MODEL = {"class_path": "faceexpr.tasks.classify.ExpressionClassifier", "init_args": {}}
 
@@ -88,7 +89,7 @@ def connected(activation: str) -> dict[str, Any]:
 def recorded(out: Path, name: str, seed: int) -> Path:
     """Write the record of a finished run and return its folder."""
     one = experiment(name)
-    done = {"sweep": ["sweep"], "two_step": ["photographs", "examples", "drawn"]}.get(one.kind, ["fit"])
+    done = {"sweep": ["sweep"], "two_step": SYSTEM_STEPS}.get(one.kind, ["fit"])
     folder = out / RUNS / name / f"seed_{seed}"
     command = f"faceexpr fit --config {name}.yaml --seed_everything {seed}"
     Record(name, seed, command, "0", "A processor, 2 cores", "1.0", {"fit": 3.5, "test": 0.5}, done).write(folder)
@@ -133,11 +134,11 @@ def system(folder: Path) -> None:
     shares = dict(zip(FER_NAMES, (0.05, 0.05, 0.05, 0.4, 0.05, 0.3, 0.1), strict=True))
     face = {"box": [200.0, 60.0, 330.0, 220.0], "score": 0.9, "expression": "Happy", "probabilities": shares}
     names = ("portrait.png", "group_1.png", "group_2.png")
-    for part in ("photographs", "examples"):
+    for part in SYSTEM_STEPS[:-1]:
         lines = [
             {
                 "image": f"examples/pictures/{name}", "name": name, "status": "ok", "reason": None, "width": 512,
-                "height": 600, "faces": [face], "notes": [],
+                "height": 600, "faces": [face] * (3 if part.endswith("_before") else 1), "notes": [],
             }
             for name in names
         ]  # fmt: skip

@@ -63,6 +63,12 @@ def test_every_figure_is_drawn_and_every_row_has_its_number(project: Path) -> No
     assert "10 of 140 samples are pixel-equal" in text
 
 
+def test_over_detection_shows_a_picture_before_and_after_suppression(project: Path) -> None:
+    drawn = page.figures(read_results(project / RUNS))[17]
+    titles = [axes.get_title() for axes in drawn.figure.axes]
+    assert titles[:2] == ["before: 3 boxes", "after: 1 box"]
+
+
 def test_what_has_not_run_says_so(tmp_path: Path) -> None:
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
     (tmp_path / "docs/paper").mkdir(parents=True)
