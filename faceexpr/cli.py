@@ -34,6 +34,9 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 """Each verb with its function (module:name, called with all arguments) and one line of help."""
 
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+"""Variables of launchers that Lightning reads while it is imported, and takes for whole numbers."""
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command line.
@@ -61,6 +64,7 @@ def main(args: Sequence[str] | None = None) -> None:
     # Pillow warns of odd pictures without their names; what matters becomes a reason or a note.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
+        _check_ranks()
         _load(VERBS[verb][0])(arguments)
     except FaceExprError as error:
         _refuse(verb, error)
@@ -75,6 +79,15 @@ def main(args: Sequence[str] | None = None) -> None:
         if error.filename is None and error.errno != errno.ENOSPC:
             raise
         _refuse(verb, of_file(error))
+
+
+def _check_ranks() -> None:
+    for name in RANKS:
+        rank = os.environ.get(name, "0").strip()
+        if not (rank.isascii() and rank.isdigit()):
+            raise FaceExprError(
+                f"the environment says {name}={rank}; expected a whole number, as torchrun or SLURM sets it, or nothing"
+            )
 
 
 def _refuse(verb: str, error: FaceExprError) -> NoReturn:

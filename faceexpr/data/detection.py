@@ -59,6 +59,7 @@ class DetectionDataModule(FaceDataModule):
         require_at_least(1, "batch_size", batch_size)
         require_at_least(1, "global_batch_size", global_batch_size)
         require_at_least(0, "num_workers", num_workers)
+        require_at_least(0, "memory_gib", memory_gib)
         self.batch_size = batch_size
         self.global_batch_size = global_batch_size
         self.num_workers = num_workers

@@ -100,6 +100,7 @@ class FaceFolder(ExpressionDataModule):
         )
         check_image_options(image_size, channels, max_pixels)
         require_at_least(0, "num_workers", num_workers)
+        require_at_least(0, "memory_gib", memory_gib)
         if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
             raise FaceExprError(
                 f"data.val_fraction is {val_fraction} and data.test_fraction is {test_fraction}; expected 0 or more "

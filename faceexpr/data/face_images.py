@@ -50,6 +50,7 @@ class FaceImages(ExpressionDataModule):
         super().__init__(batch_size=batch_size)
         check_image_options(image_size, channels, max_pixels)
         require_at_least(0, "num_workers", num_workers)
+        require_at_least(0, "memory_gib", memory_gib)
         if box is not None and not (box[0] < box[2] and box[1] < box[3]):
             raise FaceExprError(f"data.box is {list(box)}; expected x0, y0, x1, y1 with x0 < x1 and y0 < y1")
         self.paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)

@@ -105,11 +105,11 @@ class FaceDataModule(Described, LightningDataModule):
         return self.global_batch_size
 
 
-def require_at_least(least: int, name: str, value: int | None) -> None:
+def require_at_least(least: int, name: str, value: float | None) -> None:
     """Refuse an option of the data below its least value; None is an option that is not given.
 
     Raises:
         FaceExprError: it is too small.
     """
-    if value is not None and value < least:
+    if value is not None and not value >= least:  # also what is not a number
         raise FaceExprError(f"data.{name} is {value}; expected {least} or more")

@@ -45,7 +45,11 @@ def over_detection(results: Results) -> list[Drawn]:
     for axes, (stage, found) in zip(pictures, boxes.items(), strict=True):
         _picture(axes, examples.portrait(), stage, found)
     _chart(chart, run, {name: counts[method]["extra"] for method, name in METHODS.items()})
-    note = f"To the right all photographs, before suppression and after it. {DRAWN}" if boxes else "The counts of all photographs."
+    note = (
+        f"To the right all photographs, before suppression and after it. {DRAWN}"
+        if boxes
+        else "The counts of all photographs."
+    )
     return [Drawn(17, 'An example of "over-detecting"', figure, [counts, boxes], note)]
 
 

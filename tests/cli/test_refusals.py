@@ -11,7 +11,7 @@ from conftest import REPOSITORY, exit_code
 from pictures import encoded, picture
 
 from faceexpr import annotate
-from faceexpr.cli import main
+from faceexpr.cli import _check_ranks, main
 
 
 @pytest.fixture
@@ -30,6 +30,20 @@ def test_ctrl_c_ends_every_verb_in_a_word(
     monkeypatch.setattr(annotate, "read_annotations", interrupt)
     assert exit_code(lambda: main(["annotate", "boxes.txt", "--out", "drawn"])) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("rank", ["RANK=abc", "LOCAL_RANK=", "SLURM_PROCID=-1", "RANK=1.5"])
+def test_a_rank_that_is_no_number_is_refused(
+    rank: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, _, value = rank.partition("=")
+    monkeypatch.setenv(name, value)
+    assert exit_code(lambda: main(["fit"])) == 2
+    assert capsys.readouterr().err.startswith(
+        f"faceexpr fit: error: the environment says {rank}; expected a whole number"
+    )
+    monkeypatch.setenv(name, " 0 ")
+    _check_ranks()
 
 
 def test_a_file_that_the_system_refuses_is_named(

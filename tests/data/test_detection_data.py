@@ -190,6 +190,8 @@ def test_c05_a_picture_that_cannot_be_decoded_is_named(boxes: FaceBoxes, tmp_pat
     ("options", "message"),
     [
         ({"batch_size": 0}, "data.batch_size is 0"),
+        ({"memory_gib": -1.0}, r"data.memory_gib is -1\.0; expected 0 or more"),
+        ({"memory_gib": float("nan")}, "data.memory_gib is nan; expected 0 or more"),
         ({"num_workers": -1}, "data.num_workers is -1"),
         ({"val_fraction": 1.0}, "data.val_fraction is 1.0"),
         ({"val": "a", "val_list": "b"}, "data.val and data.val_list are both given"),
