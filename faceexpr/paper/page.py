@@ -34,7 +34,8 @@ tensorboard --logdir lightning_logs                       # the curves of the st
 rows are not in the order of the votes, `ferplus/` holds both files once more. The commands in the tables are given in
 `RUNS`, where `data` and `configs` are links; `minutes` are those of one run with its test, and of one training of a
 grid. Accuracies are in percent; where there are several seeds, mean ± standard deviation. PublicTest chooses the
-epoch, PrivateTest is measured once.
+epoch, PrivateTest is measured once. A training that was made elsewhere, put into
+`RUNS/lightning_logs/paper/NAME/seed_0`, is not made again, only measured.
 
 Figures that show pictures of the data sets are made here from drawn faces and a portrait in the public domain: the
 data are for research and not ours to publish. The same figures with the data are written to `RUNS/figures`.

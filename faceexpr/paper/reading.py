@@ -137,8 +137,9 @@ def convolutional(results: Results) -> list[str]:
         first = curves(resnet.folder, ("val/accuracy",)).get("val/accuracy")
         if first:
             said.append(
-                f"After one epoch it has {percent(first[0][1])}% of PublicTest right; the paper's has "
-                f"{published.RESNET_FIRST_EPOCH.value}%, which is what pre-trained weights are for."
+                f"After one epoch it has {percent(first[0][1])}% of PublicTest right, with an average of weights that "
+                f"is still near their start; the paper's has {published.RESNET_FIRST_EPOCH.value}%, which is what "
+                "pre-trained weights are for."
             )
     for name, key, base in (
         ("simple CNN", "simple_cnn_final_relu", simple), ("ResNet-based CNN", "resnet18_final_relu", resnet)
