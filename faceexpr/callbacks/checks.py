@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -37,12 +38,17 @@ class RunChecks(Callback):
                     f"trainer.{option} is 0; expected more than 0: such a run would look done and have done nothing"
                 )
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A training that was ended early would otherwise run for one more epoch each time that it is resumed.
+        trainer.should_stop = _ended_early(trainer)
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and not self._trained and trainer.ckpt_path is not None:
+            way = "give a larger --trainer.max_epochs or --trainer.max_steps"
             rank_zero_warn(
                 f"nothing was left to train: the checkpoint has done {counted(trainer.current_epoch, 'epoch')} and "
-                f"{counted(trainer.global_step, 'step')}; to go on, give a larger --trainer.max_epochs or "
-                "--trainer.max_steps"
+                f"{counted(trainer.global_step, 'step')}; to go on, "
+                + ("leave out EarlyStopping, which has ended it" if _ended_early(trainer) else way)
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -109,6 +115,14 @@ def _check_faces(trainer: Trainer, monitor: str, option: str) -> None:
             f"{option} watches {monitor}, which is not defined: no picture of the val split has a face; expected "
             "pictures with faces, or --checkpoint.monitor val/loss --checkpoint.mode min"
         )
+
+
+def _ended_early(trainer: Trainer) -> bool:
+    """Tell whether the training that is resumed had been ended by its metric."""
+    return any(
+        isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience
+        for callback in [*trainer.callbacks]  # type: ignore[attr-defined]  # Lightning sets the list at run time
+    )
 
 
 def _monitors(trainer: Trainer) -> list[tuple[str, str | None, str]]:

@@ -113,6 +113,20 @@ def test_nothing_left_to_train_is_said(run: Run, workdir: Path) -> None:
         resume(epochs=2)
 
 
+def test_a_training_that_has_ended_early_does_not_go_on(run: Run, workdir: Path) -> None:
+    # No epoch is better than the one before by 1, so that the second is the last.
+    early = "{class_path: EarlyStopping, init_args: {monitor: val/accuracy, mode: max, min_delta: 1.0, patience: 1}}"
+    Path("early.yaml").write_text(f"trainer: {{callbacks: [{early}]}}\n")
+    run("fit", "--config=early.yaml", "--trainer.max_epochs=9")
+    last = "lightning_logs/version_0/checkpoints/last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 8
+    with pytest.warns(UserWarning, match="has done 2 epochs and 8 steps; to go on, leave out EarlyStopping"):
+        run("fit", "--config=early.yaml", "--trainer.max_epochs=9", f"--ckpt_path={last}")
+    assert not Path("lightning_logs/version_1/checkpoints/last.ckpt").exists()
+    run("fit", "--trainer.max_epochs=3", f"--ckpt_path={last}")
+    assert torch.load("lightning_logs/version_2/checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
+
+
 def test_a_null_checkpoint_replaces_that_of_a_configuration(
     run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
