@@ -44,8 +44,10 @@ def minutes(folder: Path) -> float:
     return seconds / 60
 
 
-def copy_without_pictures(source: Path, target: Path) -> None:
-    """Copy an event file but for its images: all scalars, texts and hyper-parameters stay as they are.
+def copy_small(source: Path, target: Path) -> None:
+    """Copy an event file but for its images, and the number of the epoch that Lightning writes beside every value.
+
+    All other scalars, texts and hyper-parameters stay as they are.
 
     Args:
         source: the event file.
@@ -56,7 +58,9 @@ def copy_without_pictures(source: Path, target: Path) -> None:
     content = io.BytesIO()
     writer = RecordWriter(content)
     for event in events(source):
-        values = [value for value in event.summary.value if value.WhichOneof("value") != "image"]
+        values = [
+            value for value in event.summary.value if value.WhichOneof("value") != "image" and value.tag != "epoch"
+        ]  # fmt: skip
         if event.WhichOneof("what") == "summary" and len(values) < len(event.summary.value):
             if not values:
                 continue

@@ -1,7 +1,7 @@
 """The reference runs: what of each run is kept in the project, small and without pictures of the data sets.
 
-Kept are the record, ``config.yaml``, ``metrics.json``, the table of a sweep, the event files with all their scalars,
-texts and hyper-parameters but without images, and the predictions of the test samples of the runs that are compared.
+Kept are the record, ``config.yaml``, ``metrics.json``, the table of a sweep, the event files with their scalars, texts
+and hyper-parameters but without images, and the predictions of the test samples of the runs that are compared.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from faceexpr.errors import FaceExprError
 from faceexpr.evaluation.sample_file import file_name
 from faceexpr.files import write_file
 from faceexpr.paper.commands import BEFORE, RUNS, TEST, next_step, run_folder
-from faceexpr.paper.events import PATTERN, copy_without_pictures
+from faceexpr.paper.events import PATTERN, copy_small
 from faceexpr.paper.experiments import Experiment
 from faceexpr.paper.facts import FACTS
 from faceexpr.paper.record import RECORD, read_record
@@ -81,6 +81,6 @@ def _kept(folder: Path, experiment: Experiment) -> Iterator[Path]:
 
 def _copy(source: Path, target: Path) -> None:
     if source.match(PATTERN):
-        copy_without_pictures(source, target)
+        copy_small(source, target)
     else:
         write_file(target, source.read_bytes())

@@ -48,7 +48,12 @@ def classifier(folder: Path, seed: int, share: float, config: dict[str, Any]) ->
     write_samples(folder / "test", "test", table, FER_NAMES, np.arange(SAMPLES) < 10)
     with SummaryWriter(str(folder)) as writer:
         for epoch in range(3):
-            for tag, value in (("train/loss", 2 - epoch / 2), ("val/loss", 2 - epoch / 3), ("val/accuracy", 0.3)):
+            for tag, value in (
+                ("train/loss", 2 - epoch / 2),
+                ("val/loss", 2 - epoch / 3),
+                ("val/accuracy", 0.3),
+                ("epoch", epoch),
+            ):
                 writer.add_scalar(tag, value, epoch)
         writer.add_image("val/faces", np.zeros((1, 8, 8), dtype=np.uint8), 2)
 

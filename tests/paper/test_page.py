@@ -55,6 +55,7 @@ def test_every_figure_is_drawn_and_every_row_has_its_number(project: Path) -> No
     row = row_of(text, "### Table 3", "ReLU")
     assert row[1:3] == ["22.81", spread(accuracies)]
     assert row[-3:] == ["0, 1, 2", "A processor, 2 cores", "0.2"]
+    assert f"ReLU has {100 * sum(accuracies) / 3:.2f}% (mean of 3 seeds)" in text
     knn = results.first("knn", {"representation": "RawPixels", "p": 1, "k": 3})
     assert knn is not None
     assert knn.folder.name == "trial_001"
