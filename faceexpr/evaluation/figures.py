@@ -180,16 +180,22 @@ def reliability(table: SampleTable, scores: Scores, title: str) -> Figure:
     return figure
 
 
-def gallery(images: Sequence[NDArray[Any]], captions: Sequence[Sequence[tuple[str, str]]], title: str) -> Figure:
+def gallery(
+    images: Sequence[NDArray[Any]],
+    captions: Sequence[Sequence[tuple[str, str]]],
+    title: str,
+    columns: int | None = None,
+) -> Figure:
     """Draw faces in a grid, each with its caption.
 
     Args:
         images: (H, W) grey or (H, W, 3) RGB, uint8 or floating point in 0 to 1; one or more, all of one shape.
         captions: for each image, its lines as (text, colour).
         title: above the grid.
+        columns: of the grid; by default such that it is somewhat wider than high.
     """
     ratio = images[0].shape[1] / images[0].shape[0]
-    columns = min(8, max(4, int(np.ceil(np.sqrt(len(images) * 1.6 / ratio)))))
+    columns = columns or min(8, max(4, int(np.ceil(np.sqrt(len(images) * 1.6 / ratio)))))
     rows = int(np.ceil(len(images) / columns))
     # In inches. Constrained layout does not see text that lies outside of axes, so the grid is laid out by hand.
     face, gap, line, top = 1.4, 0.12, 0.17, 0.55

@@ -130,8 +130,8 @@ def classes(results: Results) -> list[Drawn]:
     axes = figure.axes[0]
     marks = {"Happy": published.RESNET_HAPPY.value, **dict.fromkeys(published.HARD, published.RESNET_HARD.value)}
     places = [names.index(name) for name in marks]
-    axes.plot(places, [value / 100 for value in marks.values()], "_", color="#222222", markersize=26, label="paper")
-    axes.legend(loc="lower right", bbox_to_anchor=(1.01, 0.99), ncols=3, frameon=False, fontsize=9)
+    axes.plot(places, [value / 100 for value in marks.values()], "_", color="#222222", markersize=50, label="paper")
+    axes.legend(loc="lower right", bbox_to_anchor=(1.01, 0.99), ncols=3, frameon=False, fontsize=9, markerscale=0.4)
     data = {"confusion": scores.confusion.tolist(), "paper": marks}
     matrix = figures.confusion_matrix(scores, "Confusion matrix, PrivateTest")
     return [

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faceexpr.boxes.draw import draw_boxes
+from matplotlib.patches import Rectangle
+
 from faceexpr.errors import FaceExprError
 from faceexpr.evaluation.figures import blank, heading
 from faceexpr.images import read_picture
 from faceexpr.paper import examples
 from faceexpr.paper.commands import BEFORE, RUNS, SYSTEM
-from faceexpr.paper.drawing import BOX_COLOUR, DRAWN, ORANGE, Drawn
+from faceexpr.paper.drawing import DRAWN, ORANGE, Drawn
 from faceexpr.paper.results import Results, Run
 from faceexpr.pipeline.records import RECORDS, read_records
 from faceexpr.wording import counted
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 METHODS = {"none": "before", "nms": "NMS", "soft_nms": "Soft-NMS", "wbf": "weighted boxes fusion"}
+INKS = ("#00f58a", "#ffd400", "#ff6ec7", "#4cc9ff", "#ff8c42")
+"""Colours of boxes that lie over one another."""
+
 SHOWN = 4
 """Photographs of the data, those with the most boxes beyond one for a face."""
 
@@ -40,10 +44,11 @@ def over_detection(results: Results) -> list[Drawn]:
         stage: next((boxes for path, boxes in found.items() if Path(path).name == examples.PORTRAIT), [])
         for stage, found in _found(results.folder, "examples").items()
     }
-    figure = blank(11.0 if boxes else 7.2, 3.8)
-    *pictures, chart = figure.subplots(1, len(boxes) + 1, squeeze=False, width_ratios=[1] * len(boxes) + [1.4])[0]
+    figure = blank(11.0 if boxes else 7.2, 3.6)
+    *pictures, chart = figure.subplots(1, len(boxes) + 1, squeeze=False, width_ratios=[1] * len(boxes) + [1.8])[0]
     for axes, (stage, found) in zip(pictures, boxes.items(), strict=True):
         _picture(axes, examples.portrait(), stage, found)
+        _near(axes, boxes["before"])
     _chart(chart, run, {name: counts[method]["extra"] for method, name in METHODS.items()})
     note = (
         f"To the right all photographs, before suppression and after it. {DRAWN}"
@@ -88,9 +93,23 @@ def _found(runs: Path, name: str) -> dict[str, dict[str, Boxes]]:
 
 
 def _picture(axes: Axes, pixels: NDArray[np.uint8], stage: str, boxes: Boxes) -> None:
-    axes.imshow(draw_boxes(pixels, boxes, colours=BOX_COLOUR))
+    axes.imshow(pixels)
+    for number, (left, top, right, bottom) in enumerate(boxes):
+        ink = INKS[number % len(INKS)]
+        axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=ink, linewidth=1.2))
     axes.set_title(f"{stage}: {counted(len(boxes), 'box', 'boxes')}", fontsize=11)
     axes.set_axis_off()
+
+
+def _near(axes: Axes, boxes: Boxes) -> None:
+    """Show the part of a picture around the boxes of one face."""
+    if boxes:
+        left, top, right, bottom = (
+            reach([box[side] for box in boxes]) for side, reach in enumerate((min, min, max, max))
+        )
+        around = (bottom - top) / 3
+        axes.set_xlim(left - around, right + around)
+        axes.set_ylim(bottom + around, top - around)
 
 
 def _chart(axes: Axes, run: Run, extra: dict[str, int]) -> None:

@@ -141,7 +141,7 @@ def of_the_classifier(results: Results) -> list[Drawn]:
         for row in shown
     ]
     faces = [_grey(examples.face(row["number"], row["true"])) for row in shown]
-    figure = gallery(faces, captions, "Predicted correctly and wrong")
+    figure = gallery(faces, captions, "Predicted correctly and wrong", SHOWN_EACH)
     note = f"Drawn faces, which a network trained on photographs has never seen. {DRAWN}"
     return [Drawn(14, "Example of predictions made by our model", figure, shown, note), _several(results, rows)]
 
