@@ -100,7 +100,9 @@ def _predicted(out: Path) -> Figure:
         ]
         for row in rows
     ]
-    return _gallery(split, [int(samples.indices[row]) for row in rows], captions, "Predicted correctly and wrong")
+    return _gallery(
+        split, [int(samples.indices[row]) for row in rows], captions, "Predicted correctly and wrong", SHOWN // 2
+    )
 
 
 def _several(out: Path) -> Figure:
@@ -136,7 +138,9 @@ def _tested(out: Path) -> tuple[FaceSplit, SavedSamples]:
     return expression_data(out).split("test"), samples
 
 
-def _gallery(split: FaceSplit, rows: Sequence[int], captions: Sequence[Caption], title: str) -> Figure:
+def _gallery(
+    split: FaceSplit, rows: Sequence[int], captions: Sequence[Caption], title: str, columns: int | None = None
+) -> Figure:
     if not rows:
         raise FaceExprError(f"the data have no face for it ({title})")
-    return gallery([face(split.images[row]) for row in rows], captions, title)
+    return gallery([face(split.images[row]) for row in rows], captions, title, columns)
