@@ -23,7 +23,8 @@ class Experiment:
         name: of its folder.
         title: what it is, for people.
         configs: configuration files, in the order in which they are given, in the project's folder.
-        minutes: that one seed takes on two CPU cores, from a measurement or a guess, until a run of it is stored.
+        minutes: that one seed takes on one or two CPU cores, from a measurement or, of what takes a GPU, a guess; until
+            a run of it is stored.
         data: which of the data sets it needs.
         kind: the verb that runs it.
         sweep: the file of its grid.
@@ -63,7 +64,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         sweep="configs/sweeps/paper_knn.yaml", compared=True, checkpoints=False,
     ),
     Experiment(
-        "mlp", "Fully connected network", (EXPRESSION.format("mlp"),), 12, kind="sweep",
+        "mlp", "Fully connected network", (EXPRESSION.format("mlp"),), 24, kind="sweep",
         sweep="configs/sweeps/paper_activation.yaml", seeds=(0, 1, 2), compared=True,
     ),
     _expression("simple_cnn", "Simple CNN", "simple_cnn", (), 22),
@@ -71,13 +72,13 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "simple_cnn_final_relu", "Simple CNN, ReLU after the logits", "simple_cnn", ("simple_cnn_final_relu",), 22
     ),
     _expression("simple_cnn_ferplus", "Simple CNN, FER+ labels", "simple_cnn", ("simple_cnn_ferplus",), 20, "ferplus"),
-    Experiment("wider_light", "Light detector", ("configs/detection/wider_light.yaml",), 95, "wider"),
-    Experiment("wider_faster_rcnn", "Small Faster R-CNN", ("configs/detection/wider_faster_rcnn.yaml",), 77, "wider"),
-    _expression("resnet18", "ResNet-18 CNN, from scratch", "resnet18", ("resnet18",), 100),
-    _expression("resnet50", "ResNet-50 CNN, from scratch", "resnet50", ("resnet50",), 70),
+    Experiment("wider_light", "Light detector", ("configs/detection/wider_light.yaml",), 91, "wider"),
+    Experiment("wider_faster_rcnn", "Small Faster R-CNN", ("configs/detection/wider_faster_rcnn.yaml",), 79, "wider"),
+    _expression("resnet18", "ResNet-18 CNN, from scratch", "resnet18", ("resnet18",), 53),
+    _expression("resnet50", "ResNet-50 CNN, from scratch", "resnet50", ("resnet50",), 42),
     _expression(
         "resnet18_final_relu", "ResNet-18 CNN, ReLU after the logits", "resnet18", ("resnet18", "resnet18_final_relu"),
-        100,
+        53,
     ),
     Experiment(
         "two_step", "Two-step system", (), 2, "wider", "two_step", detector="wider_light", classifier="resnet18"
