@@ -72,8 +72,8 @@ def _kept(folder: Path, experiment: Experiment) -> Iterator[Path]:
             if is_compared(experiment, trained):
                 yield path
         elif path.match(PATTERN):
-            # The event file of a test has nothing that its metrics.json has not.
-            if path.parent.name != TEST:
+            # That of a test has nothing that its metrics.json has not, and that of predictions nothing at all.
+            if path.parent.name != TEST and (path.parent / "metrics.json").is_file():
                 yield path
         elif path.name in KEPT and (path.parent.name, path.name) not in UNNEEDED:
             yield path
