@@ -21,7 +21,6 @@ KEY = "Source"
 
 
 BLUE, ORANGE = "#2e6da4", "#d1783c"
-BOX_COLOUR = "#00f58a"
 DRAWN = "Made from drawn faces and a portrait; the same with pictures of the data is in `RUNS/figures`."
 
 

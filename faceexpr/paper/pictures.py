@@ -16,7 +16,7 @@ from faceexpr.emotions import FER_NAMES, colour
 from faceexpr.evaluation.figures import GREY, RIGHT, WRONG, blank, gallery
 from faceexpr.paper import examples
 from faceexpr.paper.commands import SYSTEM
-from faceexpr.paper.drawing import BOX_COLOUR, DRAWN, Drawn
+from faceexpr.paper.drawing import DRAWN, Drawn
 from faceexpr.paper.results import Results
 from faceexpr.pipeline.crop import Crop, cut
 from faceexpr.pipeline.records import RECORDS, read_records
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+BOX_COLOUR = "#00f58a"
 SHOWN_EACH = 3
 """Right and wrong faces in Figure 14."""
 

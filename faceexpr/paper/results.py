@@ -114,7 +114,7 @@ def is_compared(experiment: Experiment, folder: Path) -> bool:
     """Tell whether the predictions of a run folder are kept: those of Table 5 and their relatives, first seed."""
     if not experiment.compared or "seed_0" not in folder.parts:
         return False
-    return _run(folder, experiment.name, _NOBODY, 0.0).fits(CHOSEN.get(experiment.name, {}))
+    return _run(folder, experiment, _NOBODY, 0.0).fits(CHOSEN.get(experiment.name, {}))
 
 
 _NOBODY = Record("", 0, "", "", "")
@@ -127,13 +127,13 @@ def _of_experiment(folder: Path, experiment: Experiment) -> list[Run]:
         assert record is not None
         if experiment.kind == "sweep":
             for name, minutes in _trial_minutes(path.parent).items():
-                found.append(_run(path.parent / name, experiment.name, record, minutes))
+                found.append(_run(path.parent / name, experiment, record, minutes))
         else:
-            found.append(_run(path.parent, experiment.name, record, sum(record.minutes.values())))
+            found.append(_run(path.parent, experiment, record, sum(record.minutes.values())))
     return found
 
 
-def _run(folder: Path, experiment: str, record: Record, minutes: float) -> Run:
+def _run(folder: Path, experiment: Experiment, record: Record, minutes: float) -> Run:
     own = folder / "version_0" if (folder / "version_0").is_dir() else folder  # as Detectron2's verb makes it
     config = read_config(own / "config.yaml")
     measured = _json(own / "metrics.json")
@@ -141,10 +141,10 @@ def _run(folder: Path, experiment: str, record: Record, minutes: float) -> Run:
     file = file if file.is_file() else own / "metrics.json"
     val, test = measured.get("val", {}), _json(file).get("test", {})
     if test:
-        detects = "wider" in (one.data for one in EXPERIMENTS if one.name == experiment)
+        detects = experiment.data == "wider"
         _has(file, "test", test, DETECTORS if detects else CLASSIFIERS)
         _has(own / "metrics.json", "val", val, DETECTORS if detects else {"accuracy"})
-    return Run(folder, experiment, record.seed, record, minutes, config, val, test)
+    return Run(folder, experiment.name, record.seed, record, minutes, config, val, test)
 
 
 def _has(file: Path, stage: str, values: dict[str, Any], needed: set[str]) -> None:
