@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # A public-domain photograph that matplotlib brings.
 PORTRAIT := 'from matplotlib.cbook import get_sample_data as f; print(f("grace_hopper.jpg", asfileobj=False))'
 # A drawn group, not among the pictures that the detector is trained on.
-GROUP := 'import numpy, PIL.Image; from faceexpr.data.drawing import compose_picture as draw; \
+GROUP := 'import numpy, PIL.Image; from faceexpr.data.synthetic.drawing import compose_picture as draw; \
 	PIL.Image.fromarray(draw(numpy.random.default_rng(2026), 480, 320, 6)[0]).save("demo/group.png")'
 run = --trainer.logger TensorBoardLogger --trainer.logger.save_dir demo --trainer.logger.name '' --trainer.logger.version $(1)
 

@@ -27,7 +27,7 @@ from jsonargparse import auto_cli
 
 from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.matching import Truth
-from faceexpr.evaluation.detection_metrics import score_detections
+from faceexpr.metrics.detection import score_detections
 
 LIMIT = 100
 """Detections of a picture that are looked at."""

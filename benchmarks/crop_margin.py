@@ -35,11 +35,11 @@ from faceexpr.boxes.matching import match, stack
 from faceexpr.data.face_reading import face_tensor
 from faceexpr.data.fer2013 import usage_split
 from faceexpr.data.fer2013_table import read_table
-from faceexpr.emotions import FER_NAMES
-from faceexpr.images import read_picture
 from faceexpr.pipeline.classifier import Classifier, load_classifier
 from faceexpr.pipeline.crop import Box, Crop, clipped, cut
 from faceexpr.pipeline.pipeline import MIN_SCORE
+from faceexpr.utils.images import read_picture
+from faceexpr.utils.labels import FER_NAMES
 
 MARGINS = (-0.05, 0.0, 0.05, 0.1, 0.15, 0.2)
 SHAPES: tuple[Literal["square", "stretched"], ...] = ("square", "stretched")

@@ -37,9 +37,9 @@ from jsonargparse import auto_cli
 from numpy.typing import NDArray
 
 from faceexpr.boxes.detections import Detections
-from faceexpr.evaluation.detection_metrics import score_detections
-from faceexpr.images import read_picture
-from faceexpr.shipped import DETECTOR
+from faceexpr.metrics.detection import score_detections
+from faceexpr.utils.images import read_picture
+from faceexpr.weights.shipped import DETECTOR
 
 WARM_UP = 3
 """Pictures that are looked at before the clock runs."""

@@ -36,8 +36,8 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from faceexpr.data.fer2013 import FER2013
-from faceexpr.neighbours import kernels, processors
-from faceexpr.neighbours.search import Norm, nearest
+from faceexpr.models.neighbours import kernels, processors
+from faceexpr.models.neighbours.search import Norm, nearest
 
 K = 9
 """The largest number of neighbours of the paper's Figure 8."""

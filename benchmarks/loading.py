@@ -34,9 +34,9 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch import Tensor, nn
 
-from faceexpr.data.drawing import compose_picture
 from faceexpr.data.face_folder import FaceFolder
 from faceexpr.data.face_reading import OVERSAMPLING, face_tensor
+from faceexpr.data.synthetic.drawing import compose_picture
 
 KINDS: tuple[tuple[Literal[1, 3], int], ...] = ((1, 48), (3, 224))
 """Channels and side of the images."""

@@ -44,8 +44,8 @@ from jsonargparse import auto_cli
 
 from faceexpr.boxes.detections import Detections, no_detections
 from faceexpr.boxes.matching import match, stack
-from faceexpr.emotions import FER_NAMES
-from faceexpr.shipped import CLASSIFIER, DETECTOR
+from faceexpr.utils.labels import FER_NAMES
+from faceexpr.weights.shipped import CLASSIFIER, DETECTOR
 
 WARM_UP = 2
 """Pictures that are looked at before the clock runs."""

@@ -21,8 +21,8 @@ from cards.collect import FIGURES, collect, figures
 from cards.page import page
 from jsonargparse import auto_cli
 
-from faceexpr.errors import FaceExprError
-from faceexpr.files import write_file
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import write_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -9,9 +9,9 @@ from conftest import exit_code
 from PIL import Image
 from red_finder import RedFinder, red_picture, save_task, tiny_classifier
 
-from faceexpr.emotions import FERPLUS_NAMES
-from faceexpr.pipeline.analyze import run
+from faceexpr.cli.analyze import run
 from faceexpr.tasks.detect import FaceDetector
+from faceexpr.utils.labels import FERPLUS_NAMES
 
 BOX = (30, 20, 70, 70)
 

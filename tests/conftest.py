@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from faceexpr.cli import main
+from faceexpr.cli.main import main
 
 # Lightning 2.6 calls names of jsonargparse that will go in 5.0; nothing of ours does.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"

@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["faceexpr.training_cli", "faceexpr.pipeline.analyze"])
+_SERVER.set_forkserver_preload(["faceexpr.cli.train", "faceexpr.cli.analyze"])
 
 
 def start(
@@ -96,7 +96,7 @@ def _run(args: list[str], folder: str, log: str, environment: dict[str, str], na
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
     import torch
 
-    from faceexpr.cli import main
+    from faceexpr.cli.main import main
 
     torch.set_num_threads(1)
     # For processes of its own, it would start another server; as on the command line, they are forked.

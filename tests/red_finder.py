@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 
-from faceexpr.models.detection import DetectionNet, as_unit
+from faceexpr.models.detector import DetectionNet, as_unit
 from faceexpr.models.mlp import MLP
 from faceexpr.tasks.classify import ExpressionClassifier
 

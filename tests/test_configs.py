@@ -15,7 +15,7 @@ import torch
 import yaml
 from conftest import REPOSITORY, exit_code
 
-from faceexpr.cli import main
+from faceexpr.cli.main import main
 from faceexpr.sweep.options import read_options
 from faceexpr.sweep.resolve import resolved
 
@@ -150,7 +150,7 @@ def test_it_makes_two_steps(path: Path, workdir: Path) -> None:
     if path in COMPLETE:
         assert (workdir / run / "checkpoints/best.ckpt").is_file()  # validation has run
     written = yaml.safe_load((workdir / run / "config.yaml").read_text())
-    data = "synthetic_scenes.SyntheticScenes" if path in DETECTORS else "synthetic.SyntheticFaces"
+    data = "synthetic.SyntheticScenes" if path in DETECTORS else "synthetic.SyntheticFaces"
     assert written["data"]["class_path"] == f"faceexpr.data.{data}"
 
 

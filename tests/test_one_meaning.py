@@ -11,12 +11,12 @@ import torch
 from conftest import TINY_RUN, Run, exit_code
 from PIL import Image
 
-from faceexpr.cli import main
-from faceexpr.data.drawing import draw_face
-from faceexpr.emotions import FER_NAMES, FERPLUS_NAMES
-from faceexpr.errors import FaceExprError
-from faceexpr.export import load_exported
+from faceexpr.cli.export import load_exported
+from faceexpr.cli.main import main
+from faceexpr.data.synthetic.drawing import draw_face
 from faceexpr.tasks.classify import ExpressionClassifier
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES, FERPLUS_NAMES
 
 NET = ["--model.net=MLP", "--model.net.hidden=[8]"]
 USAGES = ("Training", "PublicTest", "PrivateTest")

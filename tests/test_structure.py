@@ -16,44 +16,18 @@ PACKAGE = REPOSITORY / "faceexpr"
 LONGEST = 320
 """Lines of a module; what is longer holds more than one idea."""
 
-VOCABULARY = {"errors", "emotions", "described", "images", "image_decoding", "files", "termination", "wording", "ended"}
-BOXES, DATA, MODELS, TASKS, EVALUATION = {"boxes"}, {"data"}, {"models"}, {"tasks"}, {"evaluation"}
-EXPLAIN = {"explain"}
-CALIBRATION = {"calibration"}
-BESIDE = {"neighbours", "checkpoints", "model_file", "shipped"}
-"""What tasks stand on beside data and models."""
-RUNS = {"callbacks", "export", "export_model"}
-COMMAND = {"options", "written", "known_classes", "training_cli"}
-SWEEP = {"sweep"}
-COMPARE = {"compare"}
-PAPER = {"paper"}
-PICTURES = {"fetch", "annotate"}
-DETECTION, PIPELINE = {"detection"}, {"pipeline"}
-BELOW_RUNS = VOCABULARY | BOXES | DATA | MODELS | BESIDE | CALIBRATION | TASKS | EXPLAIN | EVALUATION
+BELOW_RUNS = {"utils", "boxes", "weights", "data", "models", "tasks", "metrics"}
+ABOVE = {"visualization", "callbacks", "detectron2", "pipeline", "cli", "sweep"}
 
 # From the bottom to the top: the parts of a group, and the groups below that they may import.
 ARROWS = [
-    (VOCABULARY, set()),
-    (BOXES, VOCABULARY),
-    (DATA, VOCABULARY | BOXES),
-    (MODELS, VOCABULARY | BOXES),
-    (BESIDE, VOCABULARY),
-    (CALIBRATION, VOCABULARY),
-    (TASKS, VOCABULARY | BOXES | DATA | MODELS | BESIDE | CALIBRATION),
-    (EXPLAIN, VOCABULARY | MODELS),
-    (EVALUATION, VOCABULARY | BOXES | DATA | EXPLAIN | CALIBRATION),
-    (COMPARE, VOCABULARY | EVALUATION | {"options"}),
-    (RUNS, BELOW_RUNS),
-    ({"options"}, VOCABULARY),
-    ({"written"}, VOCABULARY | {"options"}),
-    ({"known_classes"}, BELOW_RUNS | {"options", "written"}),
-    (PICTURES, VOCABULARY | BOXES | DATA | {"options"}),
-    (DETECTION, BELOW_RUNS | {"options"}),
-    (PIPELINE, BELOW_RUNS | {"options"} | DETECTION),
-    ({"training_cli"}, BELOW_RUNS | {"options", "written", "known_classes"} | RUNS),
-    (SWEEP, BELOW_RUNS | RUNS | COMMAND),
-    (PAPER, BELOW_RUNS | COMPARE | PICTURES | DETECTION | PIPELINE | {"options"}),
-    ({"cli"}, BELOW_RUNS | RUNS | COMMAND | SWEEP | PICTURES | DETECTION | PIPELINE | COMPARE | PAPER),
+    ({"utils"}, {"utils"}),
+    ({"boxes", "weights"}, {"utils"}),
+    ({"data"}, {"utils", "boxes", "weights"}),
+    ({"models"}, {"utils", "boxes", "weights"}),
+    ({"metrics"}, {"utils", "boxes", "weights", "data", "models", "visualization"}),
+    ({"tasks"}, BELOW_RUNS),
+    (ABOVE, BELOW_RUNS | ABOVE),
     ({"__main__"}, {"cli"}),
     ({""}, {"pipeline"}),  # the package itself, whose one public name is loaded when it is asked for
 ]
@@ -111,9 +85,9 @@ def test_arrows_point_one_way(path: Path) -> None:
         ("faceexpr.data.base", "from faceexpr.models.mlp import MLP"),
         ("faceexpr.models.mlp", "import faceexpr.data"),
         ("faceexpr.models.mlp", "def late():\n    from faceexpr.tasks import classify"),
-        ("faceexpr.tasks.classify", "from faceexpr.evaluation.metrics import score"),
-        ("faceexpr.evaluation.metrics", "from faceexpr import tasks"),
-        ("faceexpr.emotions", "from faceexpr.cli import main"),
+        ("faceexpr.tasks.classify", "from faceexpr.callbacks.classification import ClassificationEvaluation"),
+        ("faceexpr.metrics.classification", "from faceexpr import tasks"),
+        ("faceexpr.utils.labels", "from faceexpr.cli.main import main"),
     ],
 )
 def test_a_wrong_arrow_is_seen(name: str, source: str) -> None:
@@ -137,7 +111,7 @@ def loaded_by(*modules: str) -> set[str]:
 
 
 def test_the_vocabulary_loads_nothing_heavy() -> None:
-    loaded = loaded_by(*(f"faceexpr.{name}" for name in VOCABULARY))
+    loaded = loaded_by(*(name for name in NAMES if part(name) == "utils"))
     assert loaded & {"torch", "torchvision", "lightning", "torchmetrics", "sklearn", "scipy", "matplotlib"} == set()
 
 

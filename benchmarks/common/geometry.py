@@ -12,7 +12,7 @@ from PIL import Image
 
 from common.finders import Finder, installed
 from common.scenes import Scene
-from faceexpr.images import read_picture
+from faceexpr.utils.images import read_picture
 
 ENLARGED = 192
 """Side in pixels that a frame of FER-2013 is enlarged to, since a finder of small faces finds no marks in them."""

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from faceexpr.boxes.matching import Truth
-from faceexpr.data.drawing import compose_picture
+from faceexpr.data.annotations.reading import read_annotations
 from faceexpr.data.fer2013 import usage_split
 from faceexpr.data.fer2013_table import read_table
-from faceexpr.data.formats.read import read_annotations
 from faceexpr.data.module import Stage
-from faceexpr.emotions import FER_NAMES
-from faceexpr.errors import FaceExprError
+from faceexpr.data.synthetic.drawing import compose_picture
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES
 
 SIZE = 960, 640
 """Width and height of the pictures that are made here."""

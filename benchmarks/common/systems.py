@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from common.finders import installed
-from faceexpr.emotions import canonical
 from faceexpr.pipeline.pipeline import FacePipeline
-from faceexpr.shipped import CLASSIFIER, DETECTOR
+from faceexpr.utils.labels import canonical
+from faceexpr.weights.shipped import CLASSIFIER, DETECTOR
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Face:
 
     Attributes:
         box: left, top, right, bottom in pixels.
-        expression: one of `faceexpr.emotions.FER_NAMES`; None for one that these do not have.
+        expression: one of `faceexpr.utils.labels.FER_NAMES`; None for one that these do not have.
     """
 
     box: tuple[float, float, float, float]

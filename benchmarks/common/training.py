@@ -11,17 +11,17 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from faceexpr.callbacks.checkpoint import BestCheckpoint
+from faceexpr.callbacks.best_checkpoint import BestCheckpoint
 from faceexpr.callbacks.checks import RunChecks
+from faceexpr.callbacks.classification import ClassificationEvaluation
 from faceexpr.callbacks.last_checkpoint import LastCheckpoint
 from faceexpr.callbacks.step_seed import StepSeed
 from faceexpr.data.base import ExpressionDataModule
+from faceexpr.data.loading import FaceSplit
 from faceexpr.data.module import Stage
-from faceexpr.data.split import FaceSplit
-from faceexpr.emotions import FER_NAMES
-from faceexpr.evaluation.classification import ClassificationEvaluation
 from faceexpr.models.base import ExpressionNet
 from faceexpr.tasks.classify import ExpressionClassifier
+from faceexpr.utils.labels import FER_NAMES
 
 Precision = Literal["32-true", "bf16-mixed"]
 Net = Callable[[int], ExpressionNet]

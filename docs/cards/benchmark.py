@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
 
 HEAD = re.compile(r"(?P<pictures>\d+) pictures, (?P<faces>\d+) faces")
 THREADS = re.compile(r"(?P<threads>\d+) threads?")

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from faceexpr.evaluation.sets import COVERAGE, SIZE
-from faceexpr.wording import counted, markdown_table
+from faceexpr.metrics.sets import COVERAGE, SIZE
+from faceexpr.utils.text import counted, markdown_table
 
 Block: TypeAlias = "Callable[[Mapping[str, Any], Collection[str]], str]"
 """Takes what was measured, and the names of the figures that there are."""

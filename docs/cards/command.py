@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from faceexpr.cli import main
-from faceexpr.errors import FaceExprError
+from faceexpr.cli.main import main
+from faceexpr.utils.errors import FaceExprError
 
 ELSEWHERE = ("ckpt_path", "trainer.default_root_dir", "trainer.logger")
 """Beginnings of options that say where a run lies and what it went on from, and nothing of what it learned."""

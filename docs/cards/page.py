@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cards import blocks
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
 
 PLACE = re.compile(r"^\{(\w+)\}$", re.MULTILINE)
 """A line that stands for a block of numbers, such as ``{per_class}``."""

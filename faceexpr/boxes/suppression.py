@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from faceexpr.boxes.detections import Detections
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
 
 Method = Literal["nms", "soft_nms", "wbf", "none"]
 

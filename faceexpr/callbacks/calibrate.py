@@ -11,7 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from faceexpr.calibration import (
+from faceexpr.callbacks.checkpoint_io import WholeCheckpointIO
+from faceexpr.callbacks.evaluation import rehearsal
+from faceexpr.metrics.calibration import (
     HIGHEST,
     LOWEST,
     Calibration,
@@ -23,16 +25,14 @@ from faceexpr.calibration import (
     fit_vector,
     mass_before,
 )
-from faceexpr.callbacks.checkpoint_io import WholeCheckpointIO
-from faceexpr.checkpoints import read_checkpoint
-from faceexpr.errors import FaceExprError
-from faceexpr.evaluation.base import rehearsal
-from faceexpr.evaluation.metrics import calibration_error, negative_log_likelihood
-from faceexpr.evaluation.table import SampleCollector, SampleTable
-from faceexpr.files import say
-from faceexpr.model_file import is_model_file
+from faceexpr.metrics.classification import calibration_error, negative_log_likelihood
+from faceexpr.metrics.table import SampleCollector, SampleTable
 from faceexpr.tasks.classify import ExpressionClassifier
-from faceexpr.wording import counted
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import say
+from faceexpr.utils.text import counted
+from faceexpr.weights.checkpoints import read_checkpoint
+from faceexpr.weights.model_file import is_model_file
 
 NAME = "calibrated.ckpt"
 """Beside the checkpoint of the best epoch; of checkpoints of other names, theirs come first."""

@@ -16,9 +16,9 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
-from faceexpr.checkpoints import read_checkpoint
-from faceexpr.errors import FaceExprError
-from faceexpr.model_file import is_model_file
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.weights.checkpoints import read_checkpoint
+from faceexpr.weights.model_file import is_model_file
 
 PART = ".part"
 """End of the name of a checkpoint that is being written; it begins with a dot."""

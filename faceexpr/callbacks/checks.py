@@ -10,10 +10,10 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 
-from faceexpr.data.detection import DetectionDataModule
-from faceexpr.errors import FaceExprError
-from faceexpr.evaluation.base import Evaluation
-from faceexpr.wording import counted
+from faceexpr.callbacks.evaluation import Evaluation
+from faceexpr.data.boxed_images import DetectionDataModule
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.text import counted
 
 
 class RunChecks(Callback):

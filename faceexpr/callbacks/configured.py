@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from lightning.pytorch import Callback
 
+from faceexpr.callbacks.best_checkpoint import BestCheckpoint
 from faceexpr.callbacks.calibrate import Calibrate
-from faceexpr.callbacks.checkpoint import BestCheckpoint
+from faceexpr.callbacks.classification import ClassificationEvaluation
+from faceexpr.callbacks.detection import DetectionEvaluation
 from faceexpr.callbacks.last_checkpoint import LastCheckpoint
 from faceexpr.callbacks.learning_rate import RateMonitor
+from faceexpr.callbacks.predictions import PredictionWriter
 from faceexpr.callbacks.progress import LineProgress
-from faceexpr.evaluation.classification import ClassificationEvaluation
-from faceexpr.evaluation.detection import DetectionEvaluation
-from faceexpr.evaluation.predictions import PredictionWriter
-from faceexpr.evaluation.robustness import Robustness
+from faceexpr.callbacks.robustness import Robustness
 
 CONFIGURED: dict[str, type[Callback]] = {
     "checkpoint": BestCheckpoint,

@@ -9,8 +9,8 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Trainer
 
-from faceexpr.errors import BAD_INPUT, FaceExprError
-from faceexpr.wording import counted
+from faceexpr.utils.errors import BAD_INPUT, FaceExprError
+from faceexpr.utils.text import counted
 
 
 def launched() -> ClusterEnvironment | None:

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from faceexpr.callbacks.last_checkpoint import LastCheckpoint
-from faceexpr.errors import PREEMPTED
+from faceexpr.utils.errors import PREEMPTED
 
 
 class Preemption(Callback):

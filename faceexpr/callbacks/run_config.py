@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from faceexpr.files import keep_older
+from faceexpr.utils.files import keep_older
 
 
 class SaveRunConfig(SaveConfigCallback):

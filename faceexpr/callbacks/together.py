@@ -19,8 +19,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from faceexpr.callbacks.board import Board
 from faceexpr.callbacks.launched import check_count, launched
-from faceexpr.errors import BAD_INPUT, PROCESS_LOST, FaceExprError
-from faceexpr.files import digest
+from faceexpr.utils.errors import BAD_INPUT, PROCESS_LOST, FaceExprError
+from faceexpr.utils.files import digest
 
 START = 300.0
 """Seconds within which all processes have to be there. What starts them starts them together."""

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, one_hot
 
 from faceexpr.data.draws import uniform
-from faceexpr.data.split import PADDING
-from faceexpr.errors import FaceExprError
+from faceexpr.data.loading import PADDING
+from faceexpr.utils.errors import FaceExprError
 
 ERASED = 0.5
 """What an erased square is filled with: mid-grey, zero for a network that maps pixels to (-1, 1)."""

@@ -12,11 +12,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from faceexpr.data.augment import Augmentation, augment_batch
+from faceexpr.data.loading import BatchLoader, BatchSampler, FaceSplit
 from faceexpr.data.module import SPLITS, FaceDataModule, Stage, require_at_least
-from faceexpr.data.split import BatchLoader, BatchSampler, FaceSplit
-from faceexpr.emotions import FER_NAMES
-from faceexpr.errors import FaceExprError
-from faceexpr.wording import counted
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES
+from faceexpr.utils.text import counted
 
 
 class ExpressionDataModule(FaceDataModule):

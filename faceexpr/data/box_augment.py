@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from faceexpr.data.paste import paste_face
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
 
 MOST_PASTED = 3
 

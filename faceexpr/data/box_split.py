@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from faceexpr.data.formats.record import FaceImage
-from faceexpr.errors import FaceExprError
+from faceexpr.data.annotations.records import FaceImage
+from faceexpr.utils.errors import FaceExprError
 
 Parts = tuple[list[FaceImage], list[FaceImage]]
 

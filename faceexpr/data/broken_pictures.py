@@ -11,9 +11,9 @@ from typing import TypeVar
 from lightning.pytorch.utilities import rank_zero_warn
 
 from faceexpr.data.together import gathered, process
-from faceexpr.image_decoding import too_large
-from faceexpr.images import ImageError, read_picture, upright_size
-from faceexpr.wording import counted
+from faceexpr.utils.image_decoding import too_large
+from faceexpr.utils.images import ImageError, read_picture, upright_size
+from faceexpr.utils.text import counted
 
 _TAIL = 4096
 """Bytes at the end of a JPEG file among which its end mark is looked for: some cameras write notes after it."""

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from lightning.pytorch.utilities import rank_zero_info
 
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
 
 Arrays = dict[str, npt.NDArray[Any]]
 

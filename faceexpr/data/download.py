@@ -11,8 +11,8 @@ from urllib.parse import quote, urlsplit
 from urllib.request import HTTPRedirectHandler, OpenerDirector, Request, build_opener
 
 from faceexpr import __version__
-from faceexpr.errors import FaceExprError
-from faceexpr.images import ImageError, read_picture
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import ImageError, read_picture
 
 _SCHEMES = ("http", "https")
 _CHUNK = 1 << 16

@@ -1,4 +1,4 @@
-"""Your pictures with boxes, in any of the formats that `faceexpr.data.formats` reads."""
+"""Your pictures with boxes, in any of the formats that `faceexpr.data.annotations` reads."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
+from faceexpr.data.annotations.document import ReadOptions
+from faceexpr.data.annotations.reading import read_annotations
+from faceexpr.data.annotations.records import FaceImage
 from faceexpr.data.box_augment import BoxAugmentation
 from faceexpr.data.box_split import listed, seeded
+from faceexpr.data.boxed_images import DetectionDataModule
 from faceexpr.data.broken_pictures import check_picture
-from faceexpr.data.detection import DetectionDataModule
-from faceexpr.data.formats.document import ReadOptions
-from faceexpr.data.formats.read import read_annotations
-from faceexpr.data.formats.record import FaceImage
 from faceexpr.data.module import Stage
-from faceexpr.errors import FaceExprError
-from faceexpr.images import DEFAULT_MAX_PIXELS, read_picture
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import DEFAULT_MAX_PIXELS, read_picture
 
 
 class FaceBoxes(DetectionDataModule):

@@ -20,13 +20,13 @@ from faceexpr.data.cache import cached_arrays
 from faceexpr.data.face_reading import FaceReader, check_image_options, read_faces
 from faceexpr.data.file_names import FileNames
 from faceexpr.data.folder_layout import Listing, list_splits
+from faceexpr.data.loading import BatchLoader, FaceSplit
 from faceexpr.data.module import SPLITS, Stage, require_at_least
-from faceexpr.data.split import BatchLoader, FaceSplit
 from faceexpr.data.streaming import FaceFiles, StreamLoader, needs_streaming, share_findings, streamed
 from faceexpr.data.workers import workers
-from faceexpr.emotions import FER_NAMES
-from faceexpr.errors import FaceExprError
-from faceexpr.images import DEFAULT_MAX_PIXELS
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import DEFAULT_MAX_PIXELS
+from faceexpr.utils.labels import FER_NAMES
 
 _STAGES: dict[str, tuple[Stage, ...]] = {
     "fit": ("train", "val"),

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from faceexpr.data.broken_pictures import check_picture, in_threads
-from faceexpr.data.split import FaceSplit, Failure
-from faceexpr.errors import FaceExprError
-from faceexpr.images import DEFAULT_MAX_PIXELS, ImageError, read_picture, resize
+from faceexpr.data.loading import FaceSplit, Failure
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import DEFAULT_MAX_PIXELS, ImageError, read_picture, resize
 
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels of the upright image."""

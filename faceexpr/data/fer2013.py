@@ -14,9 +14,9 @@ from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.fer2013_csv import USAGES, read_columns
 from faceexpr.data.fer2013_table import BadRowPolicy, FerTable, read_table
 from faceexpr.data.leaks import leaked, without_leaks
+from faceexpr.data.loading import FaceSplit
 from faceexpr.data.module import Stage
-from faceexpr.data.split import FaceSplit
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
 
 USAGE_OF: dict[Stage, int] = {"train": 0, "val": 1, "test": 2, "predict": 2}
 """The code of the column Usage for each split: Training, PublicTest, PrivateTest, PrivateTest."""

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from faceexpr.data.cache import Arrays
-from faceexpr.emotions import FER_NAMES
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES
 
 SIDE = 48
 """Side of FER-2013's square images in pixels."""

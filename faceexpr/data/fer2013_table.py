@@ -15,8 +15,8 @@ from torch import Tensor
 
 from faceexpr.data.cache import cached_arrays
 from faceexpr.data.fer2013_csv import NO_LABEL, NO_USAGE, parse_csv
-from faceexpr.data.split import FaceSplit, Failure
-from faceexpr.errors import FaceExprError
+from faceexpr.data.loading import FaceSplit, Failure
+from faceexpr.utils.errors import FaceExprError
 
 BadRowPolicy = Literal["stop", "skip"]
 

@@ -23,10 +23,10 @@ from faceexpr.data.fer2013_table import BadRowPolicy, FerTable, read_table
 from faceexpr.data.ferplus_labels import NumClasses, majority_labels, soft_labels
 from faceexpr.data.ferplus_votes import Votes, matched, read_votes
 from faceexpr.data.leaks import leaked
+from faceexpr.data.loading import FaceSplit, Selection
 from faceexpr.data.module import Stage
-from faceexpr.data.split import FaceSplit, Selection
-from faceexpr.emotions import FER_NAMES, FERPLUS_NAMES
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES, FERPLUS_NAMES
 
 USUAL_AGREEMENT = 0.68
 """Share of the majority labels that equal FER-2013's own, files in their original order."""

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faceexpr.data.ferplus_votes import NOT_A_FACE, UNKNOWN
-from faceexpr.emotions import FER_NAMES
+from faceexpr.utils.labels import FER_NAMES
 
 NumClasses = Literal[7, 8]
 

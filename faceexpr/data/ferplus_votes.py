@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from faceexpr.data.fer2013_csv import USAGES, csv_stream, usage_code
 from faceexpr.data.fer2013_table import LISTED, FerTable
-from faceexpr.emotions import FERPLUS_NAMES, canonical
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FERPLUS_NAMES, canonical
 
 COLUMNS = (*FERPLUS_NAMES, "unknown", "NF")
 """What can be voted for, in the order of `Votes.counts`: the eight emotions, then unknown and not a face."""

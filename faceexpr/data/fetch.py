@@ -10,12 +10,12 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal
 
+from faceexpr.data.annotations.links import fetched_name
+from faceexpr.data.annotations.reading import read_document
 from faceexpr.data.download import Limits, LinkError, download
-from faceexpr.data.formats.links import fetched_name
-from faceexpr.data.formats.read import read_document
-from faceexpr.errors import FaceExprError
-from faceexpr.files import write_file
-from faceexpr.images import ImageError, upright_size
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import write_file
+from faceexpr.utils.images import ImageError, upright_size
 
 REPORT = "links.csv"
 """What became of each link, in the folder of the images."""

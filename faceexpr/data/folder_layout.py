@@ -13,9 +13,9 @@ from torch import Tensor
 
 from faceexpr.data.file_names import FileNames
 from faceexpr.data.module import Stage
-from faceexpr.emotions import canonical
-from faceexpr.errors import FaceExprError
-from faceexpr.images import EXTENSIONS, list_images
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import EXTENSIONS, list_images
+from faceexpr.utils.labels import canonical
 
 SPLIT_FOLDERS: dict[str, Stage] = {
     "train": "train",

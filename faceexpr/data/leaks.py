@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from faceexpr.data.split import FaceSplit
+from faceexpr.data.loading import FaceSplit
 
 
 def leaked(split: FaceSplit, training: FaceSplit) -> npt.NDArray[np.bool_]:

@@ -8,8 +8,8 @@ from weakref import WeakSet
 import torch
 from lightning.pytorch import LightningDataModule
 
-from faceexpr.described import Described, class_path, describe
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.specs import Described, class_path, describe
 
 Stage = Literal["train", "val", "test", "predict"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from faceexpr.images import resize
+from faceexpr.utils.images import resize
 
 SURROUNDINGS = 0.35
 """What is taken along on each side of a face, as a part of its width and height: hair, chin, shoulders."""

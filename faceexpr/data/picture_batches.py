@@ -10,11 +10,11 @@ from torch import Tensor
 
 from faceexpr.data.box_augment import BoxAugmentation, augment_sample
 from faceexpr.data.draws import seed_of
+from faceexpr.data.loading import PADDING, BatchSampler
 from faceexpr.data.pictures import Pictures
 from faceexpr.data.resumable import ResumableLoader
-from faceexpr.data.split import PADDING, BatchSampler
 from faceexpr.data.workers import PreparedBatches, Workers
-from faceexpr.images import ImageError
+from faceexpr.utils.images import ImageError
 
 Batch = dict[str, Any]
 """``image``: list of uint8 (3, H, W); ``boxes``: list of float32 (F, 4), left, top, right, bottom in pixels of its

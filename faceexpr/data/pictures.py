@@ -14,11 +14,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 
+from faceexpr.data.annotations.records import FaceImage
 from faceexpr.data.broken_pictures import check_all
-from faceexpr.data.formats.record import FaceImage
 from faceexpr.data.module import FaceDataModule
-from faceexpr.errors import FaceExprError
-from faceexpr.images import ImageError
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import ImageError
 
 READERS = 4
 LISTED = 10

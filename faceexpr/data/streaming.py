@@ -14,11 +14,11 @@ from torch.utils.data import get_worker_info
 from faceexpr.data.broken_pictures import check_all
 from faceexpr.data.face_reading import FaceReader
 from faceexpr.data.file_names import FileNames
-from faceexpr.data.split import PADDING, BatchLoader, BatchSampler, FaceSplit, Failure
+from faceexpr.data.loading import PADDING, BatchLoader, BatchSampler, FaceSplit, Failure
 from faceexpr.data.together import gathered
 from faceexpr.data.workers import PreparedBatches, Workers
-from faceexpr.errors import FaceExprError
-from faceexpr.images import ImageError
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import ImageError
 
 MANY = 10_000
 """Images whose check at the start takes long enough to be announced."""

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
 from torch.utils.data import DataLoader, Dataset
 
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
 
 MOST = 16
 """Workers of one process where the user does not say how many."""

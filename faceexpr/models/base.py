@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from faceexpr.described import Described
-from faceexpr.errors import FaceExprError
 from faceexpr.models.preprocess import Preprocess
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.specs import Described
 
 
 class ExpressionNet(Described, nn.Module):

@@ -17,13 +17,13 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform, res
 from torchvision.ops import clip_boxes_to_image
 
 from faceexpr.boxes.suppression import Suppression
-from faceexpr.errors import FaceExprError
-from faceexpr.images import resize
 from faceexpr.models.base import require
-from faceexpr.models.detection import DetectionNet, as_unit
+from faceexpr.models.detector import DetectionNet, as_unit
 from faceexpr.models.faster_rcnn_weights import CLASSES, detector_weights
 from faceexpr.models.pyramid import STAGES, STRIDES, BackboneName, Norm, feature_pyramid
 from faceexpr.models.resnet import IMAGENET_MEAN, IMAGENET_STD
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import resize
 
 FACE_ANCHORS = tuple(tuple(round(4 * stride * 2 ** (third / 3)) for third in range(3)) for stride in STRIDES)
 """Sides from 16 to 406 pixels, three an octave, so that next to every face there is an anchor of about its size."""

@@ -11,8 +11,8 @@ from torchvision.models import get_model_weights
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision.ops import FrozenBatchNorm2d
 
-from faceexpr.errors import FaceExprError
-from faceexpr.models.weights import download_weights, misfit, read_weights_file, require_state_dict, without
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.weights.pretrained import download_weights, misfit, read_weights_file, require_state_dict, without
 
 CLASSES = 2
 """The background and the face."""

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from faceexpr.boxes.suppression import Suppression
-from faceexpr.errors import FaceExprError
-from faceexpr.images import resize
-from faceexpr.models.detection import DetectionNet, as_unit
+from faceexpr.models.detector import DetectionNet, as_unit
 from faceexpr.models.light_loss import detection_losses
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import resize
 
 STRIDES = (8, 16, 32)
 """Pixels from one cell to the next on each level."""

@@ -8,11 +8,11 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision.models import get_model, get_weight
 
-from faceexpr.errors import FaceExprError
 from faceexpr.models.base import ExpressionNet, require
 from faceexpr.models.head import expression_head
 from faceexpr.models.preprocess import Preprocess
-from faceexpr.models.weights import download_weights, misfit, read_weights_file, require_state_dict, without
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.weights.pretrained import download_weights, misfit, read_weights_file, require_state_dict, without
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

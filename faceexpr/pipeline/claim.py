@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from faceexpr.errors import FaceExprError
-from faceexpr.files import digest, write_once
 from faceexpr.pipeline.coco import FILE
 from faceexpr.pipeline.inputs import CROPS, EXPLAINED, OPTIONS, PICTURES
 from faceexpr.pipeline.records import RECORDS, ROWS
 from faceexpr.pipeline.shard import PARTS
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import digest, write_once
 
 
 def claim(folder: Path, options: Mapping[str, Any]) -> None:

@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceexpr.calibration import Calibration, check_coverage
-from faceexpr.checkpoints import find_checkpoint
-from faceexpr.errors import FaceExprError
-from faceexpr.explain.maps import class_maps, explained_network
+from faceexpr.metrics.calibration import Calibration, check_coverage
 from faceexpr.tasks.base import ExpressionTask
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.knn import KNNClassifier
 from faceexpr.tasks.load import load_task
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.visualization.explain import class_maps, explained_network
+from faceexpr.weights.checkpoints import find_checkpoint
 
 
 class Classifier(Protocol):

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from faceexpr.data.formats.record import Annotations
-from faceexpr.files import as_bytes, replacing, say
-from faceexpr.wording import counted
+from faceexpr.data.annotations.records import Annotations
+from faceexpr.utils.files import as_bytes, replacing, say
+from faceexpr.utils.text import counted
 
 FILE = "detections.json"
 

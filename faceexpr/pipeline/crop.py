@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
 
 Box: TypeAlias = "tuple[float, float, float, float]"
 """Left, top, right, bottom in pixels."""

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from faceexpr.boxes.draw import font_for
 from faceexpr.data.face_reading import face_tensor
-from faceexpr.emotions import colour
-from faceexpr.explain.overlay import side_by_side
 from faceexpr.pipeline.classifier import TaskClassifier
 from faceexpr.pipeline.pipeline import Analysed
+from faceexpr.utils.labels import colour
+from faceexpr.visualization.boxes import font_for
+from faceexpr.visualization.overlay import side_by_side
 
 _HEIGHT, _GAP, _BAND = 256, 8, 34
 _TEXT = 17

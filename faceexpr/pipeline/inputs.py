@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from faceexpr.errors import FaceExprError
-from faceexpr.images import find_images
 from faceexpr.pipeline.lists import STANDARD_INPUT, plain, read_list
 from faceexpr.pipeline.names import below
 from faceexpr.pipeline.tars import Member, Unreadable, is_tar, member_source, read_tar
-from faceexpr.wording import counted
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import find_images
+from faceexpr.utils.text import counted
 
 OPTIONS = "analysis.json"
 PICTURES, CROPS, EXPLAINED = "pictures", "crops", "explained"

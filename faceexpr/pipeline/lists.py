@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from faceexpr.errors import FaceExprError, of_file
+from faceexpr.utils.errors import FaceExprError, of_file
 
 STANDARD_INPUT = "-"
 

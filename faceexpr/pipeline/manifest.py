@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
 
-from faceexpr.errors import FaceExprError
-from faceexpr.files import write_once
 from faceexpr.pipeline.names import Names
 from faceexpr.pipeline.records import RECORDS, read_records
 from faceexpr.pipeline.shard import PARTS
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import write_once
 
 
 def settle(out: Path, wanted: Mapping[str, str]) -> dict[str, str]:

@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from faceexpr.errors import FaceExprError
-from faceexpr.files import as_bytes, lock, replacing
 from faceexpr.pipeline.records import RECORDS, ROWS, Done, as_line, as_rows, done_with, header, read_records
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import as_bytes, lock, replacing
 
 _TRIES, _PAUSE = 10, 0.05  # seconds; whoever only looks whether a file is being written keeps it for a moment
 

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from faceexpr.boxes.draw import draw_boxes
-from faceexpr.emotions import colour
-from faceexpr.files import write_file
 from faceexpr.pipeline.pipeline import Analysed
 from faceexpr.pipeline.result import FaceResult
+from faceexpr.utils.files import write_file
+from faceexpr.utils.labels import colour
+from faceexpr.visualization.boxes import draw_boxes
 
 UNKNOWN = "?"
 

@@ -15,16 +15,16 @@ import torch
 from numpy.typing import NDArray
 
 from faceexpr.boxes.suppression import Suppression
-from faceexpr.detection.detector import Detector
-from faceexpr.detection.ground_truth import GroundTruth
-from faceexpr.detection.load import load_detector
-from faceexpr.errors import FaceExprError
-from faceexpr.images import DEFAULT_MAX_PIXELS, ImageError, Picture, Source, read_picture, source_name
 from faceexpr.pipeline.classifier import Classifier, load_classifier, threshold_of
 from faceexpr.pipeline.crop import Crop
+from faceexpr.pipeline.detectors import Detector
+from faceexpr.pipeline.ground_truth import GroundTruth
+from faceexpr.pipeline.load import load_detector
 from faceexpr.pipeline.result import PictureResult, failed
 from faceexpr.pipeline.steps import Found, classify, find
-from faceexpr.shipped import CLASSIFIER, DETECTOR
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import DEFAULT_MAX_PIXELS, ImageError, Picture, Source, read_picture, source_name
+from faceexpr.weights.shipped import CLASSIFIER, DETECTOR
 
 READERS = min(4, os.cpu_count() or 1)
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from faceexpr.files import say
 from faceexpr.pipeline.records import Done
-from faceexpr.wording import counted
+from faceexpr.utils.files import say
+from faceexpr.utils.text import counted
 
 SECONDS_A_LINE = 10
 

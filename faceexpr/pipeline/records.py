@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from faceexpr.errors import FaceExprError
 from faceexpr.pipeline.result import NOT_FINITE
+from faceexpr.utils.errors import FaceExprError
 
 RECORDS, ROWS = "faces.jsonl", "faces.csv"
 

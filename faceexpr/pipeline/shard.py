@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from faceexpr.errors import FaceExprError
-from faceexpr.files import lock
 from faceexpr.pipeline.records import RECORDS
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import lock
 
 PARTS = "parts"
 _PART = re.compile(r"(\d+)-of-(\d+)")

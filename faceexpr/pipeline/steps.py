@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faceexpr.boxes.detections import Detections
-from faceexpr.calibration import mass_before
 from faceexpr.data.face_reading import face_tensor
-from faceexpr.detection.detector import Detector
-from faceexpr.detection.ground_truth import GroundTruth
-from faceexpr.errors import FaceExprError
-from faceexpr.images import Picture
+from faceexpr.metrics.calibration import mass_before
 from faceexpr.pipeline.classifier import Classifier
 from faceexpr.pipeline.crop import Box, Crop, clipped, cut
+from faceexpr.pipeline.detectors import Detector
+from faceexpr.pipeline.ground_truth import GroundTruth
 from faceexpr.pipeline.result import NOT_FINITE, FaceResult, PictureResult, failed, significant
-from faceexpr.wording import counted
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import Picture
+from faceexpr.utils.text import counted
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from posixpath import splitext
 
-from faceexpr.errors import FaceExprError
-from faceexpr.images import EXTENSIONS, ImageError
-from faceexpr.wording import counted
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import EXTENSIONS, ImageError
+from faceexpr.utils.text import counted
 
 _COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst", ".lz4")
 _LARGEST = 2 << 30  # bytes of a member that are read into memory

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from faceexpr.evaluation.figures import DPI, GREY
 from faceexpr.sweep.space import Plain
 from faceexpr.sweep.table import Row, best_row, shown
+from faceexpr.visualization.classification import DPI, GREY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

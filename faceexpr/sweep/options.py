@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from faceexpr.errors import FaceExprError
-from faceexpr.evaluation.metrics import HIGHER_IS_BETTER
-from faceexpr.options import Parser
+from faceexpr.cli.parser import Parser
+from faceexpr.metrics.classification import HIGHER_IS_BETTER
+from faceexpr.utils.errors import FaceExprError
 
 OPTION = re.compile("--?[A-Za-z]")  # and no negative number
 

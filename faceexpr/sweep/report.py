@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from faceexpr.files import say, write_file
 from faceexpr.sweep.figure import draw_sweep
 from faceexpr.sweep.table import Row, as_csv, as_lines, best_row, described, folder_name, ranked
+from faceexpr.utils.files import say, write_file
 
 
 @dataclass(frozen=True)

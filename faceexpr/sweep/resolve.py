@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 
-from faceexpr import training_cli
+from faceexpr.cli import train as training_cli
 
 
 def resolved(args: list[str]) -> str:

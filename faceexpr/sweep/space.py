@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
 
 Plain = str | float | bool | None  # as everywhere in typing, int is a float
 """A value as the study keeps it; a class with its arguments, or a list, is its JSON text."""

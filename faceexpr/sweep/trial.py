@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from lightning.pytorch import Callback, LightningModule, Trainer
 from optuna.trial import Trial
 
-from faceexpr.errors import FaceExprError
+from faceexpr.cli.train import run
 from faceexpr.sweep.storage import open_study
-from faceexpr.training_cli import run
+from faceexpr.utils.errors import FaceExprError
 
 VARIABLE = "FACEEXPR_SWEEP_TRIAL"
 """Environment variable that says which trial it is; processes that Lightning starts inherit it."""

@@ -12,8 +12,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from faceexpr.described import Described, class_path, describe
-from faceexpr.emotions import index_map
+from faceexpr.utils.labels import index_map
+from faceexpr.utils.specs import Described, class_path, describe
 
 TaskType = TypeVar("TaskType", bound="Task")
 

@@ -12,17 +12,17 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from faceexpr.calibration import Calibration, class_probabilities
-from faceexpr.data.split import PADDING
-from faceexpr.described import describe
-from faceexpr.emotions import FER_NAMES
-from faceexpr.errors import FaceExprError
+from faceexpr.data.loading import PADDING
+from faceexpr.metrics.calibration import Calibration, class_probabilities
 from faceexpr.models.base import ExpressionNet
 from faceexpr.models.simple_cnn import SimpleCNN
 from faceexpr.tasks.base import ExpressionTask
 from faceexpr.tasks.losses import CrossEntropy, ExpressionLoss
 from faceexpr.tasks.optimisation import Optimised
 from faceexpr.tasks.scaling import LRScaling, mean_over_processes
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES
+from faceexpr.utils.specs import describe
 
 
 class ExpressionClassifier(Optimised, ExpressionTask):

@@ -12,13 +12,13 @@ from torchmetrics import MeanMetric
 
 from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.suppression import suppress
-from faceexpr.data.split import PADDING
-from faceexpr.errors import FaceExprError
-from faceexpr.models.detection import DetectionNet
+from faceexpr.data.loading import PADDING
+from faceexpr.models.detector import DetectionNet
 from faceexpr.models.light_detector import LightDetector
 from faceexpr.tasks.base import Task
 from faceexpr.tasks.optimisation import Optimised
 from faceexpr.tasks.scaling import LRScaling, mean_over_processes
+from faceexpr.utils.errors import FaceExprError
 
 
 class FaceDetector(Optimised, Task):

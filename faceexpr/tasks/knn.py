@@ -11,13 +11,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from faceexpr.data.split import PADDING
-from faceexpr.emotions import FER_NAMES
-from faceexpr.errors import FaceExprError
-from faceexpr.neighbours.search import Neighbours, class_probabilities, nearest
-from faceexpr.neighbours.store import NeighbourStore
+from faceexpr.data.loading import PADDING
+from faceexpr.models.neighbours.search import Neighbours, class_probabilities, nearest
+from faceexpr.models.neighbours.store import NeighbourStore
 from faceexpr.tasks.base import ExpressionTask
 from faceexpr.tasks.representations import RawPixels, Representation
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES
 
 
 class KNNClassifier(ExpressionTask):

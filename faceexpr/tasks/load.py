@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 import torch
 
-from faceexpr.checkpoints import class_of, read_checkpoint
-from faceexpr.described import class_path
-from faceexpr.errors import FaceExprError
-from faceexpr.model_file import is_model_file
 from faceexpr.tasks.base import Task
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.specs import class_path
+from faceexpr.weights.checkpoints import class_of, read_checkpoint
+from faceexpr.weights.model_file import is_model_file
 
 AnyTask = TypeVar("AnyTask", bound=Task)
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from faceexpr.described import Described
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.specs import Described
 
 
 class ExpressionLoss(Described, nn.Module):

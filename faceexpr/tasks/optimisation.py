@@ -12,11 +12,11 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from faceexpr.described import callable_class
-from faceexpr.errors import FaceExprError
 from faceexpr.tasks.resume import LR_FACTOR, check_weights_fit, fit_schedule, keep_written_options
 from faceexpr.tasks.scaling import LRScaling, lr_factor, scaled_rates
 from faceexpr.tasks.start import load_weights
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.specs import callable_class
 
 
 class Optimised(LightningModule):

@@ -8,13 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from faceexpr.checkpoints import class_of, find_checkpoint, read_checkpoint
-from faceexpr.described import Described, class_path
-from faceexpr.errors import FaceExprError
-from faceexpr.images import resize
 from faceexpr.models.base import ExpressionNet
 from faceexpr.models.preprocess import LUMA
 from faceexpr.tasks.classify import ExpressionClassifier
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import resize
+from faceexpr.utils.specs import Described, class_path
+from faceexpr.weights.checkpoints import class_of, find_checkpoint, read_checkpoint
 
 
 class Representation(Described, nn.Module):

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
 
 TRAINING_OPTIONS = ("optimizer", "scheduler", "scheduler_interval", "lr")
 LR_FACTOR = "lr_factor"

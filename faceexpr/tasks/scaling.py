@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import LearningRateFinder
 from torch import Tensor
 
 from faceexpr.data.module import FaceDataModule
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
 
 LRScaling = Literal["none", "linear", "sqrt"]
 

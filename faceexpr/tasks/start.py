@@ -9,10 +9,10 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from faceexpr.checkpoints import find_checkpoint, read_checkpoint
-from faceexpr.emotions import canonical
-from faceexpr.errors import FaceExprError
 from faceexpr.tasks.resume import spoken
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import canonical
+from faceexpr.weights.checkpoints import find_checkpoint, read_checkpoint
 
 OPTION = "model.weights"
 NET = "net."

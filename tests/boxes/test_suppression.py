@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from faceexpr.boxes.suppression import Suppression, suppress
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
 
 METHODS = ("nms", "soft_nms", "wbf", "none")
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faceexpr.annotate import CELL, FACE, IGNORED, run
-from faceexpr.data.drawing import compose_picture
-from faceexpr.errors import FaceExprError
-from faceexpr.images import read_picture
+from faceexpr.cli.annotate import CELL, FACE, IGNORED, run
+from faceexpr.data.synthetic.drawing import compose_picture
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import read_picture
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import yaml
 from conftest import TINY_DATA, TINY_RUN, Run, exit_code
 
 from faceexpr import __version__
-from faceexpr.cli import VERBS, main
+from faceexpr.cli.main import VERBS, main
 
 
 @pytest.mark.parametrize("args", [["--help"], ["--version"], []])
 def test_overview_does_not_import_torch(args: list[str]) -> None:
-    code = f"import sys; sys.argv = ['faceexpr', *{args!r}]\nfrom faceexpr.cli import main\n"
+    code = f"import sys; sys.argv = ['faceexpr', *{args!r}]\nfrom faceexpr.cli.main import main\n"
     code += "try:\n    main()\nexcept SystemExit:\n    pass\nprint('torch' in sys.modules, 'lightning' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     lines = result.stdout.splitlines()
@@ -146,7 +146,7 @@ def test_classes_in_the_current_folder_are_found(workdir: Path) -> None:
         "from faceexpr.models.mlp import MLP\n\n\nclass Mine(MLP):\n    def __init__(self, num_classes: int) -> None:\n"
         "        super().__init__(num_classes, hidden=(4,))\n"
     )
-    code = "import sys; sys.path.remove(''); from faceexpr.cli import main; main(sys.argv[1:])"
+    code = "import sys; sys.path.remove(''); from faceexpr.cli.main import main; main(sys.argv[1:])"
     args = ["fit", *TINY_DATA, *TINY_RUN, "--model.net=mynet.Mine"]
     subprocess.run([sys.executable, "-c", code, *args], check=True, capture_output=True)
     assert "mynet.Mine" in (workdir / "lightning_logs/version_0/config.yaml").read_text()

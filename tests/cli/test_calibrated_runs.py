@@ -10,14 +10,14 @@ import yaml
 from conftest import TINY_RUN, Run, exit_code
 from processes import run_together
 
-from faceexpr.calibration import Calibration, calibrated, fit_temperature, fit_threshold, mass_before
 from faceexpr.callbacks.calibrate import Calibrate, Method, calibrated_name, fitted
-from faceexpr.cli import main
-from faceexpr.data.synthetic import SyntheticFaces
-from faceexpr.errors import FaceExprError
-from faceexpr.evaluation.table import SampleTable
-from faceexpr.export import load_exported
+from faceexpr.cli.export import load_exported
+from faceexpr.cli.main import main
+from faceexpr.data.synthetic.faces import SyntheticFaces
+from faceexpr.metrics.calibration import Calibration, calibrated, fit_temperature, fit_threshold, mass_before
+from faceexpr.metrics.table import SampleTable
 from faceexpr.tasks.classify import ExpressionClassifier
+from faceexpr.utils.errors import FaceExprError
 
 FOLDER = Path("lightning_logs/version_0/checkpoints")
 CALIBRATE = ("--calibration.enabled=true", "--calibration.coverages=[0.5,0.9]")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from conftest import Run
 
-from faceexpr.compare import run as compare
-from faceexpr.errors import FaceExprError
-from faceexpr.evaluation.sample_file import write_samples
-from faceexpr.evaluation.table import SampleTable
+from faceexpr.cli.compare import run as compare
+from faceexpr.metrics.predictions import write_samples
+from faceexpr.metrics.table import SampleTable
+from faceexpr.utils.errors import FaceExprError
 
 NAMES = ("a", "b")
 TRUTH = [0, 1] * 50

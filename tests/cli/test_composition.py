@@ -8,13 +8,13 @@ import yaml
 from conftest import REPOSITORY, TINY_RUN, Run, exit_code
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
 
-from faceexpr.callbacks.checkpoint import BestCheckpoint
+from faceexpr.callbacks.best_checkpoint import BestCheckpoint
+from faceexpr.callbacks.classification import ClassificationEvaluation
 from faceexpr.callbacks.last_checkpoint import LastCheckpoint
+from faceexpr.callbacks.predictions import PredictionWriter
 from faceexpr.callbacks.progress import LineProgress
-from faceexpr.cli import main
-from faceexpr.evaluation.classification import ClassificationEvaluation
-from faceexpr.evaluation.predictions import PredictionWriter
-from faceexpr.training_cli import FaceExprCLI, import_short_names
+from faceexpr.cli.main import main
+from faceexpr.cli.train import FaceExprCLI, import_short_names
 
 PRODUCT_CALLBACKS = (
     BestCheckpoint, LastCheckpoint, LearningRateMonitor, ClassificationEvaluation, PredictionWriter, LineProgress,

@@ -11,7 +11,7 @@ import yaml
 from conftest import exit_code
 from pictures import encoded, picture
 
-from faceexpr.cli import main
+from faceexpr.cli.main import main
 
 SCENES = [
     "--data", "SyntheticScenes", "--data.train_size", "6", "--data.val_size", "3", "--data.test_size", "3",

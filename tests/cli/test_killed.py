@@ -13,7 +13,7 @@ import pytest
 from killed_runs import FACES, PICTURES, assert_same, fit, fit_at_once, load, newest
 from killing import random_point
 
-from faceexpr.errors import INTERRUPTED, PREEMPTED, PROCESS_LOST
+from faceexpr.utils.errors import INTERRUPTED, PREEMPTED, PROCESS_LOST
 
 KILLED = -signal.SIGKILL
 POINTS = 20

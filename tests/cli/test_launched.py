@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from faceexpr.callbacks.launched import check_count, launched, work_alone
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "run", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}
 SLURM = {"SLURM_JOB_NAME": "train", "SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2",

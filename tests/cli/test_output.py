@@ -12,7 +12,7 @@ from conftest import TINY_NET, TINY_RUN, Run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from faceexpr.data.drawing import draw_face
+from faceexpr.data.synthetic.drawing import draw_face
 
 
 def events(folder: Path) -> EventAccumulator:

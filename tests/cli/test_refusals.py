@@ -10,8 +10,8 @@ import pytest
 from conftest import REPOSITORY, exit_code
 from pictures import encoded, picture
 
-from faceexpr import annotate
-from faceexpr.cli import _check_ranks, main
+from faceexpr.cli import annotate
+from faceexpr.cli.main import _check_ranks, main
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 import torch
 from conftest import TINY_DATA, TINY_NET, TINY_RUN, Run, exit_code
 
-from faceexpr.cli import main
-from faceexpr.errors import INTERRUPTED
+from faceexpr.cli.main import main
+from faceexpr.utils.errors import INTERRUPTED
 
 LAST = "lightning_logs/version_0/checkpoints/last.ckpt"
 ONE_CYCLE = ["--model.scheduler=OneCycleLR", "--model.scheduler.max_lr=0.1"]

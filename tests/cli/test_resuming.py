@@ -14,13 +14,13 @@ import torch
 import yaml
 from conftest import TINY_DATA, TINY_RUN, Run, exit_code
 
-from faceexpr.cli import main
-from faceexpr.errors import FaceExprError
+from faceexpr.cli.main import main
 from faceexpr.models.mlp import MLP
 from faceexpr.models.resnet import ResNet
 from faceexpr.models.simple_cnn import SimpleCNN
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.losses import Focal
+from faceexpr.utils.errors import FaceExprError
 
 BEST = "lightning_logs/version_0/checkpoints/best.ckpt"
 LAST = "lightning_logs/version_0/checkpoints/last.ckpt"
@@ -155,7 +155,7 @@ def test_e04_evaluation_options_beat_the_checkpoint_too(run: Run, workdir: Path)
 def test_e14_models_built_in_python_load_with_the_path_only(net: Any, tmp_path: Path) -> None:
     from lightning.pytorch import Trainer
 
-    from faceexpr.data.synthetic import SyntheticFaces
+    from faceexpr.data.synthetic.faces import SyntheticFaces
 
     model = ExpressionClassifier(net=net, optimizer=partial(torch.optim.SGD, lr=0.01))
     trainer = Trainer(

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from faceexpr.data.augment import ERASED, Augmentation, augment_batch
-from faceexpr.data.split import PADDING
-from faceexpr.errors import FaceExprError
+from faceexpr.data.loading import PADDING
+from faceexpr.utils.errors import FaceExprError
 
 EVERYTHING = Augmentation(0.5, 12, 0.15, 0.08, 0.25, 0.25, 0.5, 0.3, 0.4)
 CLASSES = 7

@@ -12,10 +12,10 @@ from torch import nn
 
 from faceexpr.data.augment import Augmentation
 from faceexpr.data.base import ExpressionDataModule
-from faceexpr.data.split import PADDING, FaceSplit, Failure
-from faceexpr.data.synthetic import SyntheticFaces
-from faceexpr.emotions import FER_NAMES
-from faceexpr.errors import FaceExprError
+from faceexpr.data.loading import PADDING, FaceSplit, Failure
+from faceexpr.data.synthetic.faces import SyntheticFaces
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES
 
 EVERYTHING = Augmentation(flip=0.5, rotation=10, scale=0.1, shift=0.1, brightness=0.2, contrast=0.2, erasing=0.5)
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from faceexpr.data.box_augment import BoxAugmentation, augment_sample
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
 
 STILL = {"flip": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "grey": 0.0}
 

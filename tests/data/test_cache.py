@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from faceexpr.data.cache import ABANDONED_AFTER, FOLDER, KEY_FILE, cached_arrays
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
 
 
 class Builder:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faceexpr.data.formats.document import ReadOptions
-from faceexpr.data.formats.read import read_annotations
-from faceexpr.data.formats.record import Annotations
-from faceexpr.errors import FaceExprError
-from faceexpr.images import read_picture
+from faceexpr.data.annotations.document import ReadOptions
+from faceexpr.data.annotations.reading import read_annotations
+from faceexpr.data.annotations.records import Annotations
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import read_picture
 
 FACE = ({"id": 1, "name": "face"},)
 

@@ -9,11 +9,11 @@ import pytest
 from conftest import REPOSITORY
 from PIL import Image
 
-from faceexpr.data.formats.document import ReadOptions
-from faceexpr.data.formats.links import fetched_name
-from faceexpr.data.formats.read import read_annotations
-from faceexpr.data.formats.record import Annotations
-from faceexpr.errors import FaceExprError
+from faceexpr.data.annotations.document import ReadOptions
+from faceexpr.data.annotations.links import fetched_name
+from faceexpr.data.annotations.reading import read_annotations
+from faceexpr.data.annotations.records import Annotations
+from faceexpr.utils.errors import FaceExprError
 
 REAL = REPOSITORY.parent / "shared/data/dataturks/face_detection.json"
 

@@ -13,8 +13,8 @@ from PIL import Image
 from faceexpr.data import face_folder
 from faceexpr.data.face_folder import FaceFolder
 from faceexpr.data.fer2013 import FER2013
-from faceexpr.emotions import FER_NAMES
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES
 
 
 def save(path, grey=0, size=(48, 48)):

@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
+from faceexpr.data.face_files import FaceImages
 from faceexpr.data.face_folder import FaceFolder
-from faceexpr.data.face_images import FaceImages
 from faceexpr.data.face_reading import face_tensor
-from faceexpr.errors import FaceExprError
 from faceexpr.models.preprocess import Preprocess
+from faceexpr.utils.errors import FaceExprError
 
 
 def save(path, pixels, **options):

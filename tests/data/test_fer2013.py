@@ -11,8 +11,8 @@ import torch
 
 from faceexpr.data.fer2013 import FER2013, stratified_holdout
 from faceexpr.data.fer2013_csv import parse_csv
-from faceexpr.emotions import FER_NAMES
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "fer2013" / "fer2013.csv.gz"
 RAMP = " ".join(str(value % 256) for value in range(2304))

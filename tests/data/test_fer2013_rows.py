@@ -3,7 +3,7 @@
 import pytest
 
 from faceexpr.data.fer2013 import FER2013
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
 
 
 def grey(value, count=2304):

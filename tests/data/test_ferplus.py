@@ -13,9 +13,9 @@ from faceexpr.data.fer2013_table import FerTable
 from faceexpr.data.ferplus import FERPlus, check_agreement
 from faceexpr.data.ferplus_labels import majority_labels
 from faceexpr.data.ferplus_votes import Votes
-from faceexpr.data.split import Selection
-from faceexpr.emotions import FER_NAMES, FERPLUS_NAMES
-from faceexpr.errors import FaceExprError
+from faceexpr.data.loading import Selection
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES, FERPLUS_NAMES
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "fer2013"
 FILE_ORDER = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")

@@ -7,7 +7,7 @@ import pytest
 
 from faceexpr.data.ferplus_labels import majority_labels, soft_labels
 from faceexpr.data.ferplus_votes import COLUMNS, read_votes
-from faceexpr.emotions import FERPLUS_NAMES
+from faceexpr.utils.labels import FERPLUS_NAMES
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "fer2013"
 

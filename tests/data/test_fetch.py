@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from pictures import encoded, picture
 
+from faceexpr.cli.fetch import run
+from faceexpr.data.annotations.document import ReadOptions
+from faceexpr.data.annotations.links import fetched_name
+from faceexpr.data.annotations.reading import read_annotations
 from faceexpr.data.download import Limits, LinkError, download
 from faceexpr.data.fetch import fetch, links_of
-from faceexpr.data.formats.document import ReadOptions
-from faceexpr.data.formats.links import fetched_name
-from faceexpr.data.formats.read import read_annotations
-from faceexpr.errors import FaceExprError
-from faceexpr.fetch import run
+from faceexpr.utils.errors import FaceExprError
 
 PNG = encoded(picture(40, 30), "PNG")
 OTHER = encoded(picture(20, 10, seed=1), "PNG")

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from faceexpr.data.formats.document import ReadOptions
-from faceexpr.data.formats.read import read_annotations
-from faceexpr.errors import FaceExprError
+from faceexpr.data.annotations.document import ReadOptions
+from faceexpr.data.annotations.reading import read_annotations
+from faceexpr.utils.errors import FaceExprError
 
 FORMATS = ("auto", "coco", "dataturks", "wider")
 SIZE = (40, 30)

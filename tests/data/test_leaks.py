@@ -1,7 +1,7 @@
 import torch
 
 from faceexpr.data.leaks import without_leaks
-from faceexpr.data.split import FaceSplit
+from faceexpr.data.loading import FaceSplit
 
 
 def flat(values: list[int]) -> torch.Tensor:

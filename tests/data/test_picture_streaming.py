@@ -11,12 +11,12 @@ from conftest import TINY_RUN
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from faceexpr.cli import main
+from faceexpr.cli.main import main
+from faceexpr.data.annotations.document import ReadOptions
 from faceexpr.data.box_augment import BoxAugmentation
 from faceexpr.data.face_boxes import FaceBoxes
-from faceexpr.data.formats.document import ReadOptions
-from faceexpr.data.split import PADDING
-from faceexpr.errors import FaceExprError
+from faceexpr.data.loading import PADDING
+from faceexpr.utils.errors import FaceExprError
 
 
 def damaged_inside(path: Path) -> None:

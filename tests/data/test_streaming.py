@@ -12,14 +12,14 @@ from conftest import TINY_RUN, exit_code
 from PIL import Image
 from processes import run_together, start
 
-from faceexpr.cli import main
+from faceexpr.cli.main import main
+from faceexpr.data.face_files import FaceImages
 from faceexpr.data.face_folder import FaceFolder
-from faceexpr.data.face_images import FaceImages
 from faceexpr.data.file_names import FileNames
-from faceexpr.data.split import PADDING
+from faceexpr.data.loading import PADDING
 from faceexpr.data.streaming import FaceFiles, StreamLoader
-from faceexpr.emotions import FER_NAMES
-from faceexpr.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES
 
 
 def photograph(path: Path, seed: int) -> Path:

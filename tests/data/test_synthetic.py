@@ -5,12 +5,12 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from faceexpr.data.drawing import compose_picture, draw_face
-from faceexpr.data.features import head_outline
-from faceexpr.data.portrait import PROTOTYPES, Movements, perform, person
-from faceexpr.data.synthetic import SyntheticFaces
-from faceexpr.emotions import FER_NAMES
-from faceexpr.errors import FaceExprError
+from faceexpr.data.synthetic.drawing import compose_picture, draw_face
+from faceexpr.data.synthetic.faces import SyntheticFaces
+from faceexpr.data.synthetic.parts import head_outline
+from faceexpr.data.synthetic.person import PROTOTYPES, Movements, perform, person
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES
 
 
 def test_prototypes_are_the_seven_expressions():
@@ -144,7 +144,8 @@ def test_a_picture_is_decided_by_its_generator():
 
 def test_boxes_hold_the_faces(monkeypatch):
     # Without hair, shoulders, background and camera, what differs from the empty picture is heads with ears.
-    from faceexpr.data import drawing, features
+    from faceexpr.data.synthetic import drawing
+    from faceexpr.data.synthetic import parts as features
 
     monkeypatch.setattr(features, "back", lambda who: [])
     monkeypatch.setattr(features, "hair", lambda who, outline: [])

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from faceexpr.data.box_augment import BoxAugmentation
-from faceexpr.data.drawing import compose_picture
-from faceexpr.data.synthetic_scenes import SyntheticScenes
-from faceexpr.errors import FaceExprError
+from faceexpr.data.synthetic.drawing import compose_picture
+from faceexpr.data.synthetic.scenes import SyntheticScenes
+from faceexpr.utils.errors import FaceExprError
 
 SMALL = {"width": 96, "height": 64, "max_faces": 2, "batch_size": 2}
 

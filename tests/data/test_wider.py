@@ -8,10 +8,10 @@ import pytest
 from conftest import REPOSITORY
 from PIL import Image
 
-from faceexpr.data.drawing import compose_picture
-from faceexpr.data.formats.read import read_annotations
-from faceexpr.data.formats.record import Annotations
-from faceexpr.errors import FaceExprError
+from faceexpr.data.annotations.reading import read_annotations
+from faceexpr.data.annotations.records import Annotations
+from faceexpr.data.synthetic.drawing import compose_picture
+from faceexpr.utils.errors import FaceExprError
 
 REAL = REPOSITORY.parent / "shared/data/wider/wider_face_split"
 ZEROS = "0 0 0 0 0 0 0 0 0 0"

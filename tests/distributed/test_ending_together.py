@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from processes import free_port, run_together, start
 
-from faceexpr.errors import BAD_INPUT, PROCESS_LOST
+from faceexpr.utils.errors import BAD_INPUT, PROCESS_LOST
 
 TINY = ["fit", "--data=odd_rank.OddFaces", "--data.train_size=14", "--data.val_size=7", "--data.batch_size=4",
         "--model.net=MLP", "--model.net.hidden=[8]", "--trainer.max_epochs=1", "--trainer.accelerator=cpu",

@@ -13,7 +13,7 @@ import torch
 from machines import ADDRESSES, Machine, torchrun, two_machines, wait
 from processes import start
 
-from faceexpr.errors import BAD_INPUT
+from faceexpr.utils.errors import BAD_INPUT
 
 FACES = ["--data=SyntheticFaces", "--data.train_size=14", "--data.val_size=7", "--data.test_size=9",
          "--data.batch_size=4", "--evaluation.figures=false", "--evaluation.resamples=50",

@@ -13,7 +13,7 @@ import torch
 from processes import run_together
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from faceexpr.emotions import FER_NAMES
+from faceexpr.utils.labels import FER_NAMES
 
 COUNTS = (1, 2, 4)
 QUICK = ["--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--trainer.log_every_n_steps=1"]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from faceexpr.errors import FaceExprError
 from faceexpr.models.compact_resnet import CompactResNet
+from faceexpr.utils.errors import FaceExprError
 
 
 def test_it_has_fewer_than_a_million_parameters():

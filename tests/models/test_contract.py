@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import faceexpr.models
-from faceexpr.described import describe
 from faceexpr.models.base import ExpressionNet
+from faceexpr.utils.specs import describe
 
 for module in pkgutil.iter_modules(faceexpr.models.__path__, "faceexpr.models."):
     import_module(module.name)

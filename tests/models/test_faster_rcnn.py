@@ -9,11 +9,11 @@ from torch import nn
 from torchvision.ops import box_iou
 
 from faceexpr.boxes.suppression import Suppression, suppress
-from faceexpr.data.drawing import compose_picture
-from faceexpr.described import describe
-from faceexpr.errors import FaceExprError
+from faceexpr.data.synthetic.drawing import compose_picture
 from faceexpr.models.faster_rcnn import FasterRCNN
 from faceexpr.models.resnet import IMAGENET_MEAN, IMAGENET_STD
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.specs import describe
 
 LOSSES = {"classifier", "box_reg", "objectness", "rpn_box_reg"}
 

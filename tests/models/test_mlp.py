@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from faceexpr.errors import FaceExprError
 from faceexpr.models.mlp import MLP
+from faceexpr.utils.errors import FaceExprError
 
 TABLE_2 = [(2304, 1024), (1024, 1024), (1024, 64), (64, 32), (32, 7)]
 

@@ -11,9 +11,9 @@ import torchvision.models
 from lightning.pytorch import Trainer
 from torch import nn
 
-from faceexpr.errors import FaceExprError
 from faceexpr.models.resnet import IMAGENET_MEAN, IMAGENET_STD, ResNet
 from faceexpr.tasks.classify import ExpressionClassifier
+from faceexpr.utils.errors import FaceExprError
 
 FEATURES = {18: 512, 34: 512, 50: 2048}
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from faceexpr.errors import FaceExprError
 from faceexpr.models.simple_cnn import SimpleCNN
+from faceexpr.utils.errors import FaceExprError
 
 PARAMETERS = (
     (5 * 5 * 1 * 64 + 64)

@@ -14,9 +14,9 @@ from pictures import encoded, picture
 from PIL import Image
 from red_finder import RED, red_picture
 
-from faceexpr.emotions import FER_NAMES, FERPLUS_NAMES
-from faceexpr.errors import FaceExprError
-from faceexpr.pipeline.analyze import run
+from faceexpr.cli.analyze import run
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES, FERPLUS_NAMES
 
 FIELDS = ["image", "name", "status", "reason", "width", "height", "faces", "notes"]
 

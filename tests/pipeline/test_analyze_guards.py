@@ -10,11 +10,11 @@ from analysis_runs import records, write
 from conftest import exit_code
 from pictures import encoded, picture
 
-from faceexpr.cli import main
-from faceexpr.detection.load import load_detector
-from faceexpr.emotions import FER_NAMES
-from faceexpr.errors import FaceExprError
+from faceexpr.cli.main import main
+from faceexpr.pipeline.load import load_detector
 from faceexpr.pipeline.output import Output
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES
 
 RECORD = {"image": "a", "name": "a", "status": "ok", "reason": None, "width": 9, "height": 9, "faces": [], "notes": []}
 

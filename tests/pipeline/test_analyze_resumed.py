@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from analysis_runs import records, rows, write
 
-from faceexpr.errors import FaceExprError
 from faceexpr.pipeline import pipeline as pipeline_module
+from faceexpr.utils.errors import FaceExprError
 
 
 def folder_bytes(out):
@@ -74,7 +74,7 @@ def environment():
 def test_sigkill_loses_and_doubles_no_row(analyze, models):
     for number in range(400):
         write(f"photos/{number:03}.png")
-    script = "import sys; from faceexpr.pipeline.analyze import run; run(sys.argv[1:])"
+    script = "import sys; from faceexpr.cli.analyze import run; run(sys.argv[1:])"
     command = [
         sys.executable, "-c", script, "analyze", "photos", "--detector", str(models / "detector.ckpt"), "--classifier",
         str(models / "classifier.ckpt"), "--out", "out", "--pictures=true", "--device=cpu",

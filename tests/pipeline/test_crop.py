@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from faceexpr.errors import FaceExprError
 from faceexpr.pipeline.crop import Crop, clipped, cut
+from faceexpr.utils.errors import FaceExprError
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8)
 STRETCHED = Crop(margin=0, shape="stretched")

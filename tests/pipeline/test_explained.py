@@ -11,9 +11,6 @@ from analysis_runs import records, write
 from PIL import Image
 from red_finder import save_task, tiny_classifier
 
-from faceexpr.emotions import FER_NAMES
-from faceexpr.errors import FaceExprError
-from faceexpr.explain.maps import class_maps
 from faceexpr.models.simple_cnn import SimpleCNN
 from faceexpr.pipeline.classifier import TaskClassifier
 from faceexpr.pipeline.explained import explained
@@ -21,6 +18,9 @@ from faceexpr.pipeline.pipeline import Analysed
 from faceexpr.pipeline.result import FaceResult, PictureResult
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.knn import KNNClassifier
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES
+from faceexpr.visualization.explain import class_maps
 
 
 def test_each_face_is_beside_what_speaks_for_its_expression(analyze):

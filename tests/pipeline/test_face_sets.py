@@ -10,11 +10,11 @@ from conftest import exit_code
 from red_finder import save_task, tiny_classifier
 from stub_steps import WHOLE, Levels, pipeline
 
-from faceexpr.calibration import Calibration
-from faceexpr.errors import FaceExprError
+from faceexpr.cli.merge import run as merge
+from faceexpr.metrics.calibration import Calibration
 from faceexpr.pipeline import pictures
-from faceexpr.pipeline.merge import run as merge
 from faceexpr.pipeline.result import FaceResult
+from faceexpr.utils.errors import FaceExprError
 
 FOUND = Calibration(1.5, {"0.5": 0.0, "0.9": 0.45, "0.99": 1.0}, 100, "drawn")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from analysis_runs import records, write
 
-from faceexpr.errors import FaceExprError
 from faceexpr.pipeline.inputs import collect
 from faceexpr.pipeline.lists import read_list
 from faceexpr.pipeline.names import Names, below
+from faceexpr.utils.errors import FaceExprError
 
 
 def images(out="out"):

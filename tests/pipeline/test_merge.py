@@ -6,8 +6,8 @@ import pytest
 from analysis_runs import write
 from conftest import exit_code
 
-from faceexpr.errors import FaceExprError
-from faceexpr.pipeline.merge import run as run_merge
+from faceexpr.cli.merge import run as run_merge
+from faceexpr.utils.errors import FaceExprError
 
 
 def merge(out, *args):

@@ -13,15 +13,15 @@ from red_finder import RED, RedFinder, red_picture, save_task, tiny_classifier
 from stub_steps import WHOLE, Boxes, Levels, pipeline
 
 from faceexpr.boxes.detections import Detections
-from faceexpr.data.formats.record import Annotations, FaceImage
-from faceexpr.detection.detector import NetDetector
-from faceexpr.detection.ground_truth import GroundTruth
-from faceexpr.errors import FaceExprError
-from faceexpr.images import ImageError, read_picture
+from faceexpr.data.annotations.records import Annotations, FaceImage
 from faceexpr.pipeline.classifier import TaskClassifier
 from faceexpr.pipeline.crop import Crop
+from faceexpr.pipeline.detectors import NetDetector
+from faceexpr.pipeline.ground_truth import GroundTruth
 from faceexpr.pipeline.pipeline import FacePipeline, usable_device
 from faceexpr.tasks.detect import FaceDetector
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import ImageError, read_picture
 
 MEMORY = Path("/proc/self/statm")
 

@@ -8,16 +8,16 @@ from PIL import Image
 from red_finder import RedFinder, save_task, tiny_classifier
 from stub_steps import WHOLE, Boxes, Levels, pipeline
 
-from faceexpr.data.face_images import FaceImages
+from faceexpr.cli.export import export, load_exported
+from faceexpr.data.face_files import FaceImages
 from faceexpr.data.face_reading import face_tensor
-from faceexpr.emotions import FER_NAMES, FERPLUS_NAMES
-from faceexpr.errors import FaceExprError
-from faceexpr.export import export, load_exported
 from faceexpr.pipeline.classifier import TaskClassifier, load_classifier
 from faceexpr.pipeline.crop import Crop
 from faceexpr.pipeline.pipeline import FacePipeline
 from faceexpr.tasks.detect import FaceDetector
 from faceexpr.tasks.knn import KNNClassifier
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES, FERPLUS_NAMES
 
 
 def test_f01_a_face_has_the_same_probabilities_by_every_path(tmp_path):

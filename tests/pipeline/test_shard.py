@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from faceexpr.errors import FaceExprError
 from faceexpr.pipeline.pipeline import usable_device
 from faceexpr.pipeline.shard import Shard, find_shard
+from faceexpr.utils.errors import FaceExprError
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
 SLURM = {"SLURM_PROCID": "2", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}

@@ -15,11 +15,11 @@ from analysis_runs import BOX, analyzer, records, write
 from conftest import exit_code
 from processes import free_port, run_together, start, torchrun
 
-from faceexpr.errors import FaceExprError
+from faceexpr.cli.merge import run as run_merge
 from faceexpr.pipeline import pipeline as pipeline_module
-from faceexpr.pipeline.merge import run as run_merge
 from faceexpr.pipeline.output import Output
 from faceexpr.pipeline.shard import PARTS
+from faceexpr.utils.errors import FaceExprError
 
 EXTRA = ("--pictures=true", "--crops=true")
 
@@ -273,7 +273,7 @@ def test_sigterm_within_a_record_lets_it_end(analyze, monkeypatch):
 def test_sigterm_before_the_first_image(analyze, monkeypatch, capsys):
     write("photos/a.png", BOX)
     monkeypatch.setattr(
-        "faceexpr.pipeline.analyze.collect", lambda *args: os.kill(os.getpid(), signal.SIGTERM), raising=True
+        "faceexpr.cli.analyze.collect", lambda *args: os.kill(os.getpid(), signal.SIGTERM), raising=True
     )
     assert analyze("photos") == 75
     assert "stopped by SIGTERM; the same command goes on" in capsys.readouterr().out

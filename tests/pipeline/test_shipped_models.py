@@ -8,11 +8,11 @@ from conftest import exit_code
 from matplotlib.cbook import get_sample_data
 
 from faceexpr import FacePipeline
-from faceexpr.errors import FaceExprError
-from faceexpr.model_file import read_header
-from faceexpr.pipeline.analyze import run
+from faceexpr.cli.analyze import run
 from faceexpr.pipeline.inputs import OPTIONS
-from faceexpr.shipped import CLASSIFIER, DETECTOR, FOLDER, shipped_models
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.weights.model_file import read_header
+from faceexpr.weights.shipped import CLASSIFIER, DETECTOR, FOLDER, shipped_models
 
 PORTRAIT = get_sample_data("grace_hopper.jpg", asfileobj=False)
 EYES_AND_MOUTH = [(222, 190), (305, 190), (270, 278)]

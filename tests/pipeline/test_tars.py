@@ -13,10 +13,10 @@ from PIL import Image
 from red_finder import red_picture
 from stub_steps import WHOLE, pipeline
 
-from faceexpr.errors import FaceExprError
-from faceexpr.images import ImageError
-from faceexpr.pipeline.merge import run as run_merge
+from faceexpr.cli.merge import run as run_merge
 from faceexpr.pipeline.tars import read_tar
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import ImageError
 
 
 def face(box=BOX):

@@ -9,15 +9,15 @@ from PIL import Image
 from red_finder import save_task
 from torchvision.ops import box_iou
 
-from faceexpr.data.drawing import compose_picture
 from faceexpr.data.face_reading import face_tensor
-from faceexpr.emotions import FER_NAMES
+from faceexpr.data.synthetic.drawing import compose_picture
 from faceexpr.models.light_detector import LightDetector
 from faceexpr.models.mlp import MLP
 from faceexpr.pipeline.crop import Crop, cut
 from faceexpr.pipeline.pipeline import FacePipeline
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.detect import FaceDetector
+from faceexpr.utils.labels import FER_NAMES
 
 
 def fit(parameters, loss, steps, lr):

@@ -16,9 +16,9 @@ from conftest import exit_code
 from sweep_runs import FIT, FOLDER, curve, here, sweep, table, val
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from faceexpr.cli import main
-from faceexpr.errors import PREEMPTED, FaceExprError
+from faceexpr.cli.main import main
 from faceexpr.sweep.trial import Assignment
+from faceexpr.utils.errors import PREEMPTED, FaceExprError
 
 GRID = {"model.net.activation": ["relu", "tanh"], "model.lr": [1e-3, 1e-2]}
 EPOCHS = ["--trainer.max_epochs=2"]

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from faceexpr.errors import FaceExprError
 from faceexpr.sweep.options import read_options
 from faceexpr.sweep.space import Range, flags, grid, probes, read_space
+from faceexpr.utils.errors import FaceExprError
 
 
 def test_a_grid_holds_every_combination_and_the_last_parameter_changes_fastest() -> None:

@@ -11,11 +11,11 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from faceexpr.data.face_boxes import FaceBoxes
-from faceexpr.data.split import PADDING
-from faceexpr.data.synthetic_scenes import SyntheticScenes
-from faceexpr.errors import FaceExprError
+from faceexpr.data.loading import PADDING
+from faceexpr.data.synthetic.scenes import SyntheticScenes
 from faceexpr.models.light_detector import LightDetector
 from faceexpr.tasks.detect import FaceDetector
+from faceexpr.utils.errors import FaceExprError
 
 TINY = {"train_size": 4, "val_size": 3, "test_size": 3, "width": 64, "height": 64, "batch_size": 2, "max_faces": 2}
 

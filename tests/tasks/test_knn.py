@@ -9,8 +9,8 @@ import torch
 from conftest import TINY_RUN, Run, exit_code
 from sklearn.neighbors import KNeighborsClassifier
 
-from faceexpr.cli import main
-from faceexpr.data.synthetic import SyntheticFaces
+from faceexpr.cli.main import main
+from faceexpr.data.synthetic.faces import SyntheticFaces
 from faceexpr.tasks.knn import KNNClassifier
 
 KNN = ["--model=KNNClassifier"]
@@ -85,7 +85,7 @@ def test_deep_features_travel_in_the_checkpoint(run: Run, workdir: Path) -> None
 
 
 def test_a_store_gives_the_same_and_searches_once(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import faceexpr.neighbours.store as store
+    import faceexpr.models.neighbours.store as store
 
     searches = []
     search = store.nearest
@@ -113,7 +113,7 @@ def test_bad_k_is_one_sentence(
 
 
 def test_an_empty_bank_is_one_sentence() -> None:
-    from faceexpr.errors import FaceExprError
+    from faceexpr.utils.errors import FaceExprError
 
     with pytest.raises(FaceExprError, match=r"no rows|empty"):
         KNNClassifier()(torch.zeros(1, 1, 48, 48, dtype=torch.uint8))

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from faceexpr.errors import FaceExprError
 from faceexpr.tasks.losses import CrossEntropy, Focal
+from faceexpr.utils.errors import FaceExprError
 
 WEIGHTS = [0.5, 1.0, 2.0, 3.0]
 

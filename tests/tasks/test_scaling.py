@@ -10,7 +10,7 @@ from conftest import TINY_RUN, Run, exit_code
 from lightning.pytorch import Trainer
 from torch.optim import lr_scheduler
 
-from faceexpr.cli import main
+from faceexpr.cli.main import main
 from faceexpr.models.mlp import MLP
 from faceexpr.tasks import optimisation
 from faceexpr.tasks.classify import ExpressionClassifier

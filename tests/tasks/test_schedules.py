@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LinearLR, MultiStepLR
 
-from faceexpr.errors import FaceExprError
 from faceexpr.tasks.schedules import WarmupMultiStepLR
+from faceexpr.utils.errors import FaceExprError
 
 
 def optimizer_of(lr=0.1):

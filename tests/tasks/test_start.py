@@ -7,16 +7,16 @@ import torch
 from conftest import exit_code
 from red_finder import save_task, tiny_classifier
 
-from faceexpr.checkpoints import read_checkpoint
-from faceexpr.cli import main
-from faceexpr.emotions import FER_NAMES
-from faceexpr.errors import FaceExprError
+from faceexpr.cli.main import main
 from faceexpr.models.light_detector import LightDetector
 from faceexpr.models.mlp import MLP
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.detect import FaceDetector
 from faceexpr.tasks.representations import NetworkFeatures
 from faceexpr.tasks.start import load_weights
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES
+from faceexpr.weights.checkpoints import read_checkpoint
 
 FACES = torch.randint(0, 256, (5, 1, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LAST_RUN = "lightning_logs/version_{}/checkpoints/last.ckpt"

@@ -1,0 +1,1 @@
+"""Experiments that are run with the package and are not part of it."""

@@ -1,0 +1,1 @@
+"""Run the experiments of the paper and write docs/paper.md from their results."""

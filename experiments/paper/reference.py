@@ -1,0 +1,86 @@
+"""The reference runs: what of each run is kept in the project, small and without pictures of the data sets.
+
+Kept are the record, ``config.yaml``, ``metrics.json``, the table of a sweep, the event files with their scalars, texts
+and hyper-parameters but without images, and the predictions of the test samples of the runs that are compared.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from experiments.paper.commands import BEFORE, RUNS, TEST, next_step, run_folder
+from experiments.paper.events import PATTERN, copy_small
+from experiments.paper.experiments import Experiment
+from experiments.paper.facts import FACTS
+from experiments.paper.record import RECORD, read_record
+from experiments.paper.results import is_compared
+from faceexpr.metrics.predictions import file_name
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import write_file
+
+LIMIT = 3_000_000
+"""Bytes of all reference runs together."""
+
+KEPT = (RECORD, "config.yaml", "metrics.json", "table.csv", "faces.jsonl", "predictions.csv")
+UNNEEDED = {(TEST, "config.yaml"), ("photographs", "faces.jsonl"), (f"photographs{BEFORE}", "faces.jsonl")}
+"""Folders and files: what the test of a run repeats, and faces in pictures of a data set, which are counted."""
+
+
+def keep(out: Path, project: Path, experiments: tuple[Experiment, ...]) -> list[str]:
+    """Copy the reference files of finished runs into the project, in the place of those of an earlier time.
+
+    Args:
+        out: folder of the runs.
+        project: the clone.
+        experiments: whose runs are looked at.
+
+    Returns:
+        Names of the runs that were copied.
+
+    Raises:
+        FaceExprError: they are larger than reference runs may be.
+    """
+    copied = []
+    for experiment in experiments:
+        for folder in sorted((out / run_folder(experiment, 0)).parent.glob("seed_*")):
+            record = read_record(folder)
+            if record is None or next_step(experiment, record.seed, out, record) is not None:
+                continue
+            target = project / RUNS / experiment.name / folder.name
+            if target.exists():
+                shutil.rmtree(target)
+            for file in _kept(folder, experiment):
+                _copy(file, target / file.relative_to(folder))
+            copied.append(f"{experiment.name}/{folder.name}")
+    if (out / RUNS / FACTS).is_file():
+        _copy(out / RUNS / FACTS, project / RUNS / FACTS)
+    size = sum(path.stat().st_size for path in (project / RUNS).rglob("*") if path.is_file())
+    if size > LIMIT:
+        raise FaceExprError(
+            f"the reference runs in {project / RUNS} have {size:,} bytes; expected at most {LIMIT:,}: remove some"
+        )
+    return copied
+
+
+def _kept(folder: Path, experiment: Experiment) -> Iterator[Path]:
+    """Yield the files of a run folder that are kept."""
+    for path in sorted(folder.rglob("*")):
+        trained = path.parent.parent if path.parent.name == TEST else path.parent
+        if path.name == file_name("test"):
+            if is_compared(experiment, trained):
+                yield path
+        elif path.match(PATTERN):
+            # That of a test has nothing that its metrics.json has not, and that of predictions nothing at all.
+            if path.parent.name != TEST and (path.parent / "metrics.json").is_file():
+                yield path
+        elif path.name in KEPT and (path.parent.name, path.name) not in UNNEEDED:
+            yield path
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.match(PATTERN):
+        copy_small(source, target)
+    else:
+        write_file(target, source.read_bytes())

@@ -1,0 +1,146 @@
+"""The figures that show pictures of the data sets, written beside the runs and never into the project."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments.paper.commands import RUNS, SYSTEM, TEST, WIDER_TRAIN
+from experiments.paper.drawing import file_name as figure_file
+from experiments.paper.facts import both_labels, expression_data, ferplus_data, labels
+from experiments.paper.over_detecting import over_detected_photographs
+from faceexpr.callbacks.reports import face
+from faceexpr.cli.annotate import annotate
+from faceexpr.data.annotations.reading import read_annotations
+from faceexpr.data.loading import FaceSplit
+from faceexpr.metrics.predictions import SavedSamples, file_name, read_samples
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import say, write_file
+from faceexpr.utils.labels import FER_NAMES, colour
+from faceexpr.visualization.classification import RIGHT, WRONG, gallery
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FOLDER = Path("figures")
+SHOWN = 16
+"""Faces of a figure."""
+
+PICTURES = 12
+"""Photographs of a figure."""
+
+Caption = list[tuple[str, str]]
+
+
+def write_figures_with_data(out: Path) -> None:
+    """Write what can be drawn of Figures 1 to 6, 14 and 17 to 19 with pictures of the data sets.
+
+    Args:
+        out: folder of the runs, with the link ``data``.
+    """
+    drawn: dict[int, Callable[[Path], Figure]] = {
+        3: _labelled,
+        14: _predicted,
+        17: over_detected_photographs,
+        18: _relabelled,
+        19: _several,
+    }
+    for number, draw in drawn.items():
+        try:
+            content = io.BytesIO()
+            draw(out).savefig(content, format="png")
+        except (FaceExprError, FileNotFoundError) as error:
+            say(f"Figure {number} with pictures of the data is not drawn: {error}")
+        else:
+            write_file(out / FOLDER / figure_file(number), content.getvalue())
+    if (out / WIDER_TRAIN).is_file() and not (out / FOLDER / "figure_02").is_dir():
+        images = read_annotations(out / WIDER_TRAIN).images
+        chosen = np.random.default_rng(0).choice(len(images), min(PICTURES, len(images)), replace=False)
+        annotate([images[index] for index in sorted(chosen.tolist())], out / FOLDER / "figure_02")
+    _copied(out)
+
+
+def _copied(out: Path) -> None:
+    """Copy what the evaluation of the detector and the two-step system have drawn already."""
+    detector = out / RUNS / "wider_light/seed_0" / TEST / "figures"
+    system = out / RUNS / SYSTEM / "photographs/pictures"
+    if (detector / "test_pictures.png").is_file():
+        shutil.copyfile(detector / "test_pictures.png", out / FOLDER / figure_file(5))
+    for path in sorted(system.rglob("*.jpg"))[:PICTURES]:
+        target = out / FOLDER / "figure_01" / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+def _labelled(out: Path) -> Figure:
+    split = expression_data(out).split("train")
+    found = np.array(labels(split))
+    rows = [int(row) for index in range(len(FER_NAMES)) for row in np.flatnonzero(found == index)[:2]]
+    names = [FER_NAMES[found[row]] for row in rows]
+    return _gallery(split, rows, [[(name, colour(name))] for name in names], "Faces with their labels")
+
+
+def _predicted(out: Path) -> Figure:
+    split, samples = _tested(out)
+    right = samples.predicted == samples.labels
+    sure = samples.probabilities.max(axis=1)
+    rows = [
+        *(int(row) for row in np.argsort(-sure * right, kind="stable")[: SHOWN // 2]),
+        *(int(row) for row in np.argsort(-sure * ~right, kind="stable")[: SHOWN // 2]),
+    ]
+    captions = [
+        [
+            (f"{samples.predicted[row]} {sure[row]:.0%}", RIGHT if right[row] else WRONG),
+            (f"true: {samples.labels[row]}", "#222222"),
+        ]
+        for row in rows
+    ]
+    return _gallery(
+        split, [int(samples.indices[row]) for row in rows], captions, "Predicted correctly and wrong", SHOWN // 2
+    )
+
+
+def _several(out: Path) -> Figure:
+    split, samples = _tested(out)
+    order = np.argsort(-samples.probabilities, axis=1)
+    second = np.take_along_axis(samples.probabilities, order[:, 1:2], axis=1)[:, 0]
+    rows = [int(row) for row in np.argsort(-second, kind="stable")[:SHOWN]]
+    captions: list[Caption] = [
+        [
+            (
+                f"{samples.class_names[place]} {samples.probabilities[row, place]:.0%}",
+                colour(samples.class_names[place]),
+            )
+            for place in order[row, :2].tolist()
+        ]
+        for row in rows
+    ]
+    places = [int(samples.indices[row]) for row in rows]
+    return _gallery(split, places, captions, "Faces with two likely expressions")
+
+
+def _relabelled(out: Path) -> Figure:
+    before, now = both_labels(out)
+    rows = [row for row, (old, new) in enumerate(zip(before, now, strict=True)) if old != new][:SHOWN]
+    captions: list[Caption] = [
+        [(FER_NAMES[before[row]], WRONG), (f"FER+: {FER_NAMES[now[row]]}", RIGHT)] for row in rows
+    ]
+    return _gallery(ferplus_data(out).split("test"), rows, captions, "Labels of FER-2013 and of FER+")
+
+
+def _tested(out: Path) -> tuple[FaceSplit, SavedSamples]:
+    samples = read_samples(out / RUNS / "resnet18/seed_0" / TEST / file_name("test"))
+    return expression_data(out).split("test"), samples
+
+
+def _gallery(
+    split: FaceSplit, rows: Sequence[int], captions: Sequence[Caption], title: str, columns: int | None = None
+) -> Figure:
+    if not rows:
+        raise FaceExprError(f"the data have no face for it ({title})")
+    return gallery([face(split.images[row]) for row in rows], captions, title, columns)

@@ -1,0 +1,275 @@
+"""What evaluations have in common: measuring at the right time, remembering the best epoch, reporting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from torchmetrics import Metric
+
+from faceexpr.callbacks import reports
+from faceexpr.callbacks.hparams import log_row
+from faceexpr.metrics.classification import higher_is_better
+from faceexpr.utils.errors import FaceExprError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+AUTO = "auto"
+"""Stands for the metric by which models of a kind are chosen: their own ``main_metric``."""
+
+Table = TypeVar("Table")
+Scores = TypeVar("Scores")
+Stage = Literal["val", "test"]
+
+
+@dataclass
+class Pass(Generic[Table, Scores]):
+    """One pass over a split.
+
+    Attributes:
+        table: its samples.
+        scores: their metrics.
+        epoch: epoch of the weights, counted from 0; None outside of training.
+    """
+
+    table: Table
+    scores: Scores
+    epoch: int | None
+
+    @property
+    def when(self) -> str:
+        """How long the weights were trained, for people, who may count epochs from 0 or from 1."""
+        if self.epoch is None:
+            return ""
+        return " after 1 epoch" if self.epoch == 0 else f" after {self.epoch + 1} epochs"
+
+
+class Evaluation(Callback, Generic[Table, Scores]):
+    """A callback that measures models of one kind on every validation and test sample, once each.
+
+    A subclass says how samples are gathered, scored, reported and drawn; this class says when. Everything is computed
+    from the samples of all processes, in every process alike, and reported by the first.
+
+    Attributes:
+        judges: what the steps of these models return: ``probabilities`` or ``detections``, their ``gives``.
+        option: name of the callback's options on the command line, for messages.
+
+    Args:
+        figures: draw figures, for TensorBoard and the run folder.
+        figures_every_n_epochs: draw the validation figures after each n-th epoch as well; 0 draws those of the best
+            epoch only, when training ends.
+        gallery_size: largest number of pictures in a figure.
+        monitor: the metric that tells which epoch is the best; none takes the last epoch.
+    """
+
+    judges: str
+    option: str
+
+    def __init__(self, figures: bool, figures_every_n_epochs: int, gallery_size: int, monitor: str | None) -> None:
+        for name, value in (("figures_every_n_epochs", figures_every_n_epochs), ("gallery_size", gallery_size)):
+            if value < 0:
+                raise FaceExprError(f"{self.option}.{name} is {value}; expected 0 or more")
+        self.figures = figures
+        self.figures_every_n_epochs = figures_every_n_epochs
+        self.gallery_size = gallery_size
+        self.monitor = monitor
+        self._folder: Path | None = None
+        self._collector: Metric | None = None
+        self._latest: Pass[Table, Scores] | None = None
+        self._best: Pass[Table, Scores] | None = None
+        self._best_value: float | None = None
+        self._training_shown = False
+
+    # What a subclass says.
+
+    @staticmethod
+    def logged(stage: str, pl_module: LightningModule) -> dict[str, bool]:
+        """Return the metrics that a stage always logs, and whether higher is better.
+
+        Args:
+            stage: ``train``, ``val`` or ``test``.
+            pl_module: the model.
+        """
+        raise NotImplementedError
+
+    def collect(self, pl_module: LightningModule) -> Metric:
+        """Return an empty metric that gathers samples and computes their table."""
+        raise NotImplementedError
+
+    def score(self, table: Table, pl_module: LightningModule) -> Scores:
+        """Return the metrics of the samples."""
+        raise NotImplementedError
+
+    def values(self, scores: Scores) -> Mapping[str, float | None]:
+        """Return metrics by name, None where one is not defined."""
+        raise NotImplementedError
+
+    def report(
+        self, trainer: Trainer, stage: Stage, result: Pass[Table, Scores], full: bool, folder: Path | None
+    ) -> None:
+        """Print, and write to the run folder where there is one; ``full`` prints all and not one line."""
+        raise NotImplementedError
+
+    def draw(self, trainer: Trainer, stage: Stage, result: Pass[Table, Scores]) -> Mapping[str, Figure]:
+        """Return figures by name."""
+        raise NotImplementedError
+
+    def draw_training(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Mapping[str, Figure]:
+        """Return figures of a batch as training sees it."""
+        raise NotImplementedError
+
+    def training_metrics(self) -> Mapping[str, float]:
+        """Return what was measured on the training samples, by name, for the row of hyper-parameters."""
+        return {}
+
+    def stored(self, result: Pass[Table, Scores]) -> dict[str, Any]:
+        """Return the samples for a checkpoint, in plain values and tensors."""
+        raise NotImplementedError
+
+    def restored(self, state: Mapping[str, Any]) -> tuple[Table, Scores]:
+        """Return what `stored` has put into a checkpoint."""
+        raise NotImplementedError
+
+    # When.
+
+    # Every process has to ask for the folder, and only before the strategy is torn down.
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        folder = trainer.log_dir
+        self._folder = Path(folder) if folder is not None and not rehearsal(trainer) else None
+        self.monitor = resolved(self.monitor, pl_module)
+        if stage == "fit":
+            # A checkpoint to resume from is loaded later, and brings the best epoch with it.
+            self._latest = self._best = self._best_value = None
+            self._training_shown = False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if not self._training_shown and self.figures and self.gallery_size and trainer.is_global_zero:
+            self._training_shown = True
+            show_figures(trainer, "train", self.draw_training(trainer, pl_module, batch), self._folder)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = dict(self.training_metrics())
+        for when, result in (("final", self._latest), ("best", self._best)):
+            values = {} if result is None else self.values(result.scores)
+            metrics |= {
+                f"{when}/val_{name}": value for name, value in values.items() if value is not None and "/" not in name
+            }
+        if trainer.is_global_zero and not rehearsal(trainer):
+            log_row(trainer, pl_module, metrics)
+        if self._best is not None:
+            self._report(trainer, "val", self._best, full=False)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._collector = self.collect(pl_module).to(pl_module.device)
+
+    on_test_start = on_validation_start
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._measure(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._measure(trainer, pl_module, "test")
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        assert self._collector is not None
+        table: Table = self._collector.compute()
+        self._collector = None
+        if trainer.sanity_checking:
+            return
+        scores = self.score(table, pl_module)
+        self._latest = Pass(table, scores, trainer.current_epoch if trainer.state.fn == TrainerFn.FITTING else None)
+        log(pl_module, {f"{stage}/{name}": value for name, value in self.values(scores).items()})
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or self._latest is None:
+            return
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._report(trainer, "val", self._latest, full=True)
+            return
+        value = trainer.callback_metrics.get(self.monitor) if self.monitor is not None else None
+        if self._is_best(None if value is None else float(value)):
+            self._best, self._best_value = self._latest, None if value is None else float(value)
+        every = self.figures_every_n_epochs
+        if self.figures and every and (trainer.current_epoch + 1) % every == 0 and trainer.is_global_zero:
+            show_figures(trainer, "val", self.draw(trainer, "val", self._latest), self._folder)
+
+    def _is_best(self, value: float | None) -> bool:
+        if self.monitor is None or self._best is None:
+            return True
+        if value is None or self._best_value is None:
+            return value is not None
+        return value > self._best_value if higher_is_better(self.monitor) else value < self._best_value
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._latest is not None:
+            self._report(trainer, "test", self._latest, full=True)
+
+    def _report(self, trainer: Trainer, stage: Stage, result: Pass[Table, Scores], full: bool) -> None:
+        if not trainer.is_global_zero:
+            return
+        self.report(trainer, stage, result, full, self._folder)
+        if self.figures and not rehearsal(trainer):
+            show_figures(trainer, stage, self.draw(trainer, stage, result), self._folder)
+        if self._folder is not None:
+            rank_zero_info(f"{stage}: metrics and figures are in {self._folder}")
+
+    # A resumed run still knows the best epoch from before.
+
+    def state_dict(self) -> dict[str, Any]:
+        if self._best is None:
+            return {}
+        state = {"monitor": self.monitor, "value": self._best_value, "epoch": self._best.epoch}
+        return {**state, **self.stored(self._best)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # What was best by another metric says nothing of this one.
+        if state_dict and state_dict.get("monitor", self.monitor) == self.monitor:
+            self._best = Pass(*self.restored(state_dict), state_dict["epoch"])
+            self._best_value = state_dict["value"]
+
+    def forget_best(self) -> None:
+        """Choose the best epoch among those to come; for a resumed run without the earlier one's weights."""
+        self._best = self._best_value = None
+
+
+def resolved(monitor: str | None, pl_module: LightningModule) -> str | None:
+    """Return the metric that an option means."""
+    return str(getattr(pl_module, "main_metric", "val/accuracy")) if monitor == AUTO else monitor
+
+
+def can_judge(evaluation: Evaluation[Any, Any], pl_module: object) -> bool:
+    """Tell whether a model is of the kind that an evaluation measures; one that does not say is a classifier."""
+    return bool(getattr(pl_module, "gives", "probabilities") == evaluation.judges)
+
+
+def show_figures(trainer: Trainer, stage: str, drawn: Mapping[str, Figure], folder: Path | None) -> None:
+    """Hand figures to the loggers as ``stage/name`` and write them as ``figures/stage_name.png``; for one process."""
+    for name, figure in drawn.items():
+        for logger in trainer.loggers:
+            experiment: Any = getattr(logger, "experiment", None)
+            if hasattr(experiment, "add_figure"):
+                experiment.add_figure(f"{stage}/{name}", figure, trainer.global_step)
+        if folder is not None:
+            reports.write_figure(folder, f"{stage}_{name}", figure)
+
+
+def rehearsal(trainer: Any) -> bool:
+    """Tell whether this is ``trainer.fast_dev_run``, which leaves nothing behind."""
+    return bool(trainer.fast_dev_run)
+
+
+def log(pl_module: LightningModule, values: Mapping[str, float | None]) -> None:
+    """Log metrics that all processes have computed from the samples of all; those not defined are left out."""
+    for name, value in values.items():
+        if value is not None:
+            # All processes hold the same value: their maximum is exact, a mean may round.
+            pl_module.log(
+                name, value, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max", batch_size=1,
+                prog_bar=name == getattr(pl_module, "main_metric", None),
+            )  # fmt: skip

@@ -1,0 +1,167 @@
+"""Predictions for images without labels, written as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+
+from faceexpr.data.base import ExpressionDataModule
+from faceexpr.data.loading import FaceSplit
+from faceexpr.data.streaming import share_findings
+from faceexpr.metrics.table import SampleCollector, SampleTable
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import say, write_file
+
+SHOWN = 10
+"""Number of predictions that are printed."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The result for one input.
+
+    Attributes:
+        source: the path, or the file and row.
+        probabilities: float32 (C,), or None where there are none.
+        status: ``ok``; ``error`` (see the note); ``skipped`` where prediction was limited to fewer batches.
+        note: why there is no prediction, or a remark.
+    """
+
+    source: str
+    probabilities: NDArray[np.float32] | None
+    status: str
+    note: str
+
+
+class PredictionWriter(Callback):
+    """Write class probabilities as CSV, a row for each input, in the order of the inputs.
+
+    Columns: ``source``, ``predicted``, the probability of each class under its name, ``status`` (``ok``, ``error`` or
+    ``skipped``) and ``note``. Inputs that could not be read have a row that says why.
+
+    Args:
+        path: where to write; by default ``predictions.csv`` in the run folder.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        if path is not None and Path(path).is_dir():
+            raise FaceExprError(f"predictions.path is {path}, which is a folder; expected the name of a CSV file")
+        self.path = path
+        self.failed = 0
+        """Number of inputs of the last run without a prediction, because they could not be read or it is not finite."""
+        self._target: Path | None = None
+        self._collector: SampleCollector | None = None
+        self._done = False
+
+    # Every process has to ask for the run folder, and only before the strategy is torn down.
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "predict":
+            return
+        folder = trainer.log_dir
+        self._target = Path(self.path) if self.path is not None else Path(folder or ".") / "predictions.csv"
+        self._done = False
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        number = len(pl_module.class_names)  # type: ignore[arg-type]
+        self._collector = SampleCollector(number, labelled=False).to(pl_module.device)
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        assert self._collector is not None
+        self._collector.update(batch["index"], outputs["probabilities"])
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._collector is not None
+        self._finish(trainer, pl_module, self._collector.compute())
+        self._collector = None
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "predict" and not self._done:
+            # Where no input could be read, the loop has no batch and runs none of its hooks.
+            number = len(pl_module.class_names)  # type: ignore[arg-type]
+            empty = SampleTable(np.empty(0, dtype=np.int64), np.empty((0, number), dtype=np.float32), None)
+            self._finish(trainer, pl_module, empty)
+
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, table: SampleTable) -> None:
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it at run time
+        if not isinstance(datamodule, ExpressionDataModule):
+            raise FaceExprError("predictions are written for the images of an ExpressionDataModule only")
+        class_names = tuple(pl_module.class_names)  # type: ignore[arg-type]
+        split = datamodule.split("predict")
+        share_findings(split)
+        rows = result_rows(split, table)
+        self.failed = sum(row.status == "error" for row in rows)
+        self._done = True
+        if not trainer.is_global_zero:
+            return
+        assert self._target is not None
+        write_file(self._target, as_csv(rows, class_names))
+        for row in rows[:SHOWN]:
+            say(as_line(row, class_names))
+        if len(rows) > SHOWN:
+            say(f"... and {len(rows) - SHOWN:,} more")
+        say(f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'} written to {self._target}")
+        unread, skipped = len(split.failures) + len(split.broken), sum(row.status == "skipped" for row in rows)
+        for number, what in (
+            (unread, "could not be read; the note of each row says why"),
+            (self.failed - unread, "have probabilities that are not finite"),
+            (skipped, "were left out by trainer.limit_predict_batches"),
+        ):
+            if number:
+                say(f"{number:,} of {len(rows):,} inputs {what}")
+
+
+def result_rows(split: FaceSplit, table: SampleTable) -> list[Row]:
+    """Return a row for each input, read or not, in the order of the inputs."""
+    found = dict(zip(table.indices.tolist(), table.probabilities, strict=True))
+    failures = {failure.position: failure for failure in split.failures}
+    rows: list[Row] = []
+    index = 0
+    for position in range(len(split) + len(split.failures)):
+        if position in failures:
+            rows.append(Row(failures[position].source, None, "error", failures[position].reason))
+            continue
+        probabilities, source, note = found.get(index), split.sources[index], split.notes.get(index, "")
+        if index in split.broken:
+            rows.append(Row(source, None, "error", split.broken[index]))
+        elif probabilities is None:
+            rows.append(Row(source, None, "skipped", note))
+        elif not np.isfinite(probabilities).all():
+            rows.append(Row(source, None, "error", "; ".join(filter(None, ("probabilities are not finite", note)))))
+        else:
+            rows.append(Row(source, probabilities, "ok", note))
+        index += 1
+    return rows
+
+
+def as_csv(rows: Sequence[Row], class_names: Sequence[str]) -> str:
+    """Return the rows as CSV with a header; probabilities have six significant digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["source", "predicted", *class_names, "status", "note"])
+    for row in rows:
+        if row.probabilities is None:
+            cells = [""] * (1 + len(class_names))
+        else:
+            cells = [class_names[int(row.probabilities.argmax())], *(f"{value:.6g}" for value in row.probabilities)]
+        writer.writerow([row.source, *cells, row.status, row.note])
+    return text.getvalue()
+
+
+def as_line(row: Row, class_names: Sequence[str], most: int = 3) -> str:
+    """Return a row for the console: the source and its most probable classes."""
+    if row.probabilities is None:
+        return f"{row.source}: {row.status}{': ' if row.note else ''}{row.note}"
+    order = np.argsort(-row.probabilities, kind="stable")[:most]
+    found = ", ".join(f"{class_names[index]} {row.probabilities[index]:.1%}" for index in order)
+    return f"{row.source}: {found}{f' ({row.note})' if row.note else ''}"

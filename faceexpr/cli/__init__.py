@@ -1,0 +1,1 @@
+"""The ``faceexpr`` command: one file for each verb."""

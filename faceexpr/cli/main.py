@@ -1,0 +1,115 @@
+"""The ``faceexpr`` command: which verbs there are and where each one lives; nothing but wiring."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
+
+from jsonargparse import ArgumentParser
+
+from faceexpr import __version__
+from faceexpr.utils.errors import BAD_INPUT, INTERRUPTED, PIPE_CLOSED, FaceExprError, of_file
+from faceexpr.utils.text import printable_lines
+
+VERBS: dict[str, tuple[str, str]] = {
+    "fit": ("faceexpr.cli.train:run", "Train a model."),
+    "validate": ("faceexpr.cli.train:run", "Measure a checkpoint on the validation split (PublicTest of FER-2013)."),
+    "test": ("faceexpr.cli.train:run", "Measure a checkpoint on the test split (PrivateTest of FER-2013)."),
+    "predict": ("faceexpr.cli.train:run", "Write the class probabilities of images to predictions.csv."),
+    "sweep": ("faceexpr.cli.sweep:run", "Run fit over a grid of its options, or search them."),
+    "analyze": ("faceexpr.cli.analyze:run", "Find the faces in photographs and tell the expression of each."),
+    "merge": ("faceexpr.cli.merge:run", "Put the parts of an analysis by several processes together."),
+    "annotate": ("faceexpr.cli.annotate:run", "Draw the true boxes of an annotation file into its pictures."),
+    "fetch": ("faceexpr.cli.fetch:run", "Fetch the pictures that an annotation file names by links."),
+    "detectron2": ("faceexpr.cli.detectron2:run", "Train or measure a detector of Detectron2."),
+    "compare": ("faceexpr.cli.compare:run", "Tell whether the difference between runs is more than chance."),
+    "paper": ("experiments.paper.run:run", "Run the paper's experiments and write docs/paper.md."),
+    "export": ("faceexpr.cli.export:run", "Write a checkpoint as one file: a program or a model file."),
+}
+"""Each verb with its function (module:name, called with all arguments) and one line of help."""
+
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+"""Variables of launchers that Lightning reads while it is imported, and takes for whole numbers."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a command line.
+
+    Args:
+        args: the arguments after the program's name; those of the process by default.
+
+    Raises:
+        SystemExit: with a code that is not 0 when something was wrong.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A file name that the console's encoding does not know must not end a run.
+            stream.reconfigure(errors="backslashreplace")
+    if str(Path.cwd()) not in sys.path:
+        # Classes of the user's own, named by import path, lie in the current folder; last, where it hides nothing.
+        sys.path.append(str(Path.cwd()))
+    verb = next((argument for argument in arguments if argument in VERBS), None)
+    if verb is None or arguments[0] in ("-h", "--help", "--version"):
+        _overview().parse_args(arguments or ["--help"])
+        return
+    # Torch's C++ part would warn with a stack trace where another process has gone, which a sentence says already.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # Pillow warns of odd pictures without their names; what matters becomes a reason or a note.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    try:
+        _check_ranks()
+        _load(VERBS[verb][0])(arguments)
+    except FaceExprError as error:
+        _refuse(verb, error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:
+        # Whoever was reading the output, such as `head`, has had enough. What Python still holds back goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(PIPE_CLOSED) from None
+    except OSError as error:
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        _refuse(verb, of_file(error))
+
+
+def _check_ranks() -> None:
+    for name in RANKS:
+        rank = os.environ.get(name, "0").strip()
+        if not (rank.isascii() and rank.isdigit()):
+            raise FaceExprError(
+                f"the environment says {name}={rank}; expected a whole number, as torchrun or SLURM sets it, or nothing"
+            )
+
+
+def _refuse(verb: str, error: FaceExprError) -> NoReturn:
+    print(printable_lines(f"faceexpr {verb}: error: {error}"), file=sys.stderr)
+    raise SystemExit(BAD_INPUT) from None
+
+
+def _overview() -> ArgumentParser:
+    """Return a parser that answers ``--help`` and ``--version`` without loading torch."""
+    parser = ArgumentParser(
+        prog="faceexpr",
+        version=__version__,
+        description="Train, compare and ship face detection and facial-expression recognition. "
+        "`faceexpr VERB --help` lists the options of a verb.",
+    )
+    verbs = parser.add_subcommands(title="verbs", metavar="VERB")
+    for verb, (_, line) in VERBS.items():
+        verbs.add_subcommand(verb, ArgumentParser(prog=f"faceexpr {verb}"), help=line)
+    return parser
+
+
+def _load(target: str) -> Callable[[list[str]], None]:
+    module, _, name = target.partition(":")
+    function: Callable[[list[str]], None] = getattr(import_module(module), name)
+    return function

@@ -1,0 +1,147 @@
+"""COCO's JSON: images, annotations and categories in three lists that refer to each other by ids.
+
+Source: https://cocodataset.org/#format-data; boxes are left, top, width, height in pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from faceexpr.data.annotations.document import Document, Entry, Face, stated_size
+from faceexpr.data.annotations.links import file_names, is_link
+from faceexpr.data.annotations.text import decode, is_integer, is_number, short
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.text import counted
+
+NAME = "COCO JSON"
+
+_KEY = re.compile(r'"(images|annotations|categories)"\s*:')
+_LISTS = ("images", "annotations", "categories")
+
+
+def recognises(head: str) -> bool:
+    """Tell whether a text is a JSON object with one of COCO's lists."""
+    return head.lstrip().startswith("{") and _KEY.search(head) is not None
+
+
+def read(path: Path, text: str) -> Document:
+    """Read the three lists.
+
+    Raises:
+        FaceExprError: the file is damaged, repeats the id of an image, refers to an id that it does not declare, or has
+            a box that is not four numbers.
+    """
+    images, annotations, categories = _lists(path, text)
+    names = _categories(path, categories)
+    faces: dict[int, list[Face]] = {}
+    for number, record in enumerate(images, 1):
+        image_id = _id(f"{path}, image {number} of the list", record, "id")
+        if image_id in faces:
+            raise FaceExprError(
+                f"{path}, image {number} of the list: the id {image_id} is that of an image before it; expected an id "
+                "of its own, as annotations could belong to either"
+            )
+        faces[image_id] = []
+    for number, record in enumerate(annotations, 1):
+        place = f"{path}, annotation {number} of the list (id {short(_get(record, 'id'))})"
+        image_id, category_id = _id(place, record, "image_id"), _id(place, record, "category_id")
+        if image_id not in faces:
+            raise FaceExprError(f"{place}: no image of the file has its image_id {image_id}")
+        if category_id not in names:
+            declared = ", ".join(f"{known} ({name})" for known, name in list(names.items())[:10])
+            raise FaceExprError(
+                f"{place}: category_id {category_id} is not declared; expected one of the file's categories: {declared}"
+            )
+        faces[image_id].append(_face(place, record, names[category_id]))
+    return Document(
+        tuple(_entry(path, number, record, faces) for number, record in enumerate(images, 1)),
+        folders=("", "images", *_split_folders(path)),
+        categories={name: category_id for category_id, name in names.items()},
+        notes=_repeated(annotations),
+    )
+
+
+def _lists(path: Path, text: str) -> list[list[Any]]:
+    start = len(text) - len(text.lstrip())
+    try:
+        content, end = decode(text, start)
+    except json.JSONDecodeError as error:
+        raise FaceExprError(f"{path}, line {error.lineno}: cut off or no JSON ({error.msg})") from error
+    except ValueError as error:
+        raise FaceExprError(f"{path}: {error}; expected COCO JSON") from error
+    if text[end:].strip():
+        line = text.count("\n", 0, end) + 1
+        raise FaceExprError(f"{path}, line {line}: text follows the end of the JSON object")
+    for name in _LISTS:
+        if not isinstance(_get(content, name), list):
+            raise FaceExprError(f"{path}: {name!r} is {short(_get(content, name))}; expected COCO's list of {name}")
+    return [content[name] for name in _LISTS]
+
+
+def _get(record: Any, key: str) -> Any:
+    return record.get(key) if isinstance(record, dict) else None
+
+
+def _id(place: str, record: Any, key: str) -> int:
+    value = _get(record, key)
+    if not is_integer(value):
+        raise FaceExprError(f"{place}: {key} is {short(value)}; expected a whole number")
+    return int(value)
+
+
+def _categories(path: Path, categories: list[Any]) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for number, record in enumerate(categories, 1):
+        place = f"{path}, category {number} of the list"
+        category_id, name = _id(place, record, "id"), _get(record, "name")
+        if not isinstance(name, str):
+            raise FaceExprError(f"{place}: name is {short(name)}; expected a text")
+        if category_id in names or name in names.values():
+            raise FaceExprError(f"{place}: id {category_id} or name {name!r} is that of a category before it")
+        names[category_id] = name
+    return names
+
+
+def _face(place: str, record: dict[str, Any], category: str) -> Face:
+    bbox = record.get("bbox")
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)):
+        raise FaceExprError(f"{place}: bbox is {short(bbox)}; expected four numbers: left, top, width, height")
+    left, top, width, height = map(float, bbox)
+    if not math.isfinite(left + width) or not math.isfinite(top + height):
+        raise FaceExprError(f"{place}: bbox is {short(bbox)}; expected four numbers in pixels")
+    marks = [record.get(key, 0) for key in ("iscrowd", "ignore")]
+    if any(mark not in (0, 1) for mark in marks):
+        raise FaceExprError(f"{place}: iscrowd and ignore are {short(marks)}; expected 0 or 1 each")
+    place = f"annotation {short(record.get('id'))}"
+    return Face(place, (left, top, left + width, top + height), labels=(category,), ignored=any(marks))
+
+
+def _entry(path: Path, number: int, record: dict[str, Any], faces: dict[int, list[Face]]) -> Entry:
+    image_id, name = int(record["id"]), record.get("file_name")
+    if not isinstance(name, str) or not name.strip():
+        raise FaceExprError(f"{path}, image {number} of the list (id {image_id}): file_name is {short(name)}")
+    urls = [url for key in ("coco_url", "url", "flickr_url") if isinstance(url := record.get(key), str)]
+    return Entry(
+        f"image {image_id}",
+        file_names(name),
+        tuple(faces[image_id]),
+        size=stated_size(record.get("width"), record.get("height")),
+        image_id=image_id,
+        url=next(filter(is_link, [*urls, name]), None),
+    )
+
+
+def _split_folders(path: Path) -> tuple[str, ...]:
+    # annotations/instances_val2017.json lies beside val2017/.
+    last = path.stem.rpartition("_")[2]
+    return (last,) if last else ()
+
+
+def _repeated(annotations: list[Any]) -> tuple[str, ...]:
+    ids = [short(record["id"]) for record in annotations if "id" in record]
+    repeated = len(ids) - len(set(ids))
+    return (f"{counted(repeated, 'annotation')} with the id of another, all kept",) if repeated else ()

@@ -1,0 +1,119 @@
+"""Dataturks' export, the paper's Dataset 1: one JSON object an image, with boxes as fractions of the image."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from faceexpr.data.annotations.document import Document, Entry, Face, stated_size
+from faceexpr.data.annotations.links import file_names, is_link
+from faceexpr.data.annotations.text import decode, is_number, short
+from faceexpr.utils.errors import FaceExprError
+
+NAME = "Dataturks JSON lines"
+
+_KEY = re.compile(r'"(content|annotation)"\s*:')
+_BLANK = re.compile(r"\s*")
+_FAR_OUT = 10
+"""Nobody drags the mouse so many images far: such corners are pixels."""
+
+
+def recognises(head: str) -> bool:
+    """Tell whether a text is JSON that names a content and its annotation."""
+    return head.lstrip().startswith(("{", "[")) and _KEY.search(head) is not None
+
+
+def read(path: Path, text: str) -> Document:
+    """Read the export: one object a line, or an array of them.
+
+    Each has ``content``, the image's URL or file name, and ``annotation``, a list of boxes, or null where the annotator
+    has skipped the image. Each box has ``label``, a text or a list of them, and ``points``, two or more corners in any
+    order.
+
+    Raises:
+        FaceExprError: a record is damaged.
+    """
+    return Document(tuple(_entry(path, line, record) for line, record in _records(path, text)), fractions=True)
+
+
+def _records(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    """Yield each record with the line that it begins in."""
+
+    def skip(position: int) -> int:
+        match = _BLANK.match(text, position)
+        return match.end() if match else position
+
+    position = skip(0)
+    in_array = text.startswith("[", position)
+    position = skip(position + 1) if in_array else position
+    line, counted = 1, 0
+    comma = False
+    while position < len(text) and not (in_array and text[position] == "]" and not comma):
+        line, counted = line + text.count("\n", counted, position), position
+        try:
+            record, position = decode(text, position)
+        except ValueError as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise FaceExprError(
+                f"{path}, line {line}: the record that begins here is cut off or no JSON ({reason}); expected an "
+                "object with content and annotation"
+            ) from error
+        yield line, record
+        position = skip(position)
+        comma = in_array and text.startswith(",", position)
+        position = skip(position + 1) if comma else position
+        if in_array and not comma and not text.startswith("]", position):
+            raise FaceExprError(f"{path}, line {line}: a comma or the end of the array is missing after this record")
+    if in_array and position >= len(text):
+        raise FaceExprError(f"{path}, line {line}: the array has no end after the record that begins here")
+    if in_array and skip(position + 1) < len(text):
+        raise FaceExprError(f"{path}: text follows the end of the array of records")
+
+
+def _entry(path: Path, line: int, record: Any) -> Entry:
+    where = f"line {line}"
+    if not isinstance(record, dict):
+        raise FaceExprError(f"{path}, {where}: {short(record)}; expected an object with content and annotation")
+    content, annotation = record.get("content"), record.get("annotation")
+    if not isinstance(content, str) or not content.strip():
+        raise FaceExprError(f"{path}, {where}: content is {short(content)}; expected the URL or file name of an image")
+    if annotation is not None and not isinstance(annotation, list):
+        raise FaceExprError(f"{path}, {where}: annotation is {short(annotation)}; expected a list of boxes, or null")
+    boxes = annotation or []
+    faces = tuple(_face(f"{path}, {where}, box {number}", where, box) for number, box in enumerate(boxes, 1))
+    sizes = (stated_size(box.get("imageWidth"), box.get("imageHeight")) for box in boxes)
+    content = content.strip()
+    return Entry(
+        where,
+        file_names(content),
+        faces,
+        size=next((size for size in sizes if size), None),
+        labelled=annotation is not None,
+        url=content if is_link(content) else None,
+    )
+
+
+def _face(place: str, where: str, box: Any) -> Face:
+    if not isinstance(box, dict):
+        raise FaceExprError(f"{place}: {short(box)}; expected an object with label and points")
+    label, points = box.get("label"), box.get("points")
+    labels = [label] if isinstance(label, str) else label
+    if not isinstance(labels, list) or not labels or not all(isinstance(name, str) for name in labels):
+        raise FaceExprError(f"{place}: label is {short(label)}; expected a text or a list of them")
+    if not isinstance(points, list) or len(points) < 2:
+        raise FaceExprError(f"{place}: points is {short(points)}; expected two corners or more")
+    corners = [_corner(place, point) for point in points]
+    across, down = [x for x, _ in corners], [y for _, y in corners]
+    return Face(where, (min(across), min(down), max(across), max(down)), labels=tuple(labels))
+
+
+def _corner(place: str, point: Any) -> tuple[float, float]:
+    pair = [point.get("x"), point.get("y")] if isinstance(point, dict) else point
+    if not isinstance(pair, list) or len(pair) != 2 or not all(map(is_number, pair)):
+        raise FaceExprError(f"{place}: a corner is {short(point)}; expected its x and y, two numbers")
+    if max(map(abs, pair)) > _FAR_OUT:
+        raise FaceExprError(f"{place}: a corner is {short(point)}; expected fractions of width and height, 0 to 1")
+    return float(pair[0]), float(pair[1])

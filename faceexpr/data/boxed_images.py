@@ -1,0 +1,179 @@
+"""What every set of pictures with boxes shares: records, loaders, and augmentation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
+
+from faceexpr.data.annotations.records import FaceImage
+from faceexpr.data.box_augment import BoxAugmentation
+from faceexpr.data.broken_pictures import tell_of_broken
+from faceexpr.data.loading import BatchSampler
+from faceexpr.data.module import SPLITS, FaceDataModule, Stage, require_at_least
+from faceexpr.data.picture_batches import Batches, PictureLoader
+from faceexpr.data.pictures import Pictures
+from faceexpr.data.together import gathered
+from faceexpr.data.workers import workers
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.text import counted
+
+
+class DetectionDataModule(FaceDataModule):
+    """Pictures with a box around each face.
+
+    A subclass implements `load_records`, and `read_pixels` where its pictures are not files. Training pictures are
+    augmented with draws that depend on the seed, the epoch and the picture only, so that a resumed run, and any
+    number of processes and workers, sees the same ones. Faces to be ignored are painted over in training, so that
+    nothing learns that they are no faces.
+
+    Args:
+        batch_size: pictures in a batch of one process.
+        num_workers: processes that prepare batches, for each process that trains; 0 prepares them in that process. By
+            default none where the pictures are in memory, and the CPU cores that training leaves, 16 at most, where
+            they are not.
+        augment: random crops and changes of the training pictures; without it they are taken whole.
+        drop_last: leave an incomplete last batch out of each training epoch.
+        memory_gib: the decoded pictures of a split are kept in memory where they need no more than this. More are
+            decoded anew each time they are needed, and only their headers are looked at before training.
+        global_batch_size: pictures in a training step of all processes together; each takes its part. By default
+            batch_size times the number of processes.
+    """
+
+    suits = "detections"
+    leaves_out_broken = False
+
+    def __init__(
+        self,
+        batch_size: int = 16,
+        num_workers: int | None = None,
+        augment: BoxAugmentation | None = None,
+        drop_last: bool = False,
+        memory_gib: float = 4.0,
+        global_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        require_at_least(1, "batch_size", batch_size)
+        require_at_least(1, "global_batch_size", global_batch_size)
+        require_at_least(0, "num_workers", num_workers)
+        require_at_least(0, "memory_gib", memory_gib)
+        self.batch_size = batch_size
+        self.global_batch_size = global_batch_size
+        self.num_workers = num_workers
+        self.augment = augment
+        self.drop_last = drop_last
+        self.memory_gib = memory_gib
+        self.splits: dict[Stage, Pictures] = {}
+
+    def load_records(self, stage: Stage) -> list[FaceImage]:
+        """Read the annotations of one split.
+
+        Args:
+            stage: ``train``, ``val``, ``test``, or ``predict`` (the faces are not needed).
+
+        Raises:
+            FaceExprError: the split does not exist, or a file is not what it should be.
+        """
+        raise NotImplementedError
+
+    def read_pixels(self, record: FaceImage) -> NDArray[np.uint8]:
+        """Return the picture of a record, upright, RGB uint8 (H, W, 3)."""
+        raise NotImplementedError
+
+    def check(self, record: FaceImage) -> None:
+        """Look at the picture of a record without decoding it; one that is no file is always whole.
+
+        Raises:
+            ImageError: it is seen to be broken.
+        """
+
+    def split(self, stage: Stage) -> Pictures:
+        """Return a split, read once."""
+        if stage not in self.splits:
+            records = self.load_records(stage)
+            if not records:
+                raise FaceExprError(f"{type(self).__name__}: the {stage} split holds no picture")
+            self.splits[stage] = Pictures(self.read_pixels, self.check, records, self.leaves_out_broken)
+        return self.splits[stage]
+
+    def picture(self, stage: Stage, index: int) -> NDArray[np.uint8]:
+        """Return a picture of a split as it is, RGB uint8 (H, W, 3)."""
+        return self.split(stage).read(index)
+
+    def source(self, stage: Stage, index: int) -> str:
+        """Return what to call a picture of a split: its path."""
+        return str(self.split(stage).records[index].path)
+
+    def setup(self, stage: str) -> None:
+        for name in SPLITS[stage]:
+            records = self.split(name).records
+            faces, empty = (
+                sum(len(record.boxes) for record in records),
+                sum(not len(record.boxes) for record in records),
+            )
+            rank_zero_info(
+                f"{type(self).__name__}: {counted(len(records), 'picture')} in the {name} split with "
+                f"{counted(faces, 'face')}" + (f", {empty:,} of them without a face" if empty else "")
+            )
+        if stage == "fit" and not self.has_faces("train"):
+            raise FaceExprError(
+                f"{type(self).__name__}: no picture of the train split has a face; there is nothing to learn"
+            )
+
+    def has_faces(self, stage: Stage) -> bool:
+        """Tell whether a split has a face that is not to be ignored, without which no average precision is defined."""
+        return any(not record.ignored.all() for record in self.split(stage).records)
+
+    def _loader(self, stage: Stage) -> PictureLoader:
+        trainer = self.trainer
+        world_size, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        training = stage == "train"
+        pictures = self.split(stage)
+        pictures.prepare(self.memory_gib)
+        sampler = BatchSampler(
+            size=len(pictures),
+            batch_size=self.batch_size,
+            training=training,
+            shuffle=trainer is None or not trainer.overfit_batches,  # type: ignore[attr-defined]  # set at run time
+            drop_last=self.drop_last,
+            seed=self.seed,
+            num_replicas=world_size,
+            rank=rank,
+            global_batch_size=self.step_size if training else None,
+        )
+        number = 0 if self.num_workers is None and pictures.kept is not None else self.num_workers
+        batches = Batches(pictures, self.seed if training else None, self.augment)
+        return self.opened(PictureLoader(batches, sampler, workers(number, trainer)))
+
+    def train_dataloader(self) -> PictureLoader:
+        return self._loader("train")
+
+    def val_dataloader(self) -> PictureLoader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> PictureLoader:
+        return self._loader("test")
+
+    def predict_dataloader(self) -> PictureLoader:
+        return self._loader("predict")
+
+    def teardown(self, stage: str) -> None:
+        super().teardown(stage)
+        for name in SPLITS[stage]:
+            if name not in self.splits:
+                continue
+            pictures = self.splits[name]
+            for broken in gathered(pictures.broken):
+                pictures.broken.update(broken)
+            reasons = {self.source(name, index): reason for index, reason in sorted(pictures.broken.items())}
+            tell_of_broken(name, len(pictures), reasons, "picture")
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        if not isinstance(batch, dict):  # the example input of the model summary comes this way too
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        moved = {key: [item.to(device, non_blocking=True) for item in batch[key]] for key in ("image", "boxes")}
+        # What only the host reads stays there: fetching it from a GPU would wait for the whole queue.
+        return {**batch, **moved}

@@ -1,0 +1,92 @@
+"""Drawn faces as an expression data set, for a first training without any file."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from faceexpr.data.augment import Augmentation
+from faceexpr.data.base import ExpressionDataModule
+from faceexpr.data.loading import FaceSplit
+from faceexpr.data.module import Stage
+from faceexpr.data.synthetic.drawing import draw_face
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES
+
+_STREAMS: dict[Stage, int] = {"train": 0, "val": 1, "test": 2, "predict": 2}
+"""Each split draws from numbers of its own; what is predicted are the test images."""
+
+
+class SyntheticFaces(ExpressionDataModule):
+    """Drawn faces with the seven expressions of FER-2013; they need no file and no network.
+
+    Every class is as frequent as the others. An image depends on the seed, its split and its position there alone, so
+    that a larger split begins with the images of a smaller one.
+
+    Args:
+        train_size: number of training images.
+        val_size: number of validation images.
+        test_size: number of test images; `predict` uses them too.
+        image_size: side of the images in pixels, 16 or more.
+        channels: 1 for grey images, 3 for RGB.
+        data_seed: seed of the images, 0 or more; the seed of the training does not change them.
+        batch_size: images in a batch of one process.
+        augment: random changes to the training images; all are off by default.
+        drop_last: leave an incomplete last batch out of each training epoch.
+        global_batch_size: images in a training step of all processes together; each takes its part. By default
+            batch_size times the number of processes.
+    """
+
+    def __init__(
+        self,
+        train_size: int = 4000,
+        val_size: int = 800,
+        test_size: int = 800,
+        image_size: int = 48,
+        channels: Literal[1, 3] = 1,
+        data_seed: int = 0,
+        batch_size: int = 128,
+        augment: Augmentation | None = None,
+        drop_last: bool = False,
+        global_batch_size: int | None = None,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size,
+            augment=augment,
+            drop_last=drop_last,
+            class_names=FER_NAMES,
+            global_batch_size=global_batch_size,
+        )
+        self.sizes: dict[Stage, int] = {"train": train_size, "val": val_size, "test": test_size, "predict": test_size}
+        for stage in ("train", "val", "test"):
+            if self.sizes[stage] < 1:
+                raise FaceExprError(f"data.{stage}_size is {self.sizes[stage]}; expected 1 or more")
+        if image_size < 16:
+            raise FaceExprError(f"data.image_size is {image_size}; expected 16 or more pixels")
+        if channels not in (1, 3):
+            raise FaceExprError(f"data.channels is {channels}; expected 1 (grey) or 3 (RGB)")
+        if data_seed < 0:
+            raise FaceExprError(f"data.data_seed is {data_seed}; expected 0 or more")
+        self.image_size = image_size
+        self.channels = channels
+        self.data_seed = data_seed
+
+    def load_split(self, stage: Stage) -> FaceSplit:
+        size = self.sizes[stage]
+        targets = torch.arange(size) % len(FER_NAMES)
+        images = torch.empty(size, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
+        for index, target in enumerate(targets.tolist()):
+            images[index] = self._draw(FER_NAMES[target], stage, index)
+        name = "test" if stage == "predict" else stage
+        return FaceSplit(images, targets, sources=[f"synthetic {name} {index}" for index in range(size)])
+
+    def _draw(self, expression: str, stage: Stage, index: int) -> Tensor:
+        rng = np.random.default_rng([self.data_seed, _STREAMS[stage], index])
+        face = draw_face(expression, rng, self.image_size)
+        if self.channels == 1:
+            return torch.from_numpy(np.array(Image.fromarray(face).convert("L")))[None]
+        return torch.from_numpy(face).permute(2, 0, 1)

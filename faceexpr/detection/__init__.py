@@ -1,1 +1,0 @@
-"""What finds the faces in a picture, whatever stands behind it."""

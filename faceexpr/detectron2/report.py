@@ -1,0 +1,47 @@
+"""What was measured, in the run folder and on the console, as for every other detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceexpr.callbacks import detection_reports
+from faceexpr.callbacks.reports import write_figure, write_metrics
+from faceexpr.data.annotations.records import FaceImage
+from faceexpr.detectron2.measuring import Measured
+from faceexpr.utils.files import say, write_file
+from faceexpr.utils.images import read_picture
+
+GALLERY_SIZE = 9
+"""Pictures in a figure of examples."""
+
+
+def report(folder: Path, stage: str, measured: Measured, records: Sequence[FaceImage], iteration: int | None) -> None:
+    """Write metrics, figures and one row a box to the run folder, and print the metrics.
+
+    Args:
+        folder: of the run.
+        stage: ``val`` or ``test``.
+        measured: what was measured.
+        records: the pictures.
+        iteration: iterations behind the weights, where known.
+    """
+    table, scores = measured.table, measured.scores
+    after = "" if iteration is None else f" after {iteration:,} iterations"
+    say(detection_reports.summary(f"{stage}{after}", table, scores))
+    entry = detection_reports.record(table, scores, epoch=None)
+    write_metrics(folder, stage, {**({} if iteration is None else {"iteration": iteration}), **entry})
+    rows = detection_reports.as_csv(table, scores, lambda index: str(records[index].path))
+    write_file(folder / f"detections_{stage}.csv", rows)
+
+    def picture(index: int) -> NDArray[np.uint8]:
+        pixels: NDArray[np.uint8] = read_picture(records[index].path).pixels
+        return pixels
+
+    figures = detection_reports.draw(f"{stage}{after}", table, scores, picture, GALLERY_SIZE)
+    for name, figure in figures.items():
+        write_figure(folder, f"{stage}_{name}", figure)
+    say(f"{stage}: metrics and figures are in {folder}")

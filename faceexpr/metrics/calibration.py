@@ -1,0 +1,253 @@
+"""Probabilities that mean what they say, and sets of classes that hold the true one as often as stated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import ceil, exp, isfinite, log
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from faceexpr.utils.errors import FaceExprError
+
+LOWEST, HIGHEST = 0.05, 20.0
+"""Temperatures that are tried: where all predictions are right, each colder one would be better than the last."""
+
+HELD = 1e-5
+"""How much vector scaling is held to no change: what nothing in the samples decides stays as it was."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was fitted on samples that no weight was trained on; ``faceexpr validate`` does so.
+
+    Args:
+        temperature: what the logarithms of the probabilities are divided by; above 1 the network was too sure.
+        thresholds: for each stated coverage, such as "0.9", the probability up to which more probable classes may have
+            come before a class for it still to be in the prediction set.
+        samples: number of samples that it was fitted on.
+        source: which they were.
+        scales: of vector scaling, what the logarithm of each class is multiplied by after that; none with a temperature
+            alone.
+        shifts: of vector scaling, what is then added to each.
+    """
+
+    temperature: float = 1.0
+    thresholds: dict[str, float] = field(default_factory=dict)
+    samples: int = 0
+    source: str = ""
+    scales: tuple[float, ...] = ()
+    shifts: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.temperature) and self.temperature > 0):
+            raise FaceExprError(f"calibration.temperature is {self.temperature}; expected a number above 0")
+        for name in ("scales", "shifts"):  # which come from checkpoints as lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if len(self.scales) != len(self.shifts) or not all(map(isfinite, (*self.scales, *self.shifts))):
+            raise FaceExprError(
+                f"calibration.scales are {list(self.scales)} and shifts {list(self.shifts)}; expected a finite number "
+                "of each for every class, or none"
+            )
+        for level, threshold in self.thresholds.items():
+            check_coverage(level, "calibration.thresholds")
+            if not 0 <= threshold <= 1:
+                raise FaceExprError(f"calibration.thresholds.{level} is {threshold}; expected a number from 0 to 1")
+
+    def threshold(self, coverage: float, option: str) -> float:
+        """Return the threshold of a stated coverage.
+
+        Args:
+            coverage: such as 0.9.
+            option: who asks, for the message.
+
+        Raises:
+            FaceExprError: it was not calibrated for.
+        """
+        found = {float(level): threshold for level, threshold in self.thresholds.items()}
+        if coverage not in found:
+            levels = ", ".join(self.thresholds) or "none"
+            raise FaceExprError(
+                f"{option} is {coverage:g}, but the classifier was calibrated for {levels}; expected one of these, or "
+                f"`faceexpr validate` with --calibration.enabled true --calibration.coverages [{coverage:g}]"
+            )
+        return found[coverage]
+
+
+def check_coverage(level: str | float, option: str) -> None:
+    """Refuse what is no coverage.
+
+    Raises:
+        FaceExprError: it is not between 0 and 1.
+    """
+    try:
+        right = 0 < float(level) < 1
+    except ValueError:
+        right = False
+    if not right:
+        raise FaceExprError(f"{option} has {level}; expected numbers between 0 and 1, such as 0.9")
+
+
+def as_percent(level: str) -> str:
+    """Return a stated coverage as people write it: "90%"."""
+    return f"{100 * float(level):.6g}%"
+
+
+def class_probabilities(
+    net: Callable[[Tensor], Tensor], image: Tensor, mirror: bool, calibration: Calibration
+) -> tuple[Tensor, Tensor]:
+    """Classify images.
+
+    Args:
+        net: from images to logits.
+        image: (N, C, H, W).
+        mirror: take the mean of the probabilities of each image and of its mirror image.
+        calibration: what these probabilities then become.
+
+    Returns:
+        The logits of the images as they are, and the probabilities; each float32 (N, K).
+    """
+    logits = net(image).float()
+    scores = logits
+    if mirror:
+        # The logarithm of the mean, but for a constant, which `softmax` does not see: tiny probabilities stay apart.
+        scores = torch.logaddexp(logits.log_softmax(dim=1), net(image.flip(-1)).float().log_softmax(dim=1))
+    if calibration.scales:
+        # Which would multiply a constant too.
+        scores = scores.log_softmax(dim=1) * scores.new_tensor(calibration.scales)
+        scores = scores + scores.new_tensor(calibration.shifts) * calibration.temperature
+    return logits, (scores / calibration.temperature).softmax(dim=1)
+
+
+def calibrated(probabilities: NDArray[np.float32], calibration: Calibration) -> NDArray[np.float32]:
+    """Return what probabilities (N, K) become by a calibration."""
+    scaled = _logarithms(probabilities) / calibration.temperature
+    if calibration.scales:
+        scaled = scaled * np.array(calibration.scales) + np.array(calibration.shifts)
+    shares = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def fit_temperature(probabilities: NDArray[np.float32], targets: NDArray[np.int64] | NDArray[np.float32]) -> float:
+    """Return the temperature at which the targets are most likely (Guo et al., 2017).
+
+    "On calibration of modern neural networks". The likelihood has one maximum, which is found to five digits.
+
+    Args:
+        probabilities: finite, (N, K), N >= 1, of a network without a temperature.
+        targets: class indices (N,) or class distributions (N, K).
+    """
+    # SciPy takes half a second to import.
+    from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
+
+    logarithms = _logarithms(probabilities)
+    shares = _shares(targets, probabilities.shape[1])
+    likely = (shares * logarithms).sum(axis=1).mean()
+    weight = shares.sum(axis=1)
+
+    def loss(cold: float) -> float:
+        scale = exp(-cold)
+        return float((weight * logsumexp(scale * logarithms, axis=1)).mean() - scale * likely)
+
+    found = minimize_scalar(loss, bounds=(log(LOWEST), log(HIGHEST)), method="bounded", options={"xatol": 1e-6})
+    return float(exp(found.x))
+
+
+def fit_vector(
+    probabilities: NDArray[np.float32], targets: NDArray[np.int64] | NDArray[np.float32], temperature: float
+) -> Calibration:
+    """Return the vector scaling at which the targets are most likely (Guo et al., 2017).
+
+    A scale and a shift for each class beside the temperature: also a network that takes one class for another too
+    often becomes honest, and predictions may change. The likelihood has one maximum.
+
+    Args:
+        probabilities: finite, (N, K), N >= 1, of a network without a calibration.
+        targets: class indices (N,) or class distributions (N, K).
+        temperature: what is divided by before; the scales are relative to it.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import logsumexp
+
+    count = probabilities.shape[1]
+    logarithms = _logarithms(probabilities) / temperature
+    shares = _shares(targets, count)
+
+    def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        scaled = logarithms * values[:count] + values[count:]
+        normal = scaled - logsumexp(scaled, axis=1, keepdims=True)
+        slope = (np.exp(normal) * shares.sum(axis=1, keepdims=True) - shares) / len(shares)
+        pull = np.append(values[:count] - 1, values[count:])
+        gradient = np.append((slope * logarithms).sum(axis=0), slope.sum(axis=0)) + 2 * HELD * pull
+        return float(-(shares * normal).sum() / len(shares) + HELD * (pull @ pull)), gradient
+
+    found = minimize(loss, np.repeat([1.0, 0.0], count), jac=True, method="L-BFGS-B").x
+    return Calibration(temperature, scales=tuple(found[:count].tolist()), shifts=tuple(found[count:].tolist()))
+
+
+def _shares(targets: NDArray[np.int64] | NDArray[np.float32], count: int) -> NDArray[np.float64]:
+    return np.asarray(np.eye(count)[targets] if targets.ndim == 1 else targets, dtype=np.float64)
+
+
+def _logarithms(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+    tiny = np.finfo(np.float32).tiny
+    return np.asarray(np.log(probabilities.astype(np.float64).clip(tiny)))
+
+
+def mass_before(probabilities: NDArray[np.float32] | Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """Return for each class the probability of all that come before it, from the most probable one down.
+
+    It is 0 for the most probable class, at most 1 for the last; of equally probable classes the first comes first. This
+    is the score of adaptive prediction sets (Romano, Sesia and Candès, "Classification with valid and adaptive
+    coverage", 2020) without their random part, so that the same face always has the same set, which is never empty.
+
+    Args:
+        probabilities: (N, K).
+
+    Returns:
+        float64 (N, K).
+    """
+    values = np.asarray(probabilities, dtype=np.float64)
+    order = np.argsort(-values, axis=1, kind="stable")
+    ranked = np.take_along_axis(values, order, axis=1)
+    before = np.zeros_like(ranked)
+    np.cumsum(ranked[:, :-1], axis=1, out=before[:, 1:])
+    scores = np.empty_like(before)
+    np.put_along_axis(scores, order, before.clip(max=1), axis=1)  # which rounding carries above 1
+    return scores
+
+
+def fit_threshold(scores: NDArray[np.float64], coverage: str) -> float:
+    """Return the threshold of split conformal prediction: the ceil((N + 1) coverage)-th smallest score.
+
+    Of a new sample from where these are from, the score is at most that with a probability of ``coverage`` or more.
+
+    Args:
+        scores: of the true class of each of N samples.
+        coverage: between 0 and 1, as text: written in binary, 0.9 is a little more than 0.9.
+
+    Returns:
+        A score, or 1, with which all classes are in the set, where N is too small.
+    """
+    rank = ceil((len(scores) + 1) * Fraction(coverage))
+    return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else 1.0
+
+
+def prediction_sets(
+    probabilities: NDArray[np.float32] | Sequence[Sequence[float]], threshold: float
+) -> NDArray[np.bool_]:
+    """Tell which classes are in the prediction set of each sample.
+
+    Args:
+        probabilities: (N, K), calibrated.
+        threshold: of a stated coverage.
+
+    Returns:
+        (N, K).
+    """
+    return np.asarray(mass_before(probabilities) <= threshold)

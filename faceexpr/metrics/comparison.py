@@ -1,0 +1,226 @@
+"""Whether one classifier is better than another on the same samples, or only luckier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceexpr.metrics.classification import accuracy_interval, count_scores
+from faceexpr.metrics.predictions import SavedSamples
+from faceexpr.utils.errors import FaceExprError
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """What one run reaches.
+
+    Attributes:
+        run: its name.
+        count: number of samples.
+        accuracy: share of the samples that are right.
+        interval: bootstrap interval of the accuracy, 95%.
+        balanced_accuracy: mean recall of the classes.
+        macro_f1: mean F1 of the classes.
+    """
+
+    run: str
+    count: int
+    accuracy: float
+    interval: tuple[float, float]
+    balanced_accuracy: float
+    macro_f1: float
+
+
+@dataclass(frozen=True)
+class PairTest:
+    """One run against another.
+
+    Attributes:
+        first: name of the one.
+        second: name of the other.
+        difference: accuracy of the first less that of the second.
+        interval: paired bootstrap interval of the difference, 95%.
+        only_first: samples that only the first has right.
+        only_second: samples that only the second has right.
+        p: of McNemar's exact test, two-sided.
+        p_holm: the same, corrected by Holm for the number of pairs.
+    """
+
+    first: str
+    second: str
+    difference: float
+    interval: tuple[float, float]
+    only_first: int
+    only_second: int
+    p: float
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs on the same samples.
+
+    Attributes:
+        runs: the runs, in the order in which they were given.
+        pairs: each with each.
+    """
+
+    runs: list[RunScores]
+    pairs: list[PairTest]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A metric over runs that differ in their seed only.
+
+    Attributes:
+        count: number of runs.
+        mean: of the metric.
+        deviation: its standard deviation, divided by one less than the number of runs; None of one run.
+        lowest: the worst run.
+        highest: the best run.
+    """
+
+    count: int
+    mean: float
+    deviation: float | None
+    lowest: float
+    highest: float
+
+
+def over_seeds(values: Sequence[float]) -> Spread:
+    """Return the mean and the spread of a metric over seeds.
+
+    Args:
+        values: of the metric, one a run, one or more.
+    """
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Spread(len(values), float(np.mean(values)), deviation, float(min(values)), float(max(values)))
+
+
+def compare(runs: Mapping[str, SavedSamples], chosen: NDArray[np.bool_], resamples: int, seed: int) -> Comparison:
+    """Compare each run with each other.
+
+    Args:
+        runs: two or more by name, of the same samples (see `check_same`).
+        chosen: which samples to compare on, bool (N,), one or more.
+        resamples: number of bootstrap resamples.
+        seed: of the resampling.
+    """
+    right = {name: (run.predicted == run.labels)[chosen] for name, run in runs.items()}
+    scores = [_run_scores(name, run, chosen, resamples, seed) for name, run in runs.items()]
+    tested = []
+    for first, second in combinations(right, 2):
+        only_first = int((right[first] & ~right[second]).sum())
+        only_second = int((right[second] & ~right[first]).sum())
+        interval = difference_interval(only_first, only_second, int(chosen.sum()), CONFIDENCE, resamples, seed)
+        tested.append((first, second, only_first, only_second, interval, mcnemar(only_first, only_second)))
+    corrected = holm([p for *_, p in tested])
+    pairs = [
+        PairTest(first, second, (ours - theirs) / int(chosen.sum()), interval, ours, theirs, p, p_holm)
+        for (first, second, ours, theirs, interval, p), p_holm in zip(tested, corrected, strict=True)
+    ]
+    return Comparison(scores, pairs)
+
+
+def _run_scores(name: str, run: SavedSamples, chosen: NDArray[np.bool_], resamples: int, seed: int) -> RunScores:
+    place = {known: index for index, known in enumerate(run.class_names)}
+    confusion = np.zeros((len(place), len(place)), dtype=np.int64)
+    for label, guess in zip(run.labels[chosen].tolist(), run.predicted[chosen].tolist(), strict=True):
+        confusion[place[label], place[guess]] += 1
+    values, _ = count_scores(confusion, run.class_names)
+    right = (run.predicted == run.labels)[chosen]
+    interval = accuracy_interval(right, CONFIDENCE, resamples, seed)
+    return RunScores(name, len(right), values["accuracy"], interval, values["balanced_accuracy"], values["macro_f1"])
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the two-sided p of McNemar's exact test (McNemar, 1947; the binomial form of Edwards, 1948).
+
+    If neither classifier were better, each sample that only one of them has right would be a fair coin's.
+
+    Args:
+        only_first: samples that only the first has right.
+        only_second: samples that only the second has right.
+    """
+    from scipy.stats import binomtest  # half a second to import
+
+    return float(binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Return p values corrected for their number by Holm's step-down procedure (1979), in the order given.
+
+    With these, the chance of any false finding among all of them is at most the level that is asked for.
+    """
+    order = sorted(range(len(values)), key=values.__getitem__)
+    corrected = [0.0] * len(values)
+    largest = 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
+        corrected[place] = largest
+    return corrected
+
+
+def difference_interval(
+    only_first: int, only_second: int, count: int, confidence: float, resamples: int, seed: int
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of the difference of two accuracies on the same samples.
+
+    A sample adds 1, 0 or -1 to the difference, so that drawing samples with replacement is drawing from a multinomial
+    distribution over these three: the same numbers at no cost.
+
+    Args:
+        only_first: samples that only the first has right.
+        only_second: samples that only the second has right.
+        count: all samples.
+        confidence: probability that the interval covers the true difference, between 0 and 1.
+        resamples: number of bootstrap resamples.
+        seed: of the resampling.
+    """
+    shares = np.array([only_first, only_second, count - only_first - only_second]) / count
+    drawn = np.random.default_rng(seed).multinomial(count, shares, size=resamples)
+    differences = (drawn[:, 0] - drawn[:, 1]) / count
+    low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def check_same(runs: Mapping[str, SavedSamples]) -> None:
+    """Refuse runs that were not measured on the same samples.
+
+    Raises:
+        FaceExprError: other classes, other samples, or other labels; it says which.
+    """
+    (name, first), *others = runs.items()
+    for other, run in others:
+        if set(run.class_names) != set(first.class_names):
+            raise FaceExprError(
+                f"{name} has the classes {', '.join(first.class_names)} and {other} has {', '.join(run.class_names)}; "
+                "expected runs with the same classes"
+            )
+        if not np.array_equal(run.indices, first.indices):
+            shared = len(np.intersect1d(first.indices, run.indices))
+            raise FaceExprError(
+                f"{name} has {len(first.indices):,} samples and {other} has {len(run.indices):,}, of which {shared:,} "
+                "have the same place in their split; expected runs on the same samples"
+            )
+        differing = np.flatnonzero(run.labels != first.labels)
+        if len(differing):
+            row = differing[0]
+            raise FaceExprError(
+                f"{name} and {other} have other labels for {len(differing):,} of {len(first.labels):,} samples: number "
+                f"{first.indices[row]} is {first.labels[row]} in the one and {run.labels[row]} in the other; expected "
+                "runs on the same data"
+            )
+
+
+def known_leaks(runs: Mapping[str, SavedSamples]) -> NDArray[np.bool_] | None:
+    """Return which samples any of the runs, all of the same samples, knows to be in the training data too; or None."""
+    known = [run.leaked for run in runs.values() if run.leaked is not None]
+    return np.logical_or.reduce(known) if known else None

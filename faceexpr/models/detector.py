@@ -1,0 +1,98 @@
+"""What every detection network is to the rest of the product."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from faceexpr.boxes.detections import Detections
+from faceexpr.boxes.suppression import Suppression, suppress
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.specs import Described
+
+
+class DetectionNet(Described, nn.Module):
+    """Pictures in, faces out.
+
+    A network owns all that lies between pixels and boxes: scaling, resizing and normalisation before, decoding and
+    suppression after. It knows one kind of thing, the face; a background class, where it has one, is its own affair.
+    Nothing else is needed for YAML and the command line to find it by name.
+
+    Attributes:
+        loss_names: the parts of the training loss; those that are not named here are averaged over the part of an
+            epoch that has run since training was last resumed, the others over the whole epoch.
+
+    Args:
+        suppression: how candidates become detections; may be changed after training.
+    """
+
+    loss_names: tuple[str, ...] = ()
+
+    def __init__(self, suppression: Suppression | None = None) -> None:
+        super().__init__()
+        self.suppression = suppression or Suppression()
+
+    def load_pretrained(self) -> None:
+        """Load the weights that the arguments name; called when training starts, not when a checkpoint is loaded.
+
+        Raises:
+            FaceExprError: the weights cannot be had or do not fit.
+        """
+
+    def losses(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the parts of the training loss, each a scalar; their sum is minimised.
+
+        Args:
+            images: each uint8 or floating point in 0 to 1, (3, H, W).
+            boxes: the faces of each image, float32 (F, 4), left, top, right, bottom in its pixels; F may be 0.
+        """
+        raise NotImplementedError
+
+    def candidates(self, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Return what the network takes for faces, several boxes for one face included.
+
+        Args:
+            images: as for `losses`, of any sizes.
+
+        Returns:
+            For each image boxes, float32 (N, 4) in its pixels and inside it, and scores, float32 (N,).
+        """
+        raise NotImplementedError
+
+    def forward(self, images: Sequence[Tensor]) -> list[Detections]:
+        """Find the faces.
+
+        Args:
+            images: as for `losses`, of any sizes.
+
+        Returns:
+            For each image its faces, in its pixels.
+        """
+        return [suppress(boxes, scores, self.suppression) for boxes, scores in self.candidates(images)]
+
+    def set_suppression(self, **changes: float | int | str) -> None:
+        """Change options of the suppression, such as ``max_faces=1000``."""
+        self.suppression = replace(self.suppression, **changes)  # type: ignore[arg-type]
+
+
+def as_unit(image: Tensor) -> Tensor:
+    """Return an image as floating point in 0 to 1.
+
+    Args:
+        image: uint8 in 0 to 255, or floating point in 0 to 1; (..., 3, H, W).
+
+    Raises:
+        FaceExprError: floating-point values above 1 or below 0, as of an image that was scaled to 0 to 255 or
+            normalised before.
+    """
+    if image.dtype == torch.uint8:
+        return image.float() / 255
+    if image.numel() and (image.amin() < -1e-3 or image.amax() > 1 + 1e-3):
+        raise FaceExprError(
+            f"an image holds values from {image.amin().item():g} to {image.amax().item():g}; expected uint8, or "
+            "floating point from 0 to 1: the detector normalises by itself"
+        )
+    return image.float()

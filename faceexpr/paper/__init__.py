@@ -1,1 +1,0 @@
-"""The paper's experiments: run them, keep what they left, and write the page that compares them with the paper."""

@@ -1,0 +1,1 @@
+"""Errors, files, text, labels and images: what every other part of the package stands on."""

@@ -1,0 +1,153 @@
+"""Text to files and to the console, safely."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.text import printable_lines
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a whole file or nothing: to a temporary file in the same folder, which is then renamed.
+
+    Folders are made as needed. Text is written in UTF-8 as it is; what UTF-8 cannot hold, such as a file name whose
+    bytes are no text, is written with backslash escapes.
+
+    Raises:
+        FaceExprError: the file cannot be written there.
+    """
+    with replacing(path) as file:
+        file.write(as_bytes(content))
+
+
+def write_once(path: Path, content: str | bytes) -> bool:
+    """Write a whole file where there is none; of several processes that do so at once, one does.
+
+    Returns:
+        False where the file is there already, and is left as it is.
+
+    Raises:
+        FaceExprError: the file cannot be written there.
+    """
+    try:
+        with _beside(path) as (file, temporary):
+            file.write(as_bytes(content))
+            file.flush()
+            try:
+                os.link(temporary, path)  # which fails where the name is taken
+            except FileExistsError:
+                return False
+            except OSError:  # a file system without links: then the last of those at once wins
+                if path.exists():
+                    return False
+                temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return True
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write bytes to, which takes its name at the end, or is gone where anything went wrong.
+
+    Raises:
+        FaceExprError: the file cannot be written there.
+    """
+    try:
+        with _beside(path) as (file, temporary):
+            yield file
+            file.close()
+            temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            # mkstemp makes files private; a result has the permissions that any new file would have.
+            temporary.chmod(0o666 & ~_umask())
+            yield file, temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> FaceExprError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    expected = "more room there" if full else "a file name in a folder that may be written to"
+    return FaceExprError(f"{path} cannot be written ({error.strerror or error}); expected {expected}")
+
+
+def as_bytes(text: str | bytes) -> bytes:
+    """Return text as UTF-8; what that cannot hold becomes backslash escapes, which JSON reads back as they were."""
+    return text.encode("utf-8", "backslashreplace") if isinstance(text, str) else text
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _umask() -> int:
+    # The only way to read the mask is to set it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def keep_older(path: Path) -> None:
+    """Put a file that is to be written anew under a number; nothing is done where there is none."""
+    if not path.exists():
+        return
+    number = 1
+    while (copy := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(copy)
+
+
+def lock(file: IO[Any], shared: bool = False) -> bool:
+    """Keep an open file for this process until it is closed; nothing is done where the system has no such locks.
+
+    Args:
+        file: the open file.
+        shared: others may keep it so as well, but nobody for himself alone.
+
+    Returns:
+        False where another process keeps it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some file systems of a network
+        return True
+    return True
+
+
+def say(text: str) -> None:
+    """Print; what the console cannot show, or would obey, is printed as backslash escapes and does not end the run."""
+    if sys.stdout is None:  # closed by whoever started the program
+        return
+    encoding = sys.stdout.encoding or "utf-8"
+    print(printable_lines(text).encode(encoding, "backslashreplace").decode(encoding), flush=True)

@@ -1,0 +1,1 @@
+"""Figures and images made from numbers, boxes and trained networks."""

@@ -1,0 +1,209 @@
+"""Find checkpoint files and read what they remember, without trusting them."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch.utilities import rank_zero_warn
+
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.weights.model_file import is_model_file, read_model_file
+from faceexpr.weights.shipped import shipped_models
+
+NAMING = ("class_path", "_class_path", "net", "optimizer", "scheduler")
+"""Keys of hyper-parameters under which a text names what is called to build a part of a model."""
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint to the CPU with ``weights_only=True``, or a model file, which looks like one.
+
+    Raises:
+        FaceExprError: the file is not a checkpoint, holds objects that only a full unpickle would load, names
+            functions, which would be called with arguments of its choice, or classes that have no names.
+    """
+    checkpoint = read_model_file(path) if is_model_file(path) else _read(path)
+    for stored in ("hyper_parameters", "datamodule_hyper_parameters"):
+        _check_described(path, stored, checkpoint.get(stored))
+    return checkpoint
+
+
+def _check_described(path: Path, stored: str, values: Any) -> None:
+    written = "it is damaged or made by hand; expected a file that faceexpr has written"
+    for name in _named(values):
+        if not _may_be_class(name):
+            raise FaceExprError(
+                f"{path} names {name} among its {stored}, which is no class but would be run: {written}"
+            )
+    # Those of data may be null: folders tell them.
+    model = stored == "hyper_parameters" and isinstance(values, Mapping)
+    names = values.get("class_names", ["one"]) if model else ["none"]
+    if not (isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names)):
+        raise FaceExprError(f"{path} has {names!r} for class_names among its {stored}, which are no names: {written}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a file that is not its own
+        raise FaceExprError(
+            f"{path} cannot be loaded as a checkpoint ({type(error).__name__}): it is damaged, not a checkpoint, or "
+            "holds objects other than tensors and plain values, which are not loaded because unpickling them could "
+            "run any code; expected a file that faceexpr fit has written"
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise FaceExprError(f"{path} is not a training checkpoint; expected a file that faceexpr fit has written")
+    return checkpoint
+
+
+def _named(value: Any, key: str = "") -> Iterator[str]:
+    """Yield all names of what is called when a model is built from hyper-parameters."""
+    if isinstance(value, Mapping):
+        for inner, item in value.items():
+            yield from _named(item, str(inner))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _named(item, key)
+    elif isinstance(value, str):
+        # What builds a model reads texts as YAML, and a key may be a whole path, such as "net.class_path".
+        inner = _as_yaml(value)
+        if inner != value and isinstance(inner, str | Mapping | list):
+            yield from _named(inner, key)
+        elif key.rpartition(".")[2] in NAMING:
+            yield value
+
+
+def _as_yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+
+
+def _may_be_class(name: str) -> bool:
+    """Tell whether a name is of a class, or of nothing that could be called."""
+    if name.isidentifier():  # which is looked up among the classes that are known
+        return True
+    try:
+        return isinstance(pkgutil.resolve_name(name), type)
+    except ValueError:  # no name of a module, but for a class in a function, which nobody finds
+        return "<locals>" in name
+    except Exception:  # a module may raise any type; whoever builds the model says that it cannot be imported
+        return True
+
+
+def class_of(checkpoint: Mapping[str, Any], path: Path) -> str:
+    """Return the import path of the class whose weights a checkpoint holds.
+
+    Args:
+        checkpoint: as `read_checkpoint` returns it.
+        path: its file, for the message.
+
+    Raises:
+        FaceExprError: it does not say.
+    """
+    hyper_parameters = checkpoint.get("hyper_parameters")
+    name = hyper_parameters.get("_class_path") if isinstance(hyper_parameters, dict) else None
+    if name is None or "pytorch-lightning_version" not in checkpoint:
+        raise FaceExprError(f"{path} does not say what model it holds; expected a file that faceexpr fit has written")
+    return str(name)
+
+
+def remembered(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of its model, its data and its classes, as defaults for the command line."""
+    checkpoint = read_checkpoint(path)
+    found: dict[str, Any] = {}
+    for key, stored in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
+        values = {name: value for name, value in checkpoint.get(stored, {}).items() if name != "_instantiator"}
+        class_path = values.pop("_class_path", None)
+        if key == "model" and "class_names" in values:
+            found["class_names"] = values.pop("class_names")
+        if class_path:
+            found[key] = {"class_path": class_path, "init_args": values}
+    if "model" not in found:
+        raise FaceExprError(f"{path} does not say what model it holds; expected a file that faceexpr fit has written")
+    return found
+
+
+def find_checkpoint(written: str | Path, runs: Path, option: str = "--ckpt_path", resumes: bool = False) -> Path:
+    """Return the file that an option means.
+
+    Args:
+        written: a file, a run folder (its best checkpoint, calibrated where that was done since), ``last`` (the newest
+            last.ckpt below ``runs`` that can be loaded), or the name of a model that comes with the package, which goes
+            before a file of that name.
+        runs: folder of the runs, such as ``lightning_logs``.
+        option: its name, for messages.
+        resumes: a training shall go on from it, which takes more than the weights.
+
+    Raises:
+        FaceExprError: there is no such checkpoint.
+    """
+    shipped = shipped_models()
+    # A `Path` is the file, as is ``./NAME``.
+    path = shipped.get(written, Path(written)) if isinstance(written, str) else written
+    if resumes and is_model_file(path):
+        raise FaceExprError(
+            f"{option} is {written}, a model, which does not say how far its training has come; expected a checkpoint "
+            f"to go on from, or --model.weights {written} for a new training that starts with its weights"
+        )
+    if written == "last":
+        found = newest_loadable(runs)
+        if found is None:
+            raise FaceExprError(f"{option} is last, but there is no last.ckpt below {runs}; expected a file")
+        return found
+    if written == "best":
+        raise FaceExprError(
+            f"{option} is best, but a new process knows of no run that it could be the best of; name the file or "
+            f"the run folder{_example(runs, option)}"
+        )
+    if path.is_dir():
+        found = newest(path, "best*.ckpt", "calibrated*.ckpt")
+        if found is None:
+            raise FaceExprError(f"{option}: there is no best.ckpt in the run folder {path}; expected a file")
+        return found
+    if not path.is_file():
+        raise FaceExprError(
+            f"{option}: {written} does not exist; expected a checkpoint, a model file, a run folder or one of the "
+            f"models that come with faceexpr: {', '.join(shipped) or 'none in this installation'}"
+        )
+    return path
+
+
+def require_checkpoint(verb: str, runs: Path) -> FaceExprError:
+    """Return the error for a verb that was given no checkpoint."""
+    return FaceExprError(
+        f"no weights to {verb}: name a checkpoint file or a run folder with --ckpt_path{_example(runs)}"
+    )
+
+
+def newest_loadable(runs: Path) -> Path | None:
+    """Return the newest last.ckpt below ``runs``; those that cannot be loaded are named and passed over."""
+    for path in reversed(_by_age(runs, "last*.ckpt")):
+        try:
+            read_checkpoint(path)
+        except FaceExprError as error:
+            rank_zero_warn(f"{error}; it is passed over")
+        else:
+            return path
+    return None
+
+
+def newest(folder: Path, *patterns: str) -> Path | None:
+    """Return the file below ``folder`` that was written last among those whose name matches one of ``patterns``."""
+    found = _by_age(folder, *patterns)
+    return found[-1] if found else None
+
+
+def _by_age(folder: Path, *patterns: str) -> list[Path]:
+    found = [path for pattern in patterns for path in folder.rglob(pattern)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: path.stat().st_mtime)
+
+
+def _example(runs: Path, option: str = "--ckpt_path") -> str:
+    found = newest(runs, "best*.ckpt")
+    return f", such as {option} {found or 'lightning_logs/version_0'}"

@@ -1,0 +1,125 @@
+"""Model files: the weights of one model and all that it takes to use them, as pure data.
+
+A model file is a safetensors file. Its header has one entry of ours, a JSON document that says what the model is, how
+its input is made and where it comes from; reading it runs no code, and needs none of this package.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from faceexpr.utils.errors import FaceExprError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ENDING = ".safetensors"
+KEY = "faceexpr"
+"""Of our entry in the header: one, since safetensors writes several in an order of its own each time."""
+
+FORMAT = 1
+"""Version of the entry; it grows when older readers would misunderstand a file."""
+
+VERSION = re.compile(r"\d+\.\d+(\.\d+)*((a|b|rc|\.?dev|\.?post)\d+)*(\+[\w.]+)?$")
+"""As far as Lightning, which asks for it, has had any."""
+
+TOLD = ("data", "licence", "command", "seed")
+"""What a file says of its origin, in words."""
+
+
+def is_model_file(path: Path | str) -> bool:
+    """Tell by its ending whether a file is a model file."""
+    return Path(path).suffix.lower() == ENDING
+
+
+def packed(state: Mapping[str, Tensor], halved: Collection[str], header: Mapping[str, Any]) -> bytes:
+    """Return the content of a model file.
+
+    Args:
+        state: all tensors by name.
+        halved: names of those that are kept in half precision.
+        header: plain values, to which the version of the format is added.
+    """
+    from safetensors.torch import save
+
+    tensors = {
+        # A copy: safetensors takes neither channels_last nor tensors that share their memory.
+        name: (value.half() if name in halved else value).detach().cpu().clone().contiguous()
+        for name, value in state.items()
+    }
+    return save(tensors, {KEY: json.dumps({"format": FORMAT, **header}, ensure_ascii=False)})
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Return what a model file says of its model.
+
+    Raises:
+        FaceExprError: it is no model file, or one of a later version.
+    """
+    return _read(path, with_tensors=False)[0]
+
+
+def read_model_file(path: Path) -> dict[str, Any]:
+    """Return a model file as the checkpoint of a training, with all tensors in single precision.
+
+    Raises:
+        FaceExprError: it is no model file, it is damaged, or it is one of a later version.
+    """
+    header, state = _read(path, with_tensors=True)
+    return {
+        "state_dict": state,
+        "hyper_parameters": header["hyper_parameters"],
+        "datamodule_hyper_parameters": header["data_hyper_parameters"],
+        "pytorch-lightning_version": header["lightning"],
+        "epoch": 0,
+        "global_step": 0,
+        "told": {name: header[name] for name in TOLD if name in header},
+    }
+
+
+def _read(path: Path, with_tensors: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = _header(path, (file.metadata() or {}).get(KEY))
+            state = {name: _single(file.get_tensor(name)) for name in (file.keys() if with_tensors else ())}
+    # The others: an empty file, one of a network that is gone, and types of numbers that torch does not have.
+    except (SafetensorError, OSError, ValueError, RuntimeError, AttributeError) as error:
+        raise FaceExprError(
+            f"{path} cannot be read as a model file ({' '.join(str(error).split())}): it is damaged or something else; "
+            f"expected a {ENDING} file that faceexpr export has written"
+        ) from error
+    return header, state
+
+
+def _header(path: Path, text: str | None) -> dict[str, Any]:
+    written = f"expected a {ENDING} file that faceexpr export has written"
+    if text is None:
+        raise FaceExprError(f"{path} holds tensors, but does not say of what model; {written}")
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError):
+        header = None
+    if isinstance(header, dict) and header.get("format") != FORMAT:
+        raise FaceExprError(
+            f"{path} is a model file of format {header.get('format')!r}, and this version of faceexpr reads format "
+            f"{FORMAT}; expected a file of this version, or a newer faceexpr"
+        )
+    kinds = {"hyper_parameters": dict, "data_hyper_parameters": dict, "lightning": str}
+    if (
+        not isinstance(header, dict)
+        or not all(isinstance(header.get(name), kind) for name, kind in kinds.items())
+        or not VERSION.match(header["lightning"])
+    ):
+        raise FaceExprError(f"{path} has a header that does not describe a model; {written}")
+    return header
+
+
+def _single(value: Tensor) -> Tensor:
+    # A copy also of what is in single precision: otherwise it would lie in the mapped file, which may change.
+    return value.float().clone() if value.is_floating_point() else value.clone()

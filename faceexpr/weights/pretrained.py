@@ -1,0 +1,85 @@
+"""Weights that come from elsewhere: torchvision's, or a local file; nothing in a file is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models import WeightsEnum
+
+from faceexpr.utils.errors import FaceExprError
+
+
+def download_weights(entry: WeightsEnum, written: str, spoken: str) -> dict[str, Tensor]:
+    """Return weights that torchvision offers, downloaded once and checked.
+
+    Args:
+        entry: torchvision's.
+        written: what the option ``weights`` says.
+        spoken: the network's name, for the message.
+
+    Raises:
+        FaceExprError: they cannot be had.
+    """
+    try:
+        state: dict[str, Tensor] = entry.get_state_dict(progress=True, check_hash=True)
+    # OSError: the network (URLError) or the disk; RuntimeError: what arrived has another checksum.
+    except (OSError, RuntimeError) as error:
+        raise FaceExprError(
+            f"model.net.weights is {written}, and torchvision could not download the {spoken} weights ({error}); give "
+            "a local file instead, --model.net.weights FILE, or train from scratch with none"
+        ) from error
+    return state
+
+
+def read_weights_file(path: Path, choices: str) -> Any:
+    """Return what a file of weights holds: tensors, plain values and containers of these.
+
+    Args:
+        path: written with ``torch.save``.
+        choices: what else the option ``weights`` may say, for the message.
+
+    Raises:
+        FaceExprError: there is no such file, or it cannot be loaded with ``weights_only=True``.
+    """
+    if not path.is_file():
+        raise FaceExprError(f"model.net.weights: {path} is not a file; expected {choices} or a local file with weights")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a file that is not its own
+        raise FaceExprError(
+            f"model.net.weights: {path} cannot be read as weights ({type(error).__name__}); expected a state dict "
+            "saved with torch.save"
+        ) from error
+
+
+def require_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    """Return the content of a file as tensors by name.
+
+    Raises:
+        FaceExprError: it is something else.
+    """
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise FaceExprError(f"model.net.weights: {path} is not a state dict; expected tensors by name")
+    return dict(content)
+
+
+def misfit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the first tensor that is missing, unknown or of another shape; None where all fit."""
+    wrong = [name for name, value in expected.items() if name not in state or state[name].shape != value.shape]
+    return next(iter(wrong or sorted(state.keys() - expected.keys())), None)
+
+
+def without(state: Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with none of ``prefixes``, and without the counts of batches.
+
+    Nothing reads the counts of batches, and files from before PyTorch 0.4.1 do not have them.
+    """
+    return {
+        name: value
+        for name, value in state.items()
+        if not name.startswith(prefixes) and not name.endswith("num_batches_tracked")
+    }

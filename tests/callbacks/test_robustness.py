@@ -1,0 +1,227 @@
+"""The robustness callback in whole runs: of a model whose every number is known, and from the command line."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY, exit_code
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+from pixel_runs import ReadsThePixel, make_split, pixel_faces
+from processes import run_together
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from faceexpr.callbacks import robustness_report as reports
+from faceexpr.callbacks.robustness import Robustness
+from faceexpr.cli.main import main
+from faceexpr.data.corruptions import CORRUPTIONS
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES
+from faceexpr.visualization import robustness as figures
+
+SEVEN = [(label, label) for label in range(7)]
+# The pixel is the class, and everything above 6 is a 6: with 1.2 times the light, 5 becomes 6, and 6 becomes 7.
+BRIGHTER = [6 / 7, 4 / 7, 3 / 7, 2 / 7, 2 / 7]
+DARKER = [1 / 7] * 5
+BEST = "lightning_logs/version_0/checkpoints/best.ckpt"
+
+
+def enabled(**options):
+    options.setdefault("figures", False)
+    return Robustness(enabled=True, **options)
+
+
+def measure(make_trainer, callback, splits=None, **options):
+    trainer = make_trainer(callback, **options)
+    trainer.test(ReadsThePixel(), datamodule=pixel_faces(splits or {"test": SEVEN}, batch_size=3), verbose=False)
+    return trainer
+
+
+def stored(folder):
+    (path,) = folder.rglob("robustness.json")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def accuracies(record, name):
+    return [row["accuracy"] for row in record["corruptions"][name]["strengths"]]
+
+
+def test_each_pass_is_measured_and_written(make_trainer, tmp_path, capsys):
+    trainer = measure(make_trainer, enabled(corruptions=["brighter", "darker"]))
+    record = stored(tmp_path)
+    assert record["clean"] == {"accuracy": 1, "balanced_accuracy": 1, "macro_f1": 1}
+    assert accuracies(record, "brighter") == pytest.approx(BRIGHTER)
+    assert accuracies(record, "darker") == pytest.approx(DARKER)
+    assert record["corruptions"]["brighter"]["mean"]["accuracy"] == pytest.approx(17 / 35)
+    assert [row["value"] for row in record["corruptions"]["darker"]["strengths"]] == [0.8, 0.6, 0.4, 0.25, 0.15]
+    assert {row["n"] for name in record["corruptions"].values() for row in name["strengths"]} == {record["n"]} == {7}
+    mean = (17 + 5) / 70
+    assert record["mean"]["accuracy"] == pytest.approx(mean)
+    assert record["relative_drop"]["accuracy"] == pytest.approx(1 - mean)
+    assert float(trainer.callback_metrics["test/corrupted_accuracy"]) == pytest.approx(mean)
+
+    with next(tmp_path.rglob("robustness.csv")).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert (rows[0]["corruption"], rows[0]["strength"], rows[0]["accuracy"]) == ("none", "0", "1.0")
+    assert [(row["corruption"], row["strength"]) for row in rows[1:]] == [
+        (name, str(strength)) for name in ("brighter", "darker") for strength in range(1, 6)
+    ]
+    assert [float(row["accuracy"]) for row in rows[1:]] == pytest.approx(BRIGHTER + DARKER)
+
+    printed = capsys.readouterr().out.splitlines()
+    line = next(line for line in printed if line.split()[:1] == ["brighter"])
+    assert line.split() == ["brighter", "85.71%", "57.14%", "42.86%", "28.57%", "28.57%", "48.57%"]
+    assert "mean accuracy under 2 corruptions: 31.43%, 68.6% below the clean one" in printed[-1]
+
+
+def test_balanced_accuracy_and_f1_are_those_of_the_counts(make_trainer, tmp_path):
+    # Doubled, 0 stays, 1 becomes 2 and 2 becomes 4: of three classes one is found, with one of three samples each.
+    given = [(0, 0), (0, 0), (1, 1), (2, 2)]
+    measure(make_trainer, enabled(corruptions=["brighter"]), {"test": given})
+    row = stored(tmp_path)["corruptions"]["brighter"]["strengths"][3]
+    assert row == {
+        "strength": 4, "value": 2, "n": 4, "accuracy": 0.5, "balanced_accuracy": pytest.approx(1 / 3),
+        "macro_f1": pytest.approx(1 / 4),  # of Angry, Disgust, Fear and Sad, which is predicted
+    }  # fmt: skip
+
+
+def test_distributions_count_as_their_most_probable_class(make_trainer, tmp_path):
+    soft = (torch.eye(7) * 0.9 + 0.1 / 7).tolist()
+    measure(make_trainer, enabled(corruptions=["brighter"]), {"test": make_split(list(range(7)), soft)})
+    assert accuracies(stored(tmp_path), "brighter") == pytest.approx(BRIGHTER)
+
+
+def test_a_model_that_is_always_wrong_has_no_relative_drop(make_trainer, tmp_path, capsys):
+    measure(make_trainer, enabled(corruptions=["jpeg"]), {"test": [(0, 1), (1, 0)]})
+    assert stored(tmp_path)["relative_drop"]["accuracy"] is None
+    assert "below" not in capsys.readouterr().out
+
+
+def test_figures_go_to_the_folder_and_to_tensorboard(make_trainer, tmp_path):
+    measure(make_trainer, enabled(corruptions=["darker"], figures=True))
+    folder = tmp_path / "runs" / "version_0"
+    events = EventAccumulator(str(folder), size_guidance={"images": 0})
+    events.Reload()
+    assert set(events.Tags()["images"]) == {"test/robustness", "test/robustness_examples"}
+    names = {path.name for path in (folder / "figures").iterdir()}
+    assert names == {"test_robustness.png", "test_robustness_examples.png"}
+
+
+def test_it_is_off_unless_it_is_asked_for(make_trainer, tmp_path):
+    trainer = measure(make_trainer, Robustness())
+    assert "test/corrupted_accuracy" not in trainer.callback_metrics
+    assert list(tmp_path.rglob("robustness.*")) == []
+
+
+def test_fast_dev_run_writes_nothing(make_trainer, tmp_path):
+    measure(make_trainer, enabled(figures=True), fast_dev_run=True)
+    assert [path for path in tmp_path.rglob("*") if path.suffix in (".json", ".png", ".csv")] == []
+
+
+def test_detectors_are_refused(make_trainer):
+    model = ReadsThePixel()
+    model.gives = "detections"
+    trainer = make_trainer(enabled())
+    with pytest.raises(FaceExprError, match="ReadsThePixel is a detector; expected a classifier of expressions"):
+        trainer.test(model, datamodule=pixel_faces({"test": SEVEN}))
+
+
+def test_pixels_of_another_kind_are_refused(make_trainer):
+    split = make_split(list(range(7)), list(range(7)))
+    split.images = split.images.float()
+    with pytest.raises(FaceExprError, match=r"the test images are torch.float32; expected uint8"):
+        measure(make_trainer, enabled(), {"test": split})
+
+
+def test_probabilities_that_are_not_finite_are_told_with_the_corruption(make_trainer):
+    # White makes this model's probabilities NaN.
+    with pytest.raises(FaceExprError, match="1 of 2 samples are not finite under brighter of strength 4"):
+        measure(make_trainer, enabled(corruptions=["brighter"]), {"test": [(1, 1), (128, 6)]})
+
+
+@pytest.mark.parametrize("names", [["blur", "blurr"], []])
+def test_unknown_corruptions_are_refused(names):
+    with pytest.raises(FaceExprError, match=r"robustness.corruptions is \[.*expected one or more of blur, noise"):
+        Robustness(corruptions=names)
+
+
+def test_the_page_has_the_table():
+    page = (REPOSITORY / "docs" / "robustness.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
+    table = {name.strip("`"): tuple(map(float, values)) for name, _, *values in rows if len(values) == 5}
+    assert table == {name: corruption.values for name, corruption in CORRUPTIONS.items()}
+
+
+@pytest.fixture(scope="module")
+def found():
+    rng = np.random.default_rng(0)
+    counts = rng.integers(1, 50, (1 + 5 * len(CORRUPTIONS), 7, 7))
+    return reports.result(counts, list(CORRUPTIONS), FER_NAMES, seed=0)
+
+
+def texts_inside(figure):
+    FigureCanvasAgg(figure).draw()
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+    for text in texts:
+        box = text.get_window_extent()
+        assert min(box.x0, box.y0) >= 0, text
+        assert box.x1 <= figure.bbox.width, text
+        assert box.y1 <= figure.bbox.height, text
+    return {text.get_text() for text in texts}
+
+
+def test_the_curves_show_the_numbers_and_nothing_is_cut_off(found):
+    figure = figures.curves(found, "Accuracy under corruptions, test")
+    shown = texts_inside(figure)
+    assert len(figure.axes) == len(CORRUPTIONS)
+    for axes, (name, passes) in zip(figure.axes, found.corrupted.items(), strict=True):
+        reference, line = axes.lines
+        clean = found.clean.values["accuracy"]
+        assert list(reference.get_ydata()) == [clean, clean]
+        assert list(line.get_ydata()) == [clean, *(one.values["accuracy"] for one in passes)]
+        assert {CORRUPTIONS[name].label, f"mean {found.mean('accuracy', name):.1%}"} <= shown
+
+
+@pytest.mark.parametrize("names", [["shift"], ["low_resolution", "jpeg", "contrast", "noise"]])
+def test_figures_of_some_corruptions(found, names):
+    some = reports.Result(found.clean, {name: found.corrupted[name] for name in names}, 0)
+    texts_inside(figures.curves(some, "Accuracy under corruptions, test"))
+    figure = figures.examples(names, seed=0)
+    texts_inside(figure)
+    assert len(figure.axes) == 6 * len(names)
+
+
+def test_e11_the_same_to_the_byte_with_two_processes_and_other_batches(run):
+    run("fit", "--data.test_size=23")
+    test = ["test", "--ckpt_path", BEST, "--trainer.accelerator=cpu", "--evaluation.figures=false",
+            "--robustness.enabled=true", "--robustness.figures=false",
+            "--robustness.corruptions=[noise,rotation,shift,blur]"]  # fmt: skip
+    main([*test, "--trainer.devices=1", "--trainer.logger.version=one"])
+    two = [*test, "--data.batch_size=5", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    codes = run_together([*two, "--trainer.logger.version=two"], Path.cwd(), 2)
+    assert codes == [0, 0], Path("process-0.log").read_text()
+    one, other = (Path("lightning_logs") / name for name in ("one", "two"))
+    for name in ("robustness.json", "robustness.csv"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    record, metrics = stored(one), json.loads((one / "metrics.json").read_text())["test"]
+    assert record["n"] == metrics["n"] == 23
+    assert record["clean"] == {name: metrics[name] for name in reports.MEASURED}
+    assert record["mean"]["accuracy"] != record["clean"]["accuracy"]
+
+
+def test_knn_by_the_same_option(run):
+    run("fit", "--model=KNNClassifier", net=False)
+    options = ["--robustness.enabled=true", "--robustness.figures=false", "--robustness.corruptions=[darker]"]
+    main(["test", "--ckpt_path", BEST, "--trainer.accelerator=cpu", "--evaluation.figures=false", *options])
+    folder = Path("lightning_logs/version_1")
+    record = stored(folder)
+    assert record["clean"]["accuracy"] == json.loads((folder / "metrics.json").read_text())["test"]["accuracy"]
+    assert list(record["corruptions"]) == ["darker"]
+
+
+def test_the_command_line_refuses_an_unknown_corruption(run, capsys):
+    assert exit_code(lambda: run("fit", "--robustness.corruptions=[blurr]")) == 2
+    assert "robustness.corruptions is ['blurr']; expected one or more of blur" in capsys.readouterr().err

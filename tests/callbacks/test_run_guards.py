@@ -1,0 +1,203 @@
+"""Runs that would end without a usable result are stopped, and what cannot be chosen is said."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY_DATA, TINY_RUN, Run, exit_code
+from torch import Tensor
+
+from faceexpr.cli.main import main
+from faceexpr.tasks.classify import ExpressionClassifier
+
+CHECKPOINTS = Path("lightning_logs/version_0/checkpoints")
+
+
+class NearestMean(ExpressionClassifier):
+    """A classifier without an optimizer: it remembers the mean image of each class, as KNN remembers its images.
+
+    Args:
+        class_names: names of the classes in index order.
+    """
+
+    sums: Tensor
+    counts: Tensor
+
+    def __init__(self, class_names: list[str]) -> None:
+        super().__init__(class_names=class_names)
+        self.automatic_optimization = False
+        self.register_buffer("sums", torch.zeros(len(class_names), 48 * 48))
+        self.register_buffer("counts", torch.zeros(len(class_names)))
+
+    def configure_optimizers(self) -> None:
+        return None
+
+    def on_train_start(self) -> None:
+        pass
+
+    def on_train_epoch_start(self) -> None:
+        self.sums.zero_()
+        self.counts.zero_()
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:  # type: ignore[override]
+        self.sums.index_add_(0, batch["target"], batch["image"].float().flatten(1))
+        self.counts.index_add_(0, batch["target"], torch.ones(len(batch["target"])))
+
+    def forward(self, image: Tensor) -> Tensor:
+        means = self.sums / self.counts.clamp(min=1)[:, None]
+        return (-torch.cdist(image.float().flatten(1), means) / 1000).softmax(dim=1)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_e09_a_model_without_optimizer_steps_is_saved(
+    epochs: int, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["--model", f"{__name__}.NearestMean"]
+    main(["fit", *TINY_DATA, *TINY_RUN, *model, f"--trainer.max_epochs={epochs}"])
+    checkpoint = torch.load(CHECKPOINTS / "best.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 0
+    assert checkpoint["state_dict"]["counts"].tolist() == [2.0] * 7  # 14 images, each stored once
+    path = str(CHECKPOINTS / "best.ckpt")
+    main(["test", "--ckpt_path", path, *TINY_RUN[1:]])
+    capsys.readouterr()
+    calibrate = ["validate", "--ckpt_path", path, "--calibration.enabled=true", *TINY_RUN[1:]]
+    assert exit_code(lambda: main(calibrate)) == 2
+    assert "but NearestMean takes no argument calibration, without which" in capsys.readouterr().err
+
+
+def test_e13_an_unknown_monitor_is_found_at_the_first_batch(
+    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(lambda: run("fit", "--checkpoint.monitor=val_acc")) == 2
+    error = capsys.readouterr().err
+    assert "BestCheckpoint watches val_acc" in error
+    assert "val/accuracy" in error
+    assert not list(workdir.rglob("*.ckpt"))  # before the end of the first epoch
+
+
+def test_e13_other_monitors_are_checked_as_well(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    early = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss"]
+    assert exit_code(lambda: run("fit", *early)) == 2
+    assert "EarlyStopping watches val_loss" in capsys.readouterr().err
+    plateau = ["--model.scheduler=lightning.pytorch.cli.ReduceLROnPlateau", "--model.scheduler.monitor=val/los"]
+    assert exit_code(lambda: run("fit", *plateau)) == 2
+    assert "ReduceLROnPlateau watches val/los" in capsys.readouterr().err
+
+
+def test_e13_a_mode_that_prefers_the_worst_model_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: run("fit", "--checkpoint.mode=min")) == 2
+    assert "val/accuracy is better when it is higher; use mode max" in capsys.readouterr().err
+    assert exit_code(lambda: run("fit", "--checkpoint.monitor=val/nll")) == 2
+    assert "use mode min" in capsys.readouterr().err
+    run("fit", "--checkpoint.monitor=val/nll", "--checkpoint.mode=min")
+
+
+@pytest.mark.parametrize(
+    "args", [["--trainer.limit_val_batches=0"], ["--trainer.check_val_every_n_epoch=5", "--trainer.max_epochs=3"]]
+)
+def test_e13_without_validation_the_last_epoch_is_saved_and_said(
+    args: list[str], run: Run, workdir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run("fit", *args)
+    assert "no epoch can be the best by val/accuracy: the last epoch is saved" in caplog.text
+    best = torch.load(CHECKPOINTS / "best.ckpt", weights_only=True)
+    last = torch.load(CHECKPOINTS / "last.ckpt", weights_only=True)
+    assert last["epoch"] == (2 if len(args) > 1 else 0)
+    assert all(torch.equal(best["state_dict"][name], value) for name, value in last["state_dict"].items())
+
+
+def test_the_last_epoch_is_saved_also_where_it_is_not_the_best(run: Run, workdir: Path) -> None:
+    run("fit", "--trainer.max_epochs=4", "--model.lr=0")  # nothing is learnt: the first epoch stays the best
+    assert torch.load(CHECKPOINTS / "best.ckpt", weights_only=True)["epoch"] == 0
+    assert torch.load(CHECKPOINTS / "last.ckpt", weights_only=True)["epoch"] == 3
+
+
+def test_a_diverged_training_stops_and_keeps_nothing_of_it(
+    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverged(self: ExpressionClassifier, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
+        return {"loss": sum(p.sum() for p in self.parameters()) * math.nan}
+
+    monkeypatch.setattr(ExpressionClassifier, "training_step", diverged)
+    assert exit_code(lambda: run("fit")) == 2
+    assert "the training loss is nan at step" in capsys.readouterr().err
+    assert not list(workdir.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("args", "steps"),
+    [
+        (["--data.train_size=3", "--data.batch_size=2"], 2),  # the second batch is filled up to two
+        (["--data.train_size=3", "--data.batch_size=8", "--data.drop_last=true"], 1),
+        (["--data.train_size=9", "--data.batch_size=4"], 3),
+    ],
+)
+def test_e19_small_data_train_with_batch_norm(args: list[str], steps: int, run: Run, workdir: Path) -> None:
+    run("fit", *args, "--model.net.batch_norm=true")
+    assert torch.load(CHECKPOINTS / "last.ckpt", weights_only=True)["global_step"] == steps
+
+
+def test_e19_one_image_is_a_clear_message(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: run("fit", "--data.train_size=1", "--model.net.batch_norm=true")) == 2
+    assert "the train split holds 1 image; training needs at least 2 images" in capsys.readouterr().err
+
+
+def test_e19_batches_of_one_image_are_a_clear_message(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: run("fit", "--data.batch_size=1", "--model.net.batch_norm=true")) == 2
+    assert "batch normalisation has nothing to compare" in capsys.readouterr().err
+    run("fit", "--data.batch_size=1")
+
+
+def test_the_written_rate_is_said(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    run("fit", "--model.lr=0.0123")
+    assert "Adam with learning rate 0.0123" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [
+        ("fit", "max_epochs"),
+        ("fit", "max_steps"),
+        ("fit", "limit_train_batches"),
+        ("fit", "check_val_every_n_epoch"),
+        ("validate", "limit_val_batches"),
+        ("test", "limit_test_batches"),
+    ],
+)
+def test_e19_a_run_of_nothing_is_refused(verb: str, option: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    if verb != "fit":
+        run("fit")
+    checkpoint = [] if verb == "fit" else ["--ckpt_path", "lightning_logs/version_0"]
+    assert exit_code(lambda: run(verb, *checkpoint, f"--trainer.{option}=0")) == 2
+    assert f"trainer.{option} is 0; expected more than 0" in capsys.readouterr().err
+
+
+def test_e13_steps_that_end_before_the_first_validation(
+    run: Run, workdir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run("fit", "--trainer.max_steps=2")  # an epoch has four
+    assert "no epoch can be the best by val/accuracy: the last epoch is saved" in caplog.text
+    assert torch.load(CHECKPOINTS / "best.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_e02_checkpoints_can_be_switched_off_and_that_is_said(
+    run: Run, workdir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run("fit", "--trainer.enable_checkpointing=false")
+    assert "no checkpoint is kept" in caplog.text
+    assert not list(workdir.rglob("*.ckpt"))
+
+
+def test_a_run_without_a_logger_keeps_its_results_in_the_current_folder(run: Run, workdir: Path) -> None:
+    run("fit", "--trainer.logger=false")
+    assert {"checkpoints", "config.yaml", "metrics.json"} <= {path.name for path in workdir.iterdir()}
+
+
+def test_the_root_folder_is_where_the_runs_go(run: Run, workdir: Path) -> None:
+    run("fit", "--trainer.default_root_dir=elsewhere")
+    assert (workdir / "elsewhere/lightning_logs/version_0/checkpoints/best.ckpt").exists()
+    assert not (workdir / "lightning_logs").exists()

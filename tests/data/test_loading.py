@@ -1,0 +1,214 @@
+"""Which samples each process sees, in which batches."""
+
+import itertools
+
+import pytest
+import torch
+
+from faceexpr.data.loading import PADDING, BatchLoader, BatchSampler, FaceSplit
+
+SIZES = (1, 2, 3, 4, 5, 7, 8, 13, 16, 31)
+BATCHES = (1, 2, 3, 5, 8, 64)
+WORLDS = (1, 2, 3, 4, 8)
+COMBINATIONS = list(itertools.product(SIZES, BATCHES, WORLDS))
+
+
+def batches(size, batch_size, world=1, epoch=0, **options):
+    """The batches of every process: a list of batches for each rank."""
+    ranks = []
+    for rank in range(world):
+        sampler = BatchSampler(size, batch_size, num_replicas=world, rank=rank, **options)
+        sampler.set_epoch(epoch)
+        ranks.append(list(sampler))
+        assert len(sampler) == len(ranks[-1])
+    return ranks
+
+
+def flat(ranks):
+    return [index for rank in ranks for batch in rank for index in batch]
+
+
+def lengths(rank):
+    return [len(batch) for batch in rank]
+
+
+def test_e11_evaluation_sees_each_sample_once_and_fills_up_with_padding():
+    for size, batch_size, world in COMBINATIONS:
+        ranks = batches(size, batch_size, world, training=False)
+        seen = flat(ranks)
+        assert sorted(index for index in seen if index != PADDING) == list(range(size))
+        assert len(seen) - size == -size % world  # never more padding than needed
+        assert all(lengths(rank) == lengths(ranks[0]) for rank in ranks)
+        assert max(lengths(ranks[0])) <= batch_size
+
+
+def test_evaluation_is_in_order_whatever_is_asked():
+    assert batches(5, 2, training=False, shuffle=True, drop_last=True) == [[[0, 1], [2, 3], [4]]]
+    assert batches(5, 2, world=2, training=False) == [[[0, 2], [4]], [[1, 3], [PADDING]]]
+
+
+def test_padding_stands_at_the_end_of_a_process():
+    for size, batch_size, world in COMBINATIONS:
+        for rank in batches(size, batch_size, world, training=False):
+            indices = [index for batch in rank for index in batch]
+            assert PADDING not in indices[:-1]
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_e11_processes_train_on_equally_many_different_samples(drop_last):
+    for size, batch_size, world in COMBINATIONS:
+        ranks = batches(size, batch_size, world, training=True, drop_last=drop_last)
+        assert all(lengths(rank) == lengths(ranks[0]) for rank in ranks)
+        seen = [index for index in flat(ranks) if index != PADDING]
+        assert len(set(seen)) == len(seen)
+        assert set(seen) <= set(range(size))
+        assert size - len(seen) < (world * batch_size if drop_last else 1)
+        assert len(ranks[0]) >= 1  # never an epoch without a step
+
+
+def test_the_same_samples_meet_in_a_step_whatever_the_number_of_processes():
+    for size, together in itertools.product(SIZES, (2, 3, 8, 12)):
+        steps = [
+            [sorted({*chain} - {PADDING}) for chain in (itertools.chain(*step) for step in zip(*ranks, strict=True))]
+            for ranks in (
+                batches(size, 1, world, epoch=3, training=True, global_batch_size=together) for world in (1, 2, 3, 4)
+            )
+        ]
+        assert steps[0] == steps[1] == steps[2] == steps[3]
+        assert [len(step) for step in steps[0]] == [together] * (size // together) + [size % together] * (
+            size % together > 0
+        )
+
+
+def test_the_shares_make_a_mean_over_processes_the_mean_over_the_step():
+    values = torch.rand(64, dtype=torch.float64).tolist()
+    for size, batch_size, world in COMBINATIONS:
+        ranks = [
+            list(BatchSampler(size, batch_size, training=True, num_replicas=world, rank=rank).weighted())
+            for rank in range(world)
+        ]
+        for step in zip(*ranks, strict=True):
+            real = [[values[index] for index in indices if index != PADDING] for indices, _ in step]
+            parts = [share * sum(own) / max(len(own), 1) for own, (_, share) in zip(real, step, strict=True)]
+            everybody = [value for own in real for value in own]
+            assert sum(parts) / world == pytest.approx(sum(everybody) / len(everybody), rel=1e-12)
+            if len(everybody) == batch_size * world:
+                assert [share for _, share in step] == [1.0] * world
+
+
+def test_processes_stay_in_step_where_there_are_more_of_them_than_samples():
+    for drop_last in (False, True):
+        ranks = batches(3, 2, world=4, training=True, drop_last=drop_last)
+        assert [lengths(rank) for rank in ranks] == [[2]] * 4
+        assert sorted(index for index in flat(ranks) if index != PADDING) == [0, 1, 2]
+        assert ranks[3] == [[PADDING, PADDING]]
+
+
+def test_e19_no_training_batch_of_one_where_a_batch_holds_more():
+    for size, batch_size, world in COMBINATIONS:
+        for drop_last in (False, True):
+            own = lengths(batches(size, batch_size, world, training=True, drop_last=drop_last)[0])
+            assert min(own) > 1 or batch_size == 1
+            assert max(own) <= max(batch_size, 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "batch_size", "drop_last", "expected"),
+    [
+        (3, 2, False, [2, 2]),
+        (3, 2, True, [2]),
+        (3, 8, False, [3]),
+        (3, 8, True, [3]),
+        (1, 8, True, [2]),
+        (5, 2, False, [2, 2, 2]),
+        (8, 3, False, [3, 3, 2]),
+        (8, 3, True, [3, 3]),
+        (6, 3, False, [3, 3]),
+        (3, 1, False, [1, 1, 1]),
+    ],
+)
+def test_e19_lengths_of_training_batches(size, batch_size, drop_last, expected):
+    assert lengths(batches(size, batch_size, training=True, drop_last=drop_last)[0]) == expected
+
+
+def test_an_evaluation_batch_of_one_stays():
+    assert lengths(batches(3, 2, training=False)[0]) == [2, 1]
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    def order(**options):
+        return flat(batches(30, 4, training=True, **options))
+
+    assert order() != list(range(30))
+    assert sorted(order()) == list(range(30))
+    assert order(seed=3, epoch=2) == order(seed=3, epoch=2)
+    orders = [order(seed=seed, epoch=epoch) for seed in (0, 100) for epoch in range(5)]
+    assert len({tuple(each) for each in orders}) == len(orders)
+
+
+def test_iterating_twice_in_an_epoch_gives_the_same():
+    sampler = BatchSampler(20, 3, training=True)
+    assert list(sampler) == list(sampler)
+
+
+def test_the_samples_left_out_change_with_the_epoch():
+    left_out = [
+        set(range(7)) - set(flat(batches(7, 3, world=2, training=True, drop_last=True, epoch=epoch)))
+        for epoch in range(20)
+    ]
+    assert all(len(each) == 1 for each in left_out)
+    assert len(set.union(*left_out)) > 3
+
+
+def test_unshuffled_training_keeps_the_order():
+    for epoch in range(2):
+        assert batches(6, 2, training=True, shuffle=False, epoch=epoch) == [[[0, 1], [2, 3], [4, 5]]]
+
+
+def a_split(targets):
+    images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 1, 2, 2) * 10
+    return FaceSplit(images, targets, sources=[str(index) for index in range(5)])
+
+
+@pytest.mark.parametrize("targets", [torch.tensor([4, 3, 2, 1, 0]), torch.eye(5)], ids=["indices", "distributions"])
+def test_a_loader_gives_the_rows_of_its_sampler(targets):
+    split = a_split(targets)
+    sampler = BatchSampler(len(split), 2, training=True, seed=1)
+    loader = BatchLoader(split, sampler)
+    given = list(loader)
+    assert len(loader) == len(given) == 3
+    assert [batch["index"].tolist() for batch in given] == list(sampler)
+    assert given[-1]["index"][1] == PADDING
+    for batch in given:
+        assert {name: value.dtype for name, value in batch.items()} == {
+            "image": torch.uint8,
+            "index": torch.int64,
+            "target": targets.dtype,
+            "share": torch.float32,
+        }
+        real = batch["index"] != PADDING
+        assert batch["share"] == 1
+        assert batch["image"][real, 0, 0, 0].tolist() == (batch["index"][real] * 10).tolist()
+        assert torch.equal(batch["target"][real], targets[batch["index"][real]])
+
+
+def test_a_loader_marks_padding_in_the_index():
+    loader = BatchLoader(a_split(torch.arange(5)), BatchSampler(5, 8, training=False, num_replicas=2, rank=1))
+    (batch,) = loader
+    assert batch["index"].tolist() == [1, 3, PADDING]
+    assert batch["image"].shape == (3, 1, 2, 2)
+    assert len(batch["target"]) == 3
+
+
+def test_unlabelled_batches_have_no_target():
+    loader = BatchLoader(a_split(None), BatchSampler(5, 8, training=False))
+    assert set(next(iter(loader))) == {"image", "index"}
+
+
+def test_a_batch_can_be_changed_without_changing_the_split():
+    split = a_split(torch.arange(5))
+    batch = next(iter(BatchLoader(split, BatchSampler(5, 5, training=False))))
+    batch["image"].zero_()
+    batch["target"].zero_()
+    assert split.images.sum() == 4 * (10 + 20 + 30 + 40)
+    assert split.targets.tolist() == [0, 1, 2, 3, 4]

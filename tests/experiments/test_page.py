@@ -1,0 +1,136 @@
+"""The page says what the stored runs say, and nothing else."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+from stored_runs import store_runs
+
+from experiments.paper import page, reading
+from experiments.paper.cells import spread
+from experiments.paper.commands import RUNS
+from experiments.paper.drawing import stored_key
+from experiments.paper.experiments import EXPERIMENTS
+from experiments.paper.results import read_results
+from faceexpr.utils.errors import FaceExprError
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone with stored runs of everything that needs no GPU."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(REPOSITORY / "configs", folder / "configs")
+    store_runs(folder)
+    return folder
+
+
+def row_of(text: str, heading: str, name: str) -> list[str]:
+    """Return the cells of a row of the first table after a heading."""
+    after = text[text.index(heading) :]
+    line = next(line for line in after.splitlines() if line.startswith(f"| {name} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_page_in_the_repository_is_made_of_its_stored_runs() -> None:
+    results = read_results(REPOSITORY / RUNS)
+    drawn = page.figures(results)
+    assert (REPOSITORY / page.PAGE).read_text(encoding="utf-8") == page.text(REPOSITORY, results, drawn)
+    stored = {path.name: stored_key(path) for path in (REPOSITORY / page.FIGURES).iterdir()}
+    assert stored == {one.name: one.key for one in drawn.values()}
+
+
+def test_every_figure_is_drawn_and_every_row_has_its_number(project: Path) -> None:
+    results = read_results(project / RUNS)
+    drawn = page.figures(results)
+    assert list(drawn) == list(range(1, 20))
+    assert set(page.TITLES) <= set(drawn)
+    text = page.text(project, results, drawn)
+    unrun = [line for line in text.splitlines() if "not run" in line]
+    assert len(unrun) == sum(one.gpu for one in EXPERIMENTS)
+    accuracies = [run.test["accuracy"] for run in results.of("mlp", {"net.activation": "relu"})]
+    assert len(accuracies) == 3
+    row = row_of(text, "### Table 3", "ReLU")
+    assert row[1:3] == ["22.81", spread(accuracies)]
+    assert row[-3:] == ["0, 1, 2", "A processor, 2 cores", "0.2"]
+    assert f"ReLU has {100 * sum(accuracies) / 3:.2f}% (mean of 3 seeds)" in text
+    knn = results.first("knn", {"representation": "RawPixels", "p": 1, "k": 3})
+    assert knn is not None
+    assert knn.folder.name == "trial_001"
+    assert row_of(text, "### Table 5", "KNN")[1:3] == ["31.50", f"{100 * knn.test['accuracy']:.2f}"]
+    assert row_of(text, "#### all samples", "KNN")[1] == f"{knn.test['accuracy']:.2%}"
+    assert "10 of 140 samples are pixel-equal" in text
+
+
+def test_over_detection_shows_a_picture_before_and_after_suppression(project: Path) -> None:
+    drawn = page.figures(read_results(project / RUNS))[17]
+    titles = [axes.get_title() for axes in drawn.figure.axes]
+    assert titles[:2] == ["before: 3 boxes", "after: 1 box"]
+
+
+def test_what_has_not_run_says_so(tmp_path: Path) -> None:
+    shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
+    (tmp_path / "docs/paper").mkdir(parents=True)
+    (tmp_path / "docs/paper/figure_16.png").write_bytes(b"of an earlier time")
+    written = page.write_page(tmp_path)
+    assert [path.name for path in written] == ["paper.md", "figure_02.png", "figure_03.png", "figure_04.png"]
+    assert not (tmp_path / "docs/paper/figure_16.png").exists()
+    text = written[0].read_text(encoding="utf-8")
+    assert row_of(text, "### Table 5", "simple CNN")[1:3] == ["54.79", "not run"]
+    for number in set(range(1, 20)) - {2, 3, 4}:
+        assert f"**Figure {number}: {page.TITLES[number]}.** Not run." in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("simple_cnn/seed_0/config.yaml", "a: [1,", r"config\.yaml, line 1: .*expected YAML"),
+        ("simple_cnn/seed_0/test/metrics.json", '{"test": [0.5', r"metrics\.json is damaged"),
+        ("simple_cnn/seed_0/test/metrics.json", '["test"]', r"metrics\.json is damaged \(it has no table of values\)"),
+        ("simple_cnn/seed_0/test/metrics.json", '{"test": {"n": 3}}', "test has no accuracy, accuracy_interval, "),
+        ("simple_cnn/seed_0/metrics.json", "{}", r"metrics\.json is damaged: val has no accuracy; expected"),
+        ("wider_light/seed_0/test/metrics.json", '{"test": {"ap50": 0.5}}', "test has no ap, recall; expected"),
+        ("mlp/seed_0/table.csv", "trial,loss\ntrial_000,1\n", r"table\.csv is damaged .*faceexpr sweep"),
+        ("simple_cnn/seed_0/run.json", "{}", r"run\.json is not the record of a run"),
+    ],
+)
+def test_a_damaged_run_is_named(project: Path, tmp_path: Path, name: str, content: str, message: str) -> None:
+    shutil.copytree(project / RUNS, tmp_path / RUNS)
+    (tmp_path / RUNS / name).write_text(content)
+    with pytest.raises(FaceExprError, match=message):
+        read_results(tmp_path / RUNS)
+
+
+def test_classes_without_errors_are_confused_with_none(project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project / RUNS, tmp_path / RUNS)
+    path = tmp_path / RUNS / "resnet18/seed_0/test/metrics.json"
+    measured = json.loads(path.read_text())
+    (before,) = reading.per_class(read_results(tmp_path / RUNS))
+    measured["test"]["confusion_matrix"] = [[20 * (row == column) for column in range(7)] for row in range(7)]
+    path.write_text(json.dumps(measured))
+    (after,) = reading.per_class(read_results(tmp_path / RUNS))
+    assert "Of the errors on these four" in before
+    assert "Of the errors" not in after
+
+
+def test_a_picture_knows_what_it_was_drawn_from(project: Path, tmp_path: Path) -> None:
+    drawn = page.figures(read_results(project / RUNS))[7]
+    path = drawn.write(tmp_path)
+    assert stored_key(path) == drawn.key
+    assert stored_key(tmp_path / "none.png") is None
+    first = path.read_bytes()
+    assert drawn.write(tmp_path).read_bytes() == first
+
+
+def test_the_sentences_have_no_number_of_their_own() -> None:
+    source = Path(reading.__file__).read_text(encoding="utf-8")
+    sentences = re.sub(r"\{[^{}]*\}", "", source)  # what is put in
+    assert re.findall(r"\d+\.\d+|\d+ ?%", sentences) == []
+
+
+def test_spread_is_the_mean_and_the_sample_deviation() -> None:
+    assert spread([0.5]) == "50.00"
+    assert spread([0.4, 0.5, 0.6]) == "50.00 ± 10.00"
+    assert spread([]) == "not run"

@@ -1,0 +1,101 @@
+"""What is kept of a run: all of its numbers, none of its pictures."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+from stored_runs import MODEL, classifier, recorded
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from experiments.paper import reference
+from experiments.paper.commands import RUNS
+from experiments.paper.events import curves
+from experiments.paper.experiments import experiment
+from experiments.paper.record import read_record
+from faceexpr.utils.errors import FaceExprError
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A folder with a finished run of the simple CNN."""
+    classifier(recorded(tmp_path / "out", "simple_cnn", 0), 0, 0.6, MODEL)
+    return tmp_path / "out"
+
+
+def kept(project: Path) -> list[str]:
+    return sorted(path.relative_to(project / RUNS).as_posix() for path in (project / RUNS).rglob("*") if path.is_file())
+
+
+def test_all_numbers_are_kept_and_no_picture(out: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    (out / RUNS / "simple_cnn/seed_0/checkpoints").mkdir()
+    (out / RUNS / "simple_cnn/seed_0/checkpoints/best.ckpt").write_bytes(b"weights")
+    assert reference.keep(out, project, (experiment("simple_cnn"),)) == ["simple_cnn/seed_0"]
+    folder = "simple_cnn/seed_0"
+    (events,) = (path for path in kept(project) if "tfevents" in path)
+    assert kept(project) == sorted(
+        [
+            f"{folder}/config.yaml", f"{folder}/metrics.json", f"{folder}/run.json", f"{folder}/test/metrics.json",
+            f"{folder}/test/predictions_test.csv.gz", events,
+        ]
+    )  # fmt: skip
+    before, after = out / RUNS / folder, project / RUNS / folder
+    tags = ("train/loss", "val/loss", "val/accuracy")
+    assert curves(after, tags) == curves(before, tags)
+    assert curves(after, tags)["train/loss"] == [(0, 2.0), (1, 1.5), (2, 1.0)]
+    read = EventAccumulator(str(after), size_guidance={"images": 0})
+    read.Reload()
+    assert read.Tags()["images"] == []
+    assert read.Tags()["scalars"] == list(tags)
+    whole = EventAccumulator(str(before)).Reload()
+    assert whole.Tags()["images"] == ["val/faces"]
+    assert [event.wall_time for event in read.Scalars("val/loss")] == [
+        event.wall_time for event in whole.Scalars("val/loss")
+    ]
+
+
+def test_an_unfinished_run_is_not_kept(out: Path, tmp_path: Path) -> None:
+    (out / RUNS / "simple_cnn/seed_0/test/metrics.json").unlink()
+    assert reference.keep(out, tmp_path / "project", (experiment("simple_cnn"),)) == []
+
+
+def test_predictions_of_further_seeds_are_not_kept(out: Path, tmp_path: Path) -> None:
+    classifier(recorded(out, "simple_cnn", 1), 1, 0.6, MODEL)
+    reference.keep(out, tmp_path / "project", (experiment("simple_cnn"),))
+    assert [path for path in kept(tmp_path / "project") if "predictions" in path] == [
+        "simple_cnn/seed_0/test/predictions_test.csv.gz"
+    ]
+
+
+def test_more_than_the_limit_is_refused(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "LIMIT", 1000)
+    with pytest.raises(FaceExprError, match="expected at most 1,000: remove some"):
+        reference.keep(out, tmp_path / "project", (experiment("simple_cnn"),))
+
+
+def test_the_reference_runs_are_small_and_name_no_machine() -> None:
+    files = [path for path in (REPOSITORY / RUNS).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= reference.LIMIT
+    for path in files:
+        assert path.suffix not in (".ckpt", ".png", ".jpg")
+        if path.name == "config.yaml":
+            assert "save_dir: /" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not (REPOSITORY / ".git").exists(), reason="not a clone")
+def test_git_takes_reference_files_and_no_others() -> None:
+    folder = "lightning_logs/paper/simple_cnn/seed_0"
+    taken = [f"{folder}/{name}" for name in (*reference.KEPT, "test/predictions_test.csv.gz", "events.out.tfevents.1")]
+    ignored = [f"{folder}/{name}" for name in ("checkpoints/best.ckpt", "figures/a.png", "log.txt")]
+    ignored += ["lightning_logs/fer2013_mlp/version_0/metrics.json", "other/lightning_logs/version_0/config.yaml"]
+    asked = "\n".join([*taken, *ignored])
+    command = ["git", "check-ignore", "--stdin", "--no-index"]
+    told = subprocess.run(command, input=asked, capture_output=True, text=True, cwd=REPOSITORY)
+    assert told.stdout.split() == ignored
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(FaceExprError, match=r"run\.json is not the record of a run \(KeyError\)"):
+        read_record(tmp_path)

@@ -1,0 +1,297 @@
+"""What is missing is run, what was cut off goes on, what is done is left alone."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from conftest import REPOSITORY, exit_code
+from torch.utils.tensorboard import SummaryWriter
+
+from experiments.paper import runner
+from experiments.paper.able import obstacle
+from experiments.paper.commands import RUNS
+from experiments.paper.experiments import EXPERIMENTS, Experiment, experiment
+from experiments.paper.process import launch
+from experiments.paper.record import digest, read_record
+from experiments.paper.run import run
+from faceexpr.sweep.ended import failure
+from faceexpr.utils.errors import INTERRUPTED, PREEMPTED, FaceExprError
+from faceexpr.utils.files import lock
+
+CNN, PLUS, KNN = experiment("simple_cnn"), experiment("simple_cnn_ferplus"), experiment("knn")
+
+
+class Launched:
+    """Stands for the processes: writes what they would, and remembers how they were called."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, ...]] = []
+        self.codes: dict[str, int] = {}
+
+    def __call__(self, args: Sequence[str], folder: Path, log: Path, kept_open: IO[Any]) -> int:
+        self.calls.append(tuple(args))
+        verb = args[0]
+        code = self.codes.get(verb, 0)
+        if code:
+            log.write_text(f"faceexpr {verb}: error: there is a reason\n")
+            return code
+        if verb == "sweep":
+            for trial in ("trial_000", "trial_001"):
+                write_metrics(folder / RUNS / "knn/seed_0" / trial, "val")
+        else:
+            place = args.index("--trainer.logger.save_dir") + 1
+            version = args[args.index("--trainer.logger.version") + 1]
+            write_metrics(folder / args[place] / version, "val" if verb == "fit" else "test")
+        return 0
+
+    @property
+    def verbs(self) -> list[str]:
+        return [call[0] for call in self.calls]
+
+
+def write_metrics(folder: Path, stage: str) -> None:
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps({stage: {}}))
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> Launched:
+    processes = Launched()
+    monkeypatch.setattr(runner, "launch", processes)
+    return processes
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A folder of runs with all data, as far as anybody looks at them before a run."""
+    (tmp_path / "data/fer2013").mkdir(parents=True)
+    (tmp_path / "data/fer2013/fer2013.csv").write_text("emotion,pixels,Usage\n")
+    (tmp_path / "data/fer2013/fer2013new.csv").write_text("votes\n")
+    shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
+    return tmp_path
+
+
+def run_all(out: Path, experiments: Sequence[Experiment], seeds: Sequence[int] | None = None) -> list[str]:
+    return runner.Runner(out, seeds, ()).run(experiments)
+
+
+def test_each_is_trained_and_then_tested_once(out: Path, launched: Launched) -> None:
+    assert run_all(out, [CNN, KNN]) == []
+    assert launched.verbs == ["fit", "test", "sweep", "test", "test"]
+    assert launched.calls[0] == (
+        "fit", "--config", "configs/expression/fer2013_simple_cnn.yaml", "--data.path", "data/fer2013",
+        "--seed_everything", "0", "--trainer.logger", "TensorBoardLogger",
+        "--trainer.logger.save_dir", "lightning_logs/paper/simple_cnn", "--trainer.logger.name", "",
+        "--trainer.logger.version", "seed_0", "--ckpt_path", "last",
+    )  # fmt: skip
+    record = read_record(out / RUNS / "simple_cnn/seed_0")
+    assert record is not None
+    assert record.command.endswith("--data.path data/fer2013 --seed_everything 0")
+    assert record.done == ["fit", "test"]
+    assert set(record.minutes) == {"fit", "test"}
+    assert (out / RUNS / "simple_cnn/seed_0/checkpoints").is_dir()
+    assert not list((out / RUNS / "knn").rglob("checkpoints"))  # they hold the data thirty times
+    assert run_all(out, [CNN, KNN]) == []
+    assert len(launched.calls) == 5
+
+
+def test_seeds_are_runs_of_their_own(out: Path, launched: Launched) -> None:
+    run_all(out, [CNN], [3, 4])
+    assert launched.verbs == ["fit", "test", "fit", "test"]
+    assert sorted(path.name for path in (out / RUNS / "simple_cnn").iterdir()) == ["seed_3", "seed_4"]
+
+
+def test_a_failure_is_told_and_the_others_go_on(
+    out: Path, launched: Launched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launched.codes["fit"] = 2
+    assert run_all(out, [CNN, KNN]) == ["simple_cnn, seed 0"]
+    assert "simple_cnn, seed 0: fit failed: there is a reason" in capsys.readouterr().out
+    record = read_record(out / RUNS / "simple_cnn/seed_0")
+    assert record is not None
+    assert (record.failed, record.done) == ("there is a reason", [])
+    launched.codes, launched.calls = {}, []
+    assert run_all(out, [CNN, KNN]) == []
+    assert launched.verbs == ["fit", "test"]  # the same command goes on with what is missing
+
+
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, INTERRUPTED), (PREEMPTED, PREEMPTED)])
+def test_an_interruption_ends_the_command_and_it_goes_on(
+    out: Path, launched: Launched, monkeypatch: pytest.MonkeyPatch, stop: Any, code: int
+) -> None:
+    def interrupted(*args: Any) -> int:
+        if isinstance(stop, int):
+            return stop
+        raise stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "launch", interrupted)
+        assert exit_code(lambda: run_all(out, [CNN])) == code
+    assert run_all(out, [CNN]) == []
+    assert launched.verbs == ["fit", "test"]
+
+
+def test_another_configuration_puts_the_run_aside(out: Path, launched: Launched) -> None:
+    run_all(out, [CNN])
+    path = out / CNN.configs[0]
+    path.write_text("# another comment\n" + path.read_text())
+    run_all(out, [CNN])
+    assert len(launched.calls) == 2  # a comment changes nothing
+    path.write_text(path.read_text().replace("max_epochs: 24", "max_epochs: 25"))
+    run_all(out, [CNN])
+    assert launched.verbs == ["fit", "test"] * 2
+    assert (out / RUNS / "simple_cnn/replaced/seed_0_1/metrics.json").is_file()
+
+
+def test_a_training_from_elsewhere_is_only_tested(out: Path, launched: Launched) -> None:
+    folder = out / RUNS / "simple_cnn/seed_0"
+    write_metrics(folder, "val")
+    (folder / "checkpoints/best.ckpt").write_bytes(b"")
+    with SummaryWriter(str(folder)) as writer:
+        for epoch in range(3):
+            writer.add_scalar("val/loss", 1.0, epoch, walltime=1e9 + 300 * epoch)
+    run_all(out, [CNN])
+    assert launched.verbs == ["test"]
+    record = read_record(folder)
+    assert record is not None
+    assert record.minutes["fit"] >= 10  # from its event file
+
+
+def test_the_estimate_leaves_out_what_has_no_data(
+    out: Path, launched: Launched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (out / "data/fer2013/fer2013new.csv").unlink()
+    run_all(out, [CNN, PLUS])
+    assert f"about {CNN.minutes} min ({CNN.minutes} min for all that is missing)" in capsys.readouterr().out
+
+
+def test_what_cannot_run_says_why(out: Path, launched: Launched, capsys: pytest.CaptureFixture[str]) -> None:
+    (out / "data/fer2013/fer2013new.csv").unlink()
+    run_all(out, [PLUS, experiment("two_step"), CNN])
+    said = capsys.readouterr().out
+    assert "simple_cnn_ferplus: cannot run here: " in said
+    assert "fer2013new.csv does not exist; expected FER+'s votes there" in said
+    assert "two_step: cannot run here: " in said
+    assert launched.verbs == ["fit", "test"]
+
+
+def test_what_was_asked_for_and_cannot_run_has_failed(
+    out: Path, launched: Launched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (out / "data/fer2013/fer2013new.csv").unlink()
+    assert runner.Runner(out, (0, 1), [PLUS.name]).run([PLUS]) == [f"{PLUS.name}, seed 0", f"{PLUS.name}, seed 1"]
+    assert capsys.readouterr().out.count("cannot run here") == 1  # and not once for each seed
+
+
+def test_an_experiment_that_is_named_twice_runs_once(out: Path, launched: Launched, tmp_path: Path) -> None:
+    project = out / "project"
+    shutil.copytree(REPOSITORY / "configs", project / "configs")
+    arguments = ["--data", str(out / "data"), "--out", str(out / "runs"), "--project", str(project)]
+    run(["paper", *arguments, "--only", "simple_cnn", "simple_cnn", "--seeds", "1", "1"])
+    assert launched.verbs == ["fit", "test"]
+
+
+def test_a_gpu_is_asked_for_where_nobody_would_wait(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.paper.able.gpu_name", lambda: None)
+    large = experiment("resnet50_imagenet")
+    assert "it takes days without a GPU" in str(obstacle(large, out, asked_for=False))
+    assert obstacle(large, out, asked_for=True) is None
+
+
+def test_a_step_without_a_result_is_not_run_for_ever(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runner, "launch", lambda *given: 0)
+    assert run_all(out, [CNN]) == ["simple_cnn, seed 0"]
+    assert "test failed: it has ended well and left no result" in capsys.readouterr().out
+
+
+def test_two_commands_do_not_share_a_folder(out: Path, launched: Launched) -> None:
+    with (out / ".paper.lock").open("a") as file:
+        assert lock(file)
+        with pytest.raises(FaceExprError, match="another process runs experiments"):
+            run_all(out, [CNN])
+    assert launched.calls == []
+
+
+def test_a_process_is_told_to_save_and_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (print('saved'), sys.exit(75)));"
+        "print('begun', flush=True); time.sleep(60)"
+    )
+    real = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda args, **options: real([sys.executable, "-c", code], **options))
+
+    def interrupt(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    log = tmp_path / "log.txt"
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 2)
+        with (tmp_path / "lock").open("a") as file, pytest.raises(KeyboardInterrupt):
+            launch(["fit"], tmp_path, log, file)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert log.read_text().split() == ["begun", "saved"]
+
+
+def test_the_reason_of_a_failure_is_one_line(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("faceexpr fit: error: first\nfaceexpr fit: error: second\nlater\n")
+    assert failure(2, log) == "second"
+    log.write_text("Traceback\n  line\nValueError: broken\n\n")
+    assert failure(1, log) == "ValueError: broken"
+    assert failure(-9, log) == "ended by SIGKILL, as when memory runs out"
+
+
+def test_experiments_name_files_that_are_there_and_use_every_one() -> None:
+    named = {name for one in EXPERIMENTS for name in (*one.configs, *filter(None, [one.sweep]))}
+    assert [name for name in named if not (REPOSITORY / name).is_file()] == []
+    own = {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "configs/paper").iterdir()}
+    assert own <= named
+    assert len({one.name for one in EXPERIMENTS}) == len(EXPERIMENTS)
+    assert all(len(one.seeds) == 3 for one in EXPERIMENTS if one.kind == "fit" and one.minutes < 10)
+    # Each has a configuration of its own: of two that are the same, one would be another's result.
+    digests = [
+        digest([REPOSITORY / name for name in (*one.configs, *filter(None, [one.sweep]))])
+        for one in EXPERIMENTS
+        if one.configs
+    ]
+    assert len(set(digests)) == len(digests)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--only", "nothing"], "--only: there is no experiment nothing; expected knn, mlp, "),
+        (["--seeds", "-1"], "--seeds has -1; expected 0 or more"),
+        (["--seeds", "0", "x"], "seeds: Expected a int. Got value: x"),
+        (["--data", "nowhere"], "--data: nowhere is no folder"),
+        (["--project", "data"], "has no configs/paper; expected a clone of the project"),
+        (["--out", str(REPOSITORY)], "--out is the project itself"),
+        (["--out", "nowhere", "--page_only", "true"], "--out: nowhere is no folder; expected that of earlier runs"),
+        (["--data", "configs", "--out", "."], "data is in the place of a link to"),
+    ],
+)
+def test_bad_options_are_one_sentence(
+    out: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], message: str
+) -> None:
+    monkeypatch.chdir(out)
+    defaults = ["--data", "data", "--out", "runs", "--project", str(REPOSITORY)]
+    with pytest.raises(FaceExprError) as caught:
+        run(["paper", *defaults, *args])
+    assert message in str(caught.value)
+
+
+def test_data_and_out_are_needed_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(FaceExprError, match="--data and --out are needed"):
+        run(["paper"])

@@ -1,0 +1,283 @@
+"""Temperature, prediction sets and mirror images, in numbers that are known in advance."""
+
+from itertools import pairwise
+from math import ceil
+
+import numpy as np
+import pytest
+import torch
+from red_finder import save_task, tiny_classifier
+from scipy.stats import binom
+from torch import nn
+
+from faceexpr.metrics.calibration import (
+    Calibration,
+    calibrated,
+    class_probabilities,
+    fit_temperature,
+    fit_threshold,
+    fit_vector,
+    mass_before,
+    prediction_sets,
+)
+from faceexpr.metrics.classification import calibration_error, negative_log_likelihood
+from faceexpr.metrics.sets import set_figures, set_lines, set_values
+from faceexpr.metrics.table import SampleTable
+from faceexpr.tasks.classify import ExpressionClassifier
+from faceexpr.utils.errors import FaceExprError
+
+LEVELS = ("0.8", "0.9", "0.95")
+
+
+def drawn(count, seed, classes=7):
+    """Return probabilities, and labels that are drawn from them: a classifier that means what it says."""
+    rng = np.random.default_rng(seed)
+    probabilities = rng.dirichlet([0.4] * classes, count).astype(np.float32)
+    labels = (rng.random((count, 1)) > probabilities.cumsum(1)[:, :-1]).sum(1)
+    return probabilities, labels
+
+
+def table(probabilities, labels):
+    return SampleTable(np.arange(len(labels)), probabilities, labels)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1, 2.5])
+def test_a_classifier_that_is_too_sure_gets_its_temperature_back(temperature):
+    honest, labels = drawn(20_000, seed=0)
+    claimed = calibrated(honest, Calibration(1 / temperature))
+    found = fit_temperature(claimed, labels)
+    assert found == pytest.approx(temperature, rel=0.02)
+    # Distributions say the same without the noise of drawing.
+    assert fit_temperature(claimed, honest) == pytest.approx(temperature, rel=0.001)
+    after = table(calibrated(claimed, Calibration(found)), labels)
+    assert calibration_error(after) < 0.015
+    assert negative_log_likelihood(after) <= negative_log_likelihood(table(claimed, labels))
+
+
+def test_the_temperature_is_where_the_likelihood_has_its_maximum():
+    probabilities, labels = drawn(300, seed=1)
+    probabilities = calibrated(probabilities, Calibration(0.6))
+    found = fit_temperature(probabilities, labels)
+    at = [
+        negative_log_likelihood(table(calibrated(probabilities, Calibration(found * by)), labels))
+        for by in (0.98, 1, 1.02)
+    ]
+    assert at[1] < min(at[0], at[2])
+
+
+def test_probabilities_of_0_are_no_obstacle():
+    probabilities = np.array([[1, 0, 0], [0, 1, 0], [0.6, 0.4, 0]], np.float32)
+    found = fit_temperature(probabilities, np.array([0, 2, 1]))
+    assert 1 < found < 100
+    assert np.isfinite(calibrated(probabilities, Calibration(found))).all()
+
+
+def test_a_temperature_on_probabilities_is_one_on_logits():
+    logits = torch.randn(50, 7, generator=torch.Generator().manual_seed(0)) * 5
+    image = torch.zeros(50, 1, 1, 1)
+    plain, warm = (class_probabilities(lambda _: logits, image, False, Calibration(value))[1] for value in (1.0, 1.7))
+    torch.testing.assert_close(warm, (logits / 1.7).softmax(1))
+    np.testing.assert_allclose(calibrated(plain.numpy(), Calibration(1.7)), warm.numpy(), rtol=1e-4, atol=1e-7)
+    assert torch.equal(plain, logits.softmax(1))
+
+
+def brute_force(row, threshold):
+    """Return a prediction set in the words of its definition."""
+    ranked = sorted(range(len(row)), key=lambda index: (-row[index], index))
+    return {index for place, index in enumerate(ranked) if sum(row[other] for other in ranked[:place]) <= threshold}
+
+
+def test_sets_and_thresholds_are_those_of_the_definition():
+    probabilities, labels = drawn(200, seed=2, classes=5)
+    probabilities = probabilities.astype(np.float64).round(2)  # so that some are equally probable
+    scores = mass_before(probabilities)[np.arange(200), labels]
+    for level in LEVELS:
+        threshold = fit_threshold(scores, level)
+        ordered = sorted(scores)
+        rank = ceil(round(201 * float(level), 6))
+        assert threshold == ordered[rank - 1]
+        sets = prediction_sets(probabilities, threshold)
+        for row, found in zip(probabilities.tolist(), sets, strict=True):
+            near = brute_force(row, threshold + 1e-12)
+            assert set(np.flatnonzero(found)) in (near, brute_force(row, threshold - 1e-12))
+        # Those that it was fitted on: exactly so many, but for equal scores.
+        assert sets[np.arange(200), labels].sum() >= rank
+
+
+def test_the_most_probable_class_is_always_in_the_set_and_all_are_at_1():
+    probabilities, _ = drawn(500, seed=3)
+    for threshold in (0.0, 0.3):
+        assert prediction_sets(probabilities, threshold)[np.arange(500), probabilities.argmax(1)].all()
+    assert (prediction_sets(probabilities, 0.0).sum(1) == 1).all()
+    certain = np.array([[0, 1, 0], [0.3333334, 0.3333334, 0.3333334]], np.float32)
+    assert prediction_sets(certain, 1.0).all()
+    sizes = [prediction_sets(probabilities, threshold).sum() for threshold in (0, 0.5, 0.9, 1)]
+    assert all(small < large for small, large in pairwise(sizes))
+
+
+@pytest.mark.parametrize(
+    ("samples", "level", "rank"), [(9, "0.9", 9), (8, "0.9", None), (99, "0.99", 99), (3, "0.5", 2)]
+)
+def test_too_few_samples_give_all_classes(samples, level, rank):
+    scores = np.linspace(0, 0.9, samples)
+    assert fit_threshold(scores, level) == (1.0 if rank is None else scores[rank - 1])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_sets_hold_the_true_class_as_often_as_stated(level):
+    claimed, labels = drawn(6000, seed=4)
+    claimed = calibrated(claimed, Calibration(0.4))  # far too sure: coverage does not depend on a good calibration
+    scores = mass_before(claimed)[np.arange(6000), labels]
+    threshold = fit_threshold(scores[:3000], level)
+    held_out = prediction_sets(claimed[3000:], threshold)[np.arange(3000), labels[3000:]].sum()
+    low, high = binom.interval(0.999, 3000, float(level))
+    spread = 3000 * 3.3 * np.sqrt(float(level) * (1 - float(level)) / 3000)  # that of the threshold itself
+    assert low - spread <= held_out <= high + spread
+
+
+def test_metrics_lines_and_figure_of_sets():
+    probabilities = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.1, 0.1, 0.8], [0.4, 0.35, 0.25]], np.float32)
+    found = Calibration(1.0, {"0.5": 0.0, "0.9": 0.65}, 4, "drawn")
+    samples = table(probabilities, np.array([0, 2, 2, 2]))
+    values = set_values(samples, found)
+    assert values == pytest.approx(
+        {"coverage/0.5": 0.5, "set_size/0.5": 1, "coverage/0.9": 0.75, "set_size/0.9": (2 + 2 + 1 + 2) / 4}
+    )
+    assert set_lines(values, 4)[1].strip() == "prediction sets at 90%: cover 75.0% of 4, 1.75 expressions on average"
+    assert set_values(samples, None) == {}
+    figure = set_figures(samples, ("Happy", "Sad", "Surprise"), found, "test")["prediction_sets"]
+    sizes, classes = figure.axes
+    assert [bar.get_height() for bar in sizes.patches] == [0.25, 0.75, 0]
+    assert [bar.get_height() for bar in classes.patches] == pytest.approx([1, 2 / 3])  # Sad has no sample
+    assert set_figures(samples, ("Happy", "Sad", "Surprise"), None, "test") == {}
+
+
+def test_a_mirrored_classifier_gives_the_mean_of_both():
+    image = torch.randint(0, 256, (5, 1, 48, 48), dtype=torch.uint8)
+    plain, both = tiny_classifier().eval(), tiny_classifier(mirror=True).eval()
+    mean = (plain(image) + plain(image.flip(-1))) / 2
+    torch.testing.assert_close(both(image), mean)
+    torch.testing.assert_close(both(image), both(image.flip(-1)))
+    warm = tiny_classifier(mirror=True, calibration=Calibration(2.0)).eval()
+    torch.testing.assert_close(warm(image), (mean.log() / 2).softmax(1))
+
+
+class Half(nn.Module):
+    """A network that gives its logits in bfloat16."""
+
+    def forward(self, image):
+        return (image.float().flatten(1)[:, :7] * 30).bfloat16()
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_half_precision_ends_at_the_logits(mirror):
+    image = torch.rand(4, 1, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits, probabilities = class_probabilities(Half(), image, mirror, Calibration(1.5))
+    assert logits.dtype == probabilities.dtype == torch.float32
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(4), atol=1e-6, rtol=0)
+
+
+def test_training_knows_neither_mirror_nor_temperature():
+    batch = {
+        "image": torch.randint(0, 256, (6, 1, 48, 48), dtype=torch.uint8),
+        "target": torch.arange(6),
+        "index": torch.arange(6),
+        "share": torch.tensor(1.0),
+    }
+    results = []
+    for options in ({}, {"mirror": True, "calibration": Calibration(3.0)}):
+        model = tiny_classifier(**options)
+        model.log = lambda *args, **kwargs: None
+        results.append(model.training_step(batch, 0))
+        evaluated = model._evaluate(batch, model.val_loss)
+        torch.testing.assert_close(evaluated["probabilities"], model(batch["image"]))
+        assert float(model.val_loss.compute()) == pytest.approx(float(results[0]["loss"].detach()))
+    torch.testing.assert_close(results[0]["loss"], results[1]["loss"])
+    torch.testing.assert_close(results[0]["probabilities"], results[1]["probabilities"])
+
+
+def test_a_checkpoint_keeps_the_calibration_and_builds_it_again(tmp_path):
+    found = Calibration(1.25, {"0.9": 0.5}, 30, "FER2013, validation split")
+    path = save_task(tiny_classifier(mirror=True, calibration=found), tmp_path / "a.ckpt")
+    loaded = ExpressionClassifier.load_from_checkpoint(path, map_location="cpu")
+    assert loaded.calibration == found
+    assert loaded.mirror
+    loaded.calibrate(None)
+    save_task(loaded, tmp_path / "b.ckpt")
+    assert ExpressionClassifier.load_from_checkpoint(tmp_path / "b.ckpt", map_location="cpu").calibration is None
+
+
+def test_a_calibration_belongs_to_the_weights(tmp_path, recwarn):
+    found, other = Calibration(1.25, {"0.9": 0.5}, 30, "here"), Calibration(3.0)
+    path = save_task(tiny_classifier(calibration=found), tmp_path / "a.ckpt")
+    for before in (None, found, other):
+        model = tiny_classifier(calibration=before)
+        recwarn.clear()
+        model.on_load_checkpoint(torch.load(path, weights_only=True))
+        assert model.calibration == found
+        assert ["not of these weights" in str(warning.message) for warning in recwarn] == [True] * (before == other)
+    recwarn.clear()
+    model = tiny_classifier(mirror=True)
+    model.on_load_checkpoint(torch.load(path, weights_only=True))
+    assert "model.mirror is True, but the calibration was found with False" in str(recwarn.pop().message)
+
+
+def test_what_is_no_calibration_is_refused():
+    with pytest.raises(FaceExprError, match=r"^calibration.temperature is 0; expected a number above 0$"):
+        Calibration(0)
+    with pytest.raises(FaceExprError, match=r"^calibration.thresholds has 1.5; expected numbers between 0 and 1"):
+        Calibration(1, {"1.5": 0.5})
+    with pytest.raises(FaceExprError, match=r"^calibration.thresholds.0.9 is nan; expected a number from 0 to 1$"):
+        Calibration(1, {"0.9": float("nan")})
+    with pytest.raises(FaceExprError, match=r"^coverage is 0.7, but the classifier was calibrated for 0.8, 0.9; "):
+        Calibration(1, {"0.8": 0.4, "0.9": 0.5}).threshold(0.7, "coverage")
+    assert Calibration(1, {"0.90": 0.5}).threshold(0.9, "coverage") == 0.5
+
+
+def test_vector_scaling_mends_classes_that_are_said_too_often():
+    rng = np.random.default_rng(5)
+    claimed = calibrated(rng.dirichlet([0.6] * 4, 6000).astype(np.float32), Calibration())
+    mend = Calibration(scales=(0.7, 1.0, 1.25, 1.0), shifts=(-0.9, 0.4, 0.0, -0.2))
+    honest = calibrated(claimed, mend)
+    labels = np.array([rng.choice(4, p=row / row.sum()) for row in honest.astype(np.float64)])
+    temperature = fit_temperature(claimed, labels)
+    found = fit_vector(claimed, labels, temperature)
+    mended, warm = calibrated(claimed, found), calibrated(claimed, Calibration(temperature))
+    losses = [negative_log_likelihood(table(values, labels)) for values in (honest, mended, warm)]
+    assert losses[1] == pytest.approx(losses[0], abs=0.002)
+    assert losses[2] > losses[0] + 0.02
+    # With distributions in place of drawn labels there is no noise; shifts differ by one number for all classes.
+    temperature = fit_temperature(claimed, honest)
+    exact = fit_vector(claimed, honest, temperature)
+    np.testing.assert_allclose(np.array(exact.scales) / temperature, mend.scales, rtol=0.005)
+    assert np.ptp(np.array(exact.shifts) - mend.shifts) < 0.01
+    np.testing.assert_allclose(calibrated(claimed, exact), honest, atol=2e-3)
+
+
+def test_vector_scaling_of_few_samples_changes_little_that_they_do_not_tell():
+    found = fit_vector(np.full((2, 3), 1 / 3, np.float32), np.array([0, 1]), 1.0)
+    assert np.isfinite([*found.scales, *found.shifts]).all()
+    assert found.scales == pytest.approx((1, 1, 1), abs=6)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_a_network_scales_its_probabilities_as_numpy_does(mirror):
+    torch.manual_seed(1)
+    image = torch.rand(5, 1, 4, 3)
+    calibration = Calibration(0.7, scales=(1.2, 0.9, 1.1), shifts=(0.3, 0.0, -0.4))
+
+    def net(images: torch.Tensor) -> torch.Tensor:
+        return 3 * images[:, 0, 0]
+
+    plain = class_probabilities(net, image, mirror, Calibration())[1].numpy()
+    found = class_probabilities(net, image, mirror, calibration)[1].numpy()
+    np.testing.assert_allclose(calibrated(plain, calibration), found, rtol=1e-4, atol=1e-7)
+
+
+def test_scales_and_shifts_belong_together():
+    with pytest.raises(FaceExprError, match=r"^calibration.scales are \[1.0\] and shifts \[\]; expected a finite"):
+        Calibration(scales=(1.0,))
+    with pytest.raises(FaceExprError, match=r"^model.calibration has 2 scales; expected 7, one for each of Angry, "):
+        ExpressionClassifier(calibration=Calibration(scales=(1.0, 1.0), shifts=(0.0, 0.0)))
+    assert Calibration(scales=[1.0], shifts=[0.0]) == Calibration(scales=(1.0,), shifts=(0.0,))

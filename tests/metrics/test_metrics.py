@@ -1,0 +1,205 @@
+"""Metrics against scikit-learn, and the gathering of samples in one process and in two."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as reference
+from torch import multiprocessing
+
+from faceexpr.metrics.classification import (
+    HIGHER_IS_BETTER,
+    accuracy_interval,
+    higher_is_better,
+    metric_names,
+    score,
+)
+from faceexpr.metrics.table import SampleCollector, SampleTable
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES
+
+
+def make_table(count=500, classes=7, seed=0, targets=None):
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, classes, count) if targets is None else targets
+    logits = generator.normal(size=(count, classes))
+    hard = labels.argmax(1) if labels.ndim == 2 else labels
+    logits[np.arange(count), hard] += 1
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return SampleTable(np.arange(count), probabilities.astype(np.float32), labels)
+
+
+def ece_by_hand(table, bins=15):
+    edges = np.linspace(0, 1, bins + 1)
+    total = 0.0
+    for low, high in pairwise(edges):
+        inside = (table.confidence > low) & (table.confidence <= high)
+        if inside.any():
+            total += inside.mean() * abs(table.correct[inside].mean() - table.confidence[inside].mean())
+    return total
+
+
+def test_every_metric_equals_scikit_learn():
+    table = make_table()
+    truth, guess = table.labels, table.predicted
+    values = score(table, FER_NAMES).values
+    assert list(values) == metric_names(FER_NAMES)
+    assert values["accuracy"] == reference.accuracy_score(truth, guess)
+    assert values["top2_accuracy"] == pytest.approx(
+        reference.top_k_accuracy_score(truth, table.probabilities, k=2), abs=1e-6
+    )
+    assert values["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(truth, guess), abs=1e-12)
+    assert values["macro_f1"] == pytest.approx(reference.f1_score(truth, guess, average="macro"), abs=1e-12)
+    assert values["nll"] == pytest.approx(reference.log_loss(truth, table.probabilities), abs=1e-5)
+    assert values["auroc"] == pytest.approx(
+        reference.roc_auc_score(truth, table.probabilities.astype(np.float64), multi_class="ovr"), abs=1e-5
+    )
+    assert values["ece"] == pytest.approx(ece_by_hand(table), abs=1e-5)
+    precision, recall, f1, _ = reference.precision_recall_fscore_support(truth, guess)
+    for index, name in enumerate(FER_NAMES):
+        found = (values[f"precision/{name}"], values[f"recall/{name}"], values[f"f1/{name}"])
+        assert found == pytest.approx((precision[index], recall[index], f1[index]), abs=1e-12)
+    np.testing.assert_array_equal(score(table, FER_NAMES).confusion, reference.confusion_matrix(truth, guess))
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes")
+def test_a_class_without_samples_is_left_out_as_in_scikit_learn():
+    table = make_table(targets=np.random.default_rng(1).choice([0, 2, 3, 4, 5, 6], 500))
+    scores = score(table, FER_NAMES)
+    assert (table.predicted == 1).any()
+    assert scores.undefined == {"recall/Disgust": "no sample"}
+    assert "recall/Disgust" not in scores.values
+    assert scores.values["balanced_accuracy"] == pytest.approx(
+        reference.balanced_accuracy_score(table.labels, table.predicted), abs=1e-12
+    )
+    # Disgust has predictions, so it counts with an F1 of 0, as scikit-learn's default labels make it count.
+    assert scores.values["f1/Disgust"] == 0
+    assert scores.values["macro_f1"] == pytest.approx(
+        reference.f1_score(table.labels, table.predicted, average="macro"), abs=1e-12
+    )
+    areas = [
+        reference.roc_auc_score(table.labels == index, table.probabilities[:, index]) for index in (0, 2, 3, 4, 5, 6)
+    ]
+    assert scores.values["auroc"] == pytest.approx(np.mean(areas), abs=1e-6)
+
+
+def test_one_class_only_has_no_auroc_and_no_invented_numbers():
+    probabilities = np.array([[0.2, 0.8, 0.0], [0.6, 0.4, 0.0]], dtype=np.float32)
+    scores = score(SampleTable(np.arange(2), probabilities, np.array([1, 1])), ("a", "b", "c"))
+    assert set(scores.undefined) == {"auroc", "recall/a", "recall/c", "precision/c", "f1/c"}
+    assert not set(scores.undefined) & set(scores.values)
+    assert all(np.isfinite(value) and value >= 0 for value in scores.values.values())
+    assert scores.values["accuracy"] == scores.values["balanced_accuracy"] == 0.5
+    assert scores.values["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
+
+
+def test_distributions_are_judged_by_their_most_probable_class_and_by_cross_entropy():
+    targets = np.random.default_rng(2).dirichlet(np.ones(7), 300).astype(np.float32)
+    table = make_table(300, targets=targets)
+    values = score(table, FER_NAMES).values
+    assert values["accuracy"] == (table.predicted == targets.argmax(1)).mean()
+    expected = torch.nn.functional.cross_entropy(
+        torch.from_numpy(table.probabilities).double().log(), torch.from_numpy(targets).double()
+    )
+    assert values["nll"] == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_a_probability_of_zero_or_just_above_one_gives_finite_numbers():
+    table = SampleTable(
+        np.arange(3), np.array([[1.0000002, 0], [0, 1], [0.5, 0.5]], dtype=np.float32), np.array([0, 0, 1])
+    )
+    values = score(table, ("a", "b")).values
+    eps = np.finfo(np.float32).eps
+    assert values["nll"] == pytest.approx((-np.log(1 - eps) - np.log(eps) - np.log(0.5)) / 3)
+    assert values["ece"] == pytest.approx((abs(1 / 2 - 1) * 2 + 0.5) / 3, abs=1e-5)
+
+
+def test_probabilities_that_are_not_finite_are_refused():
+    table = make_table(4)
+    table.probabilities[2, 3] = np.nan
+    with pytest.raises(FaceExprError, match="1 of 4 samples are not finite"):
+        score(table, FER_NAMES)
+
+
+def test_f07_as_many_class_names_as_probabilities():
+    collector = SampleCollector(num_classes=7)
+    with pytest.raises(FaceExprError, match="gives 8 probabilities a face but has 7 class names"):
+        collector.update(torch.arange(2), torch.full((2, 8), 0.125), torch.zeros(2, dtype=torch.int64))
+
+
+def test_every_metric_has_a_direction():
+    for name in metric_names(FER_NAMES):
+        assert name.split("/")[0] in HIGHER_IS_BETTER
+    assert [higher_is_better(name) for name in ("val/recall/Happy", "accuracy", "val/loss", "test/ece")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_accuracy_interval_covers_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    covered = 0
+    for seed in range(200):
+        low, high = accuracy_interval(generator.random(400) < 0.7, resamples=400, seed=seed)
+        covered += low <= 0.7 <= high
+    assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_accuracy_interval_is_reproducible_and_as_wide_as_theory():
+    correct = np.arange(3589) < 2400
+    low, high = accuracy_interval(correct)
+    accuracy = correct.mean()
+    half_width = 1.96 * np.sqrt(accuracy * (1 - accuracy) / 3589)
+    assert (low, high) == accuracy_interval(correct)
+    assert (high - low) / 2 == pytest.approx(half_width, rel=0.08)
+
+
+def test_accuracy_interval_of_a_flawless_sample_is_not_without_width():
+    assert accuracy_interval(np.ones(5, dtype=bool)) == pytest.approx((0.025 ** (1 / 5), 1))
+    assert accuracy_interval(np.zeros(5, dtype=bool)) == pytest.approx((0, 1 - 0.025 ** (1 / 5)))
+    assert accuracy_interval(np.ones(1, dtype=bool))[1] == 1
+
+
+def test_samples_come_sorted_once_each_and_without_padding():
+    collector = SampleCollector(num_classes=2)
+    probabilities = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
+    collector.update(torch.tensor([4, 1, -1]), probabilities, torch.tensor([0, 1, 0]))
+    collector.update(torch.tensor([4, -1]), probabilities[:2], torch.tensor([0, 1]))
+    table = collector.compute()
+    assert table.indices.tolist() == [1, 4]
+    np.testing.assert_allclose(table.probabilities, [[0.2, 0.8], [0.9, 0.1]])
+    assert table.labels.tolist() == [1, 0]
+
+
+E11_INDEX = {0: [[0, 2], [4]], 1: [[1, 3], [-1]]}
+
+
+def gather(rank, batches, folder, soft):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    collector = SampleCollector(num_classes=3)
+    identity = torch.eye(3)
+    for indices in batches[rank]:
+        index = torch.tensor(indices)
+        labels = index.clamp(min=0) % 3
+        wrong = (index == 3).long()
+        target = identity[labels] if soft else labels
+        collector.update(index, identity[(labels + wrong) % 3] * 0.8 + 0.2 / 3, target)
+    table = collector.compute()
+    np.savez(f"{folder}/{rank}.npz", indices=table.indices, values=list(score(table, ("a", "b", "c")).values.values()))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("batches", "soft"),
+    [(E11_INDEX, False), ({0: [[0, 1, 2], [3, 4]], 1: [[-1, -1, -1], [-1, -1]]}, True)],
+    ids=["uneven", "one process with padding only, distributions as targets"],
+)
+def test_e11_two_processes_measure_each_sample_once(tmp_path, batches, soft):
+    multiprocessing.spawn(gather, args=(batches, str(tmp_path), soft), nprocs=2)
+    first, second = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
+    assert first["indices"].tolist() == second["indices"].tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(first["values"], second["values"])
+    assert first["values"][0] == pytest.approx(0.8)

@@ -1,0 +1,113 @@
+"""The predictions of each sample in the run folder: written, read again, and refused where they are damaged."""
+
+import gzip
+
+import numpy as np
+import pytest
+import torch
+from pixel_runs import ReadsThePixel, make_split, pixel_faces
+
+from faceexpr.callbacks.classification import ClassificationEvaluation
+from faceexpr.metrics.predictions import file_name, read_samples, write_samples
+from faceexpr.metrics.table import SampleTable
+from faceexpr.utils.errors import FaceExprError
+
+NAMES = ("no", "yes, perhaps", "là")
+
+
+def table(count=5, seed=0):
+    rng = np.random.default_rng(seed)
+    probabilities = rng.dirichlet(np.ones(3), count).astype(np.float32)
+    return SampleTable(np.arange(count) * 2, probabilities, rng.integers(0, 3, count))
+
+
+def test_what_is_written_is_read(tmp_path):
+    given = table()
+    leaked = np.array([False, True] * 5)  # of the whole split; the samples are every other one
+    leaked[8] = True
+    path = write_samples(tmp_path, "test", given, NAMES, leaked)
+    assert path == tmp_path / file_name("test")
+    found = read_samples(path)
+    assert found.class_names == NAMES
+    assert found.indices.tolist() == [0, 2, 4, 6, 8]
+    assert found.labels.tolist() == [NAMES[label] for label in given.labels]
+    assert found.predicted.tolist() == [NAMES[guess] for guess in given.predicted]
+    assert found.leaked.tolist() == [False, False, False, False, True]
+    np.testing.assert_allclose(found.probabilities, given.probabilities, atol=5.01e-4)
+
+
+def test_leaks_that_nobody_has_looked_for_are_not_known(tmp_path):
+    assert read_samples(write_samples(tmp_path, "val", table(), NAMES, None)).leaked is None
+
+
+def test_the_prediction_is_not_read_from_rounded_probabilities(tmp_path):
+    close = SampleTable(np.arange(1), np.array([[0.4, 0.40001, 0.19999]], dtype=np.float32), np.array([1]))
+    found = read_samples(write_samples(tmp_path, "test", close, NAMES, None))
+    assert found.predicted.tolist() == ["yes, perhaps"]
+    assert found.probabilities[0].tolist() == [0.4, 0.4, 0.2]
+
+
+def test_the_same_predictions_are_the_same_bytes_and_few(tmp_path):
+    large = table(3589)
+    first = write_samples(tmp_path / "a", "test", large, NAMES, None).read_bytes()
+    assert write_samples(tmp_path / "b", "test", large, NAMES, None).read_bytes() == first
+    assert len(first) < 60_000
+
+
+GOOD = ["index,true,predicted,leaked,a,b", "0,a,b,,0.3,0.7"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ([], "line 1 reads ''"),
+        (["source,predicted,a,b", "x.png,a,1,0"], "line 1 reads 'source, predicted, a, b'; expected index, true"),
+        (["index,true,predicted,leaked,a,a", "0,a,a,,1,0"], "line 1 reads"),
+        (["index,true,predicted,leaked,a,a,b", "0,a,b,,1,0,0"], "two classes or more, each once"),
+        (GOOD[:1], "holds 0 rows"),
+        ([*GOOD, "1,a,b,,0.3"], "line 3 reads '1,a,b,,0.3'"),
+        ([*GOOD, "1,a,c,,0.3,0.7"], "line 3 reads"),
+        ([*GOOD, "1,a,b,2,0.3,0.7"], "line 3 reads"),
+        ([*GOOD, "1,a,b,,nan,0.7"], "line 3 reads"),
+        ([*GOOD, "1,a,b,,x,0.7"], "line 3 reads"),
+        ([*GOOD, "-1,a,b,,0.3,0.7"], "line 3 reads"),
+        ([*GOOD, f"{10**30},a,b,,0.3,0.7"], "line 3 reads"),
+        ([*GOOD, "0,a,b,,0.3,0.7"], "holds 2 rows; expected one or more, each index once and ascending"),
+    ],
+)
+def test_another_file_is_refused_by_line(tmp_path, lines, reason):
+    path = tmp_path / "predictions_test.csv.gz"
+    path.write_bytes(gzip.compress("\n".join(lines).encode()))
+    with pytest.raises(FaceExprError) as caught:
+        read_samples(path)
+    assert str(caught.value).startswith(str(path))
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"index,true", b"\x1f\x8b\x08", gzip.compress(b"\xff\xfe"), "cut", "spoilt"])
+def test_damaged_files_are_refused(tmp_path, content):
+    path = write_samples(tmp_path, "test", table(200), NAMES, None)
+    whole = bytearray(path.read_bytes())
+    if content == "spoilt":
+        whole[len(whole) // 2 : len(whole) // 2 + 20] = bytes(20)
+    path.write_bytes({"cut": bytes(whole[:-40]), "spoilt": bytes(whole)}.get(content, content))
+    with pytest.raises(FaceExprError, match=r"predictions_test\.csv\.gz"):
+        read_samples(path)
+
+
+def test_every_pass_leaves_its_samples_in_the_run_folder(make_trainer, tmp_path):
+    pairs = [(0, 0), (3, 3), (4, 4), (6, 6), (2, 3)]
+    data = pixel_faces({"train": pairs, "val": pairs[:2], "test": make_split(*zip(*pairs, strict=True))})
+    data.leaked = lambda stage: np.array([False, True, False, False, True]) if stage == "test" else None
+    trainer = make_trainer(ClassificationEvaluation(figures=False))
+    model = ReadsThePixel()
+    trainer.fit(model, datamodule=data)
+    trainer.test(model, datamodule=data, verbose=False)
+    folder = tmp_path / "runs" / "version_0"
+    assert read_samples(folder / file_name("val")).labels.tolist() == ["Angry", "Happy"]
+    found = read_samples(folder / file_name("test"))
+    assert found.predicted.tolist() == ["Angry", "Happy", "Sad", "Neutral", "Fear"]
+    assert found.labels.tolist() == ["Angry", "Happy", "Sad", "Neutral", "Happy"]
+    assert found.leaked.tolist() == [False, True, False, False, True]
+    expected = (torch.eye(7) * model.scale.detach()).softmax(1)[0].numpy()
+    np.testing.assert_allclose(found.probabilities[0], expected, atol=5.01e-4)

@@ -1,0 +1,203 @@
+"""Exact search against the definition, and against scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from conftest import REPOSITORY
+from sklearn.neighbors import NearestNeighbors
+
+from faceexpr.models.neighbours import processors, tensors
+from faceexpr.models.neighbours.features import comparable
+from faceexpr.models.neighbours.search import Neighbours, Norm, nearest
+from faceexpr.utils.errors import FaceExprError
+
+REAL = REPOSITORY.parent / "shared/data/fer2013/fer2013.csv.gz"
+
+Array = npt.NDArray[np.generic]
+
+
+def by_definition(bank: Array, queries: Array, k: int, p: int) -> tuple[Array, Array]:
+    """Compute all the distances in float64 and sort by distance and index."""
+    differences = np.abs(queries.astype(np.float64)[:, None] - bank.astype(np.float64))
+    powers = (differences**p).sum(axis=2)
+    indices = np.broadcast_to(np.arange(len(bank)), powers.shape)
+    order = np.lexsort((indices, powers))[:, :k]
+    return np.take_along_axis(powers, order, 1) ** (1 / p), order
+
+
+def by_cpu(bank: Array, queries: Array, k: int, p: Norm) -> Neighbours:
+    return nearest(torch.from_numpy(bank), torch.from_numpy(queries), k, p)
+
+
+def by_torch(bank: Array, queries: Array, k: int, p: Norm) -> Neighbours:
+    """Run what CUDA devices run."""
+    return Neighbours(*tensors.search(*comparable(torch.from_numpy(bank), torch.from_numpy(queries)), k, p))
+
+
+def features(kind: str, length: int) -> tuple[Array, Array]:
+    """Return 101 rows and 13 queries, some of which are rows."""
+    random = np.random.default_rng(length)
+    rows = random.standard_normal((114, length))
+    made = {
+        "bytes": random.integers(0, 256, (114, length)).astype(np.uint8),
+        "two values": random.integers(0, 2, (114, length)).astype(np.uint8) * 255,
+        "counts": random.integers(-2, 400, (114, length)),
+        "floats": (rows + 50).astype(np.float32),
+        "double": rows * 1e30,
+        "tiny": (rows * 1e-30).astype(np.float32),
+        "half": rows.astype(np.float16),
+    }[kind]
+    made[60:100] = made[20:60]  # each of these has a twin that is just as far
+    return made[:101], np.concatenate([made[:3], made[40:43], made[101:108]])
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut the little data into many parts, as large data are."""
+    monkeypatch.setattr(processors, "_PRODUCT_ROWS", 32)
+    monkeypatch.setattr(processors, "_PRODUCT_QUERIES", 8)
+    monkeypatch.setattr(tensors, "_ROWS", 32)
+    monkeypatch.setattr(tensors, "_QUERIES", 8)
+    monkeypatch.setattr(tensors, "_PAIR_BYTES", 4000)
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("search", [by_cpu, by_torch])
+@pytest.mark.parametrize("p", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["bytes", "two values", "counts", "floats", "double", "tiny", "half"])
+@pytest.mark.parametrize("length", [1, 63, 130])
+def test_the_nearest_by_definition_and_the_lowest_index_among_equals(
+    search: Callable[..., Neighbours], p: Norm, kind: str, length: int
+) -> None:
+    bank, queries = features(kind, length)
+    for k in (1, 4, 101):
+        found = search(bank, queries, k, p)
+        distances, indices = by_definition(bank, queries, k, p)
+        assert found.indices.tolist() == indices.tolist()
+        np.testing.assert_allclose(found.distances.numpy(), distances, rtol=1e-12)
+        assert found.distances.dtype == torch.float64
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["bytes", "two values", "floats"])
+def test_distances_are_those_of_scikit_learn(p: Norm, kind: str) -> None:
+    bank, queries = features(kind, 130)
+    found = nearest(torch.from_numpy(bank), torch.from_numpy(queries), 9, p)
+    reference = nearest(torch.from_numpy(bank), torch.from_numpy(queries), 9, p, backend="sklearn")
+    direct = NearestNeighbors(n_neighbors=9, algorithm="brute", p=p).fit(bank.astype(np.float64))
+    assert reference.distances.tolist() == np.sort(direct.kneighbors(queries.astype(np.float64))[0]).tolist()
+    # From far away scikit-learn's Euclidean distance of a row to itself is some 1e-5; ours is zero.
+    np.testing.assert_allclose(found.distances, reference.distances, rtol=1e-9, atol=1e-4 if kind == "floats" else 0)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real data are not here")
+@pytest.mark.parametrize(("p", "count"), [(1, 200), (2, 200), pytest.param(3, 40, marks=pytest.mark.slow)])
+def test_distances_on_fer2013_are_those_of_scikit_learn(real_faces: tuple, p: Norm, count: int) -> None:
+    bank, queries = real_faces
+    found = nearest(bank, queries[:count], 9, p)
+    reference = nearest(bank, queries[:count], 9, p, backend="sklearn")
+    if p < 3:
+        assert found.distances.equal(reference.distances)
+    else:  # scikit-learn takes powers and roots in floating point
+        np.testing.assert_allclose(found.distances, reference.distances, rtol=1e-13)
+    sure = found.distances[:, :-1] != found.distances[:, 1:]
+    alone = torch.nn.functional.pad(sure, (0, 1)) & torch.nn.functional.pad(sure, (1, 0), value=True)
+    assert alone.float().mean() > 0.5
+    assert found.indices[alone].equal(reference.indices[alone])
+
+
+@pytest.fixture(scope="module")
+def real_faces(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.Tensor, torch.Tensor]:
+    """Training images of FER-2013 and PublicTest's, as rows."""
+    from faceexpr.data.fer2013 import FER2013
+
+    data = FER2013(str(REAL), cache_dir=str(tmp_path_factory.mktemp("cache")))
+    return data.split("train").images.flatten(1)[:10000], data.split("val").images.flatten(1)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "counts", "floats"])
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_neither_threads_nor_batches_change_the_result(p: Norm, kind: str) -> None:
+    bank, queries = (torch.from_numpy(part) for part in features(kind, 130))
+    whole = nearest(bank, queries, 5, p)
+    singly = [nearest(bank, query.unsqueeze(0), 5, p) for query in queries]
+    assert whole.indices.equal(torch.cat([one.indices for one in singly]))
+    torch.set_num_threads(3)
+    try:
+        threaded = nearest(bank, queries, 5, p)
+    finally:
+        torch.set_num_threads(1)
+    assert threaded.indices.equal(whole.indices)
+    assert threaded.distances.equal(whole.distances)
+
+
+def test_low_matrix_precision_changes_nothing() -> None:
+    bank, queries = (torch.from_numpy(part) for part in features("floats", 130))
+    exact = nearest(bank, queries, 5, 2)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert nearest(bank, queries, 5, 2).distances.equal(exact.distances)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("search", [by_cpu, by_torch])
+@pytest.mark.parametrize("p", [2, 3])
+def test_a_hair_apart_far_from_zero(search: Callable[..., Neighbours], p: Norm) -> None:
+    """A matrix product in float32 sees all of these rows at the same place."""
+    bank = np.full((50, 64), 3000.0, np.float32)
+    bank[:, 7] += np.arange(50, 0, -1, dtype=np.float32) / 1024
+    found = search(bank, np.full((1, 64), 3000.0, np.float32), 3, p)
+    assert found.indices.tolist() == [[49, 48, 47]]
+    np.testing.assert_allclose(found.distances, [[1 / 1024, 2 / 1024, 3 / 1024]], rtol=1e-12)
+
+
+def test_views_and_other_types_mean_their_values() -> None:
+    bank, queries = (torch.from_numpy(part) for part in features("bytes", 130))
+    expected = nearest(bank, queries, 3, 1)
+    for dtype in (torch.int64, torch.float32, torch.float64):
+        assert nearest(bank.to(dtype), queries.to(dtype), 3, 1).indices.equal(expected.indices)
+        assert nearest(bank, queries.to(dtype), 3, 1).distances.equal(expected.distances)
+    strided = bank.T.contiguous().T
+    assert nearest(strided, queries, 3, 1).indices.equal(expected.indices)
+    assert nearest(bank, queries[:0], 3, 1).distances.shape == (0, 3)
+    assert nearest(bank, queries[:0], 3, 1, backend="sklearn").indices.shape == (0, 3)
+
+
+def test_integers_beyond_float32_stay_apart() -> None:
+    bank = torch.tensor([[2**24 + 1], [2**24]])
+    assert nearest(bank, torch.tensor([[2**24 + 2]]), 1, 2).indices.tolist() == [[0]]
+    assert nearest(bank, torch.tensor([[float(2**24)]]), 2, 1).distances.tolist() == [[0.0, 1.0]]
+
+
+GOOD = torch.zeros(4, 3)
+NAN = torch.tensor([[0.0, 0, 0], [0, torch.nan, 0]])
+
+
+@pytest.mark.parametrize(
+    ("bank", "queries", "k", "p", "message"),
+    [
+        (GOOD, GOOD, 5, 1, "k is 5; expected 1 to 4, the number of rows in the bank"),
+        (GOOD, GOOD, 0, 1, "k is 0; expected 1 to 4"),
+        (GOOD[:0], GOOD, 1, 1, "the bank has no rows; expected one or more"),
+        (NAN, GOOD, 1, 1, "row 1 of the bank has a feature that is not finite"),
+        (GOOD, NAN / 0, 1, 2, "row 0 of the queries has a feature that is not finite"),
+        (GOOD, torch.full((1, 3), torch.inf), 1, 3, "row 0 of the queries has a feature that is not finite"),
+        (GOOD, torch.full((1, 3), 1e210, dtype=torch.float64), 1, 3, r"magnitude 1e\+210; expected 1e\+100"),
+        (GOOD, GOOD[:, :2], 1, 1, "the bank has 3 features a row and the queries have 2; expected the same"),
+        (GOOD, GOOD[0], 1, 1, r"the queries has the shape \(3,\); expected \(rows, features\)"),
+        (GOOD, GOOD, 1, 4, "the norm p is 4; expected 1, 2 or 3"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["fast", "sklearn"])
+def test_what_is_wrong_in_one_sentence(
+    bank: torch.Tensor, queries: torch.Tensor, k: int, p: Norm, message: str, backend: str
+) -> None:
+    with pytest.raises(FaceExprError, match=message):
+        nearest(bank, queries, k, p, backend)

@@ -1,0 +1,64 @@
+"""What the tests of sweeps share: sweeps of tiny trainings in this process, and of no training at all."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from conftest import TINY_DATA, TINY_NET, TINY_RUN
+
+from faceexpr.cli import train as training_cli
+from faceexpr.cli.sweep import Sweep
+from faceexpr.sweep.launch import LOG
+from faceexpr.sweep.options import SweepOptions
+from faceexpr.sweep.trial import Assignment, TrialReport
+from faceexpr.utils.errors import FaceExprError
+
+FIT = ["--data", "SyntheticFaces", *TINY_DATA, *TINY_NET, *TINY_RUN]
+FOLDER = Path("lightning_logs/s")
+
+
+def here(args: Sequence[str], assignment: Assignment, folder: Path) -> int:
+    """Run a trial as `launch` does, but in this process, which has loaded everything."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOG).open("w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        try:
+            training_cli.run(list(args), callbacks=[TrialReport(assignment)])
+        except FaceExprError as error:
+            print(f"faceexpr fit: error: {error}")
+            return 1
+    return 0
+
+
+def curve(values: Callable[[dict[str, str]], Sequence[float]]) -> Callable[[Sequence[str], Assignment, Path], int]:
+    """Return a launch that trains nothing: it reports the values that a function gives for the trial's options."""
+
+    def launch(args: Sequence[str], assignment: Assignment, folder: Path) -> int:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LOG).touch()
+        options = dict(argument.removeprefix("--").split("=", 1) for argument in args if "=" in argument)
+        trial = assignment.open()
+        for step, value in enumerate(values(options)):
+            trial.report(value, step)
+        return 0
+
+    return launch
+
+
+def sweep(launch: Any = here, fit: Sequence[str] = (), **options: Any) -> Sweep:
+    """Return a sweep in ``lightning_logs/s``."""
+    return Sweep(SweepOptions(**{"name": "s", **options}), [*FIT, *fit], launch)
+
+
+def table(folder: Path = FOLDER) -> list[dict[str, str]]:
+    with (folder / "table.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def val(run: Path) -> dict[str, Any]:
+    measured: dict[str, Any] = json.loads((run / "metrics.json").read_text())["val"]
+    return measured

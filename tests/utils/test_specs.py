@@ -1,0 +1,158 @@
+"""Plain values from which objects can be built again."""
+
+import copy
+import io
+import pickle
+from collections import OrderedDict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch.cli import OptimizerCallable
+from torch import nn
+
+from faceexpr.data.augment import Augmentation
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.specs import Described, callable_class, class_path, describe
+
+
+class Cup(Described):
+    def __init__(self, size, colour="white", *, lid=False):
+        self.size = size
+
+
+class Mug(Cup):
+    def __init__(self, handle=None):
+        super().__init__(3, lid=True)
+
+
+class Layer(Described, nn.Module):
+    def __init__(self, width=2):
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+
+def brew():
+    return "tea"
+
+
+@pytest.mark.parametrize("value", [None, True, False, 0, 7, -1.5, "text", ""])
+def test_plain_values_stay(value):
+    described = describe(value, "x")
+    assert described == value
+    assert type(described) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.float64(0.25), 0.25),
+        (np.str_("a"), "a"),
+        (Path("a/b.csv"), str(Path("a/b.csv"))),
+        ((1, 2.5, "x"), [1, 2.5, "x"]),
+        ([(1,), [None]], [[1], [None]]),
+        (OrderedDict(a=1, b=(2,)), {"a": 1, "b": [2]}),
+        ({3: "three"}, {"3": "three"}),
+        (torch.optim.Adam, {"class_path": "torch.optim.adam.Adam"}),
+        (partial(torch.optim.Adam), {"class_path": "torch.optim.adam.Adam"}),
+        (
+            partial(torch.optim.Adam, lr=0.1, betas=(0.9, 0.99)),
+            {"class_path": "torch.optim.adam.Adam", "init_args": {"lr": 0.1, "betas": [0.9, 0.99]}},
+        ),
+    ],
+    ids=str,
+)
+def test_other_values_become_plain(value, expected):
+    described = describe(value, "x")
+    assert described == expected
+    assert type(described) is type(expected)
+
+
+def test_what_is_described_loads_without_pickle():
+    values = [np.float64(0.1), Path("x"), (1, 2), Augmentation(flip=0.5), Cup(2), partial(torch.optim.SGD, lr=0.1)]
+    file = io.BytesIO()
+    torch.save(describe(values, "x"), file)
+    file.seek(0)
+    assert torch.load(file, weights_only=True) == describe(values, "x")
+
+
+def test_a_dataclass_is_its_fields():
+    described = describe(Augmentation(flip=0.5), "x")
+    assert described["flip"] == 0.5
+    assert Augmentation(**described) == Augmentation(flip=0.5)
+
+
+def test_a_described_object_is_its_class_and_all_its_arguments():
+    described = describe(Cup(3, lid=True), "x")
+    assert described == {"class_path": f"{__name__}.Cup", "init_args": {"size": 3, "colour": "white", "lid": True}}
+
+
+def test_arguments_are_those_of_the_outermost_class():
+    assert Mug().init_args == {"handle": None}
+    assert describe(Mug(handle=Cup(1)), "x")["init_args"]["handle"]["init_args"]["size"] == 1
+
+
+def test_wrong_arguments_are_python_s_own_error():
+    with pytest.raises(TypeError, match="saucer"):
+        Cup(1, saucer=2)
+    with pytest.raises(TypeError, match="size"):
+        Cup()
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_copies_remember_their_arguments(duplicate):
+    assert duplicate(Cup(3, colour="red")).init_args == {"size": 3, "colour": "red", "lid": False}
+    layer = Layer(width=3)
+    again = duplicate(layer)
+    assert again.init_args == {"width": 3}
+    assert torch.equal(again.linear.weight, layer.linear.weight)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [lambda: 1, brew, partial(brew), object(), torch.zeros(1), {1, 2}, np.zeros(2), 1j],
+    ids=["lambda", "function", "partial of a function", "object", "tensor", "set", "array", "complex"],
+)
+def test_what_no_checkpoint_can_keep_is_refused(value):
+    with pytest.raises(FaceExprError, match=r"^model\.net is .*, which a checkpoint cannot keep; expected "):
+        describe(value, "model.net")
+
+
+def test_the_message_says_where_the_value_is():
+    for value in (
+        {"depth": {"x": brew}},
+        Cup({"depth": {"x": brew}}),
+        partial(Cup, size={"depth": {"x": brew}}),
+    ):
+        with pytest.raises(FaceExprError, match=r"^model\.net\.(size\.)?depth\.x is <function brew"):
+            describe(value, "model.net")
+
+
+def test_callable_class():
+    assert callable_class(Cup) is Cup
+    assert callable_class(partial(Cup, 3)) is Cup
+    for value in (brew, partial(brew), lambda: 1, Cup(1), None):
+        assert callable_class(value) is None
+
+
+def test_what_jsonargparse_makes_of_a_callable_is_understood():
+    parser = ArgumentParser()
+    parser.add_argument("--optimizer", type=OptimizerCallable)
+    parsed = parser.parse_args(["--optimizer", "torch.optim.SGD", "--optimizer.lr", "0.1"])
+    factory = parser.instantiate_classes(parsed).optimizer
+    assert callable_class(factory) is torch.optim.SGD
+    description = describe(factory, "model.optimizer")
+    assert description["class_path"] == "torch.optim.sgd.SGD"
+    assert description["init_args"]["lr"] == 0.1
+    again = ArgumentParser()
+    again.add_argument("--optimizer", type=OptimizerCallable)
+    built = again.instantiate_classes(again.parse_object({"optimizer": description})).optimizer
+    assert built([nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"] == 0.1
+
+
+def test_class_path_is_importable():
+    assert class_path(Cup) == f"{__name__}.Cup"
+    assert class_path(Augmentation) == "faceexpr.data.augment.Augmentation"

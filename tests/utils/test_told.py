@@ -1,0 +1,31 @@
+"""What files and the console are told: escapes for what nobody can see, and the reason that a file is not written."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from faceexpr.cli.main import main
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import replacing, say, write_file
+from faceexpr.utils.text import printable
+
+
+def test_what_steers_a_terminal_is_escaped_and_every_script_stays(capsys):
+    assert printable("a b/顔 é.jpg") == "a b/顔 é.jpg"
+    assert printable("\x1b]0;t\x07\u202egpj\n\udcff") == r"\x1b]0;t\x07\u202egpj\n\udcff"
+    say("first\nsecond \x1b[2J")
+    assert capsys.readouterr().out == "first\nsecond \\x1b[2J\n"
+
+
+def test_an_error_does_not_steer_the_terminal_either(workdir, capsys):
+    with pytest.raises(SystemExit):
+        main(["annotate", "\x1b[2J", "--out", "out"])
+    assert r"\x1b[2J" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told_from_a_wrong_place(tmp_path):
+    with pytest.raises(FaceExprError, match=r"expected more room there$"), replacing(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(FaceExprError, match="expected a file name in a folder"):
+        write_file(Path("/dev/null/a"), b"")

@@ -1,0 +1,283 @@
+"""Model files: what they hold, how they are read, what is refused, and the verb that writes them."""
+
+import json
+import struct
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import exit_code
+from red_finder import save_task, tiny_classifier
+from safetensors import safe_open
+from safetensors.torch import save, save_file
+
+from faceexpr.cli.export_model import without_folders
+from faceexpr.cli.main import main
+from faceexpr.models.compact_resnet import CompactResNet
+from faceexpr.models.light_detector import LightDetector
+from faceexpr.tasks.classify import ExpressionClassifier
+from faceexpr.tasks.detect import FaceDetector
+from faceexpr.tasks.knn import KNNClassifier
+from faceexpr.tasks.load import load_task
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.weights.checkpoints import class_of, find_checkpoint, read_checkpoint, remembered
+from faceexpr.weights.model_file import FORMAT, KEY, packed, read_header, read_model_file
+from faceexpr.weights.shipped import CLASSIFIER, DETECTOR, shipped_models
+
+HEADER = {"lightning": "2.6.0", "hyper_parameters": {}, "data_hyper_parameters": {}}
+LAMBDA_LR = "torch.optim.lr_scheduler.LambdaLR"
+
+
+def compact(**options):
+    torch.manual_seed(3)
+    net = partial(CompactResNet, stem=4, widths=[8, 8], depths=[1, 1], input_size=24)
+    return ExpressionClassifier(net=net, **options).eval()
+
+
+def light():
+    torch.manual_seed(3)
+    return FaceDetector(net=LightDetector(widths=(4, 8, 8, 16, 16), neck=8)).eval()
+
+
+def export(task, folder, *options, name="model"):
+    save_task(task, folder / f"{name}.ckpt")
+    main(["export", f"--ckpt_path={folder}/{name}.ckpt", f"--out={folder}/{name}.safetensors", *options])
+    return folder / f"{name}.safetensors"
+
+
+def test_matrices_are_halved_and_everything_else_is_kept(tmp_path):
+    task = compact()
+    path = export(task, tmp_path)
+    state = task.state_dict()
+    with safe_open(path, framework="pt") as file:
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert stored.keys() == state.keys()
+    read = read_checkpoint(path)["state_dict"]
+    for name, value in state.items():
+        halved = name.endswith("weight") and value.dim() > 1
+        assert stored[name].dtype == (torch.float16 if halved else value.dtype)
+        assert torch.equal(read[name], value.half().float() if halved else value)
+        assert read[name].dtype == value.dtype
+
+
+def test_others_can_read_what_it_is(tmp_path):
+    told = ["--data=drawn faces", "--licence=for research", "--command=faceexpr fit", "--seed=7"]
+    path = export(compact(class_names=("Sad", "Happy")), tmp_path, *told)
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["faceexpr"])
+    assert header["class_names"] == ["Sad", "Happy"]
+    assert header["preprocess"] == {"channels": 1, "size": 24, "mean": [0.5], "std": [0.5]}
+    assert (header["data"], header["licence"], header["seed"]) == ("drawn faces", "for research", 7)
+    assert (header["command"], header["format"]) == ("faceexpr fit", 1)
+    assert header["hyper_parameters"]["_class_path"] == "faceexpr.tasks.classify.ExpressionClassifier"
+    assert read_header(path) == header
+
+
+def test_what_a_model_file_tells_of_its_origin_is_told_again(tmp_path):
+    path = export(compact(), tmp_path, "--data=drawn faces", "--seed=7")
+    main(["export", f"--ckpt_path={path}", f"--out={tmp_path}/again.safetensors", "--data=other words"])
+    again = read_header(tmp_path / "again.safetensors")
+    assert (again["data"], again["seed"]) == ("other words", 7)
+    assert (
+        read_checkpoint(path)["state_dict"].keys()
+        == read_checkpoint(tmp_path / "again.safetensors")["state_dict"].keys()
+    )
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path):
+    one = export(compact(), tmp_path, "--data=drawn faces", name="one").read_bytes()
+    assert export(compact(), tmp_path, "--data=drawn faces", name="two").read_bytes() == one
+
+
+def test_the_model_comes_back(tmp_path):
+    task, faces = compact(), torch.randint(0, 256, (4, 1, 48, 48), dtype=torch.uint8)
+    path = export(task, tmp_path)
+    again = load_task(path, [ExpressionClassifier], "a classifier", "one").eval()
+    with torch.inference_mode():
+        assert (again(faces) - task(faces)).abs().max() < 2e-3
+        assert again(faces).std() > 0
+    assert (again.class_names, again.hparams["net"]["init_args"]["widths"]) == (task.class_names, [8, 8])
+    assert class_of(read_checkpoint(path), path) == "faceexpr.tasks.classify.ExpressionClassifier"
+    assert remembered(path)["class_names"] == list(task.class_names)
+
+
+def test_a_detector_comes_back(tmp_path, capsys):
+    task, picture = light(), torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8)
+    path = export(task, tmp_path)
+    assert "largest difference from the model: " in capsys.readouterr().out
+    again = load_task(path, [FaceDetector], "a detector", "one").eval()
+    with torch.inference_mode():
+        outputs, expected = (net.features(picture[None] / 255) for net in (again.net, task.net))
+    assert (outputs - expected).abs().max() < 0.02
+    assert read_header(path)["preprocess"] == {
+        "channels": 3, "longer_side": 640, "multiple": 32, "mean": [0.5] * 3, "std": [0.25] * 3,
+    }  # fmt: skip
+
+
+def test_folders_of_the_training_are_not_told():
+    written = {
+        "path": "/home/me/a.csv", "monitor": "val/accuracy", "files": ["C:\\data\\a.csv", "b.csv"], "home": "~/x.csv",
+    }  # fmt: skip
+    assert without_folders(written) == {
+        "path": "a.csv", "monitor": "val/accuracy", "files": ["a.csv", "b.csv"], "home": "x.csv",
+    }  # fmt: skip
+
+
+def damaged(folder, kind):
+    good = packed({"net.a": torch.ones(3, 3)}, (), HEADER)
+    size = struct.unpack("<Q", good[:8])[0]
+    contents = {
+        "empty": b"",
+        "cut off in the header": good[:40],
+        "cut off in the tensors": good[:-5],
+        "longer": good + b"more",
+        "a header of exabytes": struct.pack("<Q", 1 << 62) + good[8:],
+        "a header that is no JSON": good[:8] + b"x" * size + good[8 + size :],
+        "text": b"{}" * 50,
+        "a checkpoint": save_task(tiny_classifier(), folder / "a.ckpt").read_bytes(),
+    }
+    path = folder / "model.safetensors"
+    path.write_bytes(contents[kind])
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "empty", "cut off in the header", "cut off in the tensors", "longer", "a header of exabytes",
+        "a header that is no JSON", "text", "a checkpoint",
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_refused_in_one_sentence(kind, tmp_path):
+    path = damaged(tmp_path, kind)
+    with pytest.raises(
+        FaceExprError, match=r"model\.safetensors cannot be read as a model file \(.+\): it is damaged"
+    ) as caught:
+        read_model_file(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        (None, "does not say of what model"),
+        ("{", "does not describe a model"),
+        ("[" * 100_000, "does not describe a model"),
+        (json.dumps([1]), "does not describe a model"),
+        (json.dumps({"format": FORMAT}), "does not describe a model"),
+        (json.dumps({"format": FORMAT, **HEADER, "hyper_parameters": None}), "does not describe a model"),
+        (json.dumps({"format": FORMAT, **HEADER, "lightning": "new"}), "does not describe a model"),
+        (json.dumps({"format": FORMAT + 1, **HEADER}), "is a model file of format 2, and this version"),
+    ],
+)
+def test_a_foreign_file_is_refused(entry, expected, tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "a.safetensors", None if entry is None else {KEY: entry})
+    with pytest.raises(FaceExprError, match=expected):
+        read_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_a_file_that_describes_another_network_than_its_tensors_is_refused(tmp_path):
+    path = export(compact(), tmp_path)
+    checkpoint = read_checkpoint(path)
+    state = {name: value for name, value in checkpoint["state_dict"].items() if "running" not in name}
+    path.write_bytes(packed(state, (), read_header(path)))
+    with pytest.raises(
+        FaceExprError, match=r"model\.safetensors cannot be loaded as a classifier: its weights do not fit"
+    ):
+        load_task(path, [ExpressionClassifier], "a classifier", "one")
+
+
+def redescribed(folder, **hyper_parameters):
+    """Return a model file with other hyper-parameters than `export` has written."""
+    path = export(compact(), folder)
+    header = read_header(path)
+    header["hyper_parameters"] |= hyper_parameters
+    path.write_bytes(packed(read_checkpoint(path)["state_dict"], (), header))
+    return path
+
+
+def call(function, command):
+    return {"class_path": function, "init_args": {"command": command, "cmd": command}}
+
+
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        lambda run: {"net": run},
+        lambda run: {"net": run | {"class_path": "subprocess.getoutput"}},
+        lambda run: {"net": run["class_path"]},
+        lambda run: {"net.class_path": run["class_path"], "net.init_args": run["init_args"]},
+        lambda run: {"optimizer": json.dumps(run).replace(".", "\\u002e")},
+        lambda run: {"scheduler": {"class_path": LAMBDA_LR, "init_args": {"lr_lambda": run}}},
+        lambda run: {"scheduler": {"class_path": LAMBDA_LR, "init_args": {"lr_lambda": json.dumps(run)}}},
+        lambda run: {"scheduler": {"class_path": LAMBDA_LR, "init_args": json.dumps({"lr_lambda": json.dumps(run)})}},
+    ],
+)
+def test_nothing_that_a_file_names_is_run(disguise, tmp_path):
+    path = redescribed(tmp_path, **disguise(call("os.system", f"touch {tmp_path}/harm")))
+    for read in (lambda: load_task(path, [ExpressionClassifier], "a classifier", "one"), lambda: remembered(path)):
+        with pytest.raises(FaceExprError, match=r"names (os\.system|subprocess\.getoutput) .+ which is no class"):
+            read()
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("names", [None, [], [1, 2], "abc"])
+def test_class_names_that_are_none_are_refused(names, tmp_path):
+    path = redescribed(tmp_path, class_names=names)
+    with pytest.raises(FaceExprError, match=r"model\.safetensors has .+ for class_names .+ which are no names"):
+        remembered(path)
+
+
+@pytest.mark.parametrize("value", [{"temperature": "hot"}, {"temperature": -1.0}, {"unknown": 1.0}, "yes"])
+def test_a_calibration_that_is_none_is_refused(value, tmp_path):
+    path = redescribed(tmp_path, calibration=value)
+    with pytest.raises(FaceExprError, match=r"model\.safetensors cannot be loaded as a classifier: its weights do not"):
+        load_task(path, [ExpressionClassifier], "a classifier", "one")
+
+
+def test_weights_that_do_not_fit_half_precision_are_refused(workdir, capsys):
+    task = compact()
+    with torch.no_grad():
+        task.net.features[0].weight *= 1e6
+    assert exit_code(lambda: export(task, workdir)) == 2
+    assert "its weights do not fit half precision; nothing was written" in capsys.readouterr().err
+    assert not list(workdir.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--out=a.onnx"], "ends in neither .pt2 nor .safetensors"),
+        (["--out=a.safetensors", "--channels=3"], "--channels is for .pt2 files"),
+        (["--out=a.pt2", "--licence=mine"], "--licence is for .safetensors files"),
+    ],
+)
+def test_the_verb_refuses_what_does_not_belong_together(options, expected, workdir, capsys):
+    save_task(tiny_classifier(), workdir / "a.ckpt")
+    assert exit_code(lambda: main(["export", "--ckpt_path=a.ckpt", *options])) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_what_is_no_network_is_not_exported(workdir, capsys):
+    save_task(KNNClassifier(), workdir / "knn.ckpt")
+    assert exit_code(lambda: main(["export", "--ckpt_path=knn.ckpt", "--out=a.safetensors"])) == 2
+    assert "it holds KNNClassifier; expected the checkpoint of an ExpressionClassifier or" in capsys.readouterr().err
+    assert not list(workdir.glob("*.safetensors"))
+
+
+def test_a_name_is_a_shipped_model_and_a_path_is_a_file(workdir):
+    shipped = shipped_models()
+    assert {CLASSIFIER, DETECTOR} <= shipped.keys()
+    for place in (CLASSIFIER, "model.safetensors"):
+        (workdir / place).write_bytes(save({"a": torch.ones(1)}))
+    runs = workdir / "runs"
+    assert find_checkpoint(CLASSIFIER, runs) == shipped[CLASSIFIER]
+    assert find_checkpoint(f"./{CLASSIFIER}", runs) == Path(CLASSIFIER)
+    assert find_checkpoint(Path(CLASSIFIER), runs) == Path(CLASSIFIER)
+    assert find_checkpoint("model.safetensors", runs) == Path("model.safetensors")
+    with pytest.raises(FaceExprError, match=f"--classifier: fer2013 does not exist; .*{CLASSIFIER}, .*{DETECTOR}"):
+        find_checkpoint("fer2013", runs, "--classifier")
+    for name in (CLASSIFIER, "model.safetensors"):
+        with pytest.raises(FaceExprError, match=f"--model.weights {name} for a new training"):
+            find_checkpoint(name, runs, resumes=True)
