@@ -17,7 +17,7 @@ from experiments.paper.record import Record
 from faceexpr.callbacks.reports import record as entry_of
 from faceexpr.metrics.classification import score
 from faceexpr.metrics.predictions import write_samples
-from faceexpr.metrics.table import SampleTable
+from faceexpr.metrics.tables import SampleTable
 from faceexpr.utils.labels import FER_NAMES
 
 SAMPLES = 140

@@ -26,7 +26,7 @@ from faceexpr.metrics.classification import (
 from faceexpr.metrics.distributions import DISTANCES
 from faceexpr.metrics.predictions import write_samples
 from faceexpr.metrics.sets import recorded, set_figures, set_values
-from faceexpr.metrics.table import SampleCollector, SampleTable
+from faceexpr.metrics.tables import SampleCollector, SampleTable
 from faceexpr.utils.files import say
 from faceexpr.visualization import classification as drawing
 from faceexpr.visualization.explain import class_maps, explained_network

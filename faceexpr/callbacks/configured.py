@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import Callback
 
 from faceexpr.callbacks.best_checkpoint import BestCheckpoint
-from faceexpr.callbacks.calibrate import Calibrate
+from faceexpr.callbacks.calibration import Calibrate
 from faceexpr.callbacks.classification import ClassificationEvaluation
 from faceexpr.callbacks.detection import DetectionEvaluation
 from faceexpr.callbacks.last_checkpoint import LastCheckpoint

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.loading import FaceSplit
 from faceexpr.data.streaming import share_findings
-from faceexpr.metrics.table import SampleCollector, SampleTable
+from faceexpr.metrics.tables import SampleCollector, SampleTable
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say, write_file
 

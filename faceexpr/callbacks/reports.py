@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from faceexpr.data.loading import Selection
-    from faceexpr.metrics.table import SampleTable
+    from faceexpr.metrics.tables import SampleTable
 
 Maps: TypeAlias = "Callable[[Tensor, Sequence[int]], NDArray[np.float32]]"
 """From faces, uint8 (N, C, H, W), and a class for each to what speaks for it, (N, H, W), from 0 to 1."""

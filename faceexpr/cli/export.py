@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from faceexpr import __version__
 from faceexpr.cli.export_model import write_model_file
-from faceexpr.metrics.calibration import class_probabilities
+from faceexpr.models.calibrator import class_probabilities
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.load import load_task
 from faceexpr.utils.errors import FaceExprError

@@ -16,7 +16,7 @@ from torchmetrics.functional.classification import (
 )
 
 from faceexpr.metrics.distributions import DISTANCES, distances
-from faceexpr.metrics.table import SampleTable
+from faceexpr.metrics.tables import SampleTable
 from faceexpr.utils.errors import FaceExprError
 
 HIGHER_IS_BETTER: dict[str, bool] = {

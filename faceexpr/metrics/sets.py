@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from faceexpr.metrics.calibration import Calibration, as_percent, mass_before, prediction_sets
+from faceexpr.models.calibrator import Calibration, as_percent, mass_before, prediction_sets
 from faceexpr.utils.labels import colour
 from faceexpr.visualization.classification import GREY, blank, heading, wrapped
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from faceexpr.metrics.table import SampleTable
+    from faceexpr.metrics.tables import SampleTable
 
 COVERAGE, SIZE = "coverage/", "set_size/"
 """Beginnings of the names of the metrics; the stated coverage follows, as in ``coverage/0.9``."""

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceexpr.metrics.calibration import Calibration, check_coverage
+from faceexpr.models.calibrator import Calibration, check_coverage
 from faceexpr.tasks.base import ExpressionTask
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.knn import KNNClassifier

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from faceexpr.boxes.detections import Detections
 from faceexpr.data.face_reading import face_tensor
-from faceexpr.metrics.calibration import mass_before
+from faceexpr.models.calibrator import mass_before
 from faceexpr.pipeline.classifier import Classifier
 from faceexpr.pipeline.crop import Box, Crop, clipped, cut
 from faceexpr.pipeline.detectors import Detector

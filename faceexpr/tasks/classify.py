@@ -13,8 +13,8 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from faceexpr.data.loading import PADDING
-from faceexpr.metrics.calibration import Calibration, class_probabilities
 from faceexpr.models.base import ExpressionNet
+from faceexpr.models.calibrator import Calibration, class_probabilities
 from faceexpr.models.simple_cnn import SimpleCNN
 from faceexpr.tasks.base import ExpressionTask
 from faceexpr.tasks.losses import CrossEntropy, ExpressionLoss

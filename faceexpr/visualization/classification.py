@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from faceexpr.metrics.table import SampleTable
+    from faceexpr.metrics.tables import SampleTable
 
 RIGHT = "#2e7d4f"
 WRONG = "#b3372b"

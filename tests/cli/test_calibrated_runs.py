@@ -10,12 +10,12 @@ import yaml
 from conftest import TINY_RUN, Run, exit_code
 from processes import run_together
 
-from faceexpr.callbacks.calibrate import Calibrate, Method, calibrated_name, fitted
+from faceexpr.callbacks.calibration import Calibrate, Method, calibrated_name, fitted
 from faceexpr.cli.export import load_exported
 from faceexpr.cli.main import main
 from faceexpr.data.synthetic.faces import SyntheticFaces
-from faceexpr.metrics.calibration import Calibration, calibrated, fit_temperature, fit_threshold, mass_before
-from faceexpr.metrics.table import SampleTable
+from faceexpr.metrics.tables import SampleTable
+from faceexpr.models.calibrator import Calibration, calibrated, fit_temperature, fit_threshold, mass_before
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.errors import FaceExprError
 

@@ -11,7 +11,7 @@ from conftest import Run
 
 from faceexpr.cli.compare import run as compare
 from faceexpr.metrics.predictions import write_samples
-from faceexpr.metrics.table import SampleTable
+from faceexpr.metrics.tables import SampleTable
 from faceexpr.utils.errors import FaceExprError
 
 NAMES = ("a", "b")

@@ -15,7 +15,7 @@ from faceexpr.callbacks.classification import ClassificationEvaluation
 from faceexpr.data.loading import Selection
 from faceexpr.metrics.classification import higher_is_better, score
 from faceexpr.metrics.distributions import DISTANCES, distance_lines, distances
-from faceexpr.metrics.table import SampleTable
+from faceexpr.metrics.tables import SampleTable
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 

@@ -9,7 +9,7 @@ from pixel_runs import ReadsThePixel, make_split, pixel_faces
 
 from faceexpr.callbacks.classification import ClassificationEvaluation
 from faceexpr.metrics.predictions import file_name, read_samples, write_samples
-from faceexpr.metrics.table import SampleTable
+from faceexpr.metrics.tables import SampleTable
 from faceexpr.utils.errors import FaceExprError
 
 NAMES = ("no", "yes, perhaps", "là")

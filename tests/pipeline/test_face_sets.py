@@ -11,7 +11,7 @@ from red_finder import save_task, tiny_classifier
 from stub_steps import WHOLE, Levels, pipeline
 
 from faceexpr.cli.merge import run as merge
-from faceexpr.metrics.calibration import Calibration
+from faceexpr.models.calibrator import Calibration
 from faceexpr.pipeline import pictures
 from faceexpr.pipeline.result import FaceResult
 from faceexpr.utils.errors import FaceExprError

@@ -9,7 +9,7 @@ from matplotlib.text import Text
 
 from faceexpr.callbacks.reports import surest_right, surest_wrong
 from faceexpr.metrics.classification import score
-from faceexpr.metrics.table import SampleTable
+from faceexpr.metrics.tables import SampleTable
 from faceexpr.utils.labels import FER_NAMES, colour
 from faceexpr.visualization import classification as figures
 

@@ -10,7 +10,10 @@ from red_finder import save_task, tiny_classifier
 from scipy.stats import binom
 from torch import nn
 
-from faceexpr.metrics.calibration import (
+from faceexpr.metrics.classification import calibration_error, negative_log_likelihood
+from faceexpr.metrics.sets import set_figures, set_lines, set_values
+from faceexpr.metrics.tables import SampleTable
+from faceexpr.models.calibrator import (
     Calibration,
     calibrated,
     class_probabilities,
@@ -20,9 +23,6 @@ from faceexpr.metrics.calibration import (
     mass_before,
     prediction_sets,
 )
-from faceexpr.metrics.classification import calibration_error, negative_log_likelihood
-from faceexpr.metrics.sets import set_figures, set_lines, set_values
-from faceexpr.metrics.table import SampleTable
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.errors import FaceExprError
 

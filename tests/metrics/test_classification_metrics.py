@@ -15,7 +15,7 @@ from faceexpr.metrics.classification import (
     metric_names,
     score,
 )
-from faceexpr.metrics.table import SampleCollector, SampleTable
+from faceexpr.metrics.tables import SampleCollector, SampleTable
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 

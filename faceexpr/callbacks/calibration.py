@@ -13,7 +13,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from faceexpr.callbacks.checkpoint_io import WholeCheckpointIO
 from faceexpr.callbacks.evaluation import rehearsal
-from faceexpr.metrics.calibration import (
+from faceexpr.metrics.classification import calibration_error, negative_log_likelihood
+from faceexpr.metrics.tables import SampleCollector, SampleTable
+from faceexpr.models.calibrator import (
     HIGHEST,
     LOWEST,
     Calibration,
@@ -25,8 +27,6 @@ from faceexpr.metrics.calibration import (
     fit_vector,
     mass_before,
 )
-from faceexpr.metrics.classification import calibration_error, negative_log_likelihood
-from faceexpr.metrics.table import SampleCollector, SampleTable
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say
