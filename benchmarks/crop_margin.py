@@ -38,7 +38,7 @@ from faceexpr.data.fer2013_table import read_table
 from faceexpr.pipeline.classifier import Classifier, load_classifier
 from faceexpr.pipeline.crop import Box, Crop, clipped, cut
 from faceexpr.pipeline.pipeline import MIN_SCORE
-from faceexpr.utils.images import read_picture
+from faceexpr.utils.images import read_image
 from faceexpr.utils.labels import FER_NAMES
 
 MARGINS = (-0.05, 0.0, 0.05, 0.1, 0.15, 0.2)
@@ -107,7 +107,7 @@ def main(
 
 def looked_for(scene: Scene, detector: Finder) -> list[Found]:
     """Return the pasted faces of a picture that a detector finds, with an IoU of 0.3 or more."""
-    pixels = read_picture(scene.path).pixels
+    pixels = read_image(scene.path).pixels
     found = detector(pixels)
     boxes = found.boxes[found.scores >= MIN_SCORE]
     of_face = match(stack([scene.truth], [found], len(found)), [0.3])[0].tolist()[: len(boxes)]

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 
 from faceexpr.boxes.detections import Detections
 from faceexpr.metrics.detection import score_detections
-from faceexpr.utils.images import read_picture
+from faceexpr.utils.images import read_image
 from faceexpr.weights.shipped import DETECTOR
 
 WARM_UP = 3
@@ -85,7 +85,7 @@ def measure(finders: Mapping[str, Finder | None], scenes: Sequence[Scene]) -> No
     found: dict[str, list[Detections]] = {name: [] for name in there}
     seconds: dict[str, list[list[float]]] = {name: [] for name in there}
     for number, scene in enumerate([*scenes[:WARM_UP], *scenes]):
-        pixels = read_picture(scene.path).pixels
+        pixels = read_image(scene.path).pixels
         for name, finder in there.items():
             result, times = looked_at(finder, pixels)
             if number >= WARM_UP:

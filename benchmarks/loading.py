@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from faceexpr.data.face_folder import FaceFolder
 from faceexpr.data.face_reading import OVERSAMPLING, face_tensor
-from faceexpr.data.synthetic.drawing import compose_picture
+from faceexpr.data.synthetic.drawing import draw_scene
 
 KINDS: tuple[tuple[Literal[1, 3], int], ...] = ((1, 48), (3, 224))
 """Channels and side of the images."""
@@ -69,7 +69,7 @@ def photographs(folder: Path, count: int, width: int, height: int) -> list[Path]
     files = [folder / CLASSES[index % len(CLASSES)] / f"{index:05}.jpg" for index in range(count)]
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
-        pixels = compose_picture(rng, min(width, 1280), min(height, 960), 5)[0]
+        pixels = draw_scene(rng, min(width, 1280), min(height, 960), 5)[0]
         # Noise, as every camera has it: a drawing alone would be decoded faster than a photograph.
         grain = rng.normal(0, 6, pixels.shape)
         picture = Image.fromarray((pixels + grain).clip(0, 255).astype(np.uint8))

@@ -32,7 +32,7 @@ from torchvision import transforms
 from faceexpr.data.augment import Augmentation
 from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.fer2013 import FER2013
-from faceexpr.data.synthetic.faces import SyntheticFaces
+from faceexpr.data.synthetic import SyntheticFaces
 from faceexpr.models.simple_cnn import SimpleCNN
 
 AUGMENTATION = Augmentation(flip=0.5, rotation=10, scale=0.1, shift=0.05)

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from faceexpr.boxes.suppression import Suppression, suppress
-from faceexpr.data.annotations.records import FaceImage
+from faceexpr.data.annotations.records import AnnotatedImage
 from faceexpr.data.boxed_images import DetectionDataModule
 
 FACES = [[(10, 10, 30, 30)], [(5, 5, 25, 25), (40, 20, 60, 50)], []]
@@ -66,7 +66,7 @@ class Scenes(DetectionDataModule):
 
     def load_records(self, stage):
         return [
-            FaceImage(
+            AnnotatedImage(
                 Path(f"picture {number}.png"),
                 (64, 56),
                 np.array(faces, dtype=np.float32).reshape(-1, 4),

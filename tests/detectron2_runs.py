@@ -7,7 +7,7 @@ import yaml
 from PIL import Image
 
 from faceexpr.cli.detectron2 import run
-from faceexpr.data.synthetic.drawing import compose_picture
+from faceexpr.data.synthetic.drawing import draw_scene
 
 TINY = {
     "model": "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml",
@@ -38,7 +38,7 @@ def write_scenes(folder, name, count, seed=0, category=1, faces=2):
     images, annotations = [], []
     (folder / name).mkdir(parents=True)
     for index in range(count):
-        pixels, boxes, _ = compose_picture(rng, 128, 96, faces)
+        pixels, boxes, _ = draw_scene(rng, 128, 96, faces)
         Image.fromarray(pixels).save(folder / name / f"{index}.png")
         images.append({"id": index + 1, "file_name": f"{index}.png", "width": 128, "height": 96})
         for left, top, right, bottom in boxes.tolist():

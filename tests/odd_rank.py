@@ -5,7 +5,7 @@ import signal
 import time
 from typing import Any
 
-from faceexpr.data.synthetic.faces import SyntheticFaces
+from faceexpr.data.synthetic import SyntheticFaces
 from faceexpr.utils.errors import FaceExprError
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from common.finders import Finder, installed
 from common.scenes import Scene
-from faceexpr.utils.images import read_picture
+from faceexpr.utils.images import read_image
 
 ENLARGED = 192
 """Side in pixels that a frame of FER-2013 is enlarged to, since a finder of small faces finds no marks in them."""
@@ -77,7 +77,7 @@ def in_boxes(scenes: Sequence[Scene], detector: Finder, find: MarkFinder, min_sc
     """Return where faces stand in the squares about a detector's boxes: boxes with the marks of one face only."""
     placed = []
     for scene in scenes:
-        pixels = read_picture(scene.path).pixels
+        pixels = read_image(scene.path).pixels
         found = detector(pixels)
         marks = find(pixels)
         for left, top, right, bottom in found.boxes[found.scores >= min_score].tolist():

@@ -15,7 +15,7 @@ from faceexpr.data.annotations.reading import read_annotations
 from faceexpr.data.fer2013 import usage_split
 from faceexpr.data.fer2013_table import read_table
 from faceexpr.data.module import Stage
-from faceexpr.data.synthetic.drawing import compose_picture
+from faceexpr.data.synthetic.drawing import draw_scene
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 
@@ -71,7 +71,7 @@ def drawn(folder: Path, number: int, seed: int) -> list[Scene]:
     scenes = []
     for place in range(number):
         rng = np.random.default_rng([seed, place])
-        pixels, boxes, expressions = compose_picture(rng, *SIZE, COLUMNS * ROWS)
+        pixels, boxes, expressions = draw_scene(rng, *SIZE, COLUMNS * ROWS)
         scenes.append(_written(folder, place, pixels, boxes, expressions))
     return scenes
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from faceexpr.data.synthetic.drawing import compose_picture, draw_face
+from faceexpr.data.synthetic.drawing import draw_face, draw_scene
 from faceexpr.utils.files import write_file
 from faceexpr.utils.labels import FER_NAMES
 
@@ -32,7 +32,7 @@ def portrait() -> NDArray[np.uint8]:
 def group(name: str) -> tuple[NDArray[np.uint8], NDArray[np.float32], list[str]]:
     """Return a drawn group with the boxes and the expressions of its faces."""
     width, height, faces, seed = GROUPS[name]
-    return compose_picture(np.random.default_rng(seed), width, height, faces)
+    return draw_scene(np.random.default_rng(seed), width, height, faces)
 
 
 def picture(name: str) -> NDArray[np.uint8]:

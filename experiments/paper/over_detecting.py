@@ -14,7 +14,7 @@ from experiments.paper.drawing import DRAWN, ORANGE, Drawn
 from experiments.paper.results import Results, Run
 from faceexpr.pipeline.records import RECORDS, read_records
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.images import read_picture
+from faceexpr.utils.images import read_image
 from faceexpr.utils.text import counted
 from faceexpr.visualization.classification import blank, heading
 
@@ -75,7 +75,7 @@ def over_detected_photographs(out: Path) -> Figure:
     figure = blank(3.2 * len(most), 6.0)
     panels = figure.subplots(2, len(most), squeeze=False)
     for column, name in enumerate(most):
-        pixels = read_picture(out / name).pixels
+        pixels = read_image(out / name).pixels
         for row, (stage, boxes) in enumerate(found.items()):
             _picture(panels[row, column], pixels, stage, boxes.get(name, []))
     return figure

@@ -15,12 +15,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from faceexpr.cli.parser import Parser
-from faceexpr.data.annotations.document import ReadOptions
 from faceexpr.data.annotations.reading import read_annotations
-from faceexpr.data.annotations.records import FaceImage
+from faceexpr.data.annotations.records import AnnotatedImage, ReadOptions
 from faceexpr.utils.errors import SOME_FAILED, FaceExprError
 from faceexpr.utils.files import say, write_file
-from faceexpr.utils.images import ImageError, read_picture
+from faceexpr.utils.images import ImageError, read_image
 from faceexpr.utils.text import counted
 from faceexpr.visualization.boxes import draw_boxes
 
@@ -73,7 +72,7 @@ def run(args: list[str]) -> None:
         raise SystemExit(SOME_FAILED)
 
 
-def annotate(records: Sequence[FaceImage], out: Path) -> list[ImageError]:
+def annotate(records: Sequence[AnnotatedImage], out: Path) -> list[ImageError]:
     """Draw the boxes of images into a picture each and into a contact sheet.
 
     Args:
@@ -90,7 +89,7 @@ def annotate(records: Sequence[FaceImage], out: Path) -> list[ImageError]:
     cells: list[Pixels] = []
     for number, record in enumerate(tqdm(records, unit="image", disable=None), 1):
         try:
-            pixels = read_picture(record.path).pixels
+            pixels = read_image(record.path).pixels
         except ImageError as error:
             failed.append(error)
             continue
@@ -103,13 +102,13 @@ def annotate(records: Sequence[FaceImage], out: Path) -> list[ImageError]:
     return failed
 
 
-def _chosen(records: list[FaceImage], limit: int | None, seed: int) -> list[FaceImage]:
+def _chosen(records: list[AnnotatedImage], limit: int | None, seed: int) -> list[AnnotatedImage]:
     if limit is None or limit >= len(records):
         return records
     return [records[index] for index in sorted(random.Random(seed).sample(range(len(records)), limit))]
 
 
-def _drawn(pixels: Pixels, record: FaceImage, scale: float = 1.0) -> Pixels:
+def _drawn(pixels: Pixels, record: AnnotatedImage, scale: float = 1.0) -> Pixels:
     ignored = record.ignored.tolist()
     return draw_boxes(
         pixels,
@@ -119,7 +118,7 @@ def _drawn(pixels: Pixels, record: FaceImage, scale: float = 1.0) -> Pixels:
     )
 
 
-def _cell(pixels: Pixels, record: FaceImage) -> Pixels:
+def _cell(pixels: Pixels, record: AnnotatedImage) -> Pixels:
     """Return the picture at the size of the contact sheet, centred; boxes are drawn after it is made small."""
     height, width = pixels.shape[:2]
     scale = min(CELL / width, CELL / height)

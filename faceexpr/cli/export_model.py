@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from faceexpr import __version__
-from faceexpr.data.synthetic.drawing import compose_picture
+from faceexpr.data.synthetic.drawing import draw_scene
 from faceexpr.models.light_detector import MEAN, STD, STRIDES, LightDetector
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.detect import FaceDetector
@@ -118,7 +118,7 @@ def _difference(one: Exportable, other: Exportable) -> tuple[float, str]:
     """Return the largest difference on drawn pictures, and in words."""
     rng = np.random.default_rng(0)
     faces, width, height = (1, 96, 96) if isinstance(one, ExpressionClassifier) else (5, 320, 256)
-    pictures = [torch.tensor(compose_picture(rng, width, height, faces)[0]).permute(2, 0, 1) for _ in range(8)]
+    pictures = [torch.tensor(draw_scene(rng, width, height, faces)[0]).permute(2, 0, 1) for _ in range(8)]
     if not isinstance(one, FaceDetector) or not isinstance(other, FaceDetector):
         batch = torch.stack(pictures)
         found = float((one(batch) - other(batch)).abs().max())

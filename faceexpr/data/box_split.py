@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from faceexpr.data.annotations.records import FaceImage
+from faceexpr.data.annotations.records import AnnotatedImage
 from faceexpr.utils.errors import FaceExprError
 
-Parts = tuple[list[FaceImage], list[FaceImage]]
+Parts = tuple[list[AnnotatedImage], list[AnnotatedImage]]
 
 
-def seeded(records: list[FaceImage], fraction: float, seed: int) -> Parts:
+def seeded(records: list[AnnotatedImage], fraction: float, seed: int) -> Parts:
     """Return (set aside, rest), both in the order of the file; at least one picture each.
 
     Raises:
@@ -30,7 +30,7 @@ def seeded(records: list[FaceImage], fraction: float, seed: int) -> Parts:
     )
 
 
-def listed(records: list[FaceImage], file: Path, option: str) -> Parts:
+def listed(records: list[AnnotatedImage], file: Path, option: str) -> Parts:
     """Return (those that the file names, rest); a name is the end of a picture's path, folders as far as given.
 
     Raises:

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
-from faceexpr.data.annotations.records import FaceImage
+from faceexpr.data.annotations.records import AnnotatedImage
 from faceexpr.data.box_augment import BoxAugmentation
 from faceexpr.data.broken_pictures import tell_of_broken
 from faceexpr.data.loading import BatchSampler
@@ -68,7 +68,7 @@ class DetectionDataModule(FaceDataModule):
         self.memory_gib = memory_gib
         self.splits: dict[Stage, Pictures] = {}
 
-    def load_records(self, stage: Stage) -> list[FaceImage]:
+    def load_records(self, stage: Stage) -> list[AnnotatedImage]:
         """Read the annotations of one split.
 
         Args:
@@ -79,11 +79,11 @@ class DetectionDataModule(FaceDataModule):
         """
         raise NotImplementedError
 
-    def read_pixels(self, record: FaceImage) -> NDArray[np.uint8]:
+    def read_pixels(self, record: AnnotatedImage) -> NDArray[np.uint8]:
         """Return the picture of a record, upright, RGB uint8 (H, W, 3)."""
         raise NotImplementedError
 
-    def check(self, record: FaceImage) -> None:
+    def check(self, record: AnnotatedImage) -> None:
         """Look at the picture of a record without decoding it; one that is no file is always whole.
 
         Raises:

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from faceexpr.data.together import gathered, process
 from faceexpr.utils.image_decoding import too_large
-from faceexpr.utils.images import ImageError, read_picture, upright_size
+from faceexpr.utils.images import ImageError, read_image, upright_size
 from faceexpr.utils.text import counted
 
 _TAIL = 4096
@@ -38,7 +38,7 @@ def check_picture(file: str, max_pixels: int) -> None:
     except OSError as error:
         raise ImageError(file, f"cannot be opened: {error.strerror}") from error
     if cut:
-        read_picture(file, max_pixels=max_pixels, reduce_to=1)
+        read_image(file, max_pixels=max_pixels, reduce_to=1)
 
 
 def _looks_cut(file: str) -> bool:

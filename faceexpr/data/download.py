@@ -12,7 +12,7 @@ from urllib.request import HTTPRedirectHandler, OpenerDirector, Request, build_o
 
 from faceexpr import __version__
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.images import ImageError, read_picture
+from faceexpr.utils.images import ImageError, read_image
 
 _SCHEMES = ("http", "https")
 _CHUNK = 1 << 16
@@ -84,7 +84,7 @@ def download(url: str, limits: Limits) -> bytes:
                 raise LinkError(f"{error}; tried {tried} times" if tried > 1 else str(error)) from error
             time.sleep(limits.backoff * 2 ** (tried - 1))
     try:
-        read_picture(content, reduce_to=64)
+        read_image(content, reduce_to=64)
     except ImageError as error:
         raise LinkError(f"what it leads to is no good image: {error.reason}") from error
     return content

@@ -8,16 +8,15 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
-from faceexpr.data.annotations.document import ReadOptions
 from faceexpr.data.annotations.reading import read_annotations
-from faceexpr.data.annotations.records import FaceImage
+from faceexpr.data.annotations.records import AnnotatedImage, ReadOptions
 from faceexpr.data.box_augment import BoxAugmentation
 from faceexpr.data.box_split import listed, seeded
 from faceexpr.data.boxed_images import DetectionDataModule
 from faceexpr.data.broken_pictures import check_picture
 from faceexpr.data.module import Stage
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.images import DEFAULT_MAX_PIXELS, read_picture
+from faceexpr.utils.images import DEFAULT_MAX_PIXELS, read_image
 
 
 class FaceBoxes(DetectionDataModule):
@@ -90,9 +89,9 @@ class FaceBoxes(DetectionDataModule):
         self.max_pixels = max_pixels
         self.reading = reading
         self.leaves_out_broken = reading is not None and reading.missing != "refuse"
-        self._divided: dict[str, list[FaceImage]] = {}
+        self._divided: dict[str, list[AnnotatedImage]] = {}
 
-    def load_records(self, stage: Stage) -> list[FaceImage]:
+    def load_records(self, stage: Stage) -> list[AnnotatedImage]:
         if stage == "predict":
             raise FaceExprError("FaceBoxes is for training and measuring; faces are found by `faceexpr analyze`")
         if stage != "train" and self.files[stage] is not None:
@@ -105,14 +104,14 @@ class FaceBoxes(DetectionDataModule):
         records = parts[stage]
         return records if stage != "train" or self.face_free else [record for record in records if len(record.boxes)]
 
-    def read_pixels(self, record: FaceImage) -> NDArray[np.uint8]:
-        pixels: NDArray[np.uint8] = read_picture(record.path, max_pixels=self.max_pixels).pixels
+    def read_pixels(self, record: AnnotatedImage) -> NDArray[np.uint8]:
+        pixels: NDArray[np.uint8] = read_image(record.path, max_pixels=self.max_pixels).pixels
         return pixels
 
-    def check(self, record: FaceImage) -> None:
+    def check(self, record: AnnotatedImage) -> None:
         check_picture(str(record.path), self.max_pixels)
 
-    def _parts(self) -> dict[str, list[FaceImage]]:
+    def _parts(self) -> dict[str, list[AnnotatedImage]]:
         """Return the splits that the training file is divided into, which is done once."""
         if self._divided:
             return self._divided
@@ -129,7 +128,7 @@ class FaceBoxes(DetectionDataModule):
         self._divided = {**parts, "train": rest}
         return self._divided
 
-    def _file(self, stage: str) -> list[FaceImage]:
+    def _file(self, stage: str) -> list[AnnotatedImage]:
         file, folder = self.files[stage], self.folders[stage]
         if file is None:
             raise FaceExprError(f"FaceBoxes: data.{stage} is not given; expected an annotation file")

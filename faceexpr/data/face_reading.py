@@ -13,7 +13,7 @@ from torch import Tensor
 from faceexpr.data.broken_pictures import check_picture, in_threads
 from faceexpr.data.loading import FaceSplit, Failure
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.images import DEFAULT_MAX_PIXELS, ImageError, read_picture, resize
+from faceexpr.utils.images import DEFAULT_MAX_PIXELS, ImageError, read_image, resize
 
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels of the upright image."""
@@ -50,7 +50,7 @@ class FaceReader:
         Raises:
             ImageError: the file cannot be read.
         """
-        picture = read_picture(
+        picture = read_image(
             file,
             mode="L" if self.channels == 1 else "RGB",
             max_pixels=self.max_pixels,

@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal
 
-from faceexpr.data.annotations.links import fetched_name
+from faceexpr.data.annotations.parsing import fetched_name
 from faceexpr.data.annotations.reading import read_document
 from faceexpr.data.download import Limits, LinkError, download
 from faceexpr.utils.errors import FaceExprError

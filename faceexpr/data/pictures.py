@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceexpr.data.annotations.records import FaceImage
+from faceexpr.data.annotations.records import AnnotatedImage
 from faceexpr.data.broken_pictures import check_all
 from faceexpr.data.module import FaceDataModule
 from faceexpr.utils.errors import FaceExprError
@@ -46,9 +46,9 @@ class Pictures:
 
     def __init__(
         self,
-        read: Callable[[FaceImage], NDArray[np.uint8]],
-        check: Callable[[FaceImage], None],
-        records: list[FaceImage],
+        read: Callable[[AnnotatedImage], NDArray[np.uint8]],
+        check: Callable[[AnnotatedImage], None],
+        records: list[AnnotatedImage],
         leave_out_broken: bool = False,
     ) -> None:
         self._read = read

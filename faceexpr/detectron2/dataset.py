@@ -14,11 +14,11 @@ from detectron2.structures import BoxMode
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceexpr.data.annotations.records import FaceImage
+from faceexpr.data.annotations.records import AnnotatedImage
 from faceexpr.data.face_boxes import FaceBoxes
 from faceexpr.detectron2.options import BoxData
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.images import read_picture
+from faceexpr.utils.images import read_image
 
 GREY = 128
 """What faces to be ignored are painted over with in training, so that nothing learns that they are no faces."""
@@ -29,7 +29,7 @@ def validates(data: BoxData) -> bool:
     return data.val is not None or data.val_list is not None or data.val_fraction > 0
 
 
-def read_splits(data: BoxData, *stages: Literal["train", "val", "test"]) -> list[list[FaceImage]]:
+def read_splits(data: BoxData, *stages: Literal["train", "val", "test"]) -> list[list[AnnotatedImage]]:
     """Return the records of each of the stages; none for ``val`` where nothing validates.
 
     Raises:
@@ -51,7 +51,7 @@ def read_splits(data: BoxData, *stages: Literal["train", "val", "test"]) -> list
     return [reader.load_records(stage) if stage != "val" or validates(data) else [] for stage in stages]
 
 
-def register(name: str, records: Sequence[FaceImage]) -> None:
+def register(name: str, records: Sequence[AnnotatedImage]) -> None:
     """Put records into Detectron2's catalogue, in the place of what has had this name.
 
     Raises:
@@ -65,7 +65,7 @@ def register(name: str, records: Sequence[FaceImage]) -> None:
     MetadataCatalog.get(name).set(thing_classes=["face"])
 
 
-def _as_dict(record: FaceImage, index: int) -> dict[str, Any]:
+def _as_dict(record: AnnotatedImage, index: int) -> dict[str, Any]:
     broken = ~np.isfinite(record.boxes).all(axis=1)
     if broken.any():
         # Detectron2 would leave such a box out without a word.
@@ -118,7 +118,7 @@ class FaceMapper(DatasetMapper):  # type: ignore[misc]  # Detectron2 has no type
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         sample = {**dataset_dict, "annotations": [{**face} for face in dataset_dict["annotations"]]}
         try:
-            pixels = read_picture(sample["file_name"]).pixels
+            pixels = read_image(sample["file_name"]).pixels
         except FaceExprError as error:
             raise FaceExprError(str(error)) from None  # an error with more arguments would not leave a worker process
         if pixels.shape[:2] != (sample["height"], sample["width"]):

@@ -16,7 +16,7 @@ from torch import Tensor
 from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.matching import Truth
 from faceexpr.boxes.suppression import Suppression, suppress
-from faceexpr.data.annotations.records import FaceImage
+from faceexpr.data.annotations.records import AnnotatedImage
 from faceexpr.metrics.detection import DetectionScores, score_detections
 from faceexpr.metrics.detection_table import DetectionTable
 from faceexpr.metrics.over_detection import count_by_method
@@ -52,7 +52,9 @@ class FaceEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectron2 has n
         over_detection: count the boxes of a face before and after each way of suppression too.
     """
 
-    def __init__(self, records: Sequence[FaceImage], suppression: Suppression, over_detection: bool = False) -> None:
+    def __init__(
+        self, records: Sequence[AnnotatedImage], suppression: Suppression, over_detection: bool = False
+    ) -> None:
         self.truths = [Truth(record.boxes, record.ignored) for record in records]
         self.suppression = suppression
         self.over_detection = over_detection

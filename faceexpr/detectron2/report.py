@@ -10,16 +10,18 @@ from numpy.typing import NDArray
 
 from faceexpr.callbacks import detection_reports
 from faceexpr.callbacks.reports import write_figure, write_metrics
-from faceexpr.data.annotations.records import FaceImage
+from faceexpr.data.annotations.records import AnnotatedImage
 from faceexpr.detectron2.measuring import Measured
 from faceexpr.utils.files import say, write_file
-from faceexpr.utils.images import read_picture
+from faceexpr.utils.images import read_image
 
 GALLERY_SIZE = 9
 """Pictures in a figure of examples."""
 
 
-def report(folder: Path, stage: str, measured: Measured, records: Sequence[FaceImage], iteration: int | None) -> None:
+def report(
+    folder: Path, stage: str, measured: Measured, records: Sequence[AnnotatedImage], iteration: int | None
+) -> None:
     """Write metrics, figures and one row a box to the run folder, and print the metrics.
 
     Args:
@@ -38,7 +40,7 @@ def report(folder: Path, stage: str, measured: Measured, records: Sequence[FaceI
     write_file(folder / f"detections_{stage}.csv", rows)
 
     def picture(index: int) -> NDArray[np.uint8]:
-        pixels: NDArray[np.uint8] = read_picture(records[index].path).pixels
+        pixels: NDArray[np.uint8] = read_image(records[index].path).pixels
         return pixels
 
     figures = detection_reports.draw(f"{stage}{after}", table, scores, picture, GALLERY_SIZE)

@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from faceexpr.data.annotations.records import FaceImage
+from faceexpr.data.annotations.records import AnnotatedImage
 from faceexpr.detectron2.checkpoints import read_weights, require_network
 from faceexpr.detectron2.config import TRAIN, VAL, build_config, device, read_config, set_options
 from faceexpr.detectron2.console import logging_to
@@ -117,7 +117,9 @@ def _launch(options: Detectron2Options, function: Callable[..., None], args: tup
         raise
 
 
-def _train(options: Detectron2Options, cfg: CfgNode, train: Sequence[FaceImage], val: Sequence[FaceImage]) -> None:
+def _train(
+    options: Detectron2Options, cfg: CfgNode, train: Sequence[AnnotatedImage], val: Sequence[AnnotatedImage]
+) -> None:
     with logging_to(Path(cfg.OUTPUT_DIR), comm.get_rank()):
         register(TRAIN, train)
         register(VAL, val)
@@ -135,7 +137,7 @@ def _train(options: Detectron2Options, cfg: CfgNode, train: Sequence[FaceImage],
         report(Path(cfg.OUTPUT_DIR), "val", measured, val, iteration)
 
 
-def _test(options: Detectron2Options, cfg: CfgNode, path: Path, records: Sequence[FaceImage], stage: str) -> None:
+def _test(options: Detectron2Options, cfg: CfgNode, path: Path, records: Sequence[AnnotatedImage], stage: str) -> None:
     folder = Path(cfg.OUTPUT_DIR)
     with logging_to(folder, comm.get_rank()):
         register(VAL, records)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from faceexpr.boxes.suppression import Suppression
-from faceexpr.data.annotations.records import FaceImage
+from faceexpr.data.annotations.records import AnnotatedImage
 from faceexpr.detectron2.checkpoints import BEST, LAST, FaceCheckpointer
 from faceexpr.detectron2.config import VAL
 from faceexpr.detectron2.dataset import FaceMapper
@@ -42,7 +42,7 @@ class FaceTrainer(DefaultTrainer):  # type: ignore[misc]  # Detectron2 has no ty
         suppression: how candidates become detections.
     """
 
-    def __init__(self, cfg: CfgNode, val: Sequence[FaceImage], suppression: Suppression) -> None:
+    def __init__(self, cfg: CfgNode, val: Sequence[AnnotatedImage], suppression: Suppression) -> None:
         self.val = val
         self.suppression = suppression
         self.best: tuple[int, Measured] | None = None

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from faceexpr.boxes.detections import Detections
-from faceexpr.data.annotations.records import Annotations, FaceImage
+from faceexpr.data.annotations.records import AnnotatedImage, Annotations
 from faceexpr.utils.errors import FaceExprError
 
 
-def by_path(annotations: Annotations) -> dict[str, FaceImage]:
+def by_path(annotations: Annotations) -> dict[str, AnnotatedImage]:
     """Return the records by the real path of their pictures, through links and relative parts."""
     return {os.path.realpath(record.path): record for record in annotations.images}
 

@@ -23,7 +23,7 @@ from faceexpr.pipeline.load import load_detector
 from faceexpr.pipeline.result import PictureResult, failed
 from faceexpr.pipeline.steps import Found, classify, find
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.images import DEFAULT_MAX_PIXELS, ImageError, Picture, Source, read_picture, source_name
+from faceexpr.utils.images import DEFAULT_MAX_PIXELS, DecodedImage, ImageError, Source, read_image, source_name
 from faceexpr.weights.shipped import CLASSIFIER, DETECTOR
 
 READERS = min(4, os.cpu_count() or 1)
@@ -171,7 +171,7 @@ class FacePipeline:
         remaining = iter(paths)
         with ThreadPoolExecutor(max_workers=READERS) as readers:
 
-            def read_on() -> list[tuple[str, Future[Picture | ImageError]]]:
+            def read_on() -> list[tuple[str, Future[DecodedImage | ImageError]]]:
                 return [self._coming(path, readers) for path in islice(remaining, self.batch_size)]
 
             coming = read_on()
@@ -181,20 +181,20 @@ class FacePipeline:
                 coming = read_on()
                 yield from self._batch(batch)
 
-    def _coming(self, given: Input, readers: Executor) -> tuple[str, Future[Picture | ImageError]]:
+    def _coming(self, given: Input, readers: Executor) -> tuple[str, Future[DecodedImage | ImageError]]:
         name, source = given if isinstance(given, tuple) else (str(given), given)
         return name, readers.submit(self._read, source)
 
-    def _read(self, source: Source | Callable[[], bytes]) -> Picture | ImageError:
+    def _read(self, source: Source | Callable[[], bytes]) -> DecodedImage | ImageError:
         try:
-            return read_picture(source() if callable(source) else source, "RGB", self.max_pixels, self.reduce_to)
+            return read_image(source() if callable(source) else source, "RGB", self.max_pixels, self.reduce_to)
         except ImageError as error:
             return error
-        except OSError as error:  # of what reads the bytes; `read_picture` raises none
+        except OSError as error:  # of what reads the bytes; `read_image` raises none
             return ImageError("bytes", f"cannot be opened: {error.strerror}")
 
-    def _batch(self, pictures: Sequence[tuple[str, Picture | ImageError]]) -> list[Analysed]:
-        readable = [(source, picture) for source, picture in pictures if isinstance(picture, Picture)]
+    def _batch(self, pictures: Sequence[tuple[str, DecodedImage | ImageError]]) -> list[Analysed]:
+        readable = [(source, picture) for source, picture in pictures if isinstance(picture, DecodedImage)]
         first_step = iter(find(self.detector, readable, self.crop))
         steps = [
             failed(source, picture.reason) if isinstance(picture, ImageError) else next(first_step)

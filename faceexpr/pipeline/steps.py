@@ -21,7 +21,7 @@ from faceexpr.pipeline.detectors import Detector
 from faceexpr.pipeline.ground_truth import GroundTruth
 from faceexpr.pipeline.result import NOT_FINITE, FaceResult, PictureResult, failed, significant
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.images import Picture
+from faceexpr.utils.images import DecodedImage
 from faceexpr.utils.text import counted
 
 
@@ -39,7 +39,7 @@ class Found:
     """
 
     source: str
-    picture: Picture
+    picture: DecodedImage
     boxes: tuple[Box, ...]
     scores: tuple[float, ...]
     crops: tuple[NDArray[np.uint8], ...]
@@ -47,7 +47,7 @@ class Found:
 
 
 def find(
-    detector: Detector | GroundTruth, pictures: Sequence[tuple[str, Picture]], crop: Crop
+    detector: Detector | GroundTruth, pictures: Sequence[tuple[str, DecodedImage]], crop: Crop
 ) -> list[Found | PictureResult]:
     """Find the faces and cut them out.
 
@@ -67,14 +67,14 @@ def find(
     ]
 
 
-def _annotated(truth: GroundTruth, source: str, picture: Picture, crop: Crop) -> Found | PictureResult:
+def _annotated(truth: GroundTruth, source: str, picture: DecodedImage, crop: Crop) -> Found | PictureResult:
     try:
         return _found(source, picture, truth.faces(source, picture.reduction), crop)
     except FaceExprError as error:
         return failed(source, str(error))
 
 
-def _found(source: str, picture: Picture, detections: Detections, crop: Crop) -> Found:
+def _found(source: str, picture: DecodedImage, detections: Detections, crop: Crop) -> Found:
     boxes, scores, crops = [], [], []
     left_out: Counter[str] = Counter()
     for corners, score in zip(detections.boxes.tolist(), detections.scores.tolist(), strict=True):

@@ -36,12 +36,12 @@ __all__ = [
     "BACKGROUND",
     "DEFAULT_MAX_PIXELS",
     "EXTENSIONS",
+    "DecodedImage",
     "ImageError",
-    "Picture",
     "Source",
     "find_images",
     "list_images",
-    "read_picture",
+    "read_image",
     "resize",
     "source_name",
     "upright_size",
@@ -67,7 +67,7 @@ _one_large = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class DecodedImage:
     """A decoded picture, upright.
 
     Attributes:
@@ -84,12 +84,12 @@ class Picture:
     notes: tuple[str, ...] = ()
 
 
-def read_picture(
+def read_image(
     source: Source,
     mode: Literal["L", "RGB"] = "RGB",
     max_pixels: int = DEFAULT_MAX_PIXELS,
     reduce_to: int | None = None,
-) -> Picture:
+) -> DecodedImage:
     """Read a picture; every image that enters the product comes through here.
 
     The format is told by the content, never by the file's name. The EXIF orientation is applied; an unreadable EXIF
@@ -143,7 +143,7 @@ def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         raise
     except OSError as error:
         raise ImageError(name, f"cannot be opened: {error.strerror}" if error.errno else damage(error)) from error
-    except Exception as error:  # see read_picture
+    except Exception as error:  # see read_image
         raise ImageError(name, damage(error)) from error
 
 
@@ -240,7 +240,7 @@ def _decoded(
     max_pixels: int,
     reduce_to: int | None,
     from_file: bool,
-) -> Picture:
+) -> DecodedImage:
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(name, too_large(f"{width} x {height}", max_pixels))
@@ -261,7 +261,7 @@ def _decoded(
         return decoded
 
     pixels, swapped = _alone(decode) if width * height >= _LARGE else decode()
-    return Picture(
+    return DecodedImage(
         pixels,
         size=(height, width) if swapped else (width, height),
         reduction=by_decoder * (factor // by_decoder),

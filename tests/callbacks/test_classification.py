@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from faceexpr.callbacks.classification import ClassificationEvaluation
 from faceexpr.callbacks.hparams import flat_hparams
 from faceexpr.data.augment import Augmentation
-from faceexpr.data.synthetic.faces import SyntheticFaces
+from faceexpr.data.synthetic import SyntheticFaces
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from faceexpr.callbacks.classification import ClassificationEvaluation
-from faceexpr.data.synthetic.faces import SyntheticFaces
+from faceexpr.data.synthetic import SyntheticFaces
 from faceexpr.models.mlp import MLP
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.knn import KNNClassifier

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from faceexpr.cli.annotate import CELL, FACE, IGNORED, run
-from faceexpr.data.synthetic.drawing import compose_picture
+from faceexpr.data.synthetic.drawing import draw_scene
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.images import read_picture
+from faceexpr.utils.images import read_image
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def annotations(tmp_path: Path) -> Path:
     """Three pictures with 0, 1 and 2 faces, the last face being a crowd, as COCO JSON beside them."""
     images, boxes = [], []
     for number in range(3):
-        pixels, found, _ = compose_picture(np.random.default_rng(number), 160, 120, number)
+        pixels, found, _ = draw_scene(np.random.default_rng(number), 160, 120, number)
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
         images.append({"id": number, "file_name": f"{number}.png"})
         for left, top, right, bottom in found.tolist():
@@ -48,8 +48,8 @@ def test_every_picture_and_a_contact_sheet(
     assert "3 pictures and contact_sheet.png" in text
     names = sorted(path.name for path in out.iterdir())
     assert names == ["00001-0.jpg", "00002-1.jpg", "00003-2.jpg", "contact_sheet.png"]
-    drawn = [read_picture(out / name).pixels for name in names]
-    plain = [read_picture(tmp_path / f"{number}.png").pixels for number in range(3)]
+    drawn = [read_image(out / name).pixels for name in names]
+    plain = [read_image(tmp_path / f"{number}.png").pixels for number in range(3)]
     assert all(new.shape == old.shape for new, old in zip(drawn, plain, strict=False))
     assert [near(new, FACE) > near(old, FACE) + 40 for new, old in zip(drawn, plain, strict=False)] == [
         False,

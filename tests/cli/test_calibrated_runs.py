@@ -13,7 +13,7 @@ from processes import run_together
 from faceexpr.callbacks.calibration import Calibrate, Method, calibrated_name, fitted
 from faceexpr.cli.export import load_exported
 from faceexpr.cli.main import main
-from faceexpr.data.synthetic.faces import SyntheticFaces
+from faceexpr.data.synthetic import SyntheticFaces
 from faceexpr.metrics.tables import SampleTable
 from faceexpr.models.calibrator import Calibration, calibrated, fit_temperature, fit_threshold, mass_before
 from faceexpr.tasks.classify import ExpressionClassifier

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from conftest import exit_code
-from pictures import encoded, picture
+from image_files import encoded, smooth_image
 
 from faceexpr.cli.main import main
 
@@ -82,7 +82,7 @@ def test_d10_without_a_face_to_validate_on_the_run_stops_before_it_trains(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in "ab":
-        (workdir / f"{name}.png").write_bytes(encoded(picture(40, 30), "PNG"))
+        (workdir / f"{name}.png").write_bytes(encoded(smooth_image(40, 30), "PNG"))
     Path("train.txt").write_text("a.png\n1\n4 4 20 20 0 0 0 0 0 0\n")
     Path("val.txt").write_text("b.png\n0\n")
     data = ["--data", "FaceBoxes", "--data.train", "train.txt", "--data.val", "val.txt"]

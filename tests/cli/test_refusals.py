@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, exit_code
-from pictures import encoded, picture
+from image_files import encoded, smooth_image
 
 from faceexpr.cli import annotate
 from faceexpr.cli.main import _check_ranks, main
@@ -16,7 +16,7 @@ from faceexpr.cli.main import _check_ranks, main
 
 @pytest.fixture
 def annotations(workdir: Path) -> Path:
-    Path("a.png").write_bytes(encoded(picture(40, 30), "PNG"))
+    Path("a.png").write_bytes(encoded(smooth_image(40, 30), "PNG"))
     Path("boxes.txt").write_text("a.png\n1\n4 4 20 20 0 0 0 0 0 0\n")
     return Path("boxes.txt")
 

@@ -155,7 +155,7 @@ def test_e04_evaluation_options_beat_the_checkpoint_too(run: Run, workdir: Path)
 def test_e14_models_built_in_python_load_with_the_path_only(net: Any, tmp_path: Path) -> None:
     from lightning.pytorch import Trainer
 
-    from faceexpr.data.synthetic.faces import SyntheticFaces
+    from faceexpr.data.synthetic import SyntheticFaces
 
     model = ExpressionClassifier(net=net, optimizer=partial(torch.optim.SGD, lr=0.01))
     trainer = Trainer(

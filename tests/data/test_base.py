@@ -13,7 +13,7 @@ from torch import nn
 from faceexpr.data.augment import Augmentation
 from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.loading import PADDING, FaceSplit, Failure
-from faceexpr.data.synthetic.faces import SyntheticFaces
+from faceexpr.data.synthetic import SyntheticFaces
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faceexpr.data.annotations.document import ReadOptions
 from faceexpr.data.annotations.reading import read_annotations
-from faceexpr.data.annotations.records import Annotations
+from faceexpr.data.annotations.records import Annotations, ReadOptions
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.images import read_picture
+from faceexpr.utils.images import read_image
 
 FACE = ({"id": 1, "name": "face"},)
 
@@ -134,7 +133,7 @@ def test_c01_boxes_lie_on_the_upright_picture(read: Any, tmp_path: Path) -> None
     for record in found.images:
         assert record.size == (20, 40)
         assert record.boxes.tolist() == [[4, 6, 14, 16]]
-        crop = read_picture(record.path).pixels[6:16, 4:14].reshape(-1, 3).mean(0)
+        crop = read_image(record.path).pixels[6:16, 4:14].reshape(-1, 3).mean(0)
         assert crop[0] > 200
         assert crop[1:].max() < 60
     assert any("turned.jpg (40x20, really 20x40)" in note for note in found.notes)

@@ -9,10 +9,9 @@ import pytest
 from conftest import REPOSITORY
 from PIL import Image
 
-from faceexpr.data.annotations.document import ReadOptions
-from faceexpr.data.annotations.links import fetched_name
+from faceexpr.data.annotations.parsing import fetched_name
 from faceexpr.data.annotations.reading import read_annotations
-from faceexpr.data.annotations.records import Annotations
+from faceexpr.data.annotations.records import Annotations, ReadOptions
 from faceexpr.utils.errors import FaceExprError
 
 REAL = REPOSITORY.parent / "shared/data/dataturks/face_detection.json"

@@ -8,10 +8,10 @@ import torch
 from conftest import REPOSITORY
 from PIL import Image
 
-from faceexpr.data.annotations.document import ReadOptions
+from faceexpr.data.annotations.records import ReadOptions
 from faceexpr.data.box_augment import BoxAugmentation
 from faceexpr.data.face_boxes import FaceBoxes
-from faceexpr.data.synthetic.scenes import SyntheticScenes
+from faceexpr.data.synthetic import SyntheticScenes
 from faceexpr.utils.errors import FaceExprError
 
 WIDER = REPOSITORY.parent / "shared/data/wider"

@@ -12,20 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import encoded, picture
+from image_files import encoded, smooth_image
 
 from faceexpr.cli.fetch import run
-from faceexpr.data.annotations.document import ReadOptions
-from faceexpr.data.annotations.links import fetched_name
+from faceexpr.data.annotations.parsing import fetched_name
 from faceexpr.data.annotations.reading import read_annotations
+from faceexpr.data.annotations.records import ReadOptions
 from faceexpr.data.download import Limits, LinkError, download
 from faceexpr.data.fetch import fetch, links_of
 from faceexpr.utils.errors import FaceExprError
 
-PNG = encoded(picture(40, 30), "PNG")
-OTHER = encoded(picture(20, 10, seed=1), "PNG")
+PNG = encoded(smooth_image(40, 30), "PNG")
+OTHER = encoded(smooth_image(20, 10, seed=1), "PNG")
 QUICK = Limits(backoff=0.0, timeout=2.0, megabytes=0.1)
-HUGE = encoded(picture(8, 8), "BMP") + bytes(200_000)
+HUGE = encoded(smooth_image(8, 8), "BMP") + bytes(200_000)
 
 
 class Server(ThreadingHTTPServer):

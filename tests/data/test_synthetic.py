@@ -5,8 +5,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from faceexpr.data.synthetic.drawing import compose_picture, draw_face
-from faceexpr.data.synthetic.faces import SyntheticFaces
+from faceexpr.data.synthetic import SyntheticFaces
+from faceexpr.data.synthetic.drawing import draw_face, draw_scene
 from faceexpr.data.synthetic.parts import head_outline
 from faceexpr.data.synthetic.person import PROTOTYPES, Movements, perform, person
 from faceexpr.utils.errors import FaceExprError
@@ -116,7 +116,7 @@ def test_bad_options_are_refused_by_name(option, value):
 @pytest.mark.parametrize("faces", [0, 1, 6])
 def test_boxes_lie_inside_the_picture_and_apart(faces):
     for seed in range(4):
-        picture, boxes, expressions = compose_picture(np.random.default_rng(seed), 200, 150, faces)
+        picture, boxes, expressions = draw_scene(np.random.default_rng(seed), 200, 150, faces)
         assert picture.shape == (150, 200, 3)
         assert picture.dtype == np.uint8
         assert boxes.shape == (faces, 4)
@@ -135,7 +135,7 @@ def test_boxes_lie_inside_the_picture_and_apart(faces):
 
 
 def test_a_picture_is_decided_by_its_generator():
-    first, second, other = (compose_picture(np.random.default_rng(seed), 96, 64, 2) for seed in (0, 0, 1))
+    first, second, other = (draw_scene(np.random.default_rng(seed), 96, 64, 2) for seed in (0, 0, 1))
     assert np.array_equal(first[0], second[0])
     assert np.array_equal(first[1], second[1])
     assert first[2] == second[2]
@@ -151,7 +151,7 @@ def test_boxes_hold_the_faces(monkeypatch):
     monkeypatch.setattr(features, "hair", lambda who, outline: [])
     monkeypatch.setattr(drawing, "_background", lambda rng, w, h: drawing.Image.new("RGB", (w, h), (0, 0, 255)))
     monkeypatch.setattr(drawing, "_photograph", lambda canvas, rng: np.asarray(canvas.reduce(drawing.OVERSAMPLING)))
-    picture, boxes, _ = compose_picture(np.random.default_rng(5), 240, 180, 3)
+    picture, boxes, _ = draw_scene(np.random.default_rng(5), 240, 180, 3)
     drawn = (picture != (0, 0, 255)).any(2)
     for left, top, right, bottom in boxes:
         inside = drawn[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))]
@@ -166,4 +166,4 @@ def test_boxes_hold_the_faces(monkeypatch):
 
 def test_too_many_faces_are_refused():
     with pytest.raises(FaceExprError, match="40 x 30 has no room for 50 faces"):
-        compose_picture(np.random.default_rng(0), 40, 30, 50)
+        draw_scene(np.random.default_rng(0), 40, 30, 50)

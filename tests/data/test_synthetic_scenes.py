@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from faceexpr.data.box_augment import BoxAugmentation
-from faceexpr.data.synthetic.drawing import compose_picture
-from faceexpr.data.synthetic.scenes import SyntheticScenes
+from faceexpr.data.synthetic import SyntheticScenes
+from faceexpr.data.synthetic.drawing import draw_scene
 from faceexpr.utils.errors import FaceExprError
 
 SMALL = {"width": 96, "height": 64, "max_faces": 2, "batch_size": 2}
@@ -26,7 +26,7 @@ def test_pictures_and_boxes_are_those_of_the_drawing():
         for index, record in enumerate(data.split(stage).records):
             rng = np.random.default_rng([5, stream, index])
             assert rng.integers(2, 3) == 2
-            pixels, boxes, _ = compose_picture(rng, 120, 80, 2)
+            pixels, boxes, _ = draw_scene(rng, 120, 80, 2)
             assert np.array_equal(data.picture(stage, index), pixels)
             assert np.array_equal(record.boxes, boxes)
             assert (record.size, record.ignored.tolist()) == ((120, 80), [False, False])

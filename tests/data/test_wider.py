@@ -10,7 +10,7 @@ from PIL import Image
 
 from faceexpr.data.annotations.reading import read_annotations
 from faceexpr.data.annotations.records import Annotations
-from faceexpr.data.synthetic.drawing import compose_picture
+from faceexpr.data.synthetic.drawing import draw_scene
 from faceexpr.utils.errors import FaceExprError
 
 REAL = REPOSITORY.parent / "shared/data/wider/wider_face_split"
@@ -67,7 +67,7 @@ def test_b07_boxes_outside_are_clipped_and_negative_sides_are_no_faces(read: Rea
 def test_b09_blanks_tabs_and_line_ends(tmp_path: Path) -> None:
     folder = tmp_path / "WIDER_train/images/0--Parade"
     folder.mkdir(parents=True)
-    pixels, _, _ = compose_picture(np.random.default_rng(0), 90, 60, 1)
+    pixels, _, _ = draw_scene(np.random.default_rng(0), 90, 60, 1)
     Image.fromarray(pixels).save(folder / "my group 1.jpg")
     path = tmp_path / "wider_face_split/wider_face_train_bbx_gt.txt"
     path.parent.mkdir()

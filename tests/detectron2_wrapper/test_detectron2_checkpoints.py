@@ -21,7 +21,7 @@ from faceexpr.detectron2.detector import Detectron2Detector
 from faceexpr.detectron2.trainer import FaceTrainer
 from faceexpr.pipeline.load import load_detector
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.images import read_picture
+from faceexpr.utils.images import read_image
 
 
 class Attack:
@@ -125,7 +125,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("detector")
     train = write_scenes(folder, "train", 2)
     fit("--config", write_config(folder, train), "--max_iter", "30", "--base_lr", "0.02", "--save_dir", folder)
-    return folder / "tiny/version_0", read_picture(folder / "train/0.png").pixels
+    return folder / "tiny/version_0", read_image(folder / "train/0.png").pixels
 
 
 def test_candidates_are_all_there_before_the_suppression(trained):

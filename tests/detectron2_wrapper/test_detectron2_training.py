@@ -16,13 +16,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torchvision.ops import box_iou
 
 from faceexpr.cli.detectron2 import read_options, run
-from faceexpr.data.annotations.records import FaceImage
+from faceexpr.data.annotations.records import AnnotatedImage
 from faceexpr.detectron2 import session
 from faceexpr.detectron2.config import build_config
 from faceexpr.detectron2.dataset import GREY, FaceMapper, register
 from faceexpr.detectron2.detector import Detectron2Detector
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.images import read_picture
+from faceexpr.utils.images import read_image
 
 RUN = "lightning_logs/tiny/version_0"
 
@@ -101,7 +101,7 @@ def test_d07_the_part_of_the_loss_and_the_files_are_named(scenes, workdir, monke
 
 
 def test_d07_a_box_that_is_not_finite_is_named_with_its_file():
-    broken = FaceImage(
+    broken = AnnotatedImage(
         "faces/photo.jpg", (64, 64), np.array([[0, 0, 9, 9], [1, 1, np.nan, 9]], np.float32), np.zeros(2, bool)
     )
     with pytest.raises(FaceExprError, match=r"faces/photo\.jpg: box 2 is \[1\.0, 1\.0, nan, 9\.0\]"):
@@ -146,9 +146,9 @@ def paint(workdir):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
     Image.fromarray(np.rot90(pixels)).save(workdir / "paint.png", exif=exif)
-    assert np.array_equal(read_picture(workdir / "paint.png").pixels, pixels)
+    assert np.array_equal(read_image(workdir / "paint.png").pixels, pixels)
     boxes = np.array([[10, 10, 40, 50], [60, 10, 90, 50]], np.float32)
-    return FaceImage(workdir / "paint.png", (100, 60), boxes, np.array([False, True]))
+    return AnnotatedImage(workdir / "paint.png", (100, 60), boxes, np.array([False, True]))
 
 
 def mapped(record, folder, is_train, image_format="BGR"):
@@ -181,7 +181,7 @@ def test_an_ignored_face_is_painted_over_in_training_and_is_no_target(paint, wor
 
 
 def test_a_picture_of_another_size_than_its_boxes_is_refused(paint, workdir):
-    other = FaceImage(paint.path, (60, 100), paint.boxes, paint.ignored)
+    other = AnnotatedImage(paint.path, (60, 100), paint.boxes, paint.ignored)
     with pytest.raises(FaceExprError, match=r"paint\.png has 100 x 60 pixels and its record 60 x 100"):
         mapped(other, workdir, is_train=False)
 
@@ -226,7 +226,7 @@ def test_several_processes_without_cuda_are_refused_before_anything_is_written(s
 def test_d02_a_face_of_any_category_id_is_learnt(category, workdir):
     train = write_scenes(workdir, "train", 1, category=category, faces=1)
     fit("--config", write_config(workdir, train), "--max_iter", "150", "--images_per_batch", "1", "--base_lr", "0.02")
-    pixels = read_picture(workdir / "train/0.png").pixels
+    pixels = read_image(workdir / "train/0.png").pixels
     (found,) = Detectron2Detector(workdir / RUN, device="cpu")([pixels])
     left, top, width, height = json.loads(train.read_text())["annotations"][0]["bbox"]
     truth = torch.tensor([[left, top, left + width, top + height]])

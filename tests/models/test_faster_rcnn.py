@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.ops import box_iou
 
 from faceexpr.boxes.suppression import Suppression, suppress
-from faceexpr.data.synthetic.drawing import compose_picture
+from faceexpr.data.synthetic.drawing import draw_scene
 from faceexpr.models.faster_rcnn import FasterRCNN
 from faceexpr.models.resnet import IMAGENET_MEAN, IMAGENET_STD
 from faceexpr.utils.errors import FaceExprError
@@ -25,7 +25,7 @@ def small(**options):
 
 
 def scene(width, height, faces, seed=0):
-    pixels, boxes, _ = compose_picture(np.random.default_rng(seed), width, height, faces)
+    pixels, boxes, _ = draw_scene(np.random.default_rng(seed), width, height, faces)
     return torch.from_numpy(pixels).permute(2, 0, 1), torch.from_numpy(boxes)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from analysis_runs import BOX, records, rows, write
 from conftest import exit_code
-from pictures import encoded, picture
+from image_files import encoded, smooth_image
 from PIL import Image
 from red_finder import RED, red_picture
 
@@ -304,6 +304,6 @@ def test_the_help_explains_every_option(capsys):
 
 def test_a_picture_may_be_of_one_pixel(analyze):
     Path("photos").mkdir()
-    picture(1, 1).save("photos/a.png")
+    smooth_image(1, 1).save("photos/a.png")
     assert analyze("photos", "--pictures=true") == 0
     assert records()[0]["width"] == 1

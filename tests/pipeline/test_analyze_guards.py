@@ -8,7 +8,7 @@ import pytest
 import torch
 from analysis_runs import records, write
 from conftest import exit_code
-from pictures import encoded, picture
+from image_files import encoded, smooth_image
 
 from faceexpr.cli.main import main
 from faceexpr.pipeline.load import load_detector
@@ -128,7 +128,7 @@ def test_c09_a_name_whose_bytes_are_no_text_may_be_given_itself(models, workdir)
 
 
 def test_c01_a_broken_exif_block_is_passed_over_in_silence(models, workdir, recwarn):
-    Path("a.jpg").write_bytes(encoded(picture(40, 30), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\xff"))
+    Path("a.jpg").write_bytes(encoded(smooth_image(40, 30), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\xff"))
     assert exit_code(command(models, "a.jpg")) == 0
     assert records()[0]["status"] == "ok"
     assert not [warning for warning in recwarn if "EXIF" in str(warning.message)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from red_finder import RedFinder, red_picture, save_task, tiny_classifier
 
-from faceexpr.data.annotations.records import Annotations, FaceImage
+from faceexpr.data.annotations.records import AnnotatedImage, Annotations
 from faceexpr.pipeline.detectors import NetDetector
 from faceexpr.pipeline.ground_truth import GroundTruth
 from faceexpr.pipeline.load import load_detector
@@ -82,7 +82,7 @@ def test_what_is_no_detector_is_refused_by_name(tmp_path):
 def annotated(path, boxes, ignored=None, labelled=True):
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     ignored = np.zeros(len(boxes), bool) if ignored is None else np.array(ignored)
-    return FaceImage(Path(path), (100, 80), boxes, ignored, labelled)
+    return AnnotatedImage(Path(path), (100, 80), boxes, ignored, labelled)
 
 
 def test_ground_truth_is_found_by_the_real_path_and_given_in_pixels_of_the_reduced_picture(tmp_path):

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import encoded, picture
+from image_files import encoded, smooth_image
 from PIL import Image
 from red_finder import RED, RedFinder, red_picture, save_task, tiny_classifier
 from stub_steps import WHOLE, Boxes, Levels, pipeline
 
 from faceexpr.boxes.detections import Detections
-from faceexpr.data.annotations.records import Annotations, FaceImage
+from faceexpr.data.annotations.records import AnnotatedImage, Annotations
 from faceexpr.pipeline.classifier import TaskClassifier
 from faceexpr.pipeline.crop import Crop
 from faceexpr.pipeline.detectors import NetDetector
@@ -21,7 +21,7 @@ from faceexpr.pipeline.ground_truth import GroundTruth
 from faceexpr.pipeline.pipeline import FacePipeline, usable_device
 from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.images import ImageError, read_picture
+from faceexpr.utils.images import ImageError, read_image
 
 MEMORY = Path("/proc/self/statm")
 
@@ -180,7 +180,7 @@ def test_c06_a_reduced_box_at_the_border_stays_inside(tmp_path):
 
 def test_c05_run_goes_on_past_what_cannot_be_read(tmp_path):
     ok = tmp_path / "ok.jpg"
-    picture(60, 60).save(ok)
+    smooth_image(60, 60).save(ok)
     (tmp_path / "cut.jpg").write_bytes(ok.read_bytes()[: ok.stat().st_size * 6 // 10])
     (tmp_path / "empty.jpg").write_bytes(b"")
     paths = [tmp_path / f"{name}.jpg" for name in ("cut", "empty", "ok", "absent")]
@@ -195,19 +195,19 @@ def test_c05_run_goes_on_past_what_cannot_be_read(tmp_path):
 
 def test_ground_truth_stands_in_for_a_detector_and_its_ignored_faces_stay_out(tmp_path):
     path = tmp_path / "a.png"
-    picture(100, 80).save(path)
+    smooth_image(100, 80).save(path)
     boxes = np.array([[10, 20, 40, 60], [50, 20, 90, 60]], np.float32)
-    record = FaceImage(path, (100, 80), boxes, np.array([False, True]))
+    record = AnnotatedImage(path, (100, 80), boxes, np.array([False, True]))
     system = FacePipeline(GroundTruth(Annotations([record]), "truth.json"), Levels())
     assert [face.box for face in system(path).faces] == [(10, 20, 40, 60)]
-    picture(100, 80).save(tmp_path / "b.png")
+    smooth_image(100, 80).save(tmp_path / "b.png")
     known, unknown = system.run([path, tmp_path / "b.png"])
     assert (known.status, unknown.status) == ("ok", "error")
     assert unknown.reason.endswith("truth.json does not say where its faces are")
 
 
 def test_f13_a_record_is_plain_values_with_the_same_fields_whatever_was_found():
-    records = [pipeline(*boxes)(picture(60, 60)).record() for boxes in ((), (WHOLE,), (WHOLE, WHOLE))]
+    records = [pipeline(*boxes)(smooth_image(60, 60)).record() for boxes in ((), (WHOLE,), (WHOLE, WHOLE))]
     assert len({tuple(record) for record in records}) == 1
     assert [len(record["faces"]) for record in records] == [0, 1, 2]
     assert [json.loads(json.dumps(record, allow_nan=False)) for record in records] == records
@@ -220,9 +220,9 @@ def test_options_out_of_range_are_refused(option):
 
 
 def test_a_pil_image_of_an_opened_file_keeps_its_name():
-    file = io.BytesIO(encoded(picture(), "PNG"))
+    file = io.BytesIO(encoded(smooth_image(), "PNG"))
     assert pipeline()(Image.open(file)).source == "PIL image"
-    assert read_picture(file.getvalue()).size == (64, 64)
+    assert read_image(file.getvalue()).size == (64, 64)
 
 
 def resident_megabytes():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from pictures import picture
+from image_files import smooth_image
 from PIL import Image
 from red_finder import RedFinder, save_task, tiny_classifier
 from stub_steps import WHOLE, Boxes, Levels, pipeline
@@ -60,7 +60,7 @@ def test_f09_a_large_face_is_resized_as_everywhere_else(tmp_path):
 def test_f07_names_and_their_number_are_those_of_the_checkpoint(tmp_path, names):
     model = tiny_classifier(class_names=names)
     classifier = load_classifier(save_task(model, tmp_path / "model.ckpt"))
-    (face,) = FacePipeline(Boxes(WHOLE), classifier)(picture(48, 48)).faces
+    (face,) = FacePipeline(Boxes(WHOLE), classifier)(smooth_image(48, 48)).faces
     assert tuple(face.probabilities) == names
     assert sum(face.probabilities.values()) == pytest.approx(1, abs=1e-5)
     assert face.expression == max(face.probabilities, key=face.probabilities.get)

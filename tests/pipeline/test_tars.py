@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from analysis_runs import BOX, records, rows, write
 from conftest import exit_code
-from pictures import encoded
+from image_files import encoded
 from PIL import Image
 from red_finder import red_picture
 from stub_steps import WHOLE, pipeline

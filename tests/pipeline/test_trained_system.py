@@ -10,7 +10,7 @@ from red_finder import save_task
 from torchvision.ops import box_iou
 
 from faceexpr.data.face_reading import face_tensor
-from faceexpr.data.synthetic.drawing import compose_picture
+from faceexpr.data.synthetic.drawing import draw_scene
 from faceexpr.models.light_detector import LightDetector
 from faceexpr.models.mlp import MLP
 from faceexpr.pipeline.crop import Crop, cut
@@ -31,7 +31,7 @@ def fit(parameters, loss, steps, lr):
 @pytest.mark.slow
 def test_an_overfitted_pair_finds_its_training_faces_and_tells_their_expressions(tmp_path):
     rng = np.random.default_rng(4)
-    scenes = [compose_picture(rng, 160, 128, 2) for _ in range(3)]
+    scenes = [draw_scene(rng, 160, 128, 2) for _ in range(3)]
     torch.manual_seed(0)
     detector = FaceDetector(net=LightDetector(widths=(8, 16, 24, 32, 32), neck=24))
     images = [torch.from_numpy(pixels).permute(2, 0, 1) for pixels, _, _ in scenes]

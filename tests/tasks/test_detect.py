@@ -12,7 +12,7 @@ from PIL import Image
 
 from faceexpr.data.face_boxes import FaceBoxes
 from faceexpr.data.loading import PADDING
-from faceexpr.data.synthetic.scenes import SyntheticScenes
+from faceexpr.data.synthetic import SyntheticScenes
 from faceexpr.models.light_detector import LightDetector
 from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.errors import FaceExprError

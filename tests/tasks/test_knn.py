@@ -10,7 +10,7 @@ from conftest import TINY_RUN, Run, exit_code
 from sklearn.neighbors import KNeighborsClassifier
 
 from faceexpr.cli.main import main
-from faceexpr.data.synthetic.faces import SyntheticFaces
+from faceexpr.data.synthetic import SyntheticFaces
 from faceexpr.tasks.knn import KNNClassifier
 
 KNN = ["--model=KNNClassifier"]

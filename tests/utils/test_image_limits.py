@@ -8,18 +8,18 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from pictures import encoded, picture
+from image_files import encoded, smooth_image
 from PIL import Image
 
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.images import ImageError, read_picture, resize
+from faceexpr.utils.images import ImageError, read_image, resize
 
 RED = (220, 20, 30)
 
 
 def reason_of(source, **options):
     with pytest.raises(ImageError) as caught:
-        read_picture(source, **options)
+        read_image(source, **options)
     assert isinstance(caught.value, FaceExprError)
     return caught.value.reason
 
@@ -27,32 +27,32 @@ def reason_of(source, **options):
 def shape_or_reason(content):
     """What reading gives; any exception but the promised one ends the test."""
     try:
-        return read_picture(content).pixels.shape
+        return read_image(content).pixels.shape
     except ImageError as error:
         return error.reason
 
 
 def test_c05_each_bad_file_is_named_with_its_reason(tmp_path):
-    good = encoded(picture(), "JPEG")
+    good = encoded(smooth_image(), "JPEG")
     files = {"ok": good, "cut": good[: len(good) * 6 // 10], "empty": b"", "text": b"not a picture at all\n"}
     for name, content in files.items():
         (tmp_path / f"{name}.jpg").write_bytes(content)
-    assert read_picture(tmp_path / "ok.jpg").size == (64, 64)
+    assert read_image(tmp_path / "ok.jpg").size == (64, 64)
     assert reason_of(tmp_path / "cut.jpg") == "truncated"
     assert reason_of(tmp_path / "empty.jpg") == "empty file"
     assert reason_of(tmp_path / "text.jpg") == "not an image"
     assert reason_of(tmp_path / "absent.jpg") == "no such file"
     assert reason_of(tmp_path) == "a folder, not a file"
     with pytest.raises(ImageError, match=r"cut\.jpg: truncated"):
-        read_picture(str(tmp_path / "cut.jpg"))
+        read_image(str(tmp_path / "cut.jpg"))
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP", "PPM", "JPEG2000", "HEIF"])
 def test_c05_a_cut_anywhere_is_an_image_error_or_a_whole_picture(image_format):
     if image_format == "HEIF":
         pytest.importorskip("pillow_heif").register_heif_opener()
-    content = encoded(picture(40, 30), image_format)
-    whole = read_picture(content)
+    content = encoded(smooth_image(40, 30), image_format)
+    whole = read_image(content)
     for percent in (1, 5, 20, 60, 90):
         cut = content[: max(1, len(content) * percent // 100)]
         outcome = shape_or_reason(cut)
@@ -63,7 +63,7 @@ def test_c05_a_cut_anywhere_is_an_image_error_or_a_whole_picture(image_format):
 def test_c05_damaged_bytes_never_end_in_another_exception():
     random = np.random.default_rng(1)
     for image_format in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"):
-        content = bytearray(encoded(picture(24, 24), image_format))
+        content = bytearray(encoded(smooth_image(24, 24), image_format))
         for _ in range(40):
             damaged = bytearray(content)
             for position in random.integers(0, len(content), 6):
@@ -97,19 +97,19 @@ def png_header(width, height):
 def test_c06_too_large_is_said_with_the_size_before_decoding():
     assert reason_of(png_header(20000, 10000)).startswith("too large: 20000 x 10000 pixels, the limit is 160,000,000")
     assert reason_of(png_header(100_000, 90_000)).startswith("too large: 9,000,000,000 pixels")
-    assert reason_of(encoded(picture(11, 10), "PNG"), max_pixels=109).startswith("too large: 11 x 10 pixels")
-    assert read_picture(encoded(picture(11, 10), "PNG"), max_pixels=110).size == (11, 10)
+    assert reason_of(encoded(smooth_image(11, 10), "PNG"), max_pixels=109).startswith("too large: 11 x 10 pixels")
+    assert read_image(encoded(smooth_image(11, 10), "PNG"), max_pixels=110).size == (11, 10)
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "TIFF", "GIF", "WEBP"])
 @pytest.mark.filterwarnings("error")
 def test_c06_pillows_own_limit_neither_hinders_nor_changes(image_format, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    content = encoded(picture(), image_format)
+    content = encoded(smooth_image(), image_format)
     seen = []
 
     def read():
-        seen.append(read_picture(content).size)
+        seen.append(read_image(content).size)
 
     threads = [threading.Thread(target=read) for _ in range(8)]
     for thread in threads:
@@ -124,7 +124,7 @@ def test_c06_pillows_own_limit_neither_hinders_nor_changes(image_format, monkeyp
 
 def test_c06_a_hundred_megapixels_are_read_reduced():
     content = encoded(Image.new("RGB", (10000, 10000), RED), "PNG", compress_level=1)
-    got = read_picture(content, reduce_to=1000)
+    got = read_image(content, reduce_to=1000)
     assert got.size == (10000, 10000)
     assert got.reduction == 10
     assert got.pixels.shape == (1000, 1000, 3)
@@ -134,18 +134,18 @@ def test_c06_a_hundred_megapixels_are_read_reduced():
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
 @pytest.mark.parametrize("size", [(640, 480), (641, 487), (150, 100), (99, 300), (3000, 110)])
 def test_reduction_keeps_the_shorter_side_and_the_picture(image_format, size):
-    got = read_picture(encoded(picture(*size), image_format, quality=95), reduce_to=100)
+    got = read_image(encoded(smooth_image(*size), image_format, quality=95), reduce_to=100)
     assert got.size == size
     assert got.reduction == max(1, min(size) // 100)
     assert min(got.pixels.shape[:2]) >= min(100, *size)
     assert got.pixels.shape[:2] == tuple(-(-side // got.reduction) for side in size[::-1])
     small = torch.from_numpy(got.pixels).permute(2, 0, 1)[None].float()
-    full = torch.from_numpy(np.array(picture(*size))).permute(2, 0, 1)[None].float()
+    full = torch.from_numpy(np.array(smooth_image(*size))).permute(2, 0, 1)[None].float()
     assert (resize(small, 24) - resize(full, 24)).abs().mean() < 2
 
 
 def test_strips_leave_no_seam():
     """Tall pictures are converted in strips; the result is that of one piece."""
     tall = np.random.default_rng(0).integers(0, 256, (1030, 6, 3), dtype=np.uint8)
-    assert np.array_equal(read_picture(tall).pixels, tall)
-    assert np.array_equal(read_picture(tall, reduce_to=2).pixels, np.asarray(Image.fromarray(tall).reduce(3)))
+    assert np.array_equal(read_image(tall).pixels, tall)
+    assert np.array_equal(read_image(tall, reduce_to=2).pixels, np.asarray(Image.fromarray(tall).reduce(3)))

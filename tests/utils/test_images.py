@@ -5,11 +5,11 @@ import sys
 
 import numpy as np
 import pytest
-from pictures import encoded, picture
+from image_files import encoded, smooth_image
 from PIL import Image, ImageOps
 
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.images import BACKGROUND, ImageError, find_images, list_images, read_picture
+from faceexpr.utils.images import BACKGROUND, ImageError, find_images, list_images, read_image
 
 RED = (220, 20, 30)
 ORIENTATION = 0x0112
@@ -27,7 +27,7 @@ def with_orientation(value):
 
 def reason_of(source, **options):
     with pytest.raises(ImageError) as caught:
-        read_picture(source, **options)
+        read_image(source, **options)
     assert isinstance(caught.value, FaceExprError)
     return caught.value.reason
 
@@ -38,8 +38,8 @@ def reason_of(source, **options):
 def test_c01_rotated_jpeg_reads_as_its_upright_twin():
     raw = Image.new("RGB", (40, 20), "white")
     raw.paste(RED, (0, 12, 8, 20))  # lower left as stored: upper left once turned clockwise
-    turned = read_picture(encoded(raw, "JPEG", exif=with_orientation(6), quality=95, subsampling=0))
-    upright = read_picture(encoded(raw.transpose(Image.Transpose.ROTATE_270), "JPEG", quality=95, subsampling=0))
+    turned = read_image(encoded(raw, "JPEG", exif=with_orientation(6), quality=95, subsampling=0))
+    upright = read_image(encoded(raw.transpose(Image.Transpose.ROTATE_270), "JPEG", quality=95, subsampling=0))
     assert turned.size == upright.size == (20, 40)
     assert turned.pixels.shape == (40, 20, 3)
     assert difference(turned.pixels, upright.pixels) < 1
@@ -49,17 +49,17 @@ def test_c01_rotated_jpeg_reads_as_its_upright_twin():
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("image_format", ["PNG", "TIFF", "WEBP"])
 def test_c01_every_orientation_agrees_with_pillow(orientation, image_format):
-    content = encoded(picture(12, 7), image_format, exif=with_orientation(orientation), lossless=True)
+    content = encoded(smooth_image(12, 7), image_format, exif=with_orientation(orientation), lossless=True)
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
-    got = read_picture(content)
+    got = read_image(content)
     assert np.array_equal(got.pixels, np.asarray(expected))
     assert got.size == expected.size == ((7, 12) if orientation >= 5 else (12, 7))
 
 
 @pytest.mark.parametrize("reduce_to", [None, 16])
 def test_c01_orientation_and_reduction_together(reduce_to):
-    content = encoded(picture(160, 80), "JPEG", exif=with_orientation(6), quality=95)
-    got = read_picture(content, reduce_to=reduce_to)
+    content = encoded(smooth_image(160, 80), "JPEG", exif=with_orientation(6), quality=95)
+    got = read_image(content, reduce_to=reduce_to)
     assert got.size == (80, 160)
     assert got.reduction == (1 if reduce_to is None else 4)
     assert got.pixels.shape[:2] == (160 // got.reduction, 80 // got.reduction)
@@ -75,41 +75,41 @@ def test_c01_orientation_and_reduction_together(reduce_to):
     ],
 )
 def test_c01_broken_exif_turns_nothing(block):
-    plain = picture(40, 20)
-    got = read_picture(encoded(plain, "JPEG", exif=block))
+    plain = smooth_image(40, 20)
+    got = read_image(encoded(plain, "JPEG", exif=block))
     assert got.size == (40, 20)
-    assert np.array_equal(got.pixels, read_picture(encoded(plain, "JPEG")).pixels)
+    assert np.array_equal(got.pixels, read_image(encoded(plain, "JPEG")).pixels)
 
 
 @pytest.mark.parametrize("value", [0, 9, 4711])
 def test_c01_orientation_outside_its_range_turns_nothing(value):
-    assert read_picture(encoded(picture(40, 20), "JPEG", exif=with_orientation(value))).size == (40, 20)
+    assert read_image(encoded(smooth_image(40, 20), "JPEG", exif=with_orientation(value))).size == (40, 20)
 
 
 # Colour modes
 
 
 def test_c02_cmyk_jpeg_is_not_inverted():
-    rgb = picture(32, 32)
-    twin = read_picture(encoded(rgb, "JPEG", quality=95, subsampling=0))
-    cmyk = read_picture(encoded(rgb.convert("CMYK"), "JPEG", quality=95, subsampling=0))
+    rgb = smooth_image(32, 32)
+    twin = read_image(encoded(rgb, "JPEG", quality=95, subsampling=0))
+    cmyk = read_image(encoded(rgb.convert("CMYK"), "JPEG", quality=95, subsampling=0))
     assert cmyk.pixels.shape == (32, 32, 3)
     assert difference(cmyk.pixels, twin.pixels) < 4
-    assert difference(read_picture(encoded(rgb.convert("CMYK"), "TIFF"), mode="L").pixels, rgb.convert("L")) < 2
+    assert difference(read_image(encoded(rgb.convert("CMYK"), "TIFF"), mode="L").pixels, rgb.convert("L")) < 2
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_c04_grey_alpha_and_palette_give_the_same_shape(mode):
-    grey = picture().convert("L")
+    grey = smooth_image().convert("L")
     opaque = Image.merge("LA", (grey, Image.new("L", grey.size, 255)))
     shape = (64, 64) if mode == "L" else (64, 64, 3)
     expected = np.asarray(grey.convert(mode))
     for image in (grey, grey.convert("RGB"), opaque, opaque.convert("RGBA"), grey.convert("P")):
-        got = read_picture(encoded(image, "PNG"), mode=mode)
+        got = read_image(encoded(image, "PNG"), mode=mode)
         assert got.pixels.dtype == np.uint8
         assert got.pixels.shape == shape
         assert np.array_equal(got.pixels, expected), image.mode
-    one_bit = read_picture(encoded(grey.convert("1"), "PNG"), mode=mode)
+    one_bit = read_image(encoded(grey.convert("1"), "PNG"), mode=mode)
     assert one_bit.pixels.shape == shape
     assert set(np.unique(one_bit.pixels)) == {0, 255}
 
@@ -130,11 +130,11 @@ def test_c04_transparent_pixels_lie_on_the_documented_colour():
         encoded(key, "PNG", transparency=(1, 2, 3)),
     ]
     for content in contents:
-        pixels = read_picture(content).pixels
+        pixels = read_image(content).pixels
         assert (pixels[:, :4] == BACKGROUND).all()
         assert (pixels[:, 4:] == RED).all()
     grey = Image.merge("LA", (Image.new("L", (8, 8), 0), Image.new("L", (8, 8), 0)))
-    assert (read_picture(encoded(grey, "PNG"), mode="L").pixels == 255).all()
+    assert (read_image(encoded(grey, "PNG"), mode="L").pixels == 255).all()
 
 
 @pytest.mark.parametrize("mode", ["La", "RGBa", "PA", "RGBX", "YCbCr", "HSV", "LAB"])
@@ -147,22 +147,22 @@ def test_c04_rarer_modes_keep_their_colour(mode):
         image = grey
         for step in steps.get(mode, [mode]):
             image = image.convert(step)
-    assert difference(read_picture(image).pixels, 90) <= 2
+    assert difference(read_image(image).pixels, 90) <= 2
 
 
 def test_c04_half_transparent_is_mixed_with_the_background():
     half = Image.new("RGBA", (4, 4), (100, 100, 100, 128))
-    assert difference(read_picture(half).pixels, round(100 * 128 / 255 + 255 * 127 / 255)) <= 1
+    assert difference(read_image(half).pixels, round(100 * 128 / 255 + 255 * 127 / 255)) <= 1
 
 
 def test_sixteen_bit_grey_is_scaled_and_not_clipped():
     ramp = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
     expected = np.rint(ramp / 257).astype(np.uint8)
     for image_format in ("PNG", "TIFF", "PPM"):
-        assert np.array_equal(read_picture(encoded(Image.fromarray(ramp), image_format), mode="L").pixels, expected)
-    assert np.array_equal(read_picture(ramp, mode="L").pixels, expected)
+        assert np.array_equal(read_image(encoded(Image.fromarray(ramp), image_format), mode="L").pixels, expected)
+    assert np.array_equal(read_image(ramp, mode="L").pixels, expected)
     dark = np.full((4, 4), 257 * 3, np.uint16)  # scaled by the type's white, not by its own brightest pixel
-    assert (read_picture(encoded(Image.fromarray(dark), "PNG"), mode="L").pixels == 3).all()
+    assert (read_image(encoded(Image.fromarray(dark), "PNG"), mode="L").pixels == 3).all()
 
 
 def test_values_without_a_known_white_are_refused():
@@ -175,19 +175,19 @@ def test_values_without_a_known_white_are_refused():
 
 
 def test_arrays_and_pil_images_are_taken_as_rgb():
-    rgb = np.asarray(picture(5, 3))
-    expected = read_picture(encoded(picture(5, 3), "PNG")).pixels
+    rgb = np.asarray(smooth_image(5, 3))
+    expected = read_image(encoded(smooth_image(5, 3), "PNG")).pixels
     for source in (rgb, rgb.astype(np.float32) / 255, rgb.astype(np.uint16) * 257, Image.fromarray(rgb)):
-        assert np.array_equal(read_picture(source).pixels, expected)
+        assert np.array_equal(read_image(source).pixels, expected)
     grey = rgb[:, :, :1]
-    assert np.array_equal(read_picture(grey).pixels, np.repeat(grey, 3, axis=2))
-    assert np.array_equal(read_picture(rgb[::-1, ::-1]).pixels, rgb[::-1, ::-1])
-    assert read_picture(np.array([[True, False]]), mode="L").pixels.tolist() == [[255, 0]]
+    assert np.array_equal(read_image(grey).pixels, np.repeat(grey, 3, axis=2))
+    assert np.array_equal(read_image(rgb[::-1, ::-1]).pixels, rgb[::-1, ::-1])
+    assert read_image(np.array([[True, False]]), mode="L").pixels.tolist() == [[255, 0]]
 
 
 def test_a_callers_pil_image_is_left_as_it_is():
-    image = Image.open(io.BytesIO(encoded(picture(640, 480), "JPEG")))
-    got = read_picture(image, reduce_to=60)
+    image = Image.open(io.BytesIO(encoded(smooth_image(640, 480), "JPEG")))
+    got = read_image(image, reduce_to=60)
     assert got.pixels.shape[:2] == (60, 80)
     assert image.size == (640, 480)
     assert image.mode == "RGB"
@@ -197,21 +197,21 @@ def test_a_callers_pil_image_is_left_as_it_is():
 
 
 def test_c07_content_decides_and_not_the_name(tmp_path):
-    image = picture()
+    image = smooth_image()
     (tmp_path / "a.jpg").write_bytes(encoded(image, "WEBP", lossless=True))
     (tmp_path / "b.jpeg").write_bytes(encoded(image, "PNG"))
     (tmp_path / "d").write_bytes(encoded(image, "JPEG", quality=95))
     for name in ("a.jpg", "b.jpeg", "d"):
-        assert difference(read_picture(tmp_path / name).pixels, image) < 2
+        assert difference(read_image(tmp_path / name).pixels, image) < 2
     assert find_images(tmp_path / "d") == [tmp_path / "d"]
 
 
 def test_c07_heic_is_read_where_the_reader_is_installed(tmp_path):
     pillow_heif = pytest.importorskip("pillow_heif")
-    image = picture()
+    image = smooth_image()
     pillow_heif.from_pillow(image).save(tmp_path / "c.heic", quality=95)
     (tmp_path / "c.heic").rename(tmp_path / "c.jpg")
-    got = read_picture(tmp_path / "c.jpg")
+    got = read_image(tmp_path / "c.jpg")
     assert got.size == (64, 64)
     assert difference(got.pixels, image) < 4
 
@@ -231,12 +231,12 @@ def test_c07_other_files_that_are_no_supported_image():
 
 @pytest.mark.parametrize("image_format", ["GIF", "TIFF", "WEBP", "PNG"])
 def test_c11_of_several_frames_the_first_is_taken_and_noted(image_format):
-    first = picture().quantize(32)
+    first = smooth_image().quantize(32)
     content = encoded(first, image_format, save_all=True, append_images=[Image.new("P", (64, 64))], lossless=True)
-    got = read_picture(content)
+    got = read_image(content)
     assert got.notes == ("first of 2 frames",)
     assert difference(got.pixels, first.convert("RGB")) < 2
-    assert read_picture(encoded(first, image_format)).notes == ()
+    assert read_image(encoded(first, image_format)).notes == ()
 
 
 # Folders
@@ -276,9 +276,9 @@ def test_c09_names_with_accents_and_blanks(tmp_path):
     folder = tmp_path / "été"
     folder.mkdir()
     for name in ("café 顔.jpg", "a b#1%.jpg"):
-        (folder / name).write_bytes(encoded(picture(), "JPEG"))
+        (folder / name).write_bytes(encoded(smooth_image(), "JPEG"))
     found = find_images(folder)
     assert [path.name for path in found] == ["a b#1%.jpg", "café 顔.jpg"]
-    assert [read_picture(path).size for path in found] == [(64, 64)] * 2
+    assert [read_image(path).size for path in found] == [(64, 64)] * 2
     with pytest.raises(ImageError, match=r"été/absent 顔\.jpg: no such file"):
-        read_picture(folder / "absent 顔.jpg")
+        read_image(folder / "absent 顔.jpg")

@@ -4,10 +4,10 @@ import struct
 import zlib
 
 import pytest
-from pictures import encoded, picture
+from image_files import encoded, smooth_image
 from PIL import Image
 
-from faceexpr.utils.images import ImageError, read_picture, upright_size
+from faceexpr.utils.images import ImageError, read_image, upright_size
 
 
 def exif(orientation):
@@ -22,30 +22,30 @@ def test_c01_the_header_tells_the_upright_size(image_format, orientation, tmp_pa
     if image_format == "HEIF":
         pytest.importorskip("pillow_heif").register_heif_opener()
     path = tmp_path / "picture"
-    path.write_bytes(encoded(picture(48, 24), image_format, exif=exif(orientation)))
-    assert upright_size(path) == read_picture(path).size
+    path.write_bytes(encoded(smooth_image(48, 24), image_format, exif=exif(orientation)))
+    assert upright_size(path) == read_image(path).size
     if image_format != "HEIF":  # whose writer keeps no orientation
         assert upright_size(path) == ((24, 48) if orientation >= 5 else (48, 24))
 
 
 def test_c01_an_exif_block_after_the_pixels_of_a_png_counts(tmp_path):
-    content = encoded(picture(48, 24), "PNG")
+    content = encoded(smooth_image(48, 24), "PNG")
     body = b"eXIf" + exif(6).tobytes().removeprefix(b"Exif\0\0")
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
     path = tmp_path / "late.png"
     path.write_bytes(content[:-12] + chunk + content[-12:])
-    assert upright_size(path) == read_picture(path).size == (24, 48)
+    assert upright_size(path) == read_image(path).size == (24, 48)
 
 
 def test_a_broken_exif_block_turns_nothing(tmp_path):
     path = tmp_path / "broken.jpg"
-    path.write_bytes(encoded(picture(40, 20), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"))
+    path.write_bytes(encoded(smooth_image(40, 20), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"))
     assert upright_size(path) == (40, 20)
 
 
 def test_only_the_header_is_needed(tmp_path):
     path = tmp_path / "cut.jpg"
-    content = encoded(picture(640, 480), "JPEG", quality=95)
+    content = encoded(smooth_image(640, 480), "JPEG", quality=95)
     path.write_bytes(content[: len(content) // 2])
     assert upright_size(path) == (640, 480)
 

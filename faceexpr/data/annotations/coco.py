@@ -11,9 +11,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-from faceexpr.data.annotations.document import Document, Entry, Face, stated_size
-from faceexpr.data.annotations.links import file_names, is_link
-from faceexpr.data.annotations.text import decode, is_integer, is_number, short
+from faceexpr.data.annotations.parsing import (
+    decode_json,
+    file_names,
+    is_integer,
+    is_link,
+    is_number,
+    parse_size,
+    shorten,
+)
+from faceexpr.data.annotations.records import Document, Entry, Face
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.text import counted
 
@@ -47,7 +54,7 @@ def read(path: Path, text: str) -> Document:
             )
         faces[image_id] = []
     for number, record in enumerate(annotations, 1):
-        place = f"{path}, annotation {number} of the list (id {short(_get(record, 'id'))})"
+        place = f"{path}, annotation {number} of the list (id {shorten(_get(record, 'id'))})"
         image_id, category_id = _id(place, record, "image_id"), _id(place, record, "category_id")
         if image_id not in faces:
             raise FaceExprError(f"{place}: no image of the file has its image_id {image_id}")
@@ -68,7 +75,7 @@ def read(path: Path, text: str) -> Document:
 def _lists(path: Path, text: str) -> list[list[Any]]:
     start = len(text) - len(text.lstrip())
     try:
-        content, end = decode(text, start)
+        content, end = decode_json(text, start)
     except json.JSONDecodeError as error:
         raise FaceExprError(f"{path}, line {error.lineno}: cut off or no JSON ({error.msg})") from error
     except ValueError as error:
@@ -78,7 +85,7 @@ def _lists(path: Path, text: str) -> list[list[Any]]:
         raise FaceExprError(f"{path}, line {line}: text follows the end of the JSON object")
     for name in _LISTS:
         if not isinstance(_get(content, name), list):
-            raise FaceExprError(f"{path}: {name!r} is {short(_get(content, name))}; expected COCO's list of {name}")
+            raise FaceExprError(f"{path}: {name!r} is {shorten(_get(content, name))}; expected COCO's list of {name}")
     return [content[name] for name in _LISTS]
 
 
@@ -89,7 +96,7 @@ def _get(record: Any, key: str) -> Any:
 def _id(place: str, record: Any, key: str) -> int:
     value = _get(record, key)
     if not is_integer(value):
-        raise FaceExprError(f"{place}: {key} is {short(value)}; expected a whole number")
+        raise FaceExprError(f"{place}: {key} is {shorten(value)}; expected a whole number")
     return int(value)
 
 
@@ -99,7 +106,7 @@ def _categories(path: Path, categories: list[Any]) -> dict[int, str]:
         place = f"{path}, category {number} of the list"
         category_id, name = _id(place, record, "id"), _get(record, "name")
         if not isinstance(name, str):
-            raise FaceExprError(f"{place}: name is {short(name)}; expected a text")
+            raise FaceExprError(f"{place}: name is {shorten(name)}; expected a text")
         if category_id in names or name in names.values():
             raise FaceExprError(f"{place}: id {category_id} or name {name!r} is that of a category before it")
         names[category_id] = name
@@ -109,27 +116,27 @@ def _categories(path: Path, categories: list[Any]) -> dict[int, str]:
 def _face(place: str, record: dict[str, Any], category: str) -> Face:
     bbox = record.get("bbox")
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)):
-        raise FaceExprError(f"{place}: bbox is {short(bbox)}; expected four numbers: left, top, width, height")
+        raise FaceExprError(f"{place}: bbox is {shorten(bbox)}; expected four numbers: left, top, width, height")
     left, top, width, height = map(float, bbox)
     if not math.isfinite(left + width) or not math.isfinite(top + height):
-        raise FaceExprError(f"{place}: bbox is {short(bbox)}; expected four numbers in pixels")
+        raise FaceExprError(f"{place}: bbox is {shorten(bbox)}; expected four numbers in pixels")
     marks = [record.get(key, 0) for key in ("iscrowd", "ignore")]
     if any(mark not in (0, 1) for mark in marks):
-        raise FaceExprError(f"{place}: iscrowd and ignore are {short(marks)}; expected 0 or 1 each")
-    place = f"annotation {short(record.get('id'))}"
+        raise FaceExprError(f"{place}: iscrowd and ignore are {shorten(marks)}; expected 0 or 1 each")
+    place = f"annotation {shorten(record.get('id'))}"
     return Face(place, (left, top, left + width, top + height), labels=(category,), ignored=any(marks))
 
 
 def _entry(path: Path, number: int, record: dict[str, Any], faces: dict[int, list[Face]]) -> Entry:
     image_id, name = int(record["id"]), record.get("file_name")
     if not isinstance(name, str) or not name.strip():
-        raise FaceExprError(f"{path}, image {number} of the list (id {image_id}): file_name is {short(name)}")
+        raise FaceExprError(f"{path}, image {number} of the list (id {image_id}): file_name is {shorten(name)}")
     urls = [url for key in ("coco_url", "url", "flickr_url") if isinstance(url := record.get(key), str)]
     return Entry(
         f"image {image_id}",
         file_names(name),
         tuple(faces[image_id]),
-        size=stated_size(record.get("width"), record.get("height")),
+        size=parse_size(record.get("width"), record.get("height")),
         image_id=image_id,
         url=next(filter(is_link, [*urls, name]), None),
     )
@@ -142,6 +149,6 @@ def _split_folders(path: Path) -> tuple[str, ...]:
 
 
 def _repeated(annotations: list[Any]) -> tuple[str, ...]:
-    ids = [short(record["id"]) for record in annotations if "id" in record]
+    ids = [shorten(record["id"]) for record in annotations if "id" in record]
     repeated = len(ids) - len(set(ids))
     return (f"{counted(repeated, 'annotation')} with the id of another, all kept",) if repeated else ()

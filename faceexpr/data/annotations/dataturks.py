@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from faceexpr.data.annotations.document import Document, Entry, Face, stated_size
-from faceexpr.data.annotations.links import file_names, is_link
-from faceexpr.data.annotations.text import decode, is_number, short
+from faceexpr.data.annotations.parsing import decode_json, file_names, is_link, is_number, parse_size, shorten
+from faceexpr.data.annotations.records import Document, Entry, Face
 from faceexpr.utils.errors import FaceExprError
 
 NAME = "Dataturks JSON lines"
@@ -54,7 +53,7 @@ def _records(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     while position < len(text) and not (in_array and text[position] == "]" and not comma):
         line, counted = line + text.count("\n", counted, position), position
         try:
-            record, position = decode(text, position)
+            record, position = decode_json(text, position)
         except ValueError as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise FaceExprError(
@@ -76,15 +75,17 @@ def _records(path: Path, text: str) -> Iterator[tuple[int, Any]]:
 def _entry(path: Path, line: int, record: Any) -> Entry:
     where = f"line {line}"
     if not isinstance(record, dict):
-        raise FaceExprError(f"{path}, {where}: {short(record)}; expected an object with content and annotation")
+        raise FaceExprError(f"{path}, {where}: {shorten(record)}; expected an object with content and annotation")
     content, annotation = record.get("content"), record.get("annotation")
     if not isinstance(content, str) or not content.strip():
-        raise FaceExprError(f"{path}, {where}: content is {short(content)}; expected the URL or file name of an image")
+        raise FaceExprError(
+            f"{path}, {where}: content is {shorten(content)}; expected the URL or file name of an image"
+        )
     if annotation is not None and not isinstance(annotation, list):
-        raise FaceExprError(f"{path}, {where}: annotation is {short(annotation)}; expected a list of boxes, or null")
+        raise FaceExprError(f"{path}, {where}: annotation is {shorten(annotation)}; expected a list of boxes, or null")
     boxes = annotation or []
     faces = tuple(_face(f"{path}, {where}, box {number}", where, box) for number, box in enumerate(boxes, 1))
-    sizes = (stated_size(box.get("imageWidth"), box.get("imageHeight")) for box in boxes)
+    sizes = (parse_size(box.get("imageWidth"), box.get("imageHeight")) for box in boxes)
     content = content.strip()
     return Entry(
         where,
@@ -98,13 +99,13 @@ def _entry(path: Path, line: int, record: Any) -> Entry:
 
 def _face(place: str, where: str, box: Any) -> Face:
     if not isinstance(box, dict):
-        raise FaceExprError(f"{place}: {short(box)}; expected an object with label and points")
+        raise FaceExprError(f"{place}: {shorten(box)}; expected an object with label and points")
     label, points = box.get("label"), box.get("points")
     labels = [label] if isinstance(label, str) else label
     if not isinstance(labels, list) or not labels or not all(isinstance(name, str) for name in labels):
-        raise FaceExprError(f"{place}: label is {short(label)}; expected a text or a list of them")
+        raise FaceExprError(f"{place}: label is {shorten(label)}; expected a text or a list of them")
     if not isinstance(points, list) or len(points) < 2:
-        raise FaceExprError(f"{place}: points is {short(points)}; expected two corners or more")
+        raise FaceExprError(f"{place}: points is {shorten(points)}; expected two corners or more")
     corners = [_corner(place, point) for point in points]
     across, down = [x for x, _ in corners], [y for _, y in corners]
     return Face(where, (min(across), min(down), max(across), max(down)), labels=tuple(labels))
@@ -113,7 +114,7 @@ def _face(place: str, where: str, box: Any) -> Face:
 def _corner(place: str, point: Any) -> tuple[float, float]:
     pair = [point.get("x"), point.get("y")] if isinstance(point, dict) else point
     if not isinstance(pair, list) or len(pair) != 2 or not all(map(is_number, pair)):
-        raise FaceExprError(f"{place}: a corner is {short(point)}; expected its x and y, two numbers")
+        raise FaceExprError(f"{place}: a corner is {shorten(point)}; expected its x and y, two numbers")
     if max(map(abs, pair)) > _FAR_OUT:
-        raise FaceExprError(f"{place}: a corner is {short(point)}; expected fractions of width and height, 0 to 1")
+        raise FaceExprError(f"{place}: a corner is {shorten(point)}; expected fractions of width and height, 0 to 1")
     return float(pair[0]), float(pair[1])

@@ -1,21 +1,37 @@
-"""One way in for every format of box annotations."""
+"""Read box annotations of any format: tell the format, find the images, and keep the boxes of faces."""
 
 from __future__ import annotations
 
+import codecs
 import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
+import numpy as np
+
 from faceexpr.data import annotations as formats
-from faceexpr.data.annotations.collect import collect
-from faceexpr.data.annotations.document import Document, ReadOptions
-from faceexpr.data.annotations.records import Annotations
-from faceexpr.data.annotations.text import read_text
+from faceexpr.data.annotations.records import AnnotatedImage, Annotations, Document, Entry, Face, ReadOptions
 from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import ImageError, upright_size
+from faceexpr.utils.text import counted, some
 
 _HEAD = 65_536
 """Characters by which a format is told."""
+
+_TOLERANCE = 0.01
+"""Pixels by which a corner may lie outside for no more reason than rounding."""
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 class Format(Protocol):
@@ -32,8 +48,8 @@ class Format(Protocol):
 
 def known_formats() -> dict[str, Format]:
     """Return every format by its name: each module of this folder that can recognise one."""
-    names = [module.name for module in pkgutil.iter_modules(formats.__path__)]
-    modules = {name: import_module(f"{formats.__name__}.{name}") for name in sorted(names)}
+    names = sorted(module.name for module in pkgutil.iter_modules(formats.__path__))
+    modules = {name: import_module(f"{formats.__name__}.{name}") for name in names}
     return {name: cast(Format, module) for name, module in modules.items() if hasattr(module, "recognises")}
 
 
@@ -49,9 +65,10 @@ def read_annotations(
         options: what counts as a face, and what becomes of images that are missing or unlabelled.
 
     Raises:
-        FaceExprError: the file cannot be read as annotations, or images are missing.
+        FaceExprError: the file cannot be read as annotations, images are missing, a label is unknown, or nothing is
+            left.
     """
-    return collect(path, read_document(path, format), images, options or ReadOptions())
+    return _Collector(path, read_document(path, format), options or ReadOptions()).collect(images)
 
 
 def read_document(path: Path, format: str = "auto") -> Document:
@@ -71,7 +88,243 @@ def read_document(path: Path, format: str = "auto") -> Document:
     fitting = (one for one in known.values() if one.recognises(text[:_HEAD]))
     chosen = known.get(format) or next(fitting, None)
     if chosen is None:
-        raise FaceExprError(
-            f"{path} is in no format known here; expected {', '.join(one.NAME for one in known.values())}"
-        )
+        names = ", ".join(one.NAME for one in known.values())
+        raise FaceExprError(f"{path} is in no format known here; expected {names}")
     return chosen.read(path, text)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file, UTF-8, or UTF-16 or UTF-32 with a byte-order mark; lines end with a line feed alone.
+
+    Raises:
+        FaceExprError: the file cannot be read, is empty or holds no such text.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or error
+        raise FaceExprError(f"{path} cannot be read ({reason}); expected a file of annotations") from error
+    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise FaceExprError(f"{path}, line {line}: not {encoding.upper()}; expected text in UTF-8") from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise FaceExprError(f"{path}, line {line}: holds a zero byte; expected text in UTF-8")
+    if not text.strip():
+        raise FaceExprError(f"{path} is empty; expected annotations")
+    return text
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An image of a document: its file, its real size as for `AnnotatedImage`, and why the file cannot be used."""
+
+    entry: Entry
+    path: Path
+    size: tuple[int, int]
+    problem: str = ""
+
+
+class _Collector:
+    """Turn what a file says into records that hold: boxes of faces only, inside their image.
+
+    Args:
+        path: the file of annotations, for messages.
+        document: what it says.
+        options: how it is to be read.
+    """
+
+    def __init__(self, path: Path, document: Document, options: ReadOptions) -> None:
+        self.path, self.document, self.options = path, document, options
+        small = f"without an area or with a side of less than {options.min_size:g} pixels left out"
+        # For each reason the names of the images whose boxes were changed or left out, once a box.
+        self.clipped, self.small, self.not_faces, self.others = list[str](), list[str](), list[str](), list[str]()
+        self.reasons = {
+            "clipped to the image": self.clipped,
+            small: self.small,
+            "labelled as no face left out": self.not_faces,
+            "of other categories left out": self.others,
+        }
+
+    def collect(self, images: Path | None) -> Annotations:
+        """Return the records; ``images`` is the folder of images, None searches beside the annotations."""
+        category_id = self._face_category()
+        entries, notes = self.document.entries, list(self.document.notes)
+        skipped = sum(not entry.labelled for entry in entries)
+        if skipped and self.options.unlabelled == "leave_out":
+            self.document = replace(self.document, entries=tuple(entry for entry in entries if entry.labelled))
+            notes.append(f"{counted(skipped, 'unlabelled image')} left out")
+        elif skipped:
+            notes.append(f"{counted(skipped, 'unlabelled image')} taken as images without a face")
+        records = [self._record(image) for image in self._find(images, notes)]
+        if not records:
+            raise FaceExprError(f"{self.path}: none of its {len(entries):,} images is left; expected at least one")
+        for reason, names in self.reasons.items():
+            if names:
+                notes.append(f"{counted(len(names), 'box')} {reason}, in {some(list(dict.fromkeys(names)))}")
+        return Annotations(records, tuple(f"{self.path}: {note}" for note in [_summary(records), *notes]), category_id)
+
+    def _face_category(self) -> int:
+        if self.document.categories is None:
+            return 1
+        ids = [number for name, number in self.document.categories.items() if self._is_face((name,))]
+        if not ids:
+            names = some(sorted(self.document.categories), most=10) or "none"
+            raise FaceExprError(
+                f"{self.path}: none of its categories means a face ({names}); expected one of "
+                f"{', '.join(self.options.face_labels)}, or face_labels that name it"
+            )
+        return ids[0]
+
+    def _find(self, images: Path | None, notes: list[str]) -> list[_Found]:
+        """Find the images, and add to the notes which are missing, named again or of another size than stated."""
+        if images is not None and not images.is_dir():
+            raise FaceExprError(f"{images} is no folder; expected the folder with the images of {self.path}")
+        roots = [images] if images is not None else [self.path.parent, _folder_above(self.path.parent)]
+        folders = list(dict.fromkeys(root / folder for root in roots for folder in self.document.folders))
+        found = [self._look(entry, folders) for entry in self.document.entries]
+        notes += self._note_repeated(found)
+        broken = [image for image in found if image.problem]
+        if broken:
+            count = f"{len(broken):,} of {counted(len(found), 'image')} missing or unreadable"
+            names = some([f"{image.path} ({image.problem})" for image in broken], most=10)
+            if self.options.missing == "refuse":
+                where = f"below {images}" if images else "beside the annotations or in a folder named for them"
+                linked = any(image.entry.url for image in broken)
+                fetch = "; `faceexpr fetch` gets those that have links" if linked else ""
+                raise FaceExprError(
+                    f"{self.path}: {count}: {names}; expected them {where}{fetch}; with missing=leave_out they are left"
+                    " out"
+                )
+            if self.options.missing == "leave_out":
+                found = [image for image in found if not image.problem]
+            fate = "left out" if self.options.missing == "leave_out" else "kept with the size that is stated"
+            notes.append(f"{count}, {fate}: {names}")
+        differing = [
+            f"{image.path.name} ({_by(image.entry.size)}, really {_by(image.size)})"
+            for image in found
+            if image.entry.size and not image.problem and image.entry.size != image.size
+        ]
+        if differing:
+            count = counted(len(differing), "image")
+            notes.append(f"{count} of another size than stated, which the file decides: {some(differing)}")
+        return found
+
+    def _look(self, entry: Entry, folders: Sequence[Path]) -> _Found:
+        for name in entry.names:
+            try:
+                name.encode()
+            except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and no file system keeps
+                raise FaceExprError(f"{self.path}, {entry.where}: {name!r} is no file name") from None
+        candidates = [folder / name for folder in folders for name in entry.names if "\0" not in name]
+        if not candidates:
+            raise FaceExprError(f"{self.path}, {entry.where}: {entry.names[0]!r} is no file name")
+        file = next(filter(_is_file, candidates), None)
+        stated = entry.size or (0, 0)
+        if file is None:
+            return _Found(entry, candidates[0], stated, "no such file")
+        try:
+            return _Found(entry, file, upright_size(file))
+        except ImageError as error:
+            return _Found(entry, file, stated, error.reason)
+
+    def _note_repeated(self, found: list[_Found]) -> list[str]:
+        """Refuse files that several links mean, since only one of them can be right, and note images named twice."""
+        first: dict[Path, _Found] = {}
+        repeated: list[str] = []
+        for image in found:
+            before = first.setdefault(image.path, image)
+            if before is image:
+                continue
+            if image.entry.url != before.entry.url:
+                raise FaceExprError(
+                    f"{self.path}: {image.path} would be the image of {before.entry.where} and of {image.entry.where}, "
+                    "whose links differ; expected a file for each, named as `faceexpr fetch` names them"
+                )
+            repeated.append(str(image.path))
+        return [f"{counted(len(repeated), 'image')} named again: {some(repeated)}"] if repeated else []
+
+    def _record(self, image: _Found) -> AnnotatedImage:
+        name = image.path.name
+        faces = [face for face in image.entry.faces if self._keep(face, name)]
+        if faces and image.size == (0, 0):
+            raise FaceExprError(
+                f"{self.path}, {image.entry.where}: the size of {image.path} is unknown, as it is missing or "
+                "unreadable and the annotation does not tell; expected the image, or missing: leave_out"
+            )
+        corners = np.array([face.corners for face in faces], dtype=np.float64).reshape(-1, 4)
+        limits = np.array([*image.size, *image.size], dtype=np.float64)
+        corners = corners * limits if self.document.fractions else corners
+        boxes = np.clip(corners, 0, limits).astype(np.float32)
+        sides = boxes[:, 2:] - boxes[:, :2]
+        large = (sides >= self.options.min_size).all(axis=1) & (sides > 0).all(axis=1)
+        moved = (np.abs(boxes - corners) > _TOLERANCE).any(axis=1)
+        self.clipped += [name] * int((moved & large).sum())
+        self.small += [name] * int((~large).sum())
+        columns = self.document.flag_names
+        flags = np.array([face.flags for face in faces], dtype=np.int64).reshape(len(faces), len(columns))
+        return AnnotatedImage(
+            path=image.path,
+            size=image.size,
+            boxes=boxes[large],
+            ignored=np.array([face.ignored for face in faces], dtype=np.bool_)[large],
+            labelled=image.entry.labelled,
+            flags={flag: flags[large, column] for column, flag in enumerate(columns)},
+            image_id=image.entry.image_id,
+            url=image.entry.url,
+        )
+
+    def _keep(self, face: Face, name: str) -> bool:
+        if face.labels is None or self._is_face(face.labels):
+            return True
+        if _any_matches(face.labels, self.options.not_face_labels):
+            self.not_faces.append(name)
+        elif self.document.categories is not None:
+            self.others.append(name)
+        else:
+            raise FaceExprError(
+                f"{self.path}, {face.where}: the label {', '.join(face.labels)} of a box in {name} is unknown; "
+                f"expected one of {', '.join(self.options.face_labels)} (face_labels) or of "
+                f"{', '.join(self.options.not_face_labels)} (not_face_labels)"
+            )
+        return False
+
+    def _is_face(self, labels: tuple[str, ...]) -> bool:
+        means_face = _any_matches(labels, self.options.face_labels)
+        return means_face and not _any_matches(labels, self.options.not_face_labels)
+
+
+def _any_matches(labels: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(_plain(label), _plain(pattern)) for label in labels for pattern in patterns)
+
+
+def _plain(label: str) -> str:
+    return " ".join(label.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def _folder_above(folder: Path) -> Path:
+    return folder / ".." if folder.name in ("", "..") else folder.parent
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, or a folder that may not be entered
+        return False
+
+
+def _by(size: tuple[int, int]) -> str:
+    return "x".join(map(str, size))
+
+
+def _summary(records: list[AnnotatedImage]) -> str:
+    with_faces = sum(len(record.boxes) > 0 for record in records)
+    faces = sum(len(record.boxes) for record in records)
+    ignored = sum(int(record.ignored.sum()) for record in records)
+    apart = f" ({ignored:,} marked as not to be counted)" if ignored else ""
+    without = len(records) - with_faces
+    return f"{counted(with_faces, 'image')} with faces, {without:,} without, {counted(faces, 'face')}{apart}"

@@ -48,7 +48,7 @@ def draw_face(expression: str, rng: np.random.Generator, size: int = 48) -> Pixe
     return _photograph(canvas, rng)
 
 
-def compose_picture(
+def draw_scene(
     rng: np.random.Generator, width: int, height: int, faces: int
 ) -> tuple[Pixels, NDArray[np.float32], list[str]]:
     """Draw a picture with several people whose faces do not overlap.

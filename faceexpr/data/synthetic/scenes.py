@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from faceexpr.data.annotations.records import FaceImage
+from faceexpr.data.annotations.records import AnnotatedImage
 from faceexpr.data.box_augment import BoxAugmentation
 from faceexpr.data.boxed_images import DetectionDataModule
 from faceexpr.data.module import Stage
-from faceexpr.data.synthetic.drawing import compose_picture
+from faceexpr.data.synthetic.drawing import draw_scene
 from faceexpr.utils.errors import FaceExprError
 
 _STREAMS: dict[Stage, int] = {"train": 0, "val": 1, "test": 2, "predict": 2}
@@ -81,20 +81,20 @@ class SyntheticScenes(DetectionDataModule):
         self.data_seed = data_seed
         self._drawn: dict[Path, NDArray[np.uint8]] = {}
 
-    def load_records(self, stage: Stage) -> list[FaceImage]:
+    def load_records(self, stage: Stage) -> list[AnnotatedImage]:
         name = "test" if stage == "predict" else stage
         return [self._draw(stage, index, Path(f"synthetic {name} {index}")) for index in range(self.sizes[stage])]
 
-    def read_pixels(self, record: FaceImage) -> NDArray[np.uint8]:
+    def read_pixels(self, record: AnnotatedImage) -> NDArray[np.uint8]:
         return self._drawn[record.path]
 
-    def _draw(self, stage: Stage, index: int, path: Path) -> FaceImage:
+    def _draw(self, stage: Stage, index: int, path: Path) -> AnnotatedImage:
         rng = np.random.default_rng([self.data_seed, _STREAMS[stage], index])
         faces = int(rng.integers(self.min_faces, self.max_faces + 1))
         try:
-            pixels, boxes, _ = compose_picture(rng, self.width, self.height, faces)
+            pixels, boxes, _ = draw_scene(rng, self.width, self.height, faces)
         except FaceExprError as error:
             raise FaceExprError(f"data.max_faces is {self.max_faces}: {error}") from error
         # Laid out as the network takes it, so that the tensors of the split share this memory.
         self._drawn[path] = np.ascontiguousarray(pixels.transpose(2, 0, 1)).transpose(1, 2, 0)
-        return FaceImage(path, (self.width, self.height), boxes, np.zeros(len(boxes), dtype=np.bool_))
+        return AnnotatedImage(path, (self.width, self.height), boxes, np.zeros(len(boxes), dtype=np.bool_))

@@ -1,0 +1,126 @@
+"""Values that formats share: JSON read without surprises, stated sizes, and the file names of links."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from pathlib import PurePosixPath
+from typing import Any, NoReturn, TypeGuard
+from urllib.parse import unquote, urlsplit
+
+from faceexpr.utils.images import EXTENSIONS
+
+LARGEST = 1_000_000
+"""No image has a longer side; in float32, boxes are exact to 1/16 of a pixel up to there."""
+
+_LONGEST = 50
+"""Characters of a stem; four bytes each, they leave room for the rest in the 255 bytes of a file name."""
+
+
+def decode_json(text: str, start: int = 0) -> tuple[Any, int]:
+    """Return the JSON value that begins at ``start``, and where it ends.
+
+    Raises:
+        ValueError: there is none (`json.JSONDecodeError` with the place), or one that JSON does not have.
+    """
+    try:
+        value: tuple[Any, int] = _DECODER.raw_decode(text, start)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _parse_integer(digits: str) -> int:
+    # Python refuses thousands of digits with words about its own settings.
+    if len(digits) > 30:
+        raise ValueError(f"the number {digits[:10]}... has {len(digits):,} digits")
+    return int(digits)
+
+
+def _parse_float(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {digits[:20]} is too large")
+    return number
+
+
+def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if len(set(names)) != len(names):
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {repeated!r} is given twice")
+    return dict(pairs)
+
+
+_DECODER = json.JSONDecoder(
+    parse_constant=_refuse_constant,
+    parse_int=_parse_integer,
+    parse_float=_parse_float,
+    object_pairs_hook=_refuse_repeated_keys,
+)
+"""Refuses what Python's own lets pass: NaN, Infinity and a key given twice."""
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Tell whether a JSON value is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_integer(value: object) -> TypeGuard[int | float]:
+    """Tell whether a JSON value is a whole number, such as 3 or 3.0."""
+    return is_number(value) and float(value).is_integer()
+
+
+def shorten(value: object) -> str:
+    """Return a JSON value as it is written, or its beginning."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def parse_size(width: object, height: object) -> tuple[int, int] | None:
+    """Return a size that a file states; None where it is absent, zero or no size at all."""
+    if not is_integer(width) or not is_integer(height):
+        return None
+    return (int(width), int(height)) if min(width, height) >= 1 and max(width, height) <= LARGEST else None
+
+
+def is_link(content: str) -> bool:
+    """Tell whether a text is an address, such as ``https://...``, and no file name; of whatever kind it is."""
+    return re.match(r"[a-z][a-z0-9+.-]+://", content, re.IGNORECASE) is not None
+
+
+def fetched_name(url: str) -> str:
+    """Return the name of the file that a link is fetched to: it depends on the link alone, and no two have the same.
+
+    It begins with the last part of the link; where that has no ending of an image, it gets ``.jpg``, whatever it holds,
+    as its content alone tells its format.
+    """
+    last = PurePosixPath(unquote(_last_part(url)).replace("/", "_").replace("\\", "_"))
+    suffix = last.suffix.lower() if last.suffix.lower() in EXTENSIONS else ""
+    stem = re.sub(r"[^\w.-]+", "_", last.name[: len(last.name) - len(suffix)]).strip("._")[:_LONGEST]
+    digest = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+    return f"{stem or 'image'}-{digest}{suffix or '.jpg'}"
+
+
+def file_names(content: str) -> tuple[str, ...]:
+    """Return the names by which an image may be found, given its link or its file name; the most likely first."""
+    if is_link(content):
+        last = _last_part(content)
+        names = [fetched_name(content), *([last, unquote(last)] if last else [])]
+    else:
+        names = [content, content.replace("\\", "/")]
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _last_part(url: str) -> str:
+    try:
+        path = urlsplit(url).path
+    except ValueError:  # such as http://[
+        path = url
+    return path.rstrip("/").rpartition("/")[2]
