@@ -16,6 +16,8 @@ from typing import Any
 
 from faceexpr.utils.errors import FaceExprError
 
+_REQUIRED = inspect.Parameter.empty
+
 
 class Described:
     """A mixin that remembers the arguments its object was built with, defaults included."""
@@ -27,9 +29,37 @@ class Described:
         self = super().__new__(cls)
         # Copying and unpickling call __new__ without arguments and restore the attribute afterwards.
         bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
-        bound.apply_defaults()
-        self.init_args = dict(list(bound.arguments.items())[1:])
+        given = dict(list(bound.arguments.items())[1:])
+        given |= given.pop(_handed_on(cls), {})
+        options = option_defaults(cls)  # type: ignore[arg-type]  # takes the hash of a class for that of its objects
+        self.init_args = {name: given.get(name, default) for name, default in options.items()} | given
+        self.init_args = {name: value for name, value in self.init_args.items() if value is not _REQUIRED}
         return self
+
+
+@functools.cache
+def option_defaults(cls: Any) -> dict[str, Any]:
+    """Return the options of a class and their defaults, with those that ``**kwargs`` hands on to its bases.
+
+    An option that a class sets in its call of ``super().__init__`` is none of its own, as on the command line.
+    """
+    handed_on = _handed_on(cls)
+    defaults: dict[str, Any] = {}
+    for base in cls.__mro__ if handed_on else (cls,):
+        for name, parameter in list(inspect.signature(base.__init__).parameters.items())[1:]:
+            defaults.setdefault(name, parameter.default)
+    if not handed_on:
+        return defaults
+    from jsonargparse import ArgumentParser
+
+    options = ArgumentParser(exit_on_error=False).add_class_arguments(cls, fail_untyped=False)
+    return {name: defaults[name] for name in options if name in defaults}
+
+
+def _handed_on(cls: Any) -> str:
+    """Return what a class calls the options that it hands on to its base, or nothing."""
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    return next((each.name for each in parameters if each.kind is each.VAR_KEYWORD), "")
 
 
 def class_path(cls: type) -> str:

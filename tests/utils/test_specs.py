@@ -6,6 +6,7 @@ import pickle
 from collections import OrderedDict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,3 +157,40 @@ def test_what_jsonargparse_makes_of_a_callable_is_understood():
 def test_class_path_is_importable():
     assert class_path(Cup) == f"{__name__}.Cup"
     assert class_path(Augmentation) == "faceexpr.data.augment.Augmentation"
+
+
+class Base(Described):
+    """Options that bases explain.
+
+    Args:
+        batch_size: images in a batch.
+        shuffle: draw the order.
+    """
+
+    def __init__(self, batch_size: int = 128, shuffle: bool = False) -> None:
+        self.batch_size = batch_size
+
+
+class HandsOn(Base):
+    """One more option.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+
+class Fixes(HandsOn):
+    """No option of its own, and one that it sets itself."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(shuffle=True, **kwargs)
+
+
+def test_options_that_are_handed_on_are_remembered_with_their_defaults():
+    assert HandsOn("a").init_args == {"path": "a", "batch_size": 128, "shuffle": False}
+    assert HandsOn("a", batch_size=2).init_args == {"path": "a", "batch_size": 2, "shuffle": False}
+    assert Fixes(path="a").init_args == {"path": "a", "batch_size": 128}
+    assert Fixes(**Fixes(path="a", batch_size=3).init_args).batch_size == 3
