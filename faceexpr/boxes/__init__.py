@@ -1,1 +1,1 @@
-"""Boxes around faces: what detectors return, suppression of doubles, matching with the truth, drawing."""
+"""Boxes around faces: what detectors return, suppression of doubles, and matching with the truth."""

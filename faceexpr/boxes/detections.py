@@ -1,4 +1,4 @@
-"""What every detector returns for a picture."""
+"""What every detector returns for an image."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """The faces found in one picture, the surest first.
+    """The faces found in one image, the surest first.
 
     Attributes:
-        boxes: float32 (F, 4), left, top, right, bottom in pixels of the picture that was given, inside it.
+        boxes: float32 (F, 4), left, top, right, bottom in pixels of the image that was given, inside it.
         scores: float32 (F,), in 0 to 1, descending.
         limited: more faces were found than the detector is allowed to return, and the least sure were left out.
     """
@@ -36,5 +36,5 @@ class Detections:
 
 
 def no_detections() -> Detections:
-    """Return what a detector gives for a picture without a face."""
+    """Return what a detector gives for an image without a face."""
     return Detections(torch.zeros(0, 4), torch.zeros(0))

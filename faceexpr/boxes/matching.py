@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +16,7 @@ from faceexpr.boxes.detections import Detections
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """The faces that are in a picture.
+    """The faces that are in an image.
 
     Attributes:
         boxes: float32 (F, 4), left, top, right, bottom in pixels.
@@ -27,14 +30,14 @@ class Truth:
 
 @dataclass(frozen=True, eq=False)
 class Stacked:
-    """Detections and faces of many pictures as arrays, the pictures one after the other.
+    """Detections and faces of many images as arrays, the images one after the other.
 
     Attributes:
-        boxes: detections, float64 (D, 4), in each picture the surest first.
+        boxes: detections, float64 (D, 4), in each image the surest first.
         scores: float32 (D,).
-        starts: int64 (N + 1,), the first detection of each picture and the number of all.
+        starts: int64 (N + 1,), the first detection of each image and the number of all.
         truth: faces, float64 (F, 4).
-        truth_starts: int64 (N + 1,), the first face of each picture and the number of all.
+        truth_starts: int64 (N + 1,), the first face of each image and the number of all.
         ignored: bool (F,).
     """
 
@@ -62,12 +65,12 @@ def area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def stack(truths: Sequence[Truth], found: Sequence[Detections], most: int) -> Stacked:
-    """Put pictures one after the other.
+    """Put images one after the other.
 
     Args:
-        truths: the faces of each picture.
-        found: the detections in each picture, on any device and in any order.
-        most: detections of a picture that are looked at, the surest.
+        truths: the faces of each image.
+        found: the detections in each image, on any device and in any order.
+        most: detections of an image that are looked at, the surest.
     """
     boxes, scores = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
     for detections in found:
@@ -100,16 +103,14 @@ def match(
     face that is left out is taken only where no other will do; one that is ignored can be taken any number of times.
 
     Args:
-        stacked: the pictures.
+        stacked: the images.
         thresholds: T smallest overlaps (intersection over union), in 0 to 1.
         left_out: bool (F,), faces that do not count, those that are ignored among them; None for just those.
 
     Returns:
         The number of the face in `Stacked.truth` of each detection, -1 where it has none; int32 (T, D).
     """
-    from faceexpr.boxes.matching_kernel import match_boxes
-
-    matched: NDArray[np.int32] = match_boxes(
+    matched: NDArray[np.int32] = _compile_matching()(
         stacked.boxes,
         stacked.starts,
         stacked.truth,
@@ -121,9 +122,71 @@ def match(
     return matched
 
 
+@cache
+def _compile_matching() -> Any:
+    import numba  # a third of a second
+
+    compiled = numba.njit(_match_boxes, nogil=True)
+    with contextlib.suppress(RuntimeError):  # no folder to keep the compiled code in: compile in each process
+        compiled.enable_caching()
+    return compiled
+
+
+def _match_boxes(
+    found: Any, found_starts: Any, truth: Any, truth_starts: Any, crowd: Any, left_out: Any, thresholds: Any
+) -> Any:
+    matched = np.full((len(thresholds), len(found)), -1, np.int32)
+    for image in range(len(found_starts) - 1):
+        first, first_truth = found_starts[image], truth_starts[image]
+        number, faces = found_starts[image + 1] - first, truth_starts[image + 1] - first_truth
+        if number == 0 or faces == 0:
+            continue
+        overlap = np.zeros((number, faces))
+        largest = np.zeros(number)
+        for place in range(number):
+            box = found[first + place]
+            area = (box[2] - box[0]) * (box[3] - box[1])
+            for face in range(faces):
+                other = truth[first_truth + face]
+                width = min(box[2], other[2]) - max(box[0], other[0])
+                height = min(box[3], other[3]) - max(box[1], other[1])
+                if width <= 0 or height <= 0:
+                    continue
+                shared = width * height
+                union = area
+                if not crowd[first_truth + face]:
+                    union += (other[2] - other[0]) * (other[3] - other[1]) - shared
+                overlap[place, face] = shared / union
+                largest[place] = max(largest[place], overlap[place, face])
+        taken = np.zeros(faces, np.bool_)
+        for level in range(len(thresholds)):
+            taken[:] = False
+            for place in range(number):
+                # A threshold of 1 is met by equal boxes, whatever rounding says.
+                most = min(thresholds[level], 1 - 1e-10)
+                if largest[place] < most:
+                    continue
+                best = -1
+                for second_choice in (False, True):
+                    if best >= 0:
+                        break
+                    for face in range(faces):
+                        if left_out[first_truth + face] != second_choice:
+                            continue
+                        if taken[face] and not crowd[first_truth + face]:
+                            continue
+                        if overlap[place, face] >= most:
+                            most = overlap[place, face]
+                            best = face
+                if best >= 0:
+                    taken[best] = True
+                    matched[level, first + place] = first_truth + best
+    return matched
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of the detections in a picture, and of its faces.
+    """What became of the detections in an image, and of its faces.
 
     Attributes:
         true: bool (D,), detections of a face that counts, one a face.
@@ -138,7 +201,7 @@ class Outcome:
 
 
 def judge(truth: Truth, found: Detections, iou: float) -> Outcome:
-    """Match one picture.
+    """Match one image.
 
     Args:
         truth: its faces.

@@ -27,7 +27,7 @@ class Suppression:
         iou: overlap (intersection over union) above which two boxes are of the same face; ``soft_nms`` has no such
             threshold.
         min_score: candidates that are less sure are left out, and those that ``soft_nms`` has made less sure.
-        max_faces: at most so many faces a picture are returned, the surest.
+        max_faces: at most so many faces an image are returned, the surest.
         sigma: width of the Gaussian by which ``soft_nms`` lowers scores.
     """
 
@@ -40,11 +40,11 @@ class Suppression:
     def __post_init__(self) -> None:
         for name, value in (("iou", self.iou), ("min_score", self.min_score)):
             if not 0 <= value <= 1:
-                raise FaceExprError(f"suppression.{name} is {value}; expected 0 to 1")
+                raise FaceExprError(f"{name} is {value}; expected 0 to 1")
         if self.max_faces < 1:
-            raise FaceExprError(f"suppression.max_faces is {self.max_faces}; expected 1 or more")
+            raise FaceExprError(f"max_faces is {self.max_faces}; expected 1 or more")
         if not self.sigma > 0:
-            raise FaceExprError(f"suppression.sigma is {self.sigma}; expected more than 0")
+            raise FaceExprError(f"sigma is {self.sigma}; expected more than 0")
 
 
 def suppress(boxes: Tensor, scores: Tensor, options: Suppression) -> Detections:

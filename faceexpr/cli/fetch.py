@@ -8,8 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from faceexpr.cli.parser import Parser
-from faceexpr.data.download import Limits
-from faceexpr.data.fetch import Link, fetch, links_of, write_report
+from faceexpr.data.download import Limits, Link, fetch, list_links, write_report
 from faceexpr.utils.errors import SOME_FAILED, FaceExprError
 from faceexpr.utils.files import say
 
@@ -41,7 +40,7 @@ def run(args: list[str]) -> None:
     limits = Limits(**{option.name: config[option.name] for option in fields(Limits)})
     if config.workers < 1:
         raise FaceExprError(f"--workers is {config.workers}; expected 1 or more")
-    links = links_of(config.annotations, config.format)
+    links = list_links(config.annotations, config.format)
     done: dict[str, Link] = {}
     try:
         # disable=None: a bar on a terminal only.

@@ -105,10 +105,10 @@ def test_d08_the_limit_is_said_where_it_is_reached(method):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"iou": 1.5}, r"suppression.iou is 1.5; expected 0 to 1"),
-        ({"min_score": -1}, r"suppression.min_score is -1; expected 0 to 1"),
-        ({"max_faces": 0}, r"suppression.max_faces is 0; expected 1 or more"),
-        ({"sigma": 0}, r"suppression.sigma is 0; expected more than 0"),
+        ({"iou": 1.5}, r"iou is 1.5; expected 0 to 1"),
+        ({"min_score": -1}, r"min_score is -1; expected 0 to 1"),
+        ({"max_faces": 0}, r"max_faces is 0; expected 1 or more"),
+        ({"sigma": 0}, r"sigma is 0; expected more than 0"),
     ],
 )
 def test_bad_options_are_named(options, message):
