@@ -12,7 +12,7 @@ GROUP := 'import numpy, PIL.Image; from faceexpr.data.synthetic.drawing import c
 run = --trainer.logger TensorBoardLogger --trainer.logger.save_dir demo --trainer.logger.name '' --trainer.logger.version $(1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint bench clean
+.PHONY: help setup demo test test-all lint bench paper clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ lint: setup  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+paper: setup  ## Run what is missing of the paper's experiments and write docs/paper.md (DATA=folder OUT=folder)
+	$(BIN)/python -m experiments.paper $(if $(DATA),--data $(DATA) --out $(OUT),--page_only true)
 
 bench: setup  ## Run the benchmarks; each prints ratios measured in one run
 	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

@@ -1,113 +1,61 @@
-"""The page that has every table and figure of the paper with ours beside it, made from the stored results alone."""
+"""Write docs/paper.md: the template ``page.md.jinja`` filled with what the stored runs have measured."""
 
 from __future__ import annotations
 
+import math
+import re
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from experiments.paper import curves, over_detecting, pictures, reading, tables
-from experiments.paper.cells import NOT_RUN, plain_command
-from experiments.paper.commands import RUNS
-from experiments.paper.comparing import RESAMPLES, comparison
-from experiments.paper.drawing import Drawn, file_name
-from experiments.paper.experiments import experiment
-from experiments.paper.results import Results, read_results
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from torch import nn
+
+from experiments.paper import figures, published
+from experiments.paper.experiments import RUNS, TEST, Experiment, experiment, training
+from experiments.paper.figures import Drawn, file_name
+from experiments.paper.published import Published
+from experiments.paper.runs import CHOSEN, Results, Run, Settings, curves, read_results
+from faceexpr.cli.compare import on_all_and_unleaked
+from faceexpr.cli.comparison_report import sections
+from faceexpr.cli.parser import read_config
+from faceexpr.metrics import predictions
+from faceexpr.metrics.comparison import check_same, over_seeds
+from faceexpr.models.head import expression_head
+from faceexpr.models.mlp import MLP
+from faceexpr.models.simple_cnn import SimpleCNN
 from faceexpr.utils.files import write_file
+from faceexpr.utils.labels import FER_NAMES
+from faceexpr.utils.text import markdown_table
 
 PAGE = Path("docs/paper.md")
 FIGURES = Path("docs/paper")
+TEMPLATE = "page.md.jinja"
 
-INTRODUCTION = """\
-# The paper, table by table and figure by figure
+NOT_RUN = "not run"
+MADE_BY = ("command", "seed", "hardware", "minutes")
+RESAMPLES, SEED = 2_000, 0
+"""Of the bootstrap by which runs are compared."""
 
-Every table and figure of "Image-based Face Detection and Facial Expression Recognition" (Yuan, Nguyen and Nguyen),
-made by this code, with the paper's number beside ours. Nobody types a number here: `faceexpr paper` writes this page
-from the runs in [lightning_logs/paper](../lightning_logs/paper), and a test compares the two.
+HALVINGS = 5
+"""How often a ResNet with torchvision's stem halves the side of its image."""
 
-```bash
-faceexpr paper --data DATA --out RUNS                     # run what is missing, then write this page
-faceexpr paper --data DATA --out RUNS --only simple_cnn   # one experiment
-faceexpr paper --page_only true                           # write the page again from the stored runs
-tensorboard --logdir lightning_logs                       # the curves of the stored runs
-```
+ACTIVATIONS = {"sigmoid": "Sigmoid", "relu": "ReLU", "tanh": "Tanh"}
+"""Activation functions in the order of Table 3, with their names there."""
 
-`DATA` holds `fer2013/` (`fer2013.csv`, and `fer2013new.csv` of FER+), `wider/` and `dataturks/`; where FER-2013's
-rows are not in the order of the votes, `ferplus/` holds both files once more. The commands in the tables are given in
-`RUNS`, where `data` and `configs` are links; `minutes` are those of one run with its test, and of one training of a
-grid. Accuracies are in percent; where there are several seeds, mean ± standard deviation. PublicTest chooses the
-epoch, PrivateTest is measured once. A training that was made elsewhere, put into
-`RUNS/lightning_logs/paper/NAME/seed_0`, is not made again, only measured.
-
-Figures that show pictures of the data sets are made here from drawn faces and a portrait in the public domain: the
-data are for research and not ours to publish. The same figures with the data are written to `RUNS/figures`.
-"""
-
-
-def write_page(project: Path) -> list[Path]:
-    """Write the page and its figures into a clone of the project, and return their paths.
-
-    Args:
-        project: the clone, with stored runs.
-
-    Raises:
-        FaceExprError: a stored run is damaged.
-    """
-    results = read_results(project / RUNS)
-    drawn = figures(results)
-    for stale in (project / FIGURES).glob("figure_*.png"):
-        if stale.name not in {one.name for one in drawn.values()}:
-            stale.unlink()
-    written = [one.write(project / FIGURES) for one in drawn.values()]
-    write_file(project / PAGE, text(project, results, drawn))
-    return [project / PAGE, *written]
-
-
-def figures(results: Results) -> dict[int, Drawn]:
-    """Return the figures that can be drawn from the results, by number."""
-    drawn = [
-        *pictures.of_the_data(), *pictures.of_the_system(results), *pictures.of_the_classifier(results),
-        *curves.nearest(results), *curves.losses(results), *curves.classes(results),
-        *over_detecting.over_detection(results), *curves.relabelled(results),
-    ]  # fmt: skip
-    return {one.number: one for one in sorted(drawn, key=lambda one: one.number)}
-
-
-def text(project: Path, results: Results, drawn: dict[int, Drawn]) -> str:
-    """Return the page.
-
-    Args:
-        project: the clone, for the configurations.
-        results: what was measured.
-        drawn: the figures by number.
-    """
-
-    def show(*numbers: int) -> list[str]:
-        return [line for number in numbers for line in _figure(number, drawn.get(number))]
-
-    lines = [
-        INTRODUCTION,
-        "## The data", "", *_paragraphs(reading.data(results)), *show(2, 3),
-        "## Face detection", "", "### Table 1: Detectron2 configuration", "", *tables.table_1(project),
-        *tables.detection_table(results), *_paragraphs(reading.detection(results)), *show(1, 4, 5, 6),
-        "## K nearest neighbours", "", _run_by("knn"), "", *tables.knn_table(results),
-        *_paragraphs(reading.neighbours(results)), *show(7, 8),
-        "## Multi-layer perceptron", "", "### Table 2: architecture", "", *tables.table_2(),
-        "### Table 3: testing accuracies", "", *tables.table_3(results),
-        *_paragraphs(reading.fully_connected(results)), *show(9, 10, 11),
-        "## Convolutional networks", "", "### Table 4: architecture", "", *tables.table_4(),
-        "### Table 5: model performance", "", *tables.table_5(results),
-        *_paragraphs(reading.convolutional(results)), *show(12, 13, 14, 15, 16),
-        *_paragraphs(reading.per_class(results)),
-        "### Are the differences more than chance?", "",
-        f"Each pair on the same test samples: McNemar's exact test, and {RESAMPLES:,} paired bootstrap resamples; of "
-        "runs with several seeds, the first.", "", *comparison(results),
-        "## Over-detection", "", *_paragraphs(reading.over_detection(results)), *show(17),
-        "## FER+ (the paper's future work)", "", *tables.ferplus_table(results),
-        *_paragraphs(reading.ferplus(results)), *show(18),
-        "## Several expressions in one face (the paper's future work)", "", *show(19),
-        "## The two steps together", "", _run_by("two_step"), "", *_paragraphs(reading.two_step(results)),
-    ]  # fmt: skip
-    return "\n".join(lines).rstrip() + "\n"
-
+TABLE_5: tuple[tuple[str, str, Settings, Published | None], ...] = (
+    ("KNN", "knn", CHOSEN["knn"], published.KNN_RAW),
+    ("MLP", "mlp", CHOSEN["mlp"], published.MLP["relu"]),
+    ("simple CNN", "simple_cnn", {}, published.SIMPLE_CNN),
+    ("ResNet CNN", "resnet18", {}, published.RESNET),
+    ("ResNet CNN with 50 layers", "resnet50", {}, None),
+    ("simple CNN, ReLU after the logits", "simple_cnn_final_relu", {}, None),
+    ("ResNet CNN, ReLU after the logits", "resnet18_final_relu", {}, None),
+    ("ResNet CNN with 18 layers, ImageNet's weights", "resnet18_imagenet", {}, None),
+    ("ResNet CNN with 50 layers, ImageNet's weights", "resnet50_imagenet", {}, None),
+)
+"""Rows of Table 5: name, experiment, settings, the paper's accuracy; those without one are not in the paper's table."""
 
 TITLES = {
     1: "The detected human faces in an input image",
@@ -130,19 +78,326 @@ TITLES = {
 """The paper's captions, for figures that cannot be drawn yet."""
 
 
-def _figure(number: int, drawn: Drawn | None) -> list[str]:
+def write_page(project: Path) -> list[Path]:
+    """Write the page and its figures into a clone of the project, and return their paths.
+
+    Args:
+        project: the clone, with stored runs.
+
+    Raises:
+        FaceExprError: a stored run is damaged.
+    """
+    results = read_results(project / RUNS)
+    drawn = figures.draw_all(results)
+    for stale in (project / FIGURES).glob("figure_*.png"):
+        if stale.name not in {one.name for one in drawn.values()}:
+            stale.unlink()
+    paths = [one.write(project / FIGURES) for one in drawn.values()]
+    write_file(project / PAGE, render(project, results, drawn))
+    return [project / PAGE, *paths]
+
+
+def render(project: Path, results: Results, drawn: dict[int, Drawn]) -> str:
+    """Return the text of the page.
+
+    Args:
+        project: the clone, for the configurations.
+        results: what was measured.
+        drawn: the figures by number.
+    """
+    environment = Environment(  # Markdown, not HTML
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "thousands": lambda value: f"{value:,}"}
+    tables: dict[str, Callable[[], str]] = {
+        "table_1": lambda: table_1(project), "table_2": table_2, "table_3": lambda: table_3(results),
+        "table_4": table_4, "table_5": lambda: table_5(results), "knn_table": lambda: knn_table(results),
+        "detection_table": lambda: detection_table(results), "ferplus_table": lambda: ferplus_table(results),
+        "comparison": lambda: comparison(results),
+    }  # fmt: skip
+    facts = {name: results.facts.get(name) for name in ("fer2013", "ferplus", "wider", "dataturks", "two_step")}
+    text = environment.get_template(TEMPLATE).render(
+        tables, facts=facts, published=published, chosen=CHOSEN, class_names=FER_NAMES, resamples=RESAMPLES,
+        first=results.first, all=results.of, figure=lambda number: _figure(number, drawn.get(number)),
+        command=lambda name: plain_command(experiment(name)), apart=apart, beside=beside, without_leaked=without_leaked,
+        all_activations=lambda: all_activations(results), names_of_constant=names_of_constant,
+        accuracy_after_one_epoch=accuracy_after_one_epoch, input_size=input_size, silent=silent,
+        last_cells=lambda run: math.ceil(input_size(run) / 2**HALVINGS), highest_recall=highest_recall,
+        confused_among=confused_among,
+    )  # fmt: skip
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
+
+
+def _figure(number: int, drawn: Drawn | None) -> str:
     if drawn is None:
-        return [f"**Figure {number}: {TITLES[number]}.** {NOT_RUN.capitalize()}.", ""]
+        return f"**Figure {number}: {TITLES[number]}.** {NOT_RUN.capitalize()}.\n"
     note = f" {drawn.note}" if drawn.note else ""
+    return f"**Figure {number}: {drawn.title}.**{note}\n\n![Figure {number}]({FIGURES.name}/{file_name(number)})\n"
+
+
+# What the sentences say of the runs.
+
+
+def percent(value: float) -> str:
+    """Return a share in percent with two decimals, as the paper prints accuracies."""
+    return f"{100 * value:.2f}"
+
+
+def apart(ours: float, theirs: Published) -> str:
+    """Return how far a number in percent lies from the paper's."""
+    word = "above" if ours >= theirs.value else "below"
+    return f"{abs(ours - theirs.value):.2f} points {word} the paper's {theirs.value:g}% ({theirs.source})"
+
+
+def beside(runs: Sequence[Run], theirs: Published) -> str:
+    """Return the accuracy, of several seeds its mean, and how far it lies from the paper's."""
+    accuracy = 100 * over_seeds([run.test["accuracy"] for run in runs]).mean
+    seeds = f" (mean of {len(runs)} seeds)" if len(runs) > 1 else ""
+    return f"{accuracy:.2f}%{seeds}, {apart(accuracy, theirs)}"
+
+
+def without_leaked(run: Run) -> tuple[float, int] | None:
+    """Return the test accuracy without images that are also in the training split, and how many those are."""
+    return predictions.unleaked_accuracy(run.folder / TEST / predictions.file_name("test"))
+
+
+def all_activations(results: Results) -> list[tuple[str, list[Run], Published]]:
+    """Return name, runs and the paper's accuracy of each activation function; nothing unless all were run."""
+    found = [
+        (ACTIVATIONS[name], results.of("mlp", {"net.activation": name}), published.MLP[name]) for name in ACTIVATIONS
+    ]
+    return found if all(runs for _, runs, _ in found) else []
+
+
+def names_of_constant(found: Sequence[tuple[str, list[Run], Published]]) -> list[str]:
+    """Return the activation functions with a run that predicts the same class for every face."""
+
+    def constant(run: Run) -> bool:
+        predicted = [entry["predicted"] for entry in run.test["per_class"].values()]
+        return bool(max(predicted) == sum(predicted))
+
+    return [name for name, runs, _ in found if any(map(constant, runs))]
+
+
+def accuracy_after_one_epoch(run: Run) -> float | None:
+    """Return the validation accuracy of the first epoch; None where the curve is not stored."""
+    curve = curves(run.folder, ("val/accuracy",)).get("val/accuracy")
+    return curve[0][1] if curve else None
+
+
+def input_size(run: Run) -> int:
+    """Return the side of a network's input in pixels."""
+    return int(run.setting("net.input_size") or 48)
+
+
+def silent(run: Run) -> list[str]:
+    """Return the classes that a classifier predicts for no test sample."""
+    return [name for name, entry in run.test["per_class"].items() if entry["predicted"] == 0]
+
+
+def highest_recall(run: Run) -> str:
+    """Return the class of the highest recall."""
+    per_class = run.test["per_class"]
+    return max(per_class, key=lambda name: float(per_class[name]["recall"]))
+
+
+def confused_among(run: Run, names: Sequence[str]) -> float | None:
+    """Return which share of the errors on some classes is another one of them; None where there are no errors."""
+    places = [run.test["class_names"].index(name) for name in names]
+    rows = np.array(run.test["confusion_matrix"])[places]
+    rows[range(len(places)), places] = 0
+    return float(rows[:, places].sum() / rows.sum()) if rows.any() else None
+
+
+# Tables.
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown, and an empty line after it."""
+    return "\n".join([*markdown_table(heads, rows), ""])
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return shares of several seeds in percent: their mean and, of two or more, the standard deviation."""
+    if not values:
+        return NOT_RUN
+    over = over_seeds(values)
+    return percent(over.mean) if over.deviation is None else f"{percent(over.mean)} ± {percent(over.deviation)}"
+
+
+def measured(runs: Sequence[Run], metric: str, stage: str = "test") -> str:
+    """Return a metric of runs that differ in their seed."""
+    return spread([getattr(run, stage)[metric] for run in runs])
+
+
+def made_by(one: Experiment, runs: Sequence[Run]) -> list[str]:
+    """Return how runs were made: command, seeds, hardware and minutes of each."""
+    if not runs:
+        return [f"`{plain_command(one)}`", "", "", "takes a GPU" if one.gpu else NOT_RUN]
     return [
-        f"**Figure {number}: {drawn.title}.**{note}", "",
-        f"![Figure {number}]({FIGURES.name}/{file_name(number)})", "",
-    ]  # fmt: skip
+        f"`{without_seed(runs[0].record.command)}`",
+        ", ".join(str(run.seed) for run in runs),
+        "; ".join(sorted({run.record.hardware for run in runs})),
+        f"{over_seeds([run.minutes for run in runs]).mean:.1f}",
+    ]
 
 
-def _paragraphs(said: list[str]) -> list[str]:
-    return [line for paragraph in said for line in (paragraph, "")]
+def plain_command(one: Experiment) -> str:
+    """Return the command of an experiment that was not run."""
+    return without_seed(shlex.join(["faceexpr", *training(one, 0, Path()).args]))
 
 
-def _run_by(name: str) -> str:
-    return f"`{plain_command(experiment(name))}`"
+def without_seed(command: str) -> str:
+    """Return a command but for its last option, the seed, which has a column of its own."""
+    return re.sub(r" --seed(_everything)? \d+$", "", command)
+
+
+def table_1(project: Path) -> str:
+    """Return the settings of Faster R-CNN X101-FPN, read from the two configurations."""
+    ours = read_config(project / experiment("x101_detectron2").configs[0])
+    other = read_config(project / experiment("x101_torchvision").configs[0])
+    model, data = other["model"]["init_args"], other["data"]["init_args"]
+    schedule = model["scheduler"]["init_args"]
+    rows = [
+        ("Number of Workers", ours["workers"], data["num_workers"]),
+        ("Image per Batch", ours["images_per_batch"], data["batch_size"]),
+        ("Base Learning Rate", ours["base_lr"], model["optimizer"]["init_args"]["lr"]),
+        ("Warm-up Iteration", ours["warmup_iters"], schedule["warmup_steps"]),
+        ("Max Iteration", ours["max_iter"], other["trainer"]["max_steps"]),
+        ("Gamma", ours["gamma"], schedule["gamma"]),
+        ("Batch Size per Image", ours["rois_per_image"], model["net"]["init_args"]["rois_per_image"]),
+        ("Number of Classes", "1 (face)", "1 (face)"),  # neither has an option for it
+    ]
+    heads = ("X101-FPN training setup", "paper", "ours, Detectron2", "ours, torchvision")
+    return table(heads, [(name, published.TABLE_1[name], str(first), str(second)) for name, first, second in rows])
+
+
+def table_2() -> str:
+    """Return the layers of the fully connected network, as it is built."""
+    widths = [layer.out_features for layer in MLP(7).modules() if isinstance(layer, nn.Linear)]
+    rows = [
+        (f"Fully-connected {number}", str(theirs), str(ours))
+        for number, (theirs, ours) in enumerate(zip(published.TABLE_2, widths, strict=True), 1)
+    ]
+    return table(("MLP layer", "paper, output channels", "ours"), rows)
+
+
+def table_3(results: Results) -> str:
+    """Return the accuracies of the fully connected network by activation function."""
+    rows = []
+    for activation, name in ACTIVATIONS.items():
+        runs = results.of("mlp", {"net.activation": activation})
+        accuracies = (
+            measured(runs, "accuracy"),
+            measured(runs, "accuracy", "val"),
+            measured(runs, "balanced_accuracy"),
+        )
+        rows.append([name, str(published.MLP[activation].value), *accuracies, *made_by(experiment("mlp"), runs)])
+    heads = ("activation function", "paper", "ours, PrivateTest", "PublicTest", "balanced accuracy", *MADE_BY)
+    return table(heads, rows)
+
+
+def table_4() -> str:
+    """Return the layers of the convolutional networks, as they are built."""
+    resnet = ["of ResNet-50 and of ResNet-18, from scratch or ImageNet's weights", *layers(expression_head(2048, 7))]
+    blocks = []
+    for head, theirs, ours in (
+        ("Simple CNN", published.TABLE_4_SIMPLE, layers(SimpleCNN(7))),
+        ("ResNet-based CNN", published.TABLE_4_RESNET, resnet),
+    ):
+        rows = [(name, paper, own) for (name, paper), own in zip(theirs, ours, strict=True)]
+        blocks.append(table((head, "paper", "ours"), rows))
+    return "\n".join(blocks)
+
+
+def layers(net: nn.Module) -> list[str]:
+    """Return convolutions, poolings and fully connected layers in the words of Table 4.
+
+    The order of ReLU and pooling makes no difference, and the ReLU counts to the layer that has weights.
+    """
+    found: list[str] = []
+    weighted = -1
+    for module in net.modules():
+        if isinstance(module, nn.ReLU):
+            found[weighted] += ", ReLU"
+            continue
+        if isinstance(module, nn.Conv2d):
+            kernel = "x".join(map(str, module.kernel_size))
+            text = f"{kernel}x{module.out_channels}, stride {module.stride[0]}, pad {module.padding[0]}"
+        elif isinstance(module, nn.MaxPool2d):
+            text = f"{module.kernel_size}x{module.kernel_size}, stride {module.stride}"
+        elif isinstance(module, nn.Linear):
+            text = str(module.out_features)
+        else:
+            continue
+        weighted = weighted if isinstance(module, nn.MaxPool2d) else len(found)
+        found.append(text)
+    return found
+
+
+def table_5(results: Results) -> str:
+    """Return the accuracies of the four kinds of model, and of their relatives."""
+    rows = []
+    for name, key, settings, theirs in TABLE_5:
+        runs = results.of(key, settings)
+        interval = "{} to {}".format(*map(percent, runs[0].test["accuracy_interval"])) if runs else ""
+        others = [
+            measured(runs, metric, stage) if runs else ""
+            for metric, stage in (("accuracy", "val"), ("balanced_accuracy", "test"), ("macro_f1", "test"))
+        ]
+        paper = f"{theirs.value:.2f}" if theirs else ""
+        rows.append([name, paper, measured(runs, "accuracy"), interval, *others, *made_by(experiment(key), runs)])
+    heads = ("model", "paper", "ours, PrivateTest", "interval", "PublicTest", "balanced", "macro F1", *MADE_BY)
+    return table(heads, rows)
+
+
+def knn_table(results: Results) -> str:
+    """Return the whole grid of nearest neighbours: what Figures 7 and 8 show, with both splits."""
+    paper = {
+        ("RawPixels", 1, 1): published.KNN_ONE,
+        ("RawPixels", 1, 3): published.KNN_RAW,
+        ("Histogram", 1, 3): published.KNN_HISTOGRAM,
+    }
+    rows = []
+    for representation in ("RawPixels", "Histogram"):
+        for p in (1, 2, 3):
+            for k in (1, 3, 5, 7, 9):
+                run = results.first("knn", {"representation": representation, "p": p, "k": k})
+                theirs = paper.get((representation, p, k))
+                cells = [NOT_RUN, ""] if run is None else [percent(run.test["accuracy"]), percent(run.val["accuracy"])]
+                rows.append([representation, f"L{p}", str(k), f"{theirs.value:g}" if theirs else "", *cells])
+    return table(("representation", "norm", "K", "paper", "ours, PrivateTest", "PublicTest"), rows)
+
+
+def detection_table(results: Results) -> str:
+    """Return the average precision of the detectors."""
+    rows = []
+    for key in ("wider_light", "wider_faster_rcnn", "x101_torchvision", "x101_detectron2"):
+        one, runs = experiment(key), results.of(key)
+        theirs = f"{published.AP50.value:g}" if key == "x101_detectron2" else ""
+        ours = [measured(runs, metric) for metric in ("ap50", "ap", "recall")] if runs else [NOT_RUN, "", ""]
+        rows.append([one.title, theirs, *ours, *made_by(one, runs)])
+    return table(("detector", "paper, AP50", "ours, AP50", "AP", "recall", *MADE_BY), rows)
+
+
+def ferplus_table(results: Results) -> str:
+    """Return the same network on the labels of FER-2013 and on those of FER+."""
+    rows = []
+    for name, key in (("FER-2013", "simple_cnn"), ("FER+, majority of the votes", "simple_cnn_ferplus")):
+        runs = results.of(key)
+        count = f"{runs[0].test['n']:,}" if runs else ""
+        cells = [count, *(measured(runs, metric) if runs else "" for metric in ("balanced_accuracy", "macro_f1"))]
+        rows.append([name, "", measured(runs, "accuracy"), *cells, *made_by(experiment(key), runs)])
+    return table(("labels", "paper", "ours, PrivateTest", "images", "balanced accuracy", "macro F1", *MADE_BY), rows)
+
+
+def comparison(results: Results) -> str:
+    """Return accuracies and pairwise tests of the rows of the paper's Table 5; of several seeds the first."""
+    found = {name: results.first(key, settings) for name, key, settings, theirs in TABLE_5 if theirs}
+    files = {name: run.folder / TEST / predictions.file_name("test") for name, run in found.items() if run is not None}
+    runs = {name: predictions.read_samples(path) for name, path in files.items() if path.is_file()}
+    if len(runs) < 2:
+        return f"{NOT_RUN}\n"
+    check_same(runs)
+    compared, note = on_all_and_unleaked(runs, RESAMPLES, SEED)
+    return "\n".join([*sections(compared, 4), "", note, ""])

@@ -39,7 +39,7 @@ HARD = ("Neutral", "Sad", "Fear", "Angry")
 """The classes that the paper finds near `RESNET_HARD`."""
 
 AP50 = Published(70, "section 6.1")
-DATASET_1 = {"pictures": 400, "faces": 1000}
+DATASET_1 = {"images": 400, "faces": 1000}
 """About so many, section 3.1."""
 
 TABLE_1: dict[str, str] = {

@@ -1,4 +1,4 @@
-"""The reference runs: what of each run is kept in the project, small and without pictures of the data sets.
+"""The reference runs: what of each run is kept in the project, small and without images of the data sets.
 
 Kept are the record, ``config.yaml``, ``metrics.json``, the table of a sweep, the event files with their scalars, texts
 and hyper-parameters but without images, and the predictions of the test samples of the runs that are compared.
@@ -10,12 +10,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.paper.commands import BEFORE, RUNS, TEST, next_step, run_folder
-from experiments.paper.events import PATTERN, copy_small
-from experiments.paper.experiments import Experiment
-from experiments.paper.facts import FACTS
-from experiments.paper.record import RECORD, read_record
-from experiments.paper.results import is_compared
+from experiments.paper.experiments import BEFORE, RUNS, TEST, Experiment, run_folder
+from experiments.paper.runner import next_step
+from experiments.paper.runs import FACTS, PATTERN, RECORD, copy_small, is_compared, read_record
 from faceexpr.metrics.predictions import file_name
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import write_file
@@ -23,7 +20,10 @@ from faceexpr.utils.files import write_file
 LIMIT = 3_000_000
 """Bytes of all reference runs together."""
 
+
 KEPT = (RECORD, "config.yaml", "metrics.json", "table.csv", "faces.jsonl", "predictions.csv")
+
+
 UNNEEDED = {(TEST, "config.yaml"), ("photographs", "faces.jsonl"), (f"photographs{BEFORE}", "faces.jsonl")}
 """Folders and files: what the test of a run repeats, and faces in pictures of a data set, which are counted."""
 

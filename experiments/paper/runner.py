@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,22 +14,152 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from experiments.paper.able import missing_data, obstacle
-from experiments.paper.commands import EXAMPLES, Step, has_metrics, next_step, run_folder, training
-from experiments.paper.events import minutes
-from experiments.paper.examples import write_examples
-from experiments.paper.experiments import Experiment
-from experiments.paper.process import launch
-from experiments.paper.record import RECORD, Record, digest, hardware, read_record
-from faceexpr.sweep.ended import failure
-from faceexpr.utils.errors import INTERRUPTED, PREEMPTED, FaceExprError
+from experiments.paper.experiments import (
+    EXAMPLES,
+    RUNS,
+    TEST,
+    WIDER_TRAIN,
+    WIDER_VAL,
+    Experiment,
+    Step,
+    logged_to,
+    measuring,
+    run_folder,
+    steps_of_system,
+    training,
+)
+from experiments.paper.figures import write_examples
+from experiments.paper.runs import RECORD, Record, digest, gpu_name, hardware, minutes, read_record
+from faceexpr.utils.errors import INTERRUPTED, FaceExprError
 from faceexpr.utils.files import lock, say
-from faceexpr.utils.termination import Terminated, Termination
 
 LOG = "log.txt"
 LOCK = ".paper.lock"
 REPLACED = "replaced"
 """Folder beside those of an experiment's runs: what was made with another configuration."""
+
+
+def launch(args: Sequence[str], folder: Path, log: Path, kept_open: IO[Any]) -> int:
+    """Run a command line of ``faceexpr`` in a process of its own, and return its exit code.
+
+    Args:
+        args: the arguments, verb included.
+        folder: where it runs.
+        log: file to which its output is added.
+        kept_open: the locked file; the process inherits it, so that the folder stays locked while it runs.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.run(
+            [sys.executable, "-m", "faceexpr", *args], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            cwd=folder, pass_fds=(kept_open.fileno(),), check=False,
+        ).returncode  # fmt: skip
+
+
+def failure(code: int, log: Path) -> str:
+    """Return in one line why a process has ended: its own sentence, or the last line that it printed."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    errors = [line.partition("error: ")[2] for line in lines if line.startswith("faceexpr ") and "error: " in line]
+    ended = f"exit code {code}" if code > 0 else f"ended by signal {-code}"
+    return next(filter(None, [*errors[::-1], *lines[::-1]]), ended) if code > 0 else ended
+
+
+def next_step(experiment: Experiment, seed: int, out: Path, record: Record) -> Step | None:
+    """Return what is to be run next; None where nothing is missing.
+
+    Args:
+        experiment: one that can run.
+        seed: of the run.
+        out: folder of the runs.
+        record: of the run so far.
+    """
+    folder = run_folder(experiment, seed)
+    first = training(experiment, seed, out)
+    if experiment.kind == "two_step":
+        return next((step for step in steps_of_system(experiment, seed) if step.name not in record.done), None)
+    if experiment.kind == "sweep":
+        if not record.trained:
+            return Step("sweep", (*first.args, "--out", str(folder.parent), "--name", folder.name))
+        trials = sorted(path.relative_to(out) for path in (out / folder).glob("trial_*"))
+        untested = (trial for trial in trials if not has_metrics(out / trial / TEST, "test"))
+        return next((measuring(experiment, trial) for trial in untested), None)
+    if not record.trained:
+        if experiment.kind == "detectron2":
+            where = ("--save_dir", str(folder.parent), "--name", folder.name, "--version", "0")
+            resumed = ("--resume", str(folder / "version_0")) if (out / folder / "version_0").is_dir() else ()
+            return Step("fit", (*first.args, *where, *resumed))
+        return Step("fit", (*first.args, *logged_to(folder.parent, folder.name), "--ckpt_path", "last"))
+    # Detectron2's verb measures into the folder of the run.
+    tested = folder / ("version_0" if experiment.kind == "detectron2" else TEST)
+    return None if has_metrics(out / tested, "test") else measuring(experiment, folder)
+
+
+def has_metrics(folder: Path, stage: str) -> bool:
+    """Tell whether a folder holds the measurements of a split."""
+    try:
+        return stage in json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def obstacle(experiment: Experiment, out: Path, asked_for: bool) -> str | None:
+    """Return in one sentence why an experiment cannot run; None where it can.
+
+    Args:
+        experiment: any.
+        out: folder of the runs, with the link ``data``.
+        asked_for: it was named, and is run without a GPU too, however long that takes.
+    """
+    missing = missing_data(experiment, out)
+    if missing is not None:
+        return missing
+    if experiment.gpu and not asked_for and gpu_name() is None:
+        return f"it takes days without a GPU, and there is none; --only {experiment.name} runs it all the same"
+    if experiment.kind == "detectron2":
+        from faceexpr.detectron2.installed import require_detectron2
+
+        try:
+            require_detectron2()
+        except FaceExprError as error:
+            return str(error)
+    for part in filter(None, (experiment.detector, experiment.classifier)):
+        if not any((out / RUNS / part / "seed_0").rglob("best*.ckpt")):
+            return f"it needs the checkpoint of {part}, which is not trained yet"
+    return None
+
+
+def missing_data(experiment: Experiment, out: Path) -> str | None:
+    """Return in one sentence which data of an experiment are not there; None where they are.
+
+    Args:
+        experiment: any.
+        out: folder of the runs, with the link ``data``.
+    """
+    data = out / "data"
+    if experiment.data == "wider":
+        for name in (WIDER_TRAIN, WIDER_VAL):
+            if not (out / name).is_file():
+                return f"{(data.resolve() / name.removeprefix('data/'))} does not exist; expected WIDER FACE there"
+        return None
+    from faceexpr.data.fer2013 import find_files
+
+    try:
+        find_files(str(data / "fer2013"))
+    except FaceExprError as error:
+        return str(error)
+    if experiment.data == "ferplus":
+        votes = ("ferplus/fer2013new.csv", "fer2013/fer2013new.csv")
+        if not any((data / name).is_file() for name in votes):
+            return (
+                f"{data.resolve() / votes[1]} does not exist; expected FER+'s votes there, or in ferplus/ with images"
+            )
+        from experiments.paper.runs import both_labels
+
+        try:
+            both_labels(out)
+        except FaceExprError as error:
+            return str(error)
+    return None
 
 
 @dataclass
@@ -50,15 +183,15 @@ class Runner:
 
         Raises:
             FaceExprError: another process runs experiments in this folder, or a configuration is missing.
-            SystemExit: Ctrl-C or SIGTERM.
+            SystemExit: Ctrl-C.
         """
         write_examples(self.out / EXAMPLES)
-        with self._alone(), Termination():
+        with self._alone():
             try:
                 self._all([(one, seed) for one in experiments for seed in self.seeds or one.seeds])
-            except (KeyboardInterrupt, Terminated) as stop:
+            except KeyboardInterrupt:
                 say("interrupted; the same command goes on")
-                raise SystemExit(PREEMPTED if isinstance(stop, Terminated) else INTERRUPTED) from None
+                raise SystemExit(INTERRUPTED) from None
         return self.failed
 
     @contextmanager
@@ -146,8 +279,6 @@ class Runner:
         finally:
             record.add(step.name, time.monotonic() - start)
             record.write(self.out / folder)
-        if code == PREEMPTED:  # the other process got SIGTERM as well
-            raise Terminated
         return failure(code, log) if code else None
 
     def _minutes(self, experiment: Experiment) -> float:

@@ -9,10 +9,8 @@ from stored_runs import MODEL, classifier, recorded
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from experiments.paper import reference
-from experiments.paper.commands import RUNS
-from experiments.paper.events import curves
-from experiments.paper.experiments import experiment
-from experiments.paper.record import read_record
+from experiments.paper.experiments import RUNS, experiment
+from experiments.paper.runs import curves, read_record
 from faceexpr.utils.errors import FaceExprError
 
 

@@ -1,4 +1,4 @@
-"""The whole of ``faceexpr paper``: one experiment that is really run, kept and written into the page."""
+"""The whole of ``python -m experiments.paper``: one experiment that is really run, kept and written into the page."""
 
 import json
 import shutil
@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from experiments.paper.commands import RUNS
-from experiments.paper.experiments import experiment
-from experiments.paper.record import read_record
-from experiments.paper.run import run
+from experiments.paper.__main__ import main
+from experiments.paper.experiments import RUNS, experiment
+from experiments.paper.runs import read_record
 
 CNN = experiment("simple_cnn")
 
@@ -25,7 +24,7 @@ def test_one_experiment_from_the_command_to_the_page(tmp_path: Path, capsys: pyt
     (data / "fer2013/fer2013.csv").write_text(faces())
     (data / "fer2013/fer2013new.csv").write_text(votes())
     arguments = ["--data", str(data), "--out", str(tmp_path / "runs"), "--only", "simple_cnn"]
-    run(["paper", *arguments, "--project", str(project)])
+    main([*arguments, "--project", str(project)])
     kept = project / RUNS / "simple_cnn/seed_0"
     record = read_record(kept)
     assert record is not None
@@ -38,7 +37,7 @@ def test_one_experiment_from_the_command_to_the_page(tmp_path: Path, capsys: pyt
     assert (tmp_path / "runs/figures/figure_03.png").is_file()
     # Votes that agree with FER-2013 on every face leave nothing to show.
     assert not (tmp_path / "runs/figures/figure_18.png").exists()
-    assert "Figure 18 with pictures of the data is not drawn: the data have no face for it" in capsys.readouterr().out
+    assert "Figure 18 with images of the data is not drawn: the data have no face for it" in capsys.readouterr().out
 
 
 def faces() -> str:

@@ -1,4 +1,4 @@
-"""Stored runs of every experiment, with made-up numbers, as `faceexpr paper` keeps them."""
+"""Stored runs of every experiment, with made-up numbers, as the experiments keep them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import numpy as np
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
-from experiments.paper.commands import RUNS
-from experiments.paper.examples import face_names
-from experiments.paper.experiments import EXPERIMENTS, experiment
-from experiments.paper.record import Record
+from experiments.paper.experiments import EXPERIMENTS, RUNS, experiment
+from experiments.paper.figures import face_names
+from experiments.paper.runs import Record
 from faceexpr.callbacks.reports import record as entry_of
 from faceexpr.metrics.classification import score
 from faceexpr.metrics.predictions import write_samples
@@ -128,8 +127,8 @@ def store_runs(out: Path) -> None:
             "leaked": {"val": 3, "test": 4},
         },
         "ferplus": {"labels": (np.eye(7, dtype=int) * 9 + 1).tolist(), "without": 5},
-        "wider": {"train": {"pictures": 60, "faces": 150}, "val": {"pictures": 12, "faces": 40}},
-        "two_step": {"pictures": 12, "failed": 0, "faces": 38, "expressions": {"Happy": 30, "Sad": 8}},
+        "wider": {"train": {"images": 60, "faces": 150}, "val": {"images": 12, "faces": 40}},
+        "two_step": {"images": 12, "failed": 0, "faces": 38, "expressions": {"Happy": 30, "Sad": 8}},
     }
     (out / RUNS / "facts.json").write_text(json.dumps(facts))
 

@@ -1,4 +1,4 @@
-"""The figures that show pictures of the data sets, written beside the runs and never into the project."""
+"""Draw the figures that show images of the data sets, beside the runs and never into the project."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.paper.commands import RUNS, SYSTEM, TEST, WIDER_TRAIN
-from experiments.paper.drawing import file_name as figure_file
-from experiments.paper.facts import both_labels, expression_data, ferplus_data, labels
-from experiments.paper.over_detecting import over_detected_photographs
+from experiments.paper.experiments import RUNS, SYSTEM, TEST, WIDER_TRAIN
+from experiments.paper.figures import file_name as figure_file
+from experiments.paper.figures import over_detected_photographs
+from experiments.paper.runs import both_labels, expression_data, ferplus_data, labels
 from faceexpr.callbacks.reports import face
 from faceexpr.cli.annotate import annotate
 from faceexpr.data.annotations.reading import read_annotations
@@ -38,7 +38,7 @@ Caption = list[tuple[str, str]]
 
 
 def write_figures_with_data(out: Path) -> None:
-    """Write what can be drawn of Figures 1 to 6, 14 and 17 to 19 with pictures of the data sets.
+    """Write what can be drawn of Figures 1 to 6, 14 and 17 to 19 with images of the data sets.
 
     Args:
         out: folder of the runs, with the link ``data``.
@@ -55,7 +55,7 @@ def write_figures_with_data(out: Path) -> None:
             content = io.BytesIO()
             draw(out).savefig(content, format="png")
         except (FaceExprError, FileNotFoundError) as error:
-            say(f"Figure {number} with pictures of the data is not drawn: {error}")
+            say(f"Figure {number} with images of the data is not drawn: {error}")
         else:
             write_file(out / FOLDER / figure_file(number), content.getvalue())
     if (out / WIDER_TRAIN).is_file() and not (out / FOLDER / "figure_02").is_dir():

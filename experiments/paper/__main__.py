@@ -1,14 +1,20 @@
-"""``faceexpr paper``: run the paper's experiments, keep what they left, and write the page."""
+"""Run the paper's experiments, keep what they leave, and write the page: ``python -m experiments.paper``."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from experiments.paper.experiments import EXPERIMENTS, Experiment, experiment
+from experiments.paper.figures_with_data import write_figures_with_data
+from experiments.paper.page import write_page
+from experiments.paper.reference import keep
+from experiments.paper.runner import Runner
+from experiments.paper.runs import write_facts
 from faceexpr.cli.parser import Parser
-from faceexpr.utils.errors import SOME_FAILED, FaceExprError
+from faceexpr.utils.errors import BAD_INPUT, SOME_FAILED, FaceExprError
 from faceexpr.utils.files import say
 from faceexpr.utils.text import some
 
@@ -28,7 +34,7 @@ class PaperOptions:
     Args:
         data: folder with the data sets: fer2013/ (fer2013.csv and FER+'s fer2013new.csv), wider/ (WIDER FACE),
             dataturks/ (face_detection.json), and ferplus/ where the images in FER+'s order are in a file of their own.
-        out: folder of the runs: checkpoints, logs and figures with pictures of the data sets. Small files of the
+        out: folder of the runs: checkpoints, logs and figures with images of the data sets. Small files of the
             finished runs, without such pictures, are copied to lightning_logs/paper of the project.
         only: names of the experiments to run; by default all that can run here.
         seeds: of the runs of all experiments; by default each one's own.
@@ -64,25 +70,30 @@ class PaperOptions:
                 raise FaceExprError(f"--seeds has {seed}; expected 0 or more")
 
 
-def run(args: list[str]) -> None:
-    """Run ``faceexpr paper``.
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line.
 
     Args:
-        args: the arguments, verb included.
+        args: the arguments; those of the process by default.
 
     Raises:
-        FaceExprError: bad input.
-        SystemExit: some runs failed, Ctrl-C, or SIGTERM.
+        SystemExit: bad input (2), some runs failed (1), or Ctrl-C.
     """
-    parser = Parser(prog="faceexpr paper", description=DESCRIPTION)
+    try:
+        _main(args)
+    except FaceExprError as error:
+        print(f"experiments.paper: error: {error}", file=sys.stderr)
+        raise SystemExit(BAD_INPUT) from None
+
+
+def _main(args: Sequence[str] | None) -> None:
+    parser = Parser(prog="python -m experiments.paper", description=DESCRIPTION)
     parser.add_class_arguments(PaperOptions, skip={"only", "seeds"})
     parser.add_argument("--only", nargs="+", type=str, metavar="NAME", help=ONLY)
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help=SEEDS)
-    config = parser.parse_args(args[1:])
+    config = parser.parse_args(args)
     options = PaperOptions(**{option.name: config[option.name] for option in fields(PaperOptions)})
-    chosen = list(EXPERIMENTS)
-    if options.only is not None:
-        chosen = [experiment(name) for name in dict.fromkeys(options.only)]
+    chosen = list(EXPERIMENTS) if options.only is None else [experiment(name) for name in dict.fromkeys(options.only)]
     failed: list[str] = []
     if not options.page_only:
         assert options.data is not None
@@ -90,15 +101,14 @@ def run(args: list[str]) -> None:
         failed = _run(options, options.data, options.out.absolute(), chosen)
     if options.out is not None:
         _keep(options.project, options.out.absolute())
-    _write_page(options.project)
+    for path in write_page(options.project):
+        say(f"written: {path}")
     if failed:
         say(f"failed: {some(failed, 20)}")
         raise SystemExit(SOME_FAILED)
 
 
 def _run(options: PaperOptions, data: Path, out: Path, chosen: Sequence[Experiment]) -> list[str]:
-    from experiments.paper.runner import Runner
-
     try:
         out.mkdir(parents=True, exist_ok=True)
         # With these, every path in the record of a run is the same on each machine.
@@ -122,9 +132,6 @@ def _link(link: Path, target: Path) -> None:
 
 
 def _keep(project: Path, out: Path) -> None:
-    from experiments.paper.facts import write_facts
-    from experiments.paper.reference import keep
-    from experiments.paper.with_data import write_figures_with_data
 
     if (out / "data").exists():
         write_facts(out)
@@ -133,8 +140,5 @@ def _keep(project: Path, out: Path) -> None:
     say(f"reference runs: {some(kept, 40) or 'none'}")
 
 
-def _write_page(project: Path) -> None:
-    from experiments.paper.page import write_page
-
-    for path in write_page(project):
-        say(f"written: {path}")
+if __name__ == "__main__":
+    main()
