@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from experiments.paper.events import minutes
+from experiments.paper.record import processor
 
 from cards.benchmark import read_benchmark
 from cards.command import commands, without_folder
-from experiments.paper.events import minutes
-from experiments.paper.record import processor
 from faceexpr.cli.export_model import load_exportable
 from faceexpr.metrics.predictions import file_name, unleaked_accuracy
 from faceexpr.utils.errors import FaceExprError
