@@ -1,9 +1,13 @@
-"""Pictures that the tests of the image reader make themselves."""
+"""Images that tests make themselves, and what reading them gives."""
 
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import ImageError, read_image
 
 
 def smooth_image(width=64, height=64, seed=0):
@@ -16,3 +20,10 @@ def encoded(image, image_format, **options):
     buffer = io.BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
+
+
+def reason_of(source, **options):
+    with pytest.raises(ImageError) as caught:
+        read_image(source, **options)
+    assert isinstance(caught.value, FaceExprError)
+    return caught.value.reason

@@ -1,15 +1,13 @@
-"""How the bytes of a picture become 8-bit grey or RGB pixels; `faceexpr.utils.images` is the way in."""
+"""How the bytes of an image become 8-bit grey or RGB pixels; `faceexpr.utils.images` is the way in."""
 
 from __future__ import annotations
 
-import re
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import struct
+from collections.abc import Callable
 from typing import BinaryIO, Literal
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL import ExifTags, Image, features
 
 from faceexpr.utils.errors import FaceExprError
 
@@ -52,7 +50,7 @@ _PNG_TEXT = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 
 
 class ImageError(FaceExprError):
-    """A picture that cannot be read.
+    """An image that cannot be read.
 
     Attributes:
         source: the file, or what was given instead of one.
@@ -68,35 +66,8 @@ class ImageError(FaceExprError):
         return f"{self.source}: {self.reason}"
 
 
-class _Limit:
-    """Pillow's own limit while pictures are being read: how many readers there are, and what to put back."""
-
-    lock = threading.Lock()
-    readers = 0
-    saved: int | None = None
-    # A number and not None: the first frame of a GIF can claim 65,535 x 65,535 pixels, and Pillow allocates them while
-    # it reads the header. Pillow refuses twice this number.
-    lifted = 2**29
-
-
-@contextmanager
-def pillow_limit_lifted() -> Iterator[None]:
-    """Keep Pillow's limit, a global of the process, out of the way, and put it back after the last reader."""
-    with _Limit.lock:
-        if _Limit.readers == 0:
-            _Limit.saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, _Limit.lifted
-        _Limit.readers += 1
-    try:
-        yield
-    finally:
-        with _Limit.lock:
-            _Limit.readers -= 1
-            if _Limit.readers == 0:
-                Image.MAX_IMAGE_PIXELS = _Limit.saved
-
-
 def too_large(pixels: str, max_pixels: int) -> str:
-    """Return the reason for refusing a picture by its size."""
+    """Return the reason for refusing an image by its size."""
     return f"too large: {pixels} pixels, the limit is {max_pixels:,} (max_pixels)"
 
 
@@ -108,14 +79,16 @@ def damage(error: Exception) -> str:
     return f"damaged: {text or type(error).__name__}"
 
 
-def identify(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
+def identify(file: BinaryIO, name: str) -> Image.Image:
     """Read the header of an image file, whose format its first bytes tell; nothing is decoded yet.
+
+    Pillow's readers are called one by one: `PIL.Image.open` would hold the size against a limit that belongs to the
+    whole process, and not to the caller.
 
     Raises:
         ImageError: the file is empty, or no image of a known format.
     """
     head = file.read(64)
-    file.seek(0)
     if not head:
         raise ImageError(name, "empty file")
     kind = _kind(head)
@@ -126,15 +99,18 @@ def identify(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
     if kind == "HEIC":
         _register_heic(name)
     Image.init()
-    try:
-        return Image.open(file, formats=[known for known in _FORMATS if known in Image.OPEN])
-    except UnidentifiedImageError:
-        reason = "not an image" if kind is None else f"truncated or damaged: the {kind} header cannot be read"
-        raise ImageError(name, reason) from None
-    except Image.DecompressionBombError as error:
-        count = re.search(r"\((\d+) pixels\)", str(error))
-        pixels = f"{int(count[1]):,}" if count else f"more than {2 * _Limit.lifted:,}"
-        raise ImageError(name, too_large(pixels, max_pixels)) from None
+    for known in _FORMATS:
+        build, accepts = Image.OPEN.get(known, (None, None))
+        if build is None or (accepts is not None and accepts(head[:16]) is not True):
+            continue
+        file.seek(0)
+        try:
+            image: Image.Image = build(file, "")
+        except (SyntaxError, IndexError, TypeError, struct.error):  # by which Pillow's readers say: not mine
+            continue
+        return image
+    reason = "not an image" if kind is None else f"truncated or damaged: the {kind} header cannot be read"
+    raise ImageError(name, reason)
 
 
 def _kind(head: bytes) -> str | None:
@@ -200,7 +176,7 @@ def to_pixels(image: Image.Image, mode: Literal["L", "RGB"], factor: int, name: 
     pixels = np.empty(shape if mode == "L" else (*shape, 3), np.uint8)
     step = factor * max(1, _STRIP // (width * factor))
     for top in range(0, height, step):
-        # Pillow copies a picture even where nothing is cut off or converted.
+        # Pillow copies an image even where nothing is cut off or converted.
         part = image if step >= height else image.crop((0, top, width, min(top + step, height)))
         strip = _flat(part, name)
         strip = strip if strip.mode == mode else strip.convert(mode)
@@ -249,7 +225,7 @@ def size_when_upright(image: Image.Image, file: BinaryIO) -> tuple[int, int]:
 def _orientation(image: Image.Image) -> object:
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # Pillow's parser raises anything on a broken block, which is no reason to lose the picture
+    except Exception:  # Pillow's parser raises anything on a broken block, which is no reason to lose the image
         return None
 
 

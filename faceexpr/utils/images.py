@@ -6,8 +6,9 @@ import io
 import os
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
@@ -22,7 +23,6 @@ from faceexpr.utils.image_decoding import (
     damage,
     from_array,
     identify,
-    pillow_limit_lifted,
     size_when_upright,
     to_pixels,
     too_large,
@@ -48,10 +48,10 @@ __all__ = [
 ]
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
-"""What a picture can be read from: a file's path, a file's bytes, or a picture in memory (arrays are RGB or grey)."""
+"""What an image can be read from: a file's path, a file's bytes, or an image in memory (arrays are RGB or grey)."""
 
 DEFAULT_MAX_PIXELS = 160_000_000
-"""Larger pictures are refused; the largest camera sensors on sale have 151 million pixels."""
+"""Larger images are refused; the largest camera sensors on sale have 151 million pixels."""
 
 # fmt: off
 EXTENSIONS = frozenset({
@@ -61,14 +61,14 @@ EXTENSIONS = frozenset({
 # fmt: on
 """The endings, in lower case, by which a folder is searched; what a file holds is decided by its content alone."""
 
-# Of pictures with this many pixels or more, one is decoded at a time, so that several threads need the memory of one.
+# Of images with this many pixels or more, one is decoded at a time, so that several threads need the memory of one.
 _LARGE = 32_000_000
 _one_large = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """A decoded picture, upright.
+    """A decoded image, upright.
 
     Attributes:
         pixels: uint8, shape (H, W) for grey or (H, W, 3) for RGB.
@@ -90,7 +90,7 @@ def read_image(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     reduce_to: int | None = None,
 ) -> DecodedImage:
-    """Read a picture; every image that enters the product comes through here.
+    """Read an image; every image that enters the product comes through here.
 
     The format is told by the content, never by the file's name. The EXIF orientation is applied; an unreadable EXIF
     block turns nothing. Integers of 16 bits are scaled to 8 and floating-point values from 0 to 1 likewise;
@@ -100,50 +100,48 @@ def read_image(
         source: path, bytes of a file, PIL image, or array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of
             uint8, uint16, bool, or floating point from 0 to 1.
         mode: ``L`` for grey (ITU-R BT.601 weights) or ``RGB``.
-        max_pixels: pictures with more pixels are refused before anything is decoded. Decoding takes 4 to 9 bytes of
-            memory a pixel (16 for WebP), whatever the number of threads that read large pictures.
+        max_pixels: images with more pixels are refused before anything is decoded. Decoding takes 4 to 9 bytes of
+            memory a pixel (16 for WebP), whatever the number of threads that read large images.
         reduce_to: shrink by a whole factor while decoding, such that the shorter side still has this many pixels or
             more; None keeps the size.
 
     Raises:
-        ImageError: the picture cannot be read; ``reason`` says why.
+        ImageError: the image cannot be read; ``reason`` says why.
     """
     name = source_name(source)
-    try:
-        with pillow_limit_lifted():
-            if isinstance(source, np.ndarray):
-                return _decoded(from_array(source, name), name, mode, max_pixels, reduce_to, from_file=False)
-            if isinstance(source, Image.Image):
-                return _decoded(source, name, mode, max_pixels, reduce_to, from_file=False)
-            with _opened(source, name) as file, identify(file, name, max_pixels) as image:
-                return _decoded(image, name, mode, max_pixels, reduce_to, from_file=True)
-    except ImageError:
-        raise
-    except MemoryError:
-        raise ImageError(name, "not enough memory to decode it") from None
-    except OSError as error:
-        if error.errno is not None:
-            raise ImageError(name, f"cannot be opened: {error.strerror}") from error
-        raise ImageError(name, damage(error)) from error
-    except Exception as error:  # damaged files make decoders raise anything: struct.error, zlib.error, IndexError, ...
-        raise ImageError(name, damage(error)) from error
+    with _naming_damage(name):
+        if isinstance(source, np.ndarray):
+            return _decode(from_array(source, name), name, mode, max_pixels, reduce_to, from_file=False)
+        if isinstance(source, Image.Image):
+            return _decode(source, name, mode, max_pixels, reduce_to, from_file=False)
+        with _open(source, name) as file, identify(file, name) as image:
+            return _decode(image, name, mode, max_pixels, reduce_to, from_file=True)
 
 
 def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return width and height in pixels of a picture after its EXIF rotation; only the file's header is read.
+    """Return width and height in pixels of an image after its EXIF rotation; only the file's header is read.
 
     Raises:
         ImageError: the header cannot be read; what follows it may be damaged all the same.
     """
     name = str(path)
+    with _naming_damage(name), _open(path, name) as file, identify(file, name) as image:
+        return size_when_upright(image, file)
+
+
+@contextmanager
+def _naming_damage(name: str) -> Iterator[None]:
     try:
-        with pillow_limit_lifted(), _opened(path, name) as file, identify(file, name, DEFAULT_MAX_PIXELS) as image:
-            return size_when_upright(image, file)
+        yield
     except ImageError:
         raise
+    except MemoryError:
+        raise ImageError(name, "not enough memory to decode it") from None
+    except Image.DecompressionBombError:  # its readers of TIFF and WebP have a limit of their own
+        raise ImageError(name, "too large for Pillow (PIL.Image.MAX_IMAGE_PIXELS)") from None
     except OSError as error:
         raise ImageError(name, f"cannot be opened: {error.strerror}" if error.errno else damage(error)) from error
-    except Exception as error:  # see read_image
+    except Exception as error:  # damaged files make decoders raise anything: struct.error, zlib.error, IndexError, ...
         raise ImageError(name, damage(error)) from error
 
 
@@ -209,7 +207,7 @@ def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
 
 
 def source_name(source: Source) -> str:
-    """Return what a picture is called in messages and results: its path, or what it was given as."""
+    """Return what an image is called in messages and results: its path, or what it was given as."""
     if isinstance(source, np.ndarray):
         return "array"
     if isinstance(source, bytes):
@@ -219,7 +217,7 @@ def source_name(source: Source) -> str:
     return str(source)
 
 
-def _opened(source: str | os.PathLike[str] | bytes, name: str) -> BinaryIO:
+def _open(source: str | os.PathLike[str] | bytes, name: str) -> BinaryIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)
     try:
@@ -233,7 +231,7 @@ def _opened(source: str | os.PathLike[str] | bytes, name: str) -> BinaryIO:
     return Path(source).open("rb")
 
 
-def _decoded(
+def _decode(
     image: Image.Image,
     name: str,
     mode: Literal["L", "RGB"],
@@ -247,7 +245,7 @@ def _decoded(
     notes = _frame_notes(image) if from_file else ()
     factor = max(1, min(width, height) // reduce_to) if reduce_to else 1
     # The JPEG decoder shrinks by 2, 4 or 8 in a fraction of the time and memory, and for grey it need not decode the
-    # colours; what is left is done below. A picture that the caller holds is left as it is.
+    # colours; what is left is done below. An image that the caller holds is left as it is.
     by_decoder = 1
     if from_file and image.format in ("JPEG", "MPO"):
         by_decoder = next(scale for scale in (8, 4, 2, 1) if scale <= factor)
@@ -257,7 +255,7 @@ def _decoded(
         image.load()
         decoded = turned_upright(to_pixels(image, mode, factor // by_decoder, name), image)
         if from_file:
-            image.close()  # gives its memory back before the next large picture is begun
+            image.close()  # gives its memory back before the next large image is begun
         return decoded
 
     pixels, swapped = _alone(decode) if width * height >= _LARGE else decode()
@@ -271,7 +269,7 @@ def _decoded(
 
 def _alone(decode: Callable[[], tuple[np.ndarray, bool]]) -> tuple[np.ndarray, bool]:
     # In a thread of its own: glibc keeps freed memory for the thread that used it, and eight readers would keep eight
-    # times that of the largest picture (2.2 GB and not 0.5 GB for 100 megapixels). Threads that follow one another
+    # times that of the largest image (2.2 GB and not 0.5 GB for 100 megapixels). Threads that follow one another
     # share it.
     with _one_large, ThreadPoolExecutor(max_workers=1) as worker:
         return worker.submit(decode).result()

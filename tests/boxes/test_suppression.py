@@ -86,7 +86,8 @@ def test_results_are_sorted_float32_inside_the_candidates_and_sure_enough(method
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_d01_no_candidate_gives_no_box_of_the_right_shape(method):
+# Case D01
+def test_no_candidate_gives_no_box_of_the_right_shape(method):
     for pairs in (candidates([]), candidates([(0, 0, 5, 5, 0.01)])):
         result = suppress(*pairs, Suppression(method=method, min_score=0.05))
         assert result.boxes.shape == (0, 4)
@@ -95,7 +96,8 @@ def test_d01_no_candidate_gives_no_box_of_the_right_shape(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_d08_the_limit_is_said_where_it_is_reached(method):
+# Case D08
+def test_the_limit_is_said_where_it_is_reached(method):
     crowd = candidates([(20 * x, 20 * y, 20 * x + 10, 20 * y + 10, 0.9) for x in range(15) for y in range(10)])
     for most, number, limited in ((300, 150, False), (150, 150, False), (149, 149, True), (100, 100, True)):
         boxes, _, reached = found(method, crowd, max_faces=most)

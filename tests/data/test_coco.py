@@ -42,9 +42,8 @@ def read(tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("category_id", [0, 1, 7])
-def test_b10_categories_are_matched_by_name_and_results_keep_the_ids(
-    category_id: int, read: Any, tmp_path: Path
-) -> None:
+# Case B10
+def test_categories_are_matched_by_name_and_results_keep_the_ids(category_id: int, read: Any, tmp_path: Path) -> None:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -68,7 +67,8 @@ def test_b10_categories_are_matched_by_name_and_results_keep_the_ids(
     assert evaluation.stats[0] == pytest.approx(1.0)
 
 
-def test_b10_an_undeclared_category_is_an_error(read: Any) -> None:
+# Case B10
+def test_an_undeclared_category_is_an_error(read: Any) -> None:
     with pytest.raises(FaceExprError, match=r"coco\.json, annotation 1 .*id 9.*category_id 2 is not declared"):
         read([image(1)], [annotation(9, [1, 2, 3, 4], category_id=2)])
     with pytest.raises(FaceExprError, match=r"none of its categories means a face \(head\); .*face_labels"):
@@ -78,7 +78,8 @@ def test_b10_an_undeclared_category_is_an_error(read: Any) -> None:
         read([image(1)], [], [{"id": 1, "name": "face"}, {"id": 1, "name": "cat"}])
 
 
-def test_b11_boxes_are_left_top_width_height(read: Any) -> None:
+# Case B11
+def test_boxes_are_left_top_width_height(read: Any) -> None:
     boxes = ([500, 533, 31, 25], [5, 5, 0, 10], [5, 5, 0.4, 10], [-3, -3, 10, 10], [590, 590, 50, 50])
     found = read([image(1)], [annotation(number, box) for number, box in enumerate(boxes)])
     kept = found.images[0].boxes
@@ -94,12 +95,14 @@ def test_b11_boxes_are_left_top_width_height(read: Any) -> None:
 @pytest.mark.parametrize(
     "bbox", [["1", "2", "3", "4"], [1, 2, 3], [1, 2, 3, None], [1, 2, 3, True], None, {}, [1, 2, 3, 4, 5]]
 )
-def test_b11_what_is_no_four_numbers_is_an_error(bbox: Any, read: Any) -> None:
+# Case B11
+def test_what_is_no_four_numbers_is_an_error(bbox: Any, read: Any) -> None:
     with pytest.raises(FaceExprError, match=r"annotation 2 of the list \(id 77\): bbox is .*; expected four numbers"):
         read([image(1)], [annotation(1, [1, 2, 3, 4]), annotation(77, bbox)])
 
 
-def test_b13_images_without_annotations_stay(read: Any) -> None:
+# Case B13
+def test_images_without_annotations_stay(read: Any) -> None:
     found = read([image(1), image(2, "b.png")], [annotation(1, [1, 2, 3, 4]), annotation(1, [5, 6, 7, 8])])
     assert [len(one.boxes) for one in found.images] == [2, 0]
     assert [one.image_id for one in found.images] == [1, 2]
@@ -107,7 +110,8 @@ def test_b13_images_without_annotations_stay(read: Any) -> None:
     assert found.notes[0].endswith("coco.json: 1 image with faces, 1 without, 2 faces")
 
 
-def test_b13_repeated_and_unknown_ids_of_images_are_errors(read: Any) -> None:
+# Case B13
+def test_repeated_and_unknown_ids_of_images_are_errors(read: Any) -> None:
     with pytest.raises(FaceExprError, match="image 2 of the list: the id 3 is that of an image before it"):
         read([image(3), image(3, "b.png")], [])
     with pytest.raises(FaceExprError, match="no image of the file has its image_id 8"):
@@ -120,7 +124,8 @@ def test_crowds_are_ignored_and_not_dropped(read: Any) -> None:
     assert "2 faces (1 marked as not to be counted)" in found.notes[0]
 
 
-def test_c01_boxes_lie_on_the_upright_picture(read: Any, tmp_path: Path) -> None:
+# Case C01
+def test_boxes_lie_on_the_upright_picture(read: Any, tmp_path: Path) -> None:
     upright = Image.new("RGB", (20, 40))
     upright.paste((255, 0, 0), (4, 6, 14, 16))
     exif = Image.Exif()

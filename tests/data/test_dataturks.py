@@ -44,7 +44,8 @@ def read(tmp_path: Path) -> Any:
     return from_text
 
 
-def test_b01_an_unlabelled_image_shifts_nothing(tmp_path: Path, read: Any) -> None:
+# Case B01
+def test_an_unlabelled_image_shifts_nothing(tmp_path: Path, read: Any) -> None:
     for name, side in (("one.png", 40), ("two.png", 50), ("three.png", 60)):
         picture(tmp_path / name, side, side)
     text = "\n".join(
@@ -69,7 +70,8 @@ def test_b01_an_unlabelled_image_shifts_nothing(tmp_path: Path, read: Any) -> No
     assert [len(image.boxes) for image in read(record("a.png")).images] == [0]
 
 
-def test_b02_labels_are_a_set(read: Any) -> None:
+# Case B02
+def test_labels_are_a_set(read: Any) -> None:
     faces = [box(0, 0, 0.5, 1, ["Emotion_Happy", "Age_20_30", "E_White"]), box(0.5, 0, 1, 1, ["Not_Face"])]
     found = read(record("a.png", *faces))
     assert found.images[0].boxes.tolist() == [[0, 0, 50, 50]]
@@ -80,7 +82,8 @@ def test_b02_labels_are_a_set(read: Any) -> None:
         read(record("a.png", box(0, 0, 1, 1)) + "\n" + record("a.png", box(0, 0, 1, 1, ["Cat", "Tail"])))
 
 
-def test_b03_corners_in_any_order_and_outside(read: Any) -> None:
+# Case B03
+def test_corners_in_any_order_and_outside(read: Any) -> None:
     boxes = [box(0.8, 0.7, 0.2, 0.1), box(0.8, 0.1, 0.2, 0.7), box(-0.02, 0.5, 1.04, 0.9)]
     found = read(record("a.png", *boxes))
     np.testing.assert_allclose(found.images[0].boxes, [[20, 5, 80, 35], [20, 5, 80, 35], [0, 25, 100, 45]], rtol=1e-6)
@@ -88,7 +91,8 @@ def test_b03_corners_in_any_order_and_outside(read: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [None, "0.5", True, [1]])
-def test_b03_a_corner_without_a_number_is_an_error(value: Any, read: Any) -> None:
+# Case B03
+def test_a_corner_without_a_number_is_an_error(value: Any, read: Any) -> None:
     broken = box(0.1, 0.1, 0.5, 0.5)
     broken["points"][1]["x"] = value
     with pytest.raises(FaceExprError, match=r"faces\.json, line 2, box 1: a corner is .* expected its x and y"):
@@ -101,14 +105,16 @@ def test_b03_a_corner_without_a_number_is_an_error(value: Any, read: Any) -> Non
 
 
 @pytest.mark.parametrize("size", [(0, 50), (0, 0), (640, 480), (-1, 50), ("100", None)])
-def test_b03_the_size_of_the_file_counts(size: Any, read: Any) -> None:
+# Case B03
+def test_the_size_of_the_file_counts(size: Any, read: Any) -> None:
     found = read(record("a.png", box(0.2, 0.1, 0.8, 0.7, size=size)))
     np.testing.assert_allclose(found.images[0].boxes, [[20, 5, 80, 35]], rtol=1e-6)
     assert found.images[0].size == (100, 50)
     assert any("640x480, really 100x50" in note for note in found.notes) == (size == (640, 480))
 
 
-def test_b04_lines_an_array_and_a_cut_file(read: Any) -> None:
+# Case B04
+def test_lines_an_array_and_a_cut_file(read: Any) -> None:
     lines = [record("a.png", box(0.1, 0.1, 0.5, 0.5)), record("a.png", box(0.2, 0.2, 0.9, 0.9))]
     expected = [image.boxes.tolist() for image in read("\n".join(lines)).images]
     text = f"[{','.join(lines)}]"
@@ -131,7 +137,8 @@ def test_b04_lines_an_array_and_a_cut_file(read: Any) -> None:
         read(f"[{lines[0]},{lines[1]}")
 
 
-def test_b04_names_beyond_ascii_survive(tmp_path: Path, read: Any) -> None:
+# Case B04
+def test_names_beyond_ascii_survive(tmp_path: Path, read: Any) -> None:
     name = "Gruppe 家族 é.png"
     picture(tmp_path / name)
     for text in (

@@ -86,7 +86,8 @@ def test_batches_hold_every_picture_once_with_its_own_boxes(boxes: FaceBoxes) ->
     assert left == {**{f"{number}.png": [10.0 + number] for number in range(9)}, "9.png": []}
 
 
-def test_b13_pictures_without_a_face_are_trained_on_unless_told_otherwise(boxes: FaceBoxes, tmp_path: Path) -> None:
+# Case B13
+def test_pictures_without_a_face_are_trained_on_unless_told_otherwise(boxes: FaceBoxes, tmp_path: Path) -> None:
     (tmp_path / "val.txt").write_text("3.png\n9.png")
     (tmp_path / "test.txt").write_text("3.png")
     options = {**boxes.init_args, "val_list": str(tmp_path / "test.txt")}
@@ -96,7 +97,8 @@ def test_b13_pictures_without_a_face_are_trained_on_unless_told_otherwise(boxes:
     assert [len(record.boxes) for record in measured.split("val").records] == [1, 0]
 
 
-def test_d01_pictures_without_a_face_have_boxes_of_shape_0_4(boxes: FaceBoxes) -> None:
+# Case D01
+def test_pictures_without_a_face_have_boxes_of_shape_0_4(boxes: FaceBoxes) -> None:
     shapes = {tuple(box.shape) for batch in boxes.train_dataloader() for box in batch["boxes"]}
     assert shapes == {(1, 4), (0, 4)}
     augmented = FaceBoxes(**{**boxes.init_args, "augment": BoxAugmentation(size=32, smallest=0.1, largest=0.1)})
@@ -162,7 +164,8 @@ def test_pictures_that_need_more_memory_than_allowed_are_read_each_time(boxes: F
     assert np.array_equal(boxes.picture("val", 0), frugal.picture("val", 0))
 
 
-def test_c05_all_pictures_that_cannot_be_decoded_are_listed_or_left_out(tmp_path: Path) -> None:
+# Case C05
+def test_all_pictures_that_cannot_be_decoded_are_listed_or_left_out(tmp_path: Path) -> None:
     file = wider(tmp_path, {f"{number}.png": [face(10, 20, 30, 40)] for number in range(6)})
     for name in ("1.png", "4.png"):
         (tmp_path / "images" / name).write_bytes((tmp_path / "images" / name).read_bytes()[:60])
@@ -177,7 +180,8 @@ def test_c05_all_pictures_that_cannot_be_decoded_are_listed_or_left_out(tmp_path
     assert [Path(record.path).name for record in going_on.split("train").records] == ["2.png", "3.png", "5.png"]
 
 
-def test_c05_a_picture_that_cannot_be_decoded_is_named(boxes: FaceBoxes, tmp_path: Path) -> None:
+# Case C05
+def test_a_picture_that_cannot_be_decoded_is_named(boxes: FaceBoxes, tmp_path: Path) -> None:
     path = tmp_path / "images" / "4.png"
     path.write_bytes(path.read_bytes()[:60])
     splits = [boxes.split("train"), boxes.split("val")]

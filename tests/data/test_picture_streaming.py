@@ -74,7 +74,8 @@ def test_batches_are_those_of_the_pictures_in_memory(pictures, augment, num_work
             assert all(torch.equal(one, other) for one, other in zip(streamed[key], kept[key], strict=True))
 
 
-def test_c05_pictures_cut_short_are_listed_or_left_out_before_training(pictures, tmp_path):
+# Case C05
+def test_pictures_cut_short_are_listed_or_left_out_before_training(pictures, tmp_path):
     for name in ("1.png", "4.png"):
         path = tmp_path / "images" / name
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -87,7 +88,8 @@ def test_c05_pictures_cut_short_are_listed_or_left_out_before_training(pictures,
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_c05_a_picture_that_turns_out_to_be_broken_is_named(pictures, tmp_path, num_workers):
+# Case C05
+def test_a_picture_that_turns_out_to_be_broken_is_named(pictures, tmp_path, num_workers):
     damaged_inside(tmp_path / "images" / "4.png")
     with pytest.raises(FaceExprError) as caught:
         batches(pictures(num_workers=num_workers))
@@ -97,7 +99,8 @@ def test_c05_a_picture_that_turns_out_to_be_broken_is_named(pictures, tmp_path, 
 
 @pytest.mark.parametrize("augment", [None, BoxAugmentation(size=32, mosaic=1.0)])
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_c05_a_picture_that_turns_out_to_be_broken_is_left_out(pictures, tmp_path, augment, num_workers):
+# Case C05
+def test_a_picture_that_turns_out_to_be_broken_is_left_out(pictures, tmp_path, augment, num_workers):
     damaged_inside(tmp_path / "images" / "4.png")
     module = pictures(leave_out=True, num_workers=num_workers, augment=augment)
     place = next(index for index in range(5) if module.source("train", index).endswith("4.png"))

@@ -35,7 +35,8 @@ def read(tmp_path: Path) -> Read:
 
 
 @pytest.mark.parametrize("after_none", [f"{ZEROS}\n", f"{ZEROS} \n", "0 0 0 0\n", ""])
-def test_b06_an_image_without_faces_keeps_step(after_none: str, read: Read) -> None:
+# Case B06
+def test_an_image_without_faces_keeps_step(after_none: str, read: Read) -> None:
     found = read(f"a.jpg\n1\n1 2 3 4 {FLAGS}\nb.jpg\n0\n{after_none}c.jpg\n2\n5 6 7 8 {FLAGS}\n10 20 30 40 {FLAGS}\n")
     assert [image.path.name for image in found.images] == ["a.jpg", "b.jpg", "c.jpg"]
     assert [image.boxes.tolist() for image in found.images] == [
@@ -48,7 +49,8 @@ def test_b06_an_image_without_faces_keeps_step(after_none: str, read: Read) -> N
     assert found.notes == (f"{found.images[0].path.parent}/wider.txt: 2 images with faces, 1 without, 3 faces",)
 
 
-def test_b07_boxes_without_an_area_are_counted_and_their_images_stay(read: Read) -> None:
+# Case B07
+def test_boxes_without_an_area_are_counted_and_their_images_stay(read: Read) -> None:
     boxes = (f"10 10 0 12 {FLAGS}", f"20 20 30 0 {FLAGS}", f"20 20 30 30 {FLAGS}")
     found = read("a.jpg\n3\n" + "\n".join(boxes) + f"\nb.jpg\n1\n5 5 0 0 {FLAGS}\n")
     assert [image.boxes.tolist() for image in found.images] == [[[20, 20, 50, 50]], []]
@@ -58,13 +60,15 @@ def test_b07_boxes_without_an_area_are_counted_and_their_images_stay(read: Read)
     assert "a.jpg, b.jpg" in note
 
 
-def test_b07_boxes_outside_are_clipped_and_negative_sides_are_no_faces(read: Read) -> None:
+# Case B07
+def test_boxes_outside_are_clipped_and_negative_sides_are_no_faces(read: Read) -> None:
     found = read(f"a.jpg\n3\n-5 90 20 20 {FLAGS}\n200 10 10 10 {FLAGS}\n50 50 -10 10 {FLAGS}\n")
     assert found.images[0].boxes.tolist() == [[0, 90, 15, 100]]
     assert sum("1 box clipped" in note or "2 boxes without an area" in note for note in found.notes) == 2
 
 
-def test_b09_blanks_tabs_and_line_ends(tmp_path: Path) -> None:
+# Case B09
+def test_blanks_tabs_and_line_ends(tmp_path: Path) -> None:
     folder = tmp_path / "WIDER_train/images/0--Parade"
     folder.mkdir(parents=True)
     pixels, _, _ = draw_scene(np.random.default_rng(0), 90, 60, 1)
@@ -85,7 +89,8 @@ def test_b09_blanks_tabs_and_line_ends(tmp_path: Path) -> None:
         assert read_annotations(path, named).images[0].size == (90, 60)
 
 
-def test_b09_missing_images_are_one_error(read: Read) -> None:
+# Case B09
+def test_missing_images_are_one_error(read: Read) -> None:
     names = [f"no {number}.jpg" for number in range(3)]
     with pytest.raises(FaceExprError, match=r"3 of 4 images missing") as error:
         read("a.jpg\n0\n" + "".join(f"{name}\n0\n" for name in names))
@@ -108,7 +113,8 @@ def test_b09_missing_images_are_one_error(read: Read) -> None:
         ("", "is empty"),
     ],
 )
-def test_b09_a_damaged_line_is_named(text: str, message: str, read: Read) -> None:
+# Case B09
+def test_a_damaged_line_is_named(text: str, message: str, read: Read) -> None:
     with pytest.raises(FaceExprError, match=message):
         read(text)
 

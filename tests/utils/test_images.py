@@ -1,15 +1,17 @@
 """Reading pictures: every kind of file that people hand to the product, and the folders they lie in."""
 
 import io
+import struct
 import sys
+import zlib
 
 import numpy as np
 import pytest
-from image_files import encoded, smooth_image
+from image_files import encoded, reason_of, smooth_image
 from PIL import Image, ImageOps
 
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.images import BACKGROUND, ImageError, find_images, list_images, read_image
+from faceexpr.utils.images import BACKGROUND, ImageError, find_images, list_images, read_image, upright_size
 
 RED = (220, 20, 30)
 ORIENTATION = 0x0112
@@ -25,17 +27,11 @@ def with_orientation(value):
     return exif
 
 
-def reason_of(source, **options):
-    with pytest.raises(ImageError) as caught:
-        read_image(source, **options)
-    assert isinstance(caught.value, FaceExprError)
-    return caught.value.reason
-
-
 # Orientation
 
 
-def test_c01_rotated_jpeg_reads_as_its_upright_twin():
+# Case C01
+def test_rotated_jpeg_reads_as_its_upright_twin():
     raw = Image.new("RGB", (40, 20), "white")
     raw.paste(RED, (0, 12, 8, 20))  # lower left as stored: upper left once turned clockwise
     turned = read_image(encoded(raw, "JPEG", exif=with_orientation(6), quality=95, subsampling=0))
@@ -48,7 +44,8 @@ def test_c01_rotated_jpeg_reads_as_its_upright_twin():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("image_format", ["PNG", "TIFF", "WEBP"])
-def test_c01_every_orientation_agrees_with_pillow(orientation, image_format):
+# Case C01
+def test_every_orientation_agrees_with_pillow(orientation, image_format):
     content = encoded(smooth_image(12, 7), image_format, exif=with_orientation(orientation), lossless=True)
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
     got = read_image(content)
@@ -57,7 +54,8 @@ def test_c01_every_orientation_agrees_with_pillow(orientation, image_format):
 
 
 @pytest.mark.parametrize("reduce_to", [None, 16])
-def test_c01_orientation_and_reduction_together(reduce_to):
+# Case C01
+def test_orientation_and_reduction_together(reduce_to):
     content = encoded(smooth_image(160, 80), "JPEG", exif=with_orientation(6), quality=95)
     got = read_image(content, reduce_to=reduce_to)
     assert got.size == (80, 160)
@@ -74,7 +72,8 @@ def test_c01_orientation_and_reduction_together(reduce_to):
         b"Exif\0\0",
     ],
 )
-def test_c01_broken_exif_turns_nothing(block):
+# Case C01
+def test_broken_exif_turns_nothing(block):
     plain = smooth_image(40, 20)
     got = read_image(encoded(plain, "JPEG", exif=block))
     assert got.size == (40, 20)
@@ -82,14 +81,16 @@ def test_c01_broken_exif_turns_nothing(block):
 
 
 @pytest.mark.parametrize("value", [0, 9, 4711])
-def test_c01_orientation_outside_its_range_turns_nothing(value):
+# Case C01
+def test_orientation_outside_its_range_turns_nothing(value):
     assert read_image(encoded(smooth_image(40, 20), "JPEG", exif=with_orientation(value))).size == (40, 20)
 
 
 # Colour modes
 
 
-def test_c02_cmyk_jpeg_is_not_inverted():
+# Case C02
+def test_cmyk_jpeg_is_not_inverted():
     rgb = smooth_image(32, 32)
     twin = read_image(encoded(rgb, "JPEG", quality=95, subsampling=0))
     cmyk = read_image(encoded(rgb.convert("CMYK"), "JPEG", quality=95, subsampling=0))
@@ -99,7 +100,8 @@ def test_c02_cmyk_jpeg_is_not_inverted():
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_c04_grey_alpha_and_palette_give_the_same_shape(mode):
+# Case C04
+def test_grey_alpha_and_palette_give_the_same_shape(mode):
     grey = smooth_image().convert("L")
     opaque = Image.merge("LA", (grey, Image.new("L", grey.size, 255)))
     shape = (64, 64) if mode == "L" else (64, 64, 3)
@@ -114,7 +116,8 @@ def test_c04_grey_alpha_and_palette_give_the_same_shape(mode):
     assert set(np.unique(one_bit.pixels)) == {0, 255}
 
 
-def test_c04_transparent_pixels_lie_on_the_documented_colour():
+# Case C04
+def test_transparent_pixels_lie_on_the_documented_colour():
     rgba = Image.new("RGBA", (8, 8), (*RED, 255))
     rgba.paste((0, 0, 0, 0), (0, 0, 4, 8))
     palette = Image.new("P", (8, 8), 1)
@@ -138,7 +141,8 @@ def test_c04_transparent_pixels_lie_on_the_documented_colour():
 
 
 @pytest.mark.parametrize("mode", ["La", "RGBa", "PA", "RGBX", "YCbCr", "HSV", "LAB"])
-def test_c04_rarer_modes_keep_their_colour(mode):
+# Case C04
+def test_rarer_modes_keep_their_colour(mode):
     grey = Image.new("RGBA", (4, 4), (90, 90, 90, 255))
     steps = {"La": ["LA", "La"], "PA": ["P", "PA"], "YCbCr": ["RGB", "YCbCr"], "HSV": ["RGB", "HSV"]}
     if mode == "LAB":
@@ -150,7 +154,8 @@ def test_c04_rarer_modes_keep_their_colour(mode):
     assert difference(read_image(image).pixels, 90) <= 2
 
 
-def test_c04_half_transparent_is_mixed_with_the_background():
+# Case C04
+def test_half_transparent_is_mixed_with_the_background():
     half = Image.new("RGBA", (4, 4), (100, 100, 100, 128))
     assert difference(read_image(half).pixels, round(100 * 128 / 255 + 255 * 127 / 255)) <= 1
 
@@ -196,7 +201,8 @@ def test_a_callers_pil_image_is_left_as_it_is():
 # Formats
 
 
-def test_c07_content_decides_and_not_the_name(tmp_path):
+# Case C07
+def test_content_decides_and_not_the_name(tmp_path):
     image = smooth_image()
     (tmp_path / "a.jpg").write_bytes(encoded(image, "WEBP", lossless=True))
     (tmp_path / "b.jpeg").write_bytes(encoded(image, "PNG"))
@@ -206,7 +212,8 @@ def test_c07_content_decides_and_not_the_name(tmp_path):
     assert find_images(tmp_path / "d") == [tmp_path / "d"]
 
 
-def test_c07_heic_is_read_where_the_reader_is_installed(tmp_path):
+# Case C07
+def test_heic_is_read_where_the_reader_is_installed(tmp_path):
     pillow_heif = pytest.importorskip("pillow_heif")
     image = smooth_image()
     pillow_heif.from_pillow(image).save(tmp_path / "c.heic", quality=95)
@@ -216,21 +223,24 @@ def test_c07_heic_is_read_where_the_reader_is_installed(tmp_path):
     assert difference(got.pixels, image) < 4
 
 
-def test_c07_heic_without_the_reader_says_what_to_install(monkeypatch):
+# Case C07
+def test_heic_without_the_reader_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     for brands in (b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heic", b"heix\0\0\0\0mif1heix"):
         content = (8 + len(brands)).to_bytes(4, "big") + b"ftyp" + brands + bytes(64)
         assert reason_of(content) == "format not supported: HEIC; pip install 'faceexpr[heic]'"
 
 
-def test_c07_other_files_that_are_no_supported_image():
+# Case C07
+def test_other_files_that_are_no_supported_image():
     assert reason_of(b"%PDF-1.7 ...").startswith("format not supported: PDF")
     assert reason_of(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n") == "not an image"
     assert reason_of(b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(40)) == "not an image"
 
 
 @pytest.mark.parametrize("image_format", ["GIF", "TIFF", "WEBP", "PNG"])
-def test_c11_of_several_frames_the_first_is_taken_and_noted(image_format):
+# Case C11
+def test_of_several_frames_the_first_is_taken_and_noted(image_format):
     first = smooth_image().quantize(32)
     content = encoded(first, image_format, save_all=True, append_images=[Image.new("P", (64, 64))], lossless=True)
     got = read_image(content)
@@ -242,7 +252,8 @@ def test_c11_of_several_frames_the_first_is_taken_and_noted(image_format):
 # Folders
 
 
-def test_c11_any_case_of_the_ending_and_nothing_but_images(tmp_path):
+# Case C11
+def test_any_case_of_the_ending_and_nothing_but_images(tmp_path):
     for name in ("A.GIF", "B.JPEG", "C.TIF", "d.bmp", "sub/e.PnG", "sub/deep/f.webp"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
@@ -253,7 +264,8 @@ def test_c11_any_case_of_the_ending_and_nothing_but_images(tmp_path):
     assert names == ["A.GIF", "B.JPEG", "C.TIF", "d.bmp", "sub/deep/f.webp", "sub/e.PnG"]
 
 
-def test_c11_a_folder_without_images_is_an_error(tmp_path):
+# Case C11
+def test_a_folder_without_images_is_an_error(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(FaceExprError, match="holds no image"):
         find_images(tmp_path)
@@ -272,7 +284,8 @@ def test_circles_of_links_end(tmp_path):
     assert names == ["gone.jpg", "linked/b.jpg", "real/a.jpg"]
 
 
-def test_c09_names_with_accents_and_blanks(tmp_path):
+# Case C09
+def test_names_with_accents_and_blanks(tmp_path):
     folder = tmp_path / "été"
     folder.mkdir()
     for name in ("café 顔.jpg", "a b#1%.jpg"):
@@ -282,3 +295,55 @@ def test_c09_names_with_accents_and_blanks(tmp_path):
     assert [read_image(path).size for path in found] == [(64, 64)] * 2
     with pytest.raises(ImageError, match=r"été/absent 顔\.jpg: no such file"):
         read_image(folder / "absent 顔.jpg")
+
+
+# Sizes by headers alone
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF", "MPO"])
+# Case C01
+def test_the_header_tells_the_upright_size(image_format, orientation, tmp_path):
+    if image_format == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    path = tmp_path / "picture"
+    path.write_bytes(encoded(smooth_image(48, 24), image_format, exif=with_orientation(orientation)))
+    assert upright_size(path) == read_image(path).size
+    if image_format != "HEIF":  # whose writer keeps no orientation
+        assert upright_size(path) == ((24, 48) if orientation >= 5 else (48, 24))
+
+
+# Case C01
+def test_an_exif_block_after_the_pixels_of_a_png_counts(tmp_path):
+    content = encoded(smooth_image(48, 24), "PNG")
+    body = b"eXIf" + with_orientation(6).tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    path = tmp_path / "late.png"
+    path.write_bytes(content[:-12] + chunk + content[-12:])
+    assert upright_size(path) == read_image(path).size == (24, 48)
+
+
+def test_a_broken_exif_block_turns_nothing(tmp_path):
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(encoded(smooth_image(40, 20), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"))
+    assert upright_size(path) == (40, 20)
+
+
+def test_only_the_header_is_needed(tmp_path):
+    path = tmp_path / "cut.jpg"
+    content = encoded(smooth_image(640, 480), "JPEG", quality=95)
+    path.write_bytes(content[: len(content) // 2])
+    assert upright_size(path) == (640, 480)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"", "empty file"), (b"hello", "not an image"), (b"\xff\xd8\xff\xe0", "JPEG header")]
+)
+def test_what_is_no_picture_is_named(content, reason, tmp_path):
+    path = tmp_path / "no.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=reason) as error:
+        upright_size(path)
+    assert error.value.source == str(path)
+    with pytest.raises(ImageError, match="no such file"):
+        upright_size(tmp_path / "nowhere.jpg")

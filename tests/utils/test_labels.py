@@ -63,7 +63,8 @@ def test_classes_of_one_s_own():
     assert canonical("sad", own) is None
 
 
-def test_a08_indices_go_by_name_and_not_by_position():
+# Case A08
+def test_indices_go_by_name_and_not_by_position():
     alphabetical = sorted(FER_NAMES)
     mapping = index_map(alphabetical, FER_NAMES)
     assert mapping == [0, 1, 2, 3, 6, 4, 5]

@@ -30,7 +30,8 @@ def test_a_line_lies_around_the_face_in_its_colour_and_not_over_it():
     assert not changed(GREY, out)[:70].any()
 
 
-def test_f02_red_stays_red():
+# Case F02
+def test_red_stays_red():
     assert draw_boxes(np.full((50, 50, 3), (255, 0, 0), np.uint8), [[10, 10, 20, 20]])[45, 45].tolist() == [255, 0, 0]
 
 
