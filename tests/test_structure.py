@@ -1,11 +1,18 @@
-"""The shape of the package: which part may import which, and what every module and class owes its reader."""
+"""The shape of the package: which folder may import which, what a file is, and what every module owes its reader."""
+
+from __future__ import annotations
 
 import ast
 import graphlib
+import inspect
 import pkgutil
+import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,27 +20,34 @@ import yaml
 from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "faceexpr"
-LONGEST = 320
-"""Lines of a module; what is longer holds more than one idea."""
-
-BELOW_RUNS = {"utils", "boxes", "weights", "data", "models", "tasks", "metrics"}
-ABOVE = {"visualization", "callbacks", "detectron2", "pipeline", "cli", "sweep"}
-
-# From the bottom to the top: the parts of a group, and the groups below that they may import.
-ARROWS = [
-    ({"utils"}, {"utils"}),
-    ({"boxes", "weights"}, {"utils"}),
-    ({"data"}, {"utils", "boxes", "weights"}),
-    ({"models"}, {"utils", "boxes", "weights"}),
-    ({"metrics"}, {"utils", "boxes", "weights", "data", "models", "visualization"}),
-    ({"tasks"}, BELOW_RUNS),
-    (ABOVE, BELOW_RUNS | ABOVE),
-    ({"__main__"}, {"cli"}),
-    ({""}, {"pipeline"}),  # the package itself, whose one public name is loaded when it is asked for
-]
-MAY_IMPORT = {part: group | below for group, below in ARROWS for part in group}
-
 MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Each folder with those that it may import beside itself; a folder to the right of another never serves it.
+FOUNDATIONS = {"utils", "boxes", "weights"}
+BELOW_RUNS = FOUNDATIONS | {"data", "models", "tasks", "metrics"}
+MAY_IMPORT = {
+    "utils": set[str](),
+    "boxes": {"utils"},
+    "weights": {"utils"},
+    "data": FOUNDATIONS,
+    "models": FOUNDATIONS,
+    "tasks": FOUNDATIONS | {"data", "models"},
+    "metrics": FOUNDATIONS | {"data", "models"},
+    "visualization": BELOW_RUNS,
+    "callbacks": BELOW_RUNS | {"visualization"},
+    "detectron2": BELOW_RUNS | {"visualization", "callbacks"},
+    "pipeline": BELOW_RUNS | {"visualization", "callbacks", "detectron2"},
+    "cli": BELOW_RUNS | {"visualization", "callbacks", "detectron2", "pipeline", "sweep"},
+    "sweep": BELOW_RUNS | {"visualization", "callbacks", "cli"},
+    "__main__": {"cli"},
+    "": {"pipeline"},  # the package itself, whose one public name is loaded when it is asked for
+}
+
+SHORT = 150
+"""Lines below which a module with a single importer is a part of that importer."""
+
+SAME_SUBJECT = {"metrics", "visualization", "callbacks"}
+"""Folders in which one subject may have a file each, of the same name."""
 
 
 def module_name(path: Path) -> str:
@@ -45,9 +59,19 @@ def module_name(path: Path) -> str:
 NAMES = {module_name(path) for path in MODULES}
 
 
-def imports(source: str) -> Iterator[str]:
-    """Yield every module that the source imports, wherever in the file."""
-    for node in ast.walk(ast.parse(source)):
+@cache
+def source(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(source(path))
+
+
+def imports(module: ast.AST) -> Iterator[str]:
+    """Yield every module that a syntax tree imports, wherever in the file."""
+    for node in ast.walk(module):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -57,51 +81,196 @@ def imports(source: str) -> Iterator[str]:
                 yield within if within in NAMES else str(node.module)
 
 
-def part(name: str) -> str:
-    """Return the part of the package that a module belongs to; empty for the package itself."""
+def folder(name: str) -> str:
+    """Return the folder of the package that a module lies in; empty for the package itself."""
     return name.removeprefix("faceexpr").removeprefix(".").partition(".")[0]
 
 
-def wrong_arrows(name: str, source: str) -> list[str]:
+def wrong_arrows(name: str, module: ast.AST) -> list[str]:
     """Return the imports of a module that point the wrong way."""
-    own = (found for found in imports(source) if found.partition(".")[0] == "faceexpr")
-    return [found for found in own if part(found) and part(found) not in MAY_IMPORT[part(name)]]
+    own = (found for found in imports(module) if found.partition(".")[0] == "faceexpr")
+    allowed = MAY_IMPORT[folder(name)] | {folder(name)}
+    return [found for found in own if folder(found) and folder(found) not in allowed]
 
 
-def test_every_module_belongs_to_a_part() -> None:
-    assert {part(name) for name in NAMES} == set(MAY_IMPORT)
+def test_every_folder_has_its_place() -> None:
+    assert {folder(name) for name in NAMES} == set(MAY_IMPORT)
+    assert len(list(PACKAGE.glob("*.py"))) <= 4
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_arrows_point_one_way(path: Path) -> None:
-    name = module_name(path)
-    if name != "faceexpr":
-        assert wrong_arrows(name, path.read_text(encoding="utf-8")) == []
+def test_arrows_point_one_way() -> None:
+    wrong = {module_name(path): wrong_arrows(module_name(path), tree(path)) for path in MODULES}
+    assert {name: arrows for name, arrows in wrong.items() if arrows} == {}
 
 
 @pytest.mark.parametrize(
-    ("name", "source"),
+    ("name", "code"),
     [
         ("faceexpr.data.base", "from faceexpr.models.mlp import MLP"),
         ("faceexpr.models.mlp", "import faceexpr.data"),
         ("faceexpr.models.mlp", "def late():\n    from faceexpr.tasks import classify"),
-        ("faceexpr.tasks.classify", "from faceexpr.callbacks.classification import ClassificationEvaluation"),
+        ("faceexpr.tasks.classify", "from faceexpr.metrics.classification import score"),
         ("faceexpr.metrics.classification", "from faceexpr import tasks"),
         ("faceexpr.utils.labels", "from faceexpr.cli.main import main"),
     ],
 )
-def test_a_wrong_arrow_is_seen(name: str, source: str) -> None:
-    assert len(wrong_arrows(name, source)) == 1
+def test_a_wrong_arrow_is_seen(name: str, code: str) -> None:
+    assert len(wrong_arrows(name, ast.parse(code))) == 1
 
 
 def test_no_module_needs_itself() -> None:
     graph = {}
     for path in MODULES:
         # What only the type checker reads is not imported when the module is.
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node))]
-        graph[module_name(path)] = set(imports(ast.unparse(tree))) & NAMES - {"faceexpr"}
+        body = [
+            node for node in tree(path).body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node))
+        ]
+        module = ast.Module(body=body, type_ignores=[])
+        graph[module_name(path)] = set(imports(module)) & NAMES - {"faceexpr", module_name(path)}
     assert len(list(graphlib.TopologicalSorter(graph).static_order())) >= len(NAMES) - 1
+
+
+def budget(what: str) -> int:
+    """Return how many lines or files the package may have: the last word of the changelog on it."""
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    (newest, *_) = re.findall(r"Budget of the package: ([\d,]+) lines in ([\d,]+) files", changelog)
+    return int(newest[what == "files"].replace(",", ""))
+
+
+def test_the_package_keeps_to_its_budget() -> None:
+    assert sum(len(source(path).splitlines()) for path in MODULES) <= budget("lines")
+    assert len(MODULES) <= budget("files")
+
+
+def importers() -> dict[str, set[str]]:
+    """Return for each module those that import it, without the folders' ``__init__`` that only name it again."""
+    found = defaultdict(set)
+    for path in MODULES:
+        if path.name != "__init__.py":
+            for name in imports(tree(path)):
+                found[name].add(module_name(path))
+    return found
+
+
+def stands_alone(path: Path) -> bool:
+    """Tell whether a file is of a kind that has a file each: a verb, a format, a model or a data set."""
+    if folder(module_name(path)) == "cli" or path.name in ("__init__.py", "__main__.py", "base.py"):
+        return True
+    if hasattr(import_module(module_name(path)), "recognises"):
+        return True
+    bases = {ast.unparse(base) for node in classes(path) for base in node.bases}
+    return any(re.search(r"(Net|DataModule|FER2013)$", base) for base in bases)
+
+
+def test_a_short_module_with_one_importer_is_part_of_it() -> None:
+    users = importers()
+    slivers = {
+        module_name(path): next(iter(users[module_name(path)]))
+        for path in MODULES
+        if len(source(path).splitlines()) < SHORT and len(users[module_name(path)]) == 1 and not stands_alone(path)
+    }
+    assert slivers == {}
+
+
+def test_no_two_files_have_the_same_name() -> None:
+    places = defaultdict(list)
+    for path in MODULES:
+        if path.stem not in ("__init__", "base"):
+            places[path.stem].append(path.parent.name)
+    assert {name: where for name, where in places.items() if len(where) > 1 and not set(where) <= SAME_SUBJECT} == {}
+
+
+FOREIGN_INNARDS = re.compile(
+    r"fit_loop|\[.loops.\]|excepthook|formatwarning|os\._exit|signal\.signal\(|best_k_models|kth_best|_pytree"
+)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_the_innards_of_libraries_are_left_alone(path: Path) -> None:
+    assert FOREIGN_INNARDS.findall(source(path)) == []
+    if module_name(path) != "faceexpr.cli.main":
+        assert "sys.argv" not in source(path)
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def defined_here(path: Path) -> set[str]:
+    """Return the private names that a module defines or sets on its own objects."""
+    names = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+            names.add(node.attr)
+    return {name for name in names if private(name)}
+
+
+def test_no_private_attribute_of_another_module_is_used() -> None:
+    used = {}
+    for path in MODULES:
+        own = defined_here(path)
+        found = {node.attr for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute) and private(node.attr)}
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ImportFrom):
+                found |= {alias.name for alias in node.names if private(alias.name)}
+                found |= {part for part in (node.module or "").split(".") if private(part)}
+        used[module_name(path)] = sorted(found - own)
+    # A subclass of ours may use what its base defines, where that is ours too.
+    ours = set().union(*(defined_here(path) for path in MODULES))
+    assert {name: names for name, names in used.items() if set(names) - ours} == {}
+
+
+def foreign_sources(cls: type) -> str:
+    return "".join(
+        inspect.getsource(base)
+        for base in cls.__mro__
+        if base.__module__.partition(".")[0] in ("lightning", "jsonargparse")
+    )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_no_private_attribute_of_a_base_class_is_set(path: Path) -> None:
+    module = pytest.importorskip(module_name(path))
+    clashes = []
+    for node in classes(path):
+        cls = getattr(module, node.name, None)
+        foreign = foreign_sources(cls) if isinstance(cls, type) else ""
+        names = {
+            inner.attr
+            for inner in ast.walk(node)
+            if isinstance(inner, ast.Attribute) and private(inner.attr) and ast.unparse(inner.value) == "self"
+        } | {inner.name for inner in node.body if isinstance(inner, ast.FunctionDef) and private(inner.name)}
+        clashes += [f"{node.name}.{name}" for name in names if re.search(rf"\b{name}\b", foreign)]
+    assert clashes == []
+
+
+OPTION = re.compile(r"(?:^|[\s(`'\"])--[a-z]|\b(?:data|model|trainer)\.(?:init_args\.)?[a-z_]{2,}\b(?!\()")
+
+
+def texts(path: Path) -> Iterator[str]:
+    """Yield the texts of a module's code: everything in quotes but the documentation."""
+    documentation = set()
+    for node in ast.walk(tree(path)):
+        body = getattr(node, "body", None)
+        for statement in body if isinstance(body, list) else []:
+            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                documentation.add(id(statement.value))
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+            yield node.value
+
+
+def test_only_the_command_line_names_its_options() -> None:
+    named = {
+        module_name(path): [text for text in texts(path) if OPTION.search(text)]
+        for path in MODULES
+        if folder(module_name(path)) not in ("cli", "sweep", "__main__")
+    }
+    assert {name: found for name, found in named.items() if found} == {}
 
 
 def loaded_by(*modules: str) -> set[str]:
@@ -110,8 +279,8 @@ def loaded_by(*modules: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-def test_the_vocabulary_loads_nothing_heavy() -> None:
-    loaded = loaded_by(*(name for name in NAMES if part(name) == "utils"))
+def test_the_foundations_load_nothing_heavy() -> None:
+    loaded = loaded_by(*(name for name in NAMES if folder(name) == "utils"))
     assert loaded & {"torch", "torchvision", "lightning", "torchmetrics", "sklearn", "scipy", "matplotlib"} == set()
 
 
@@ -124,14 +293,12 @@ def test_networks_know_nothing_of_lightning() -> None:
 
 def classes(path: Path) -> Iterator[ast.ClassDef]:
     """Yield the classes of a module."""
-    yield from (
-        node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ClassDef)
-    )
+    yield from (node for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_modules_and_classes_are_documented(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert ast.get_docstring(tree(path))
     assert [node.name for node in classes(path) if not ast.get_docstring(node)] == []
 
 
@@ -148,16 +315,6 @@ def test_the_help_explains_every_argument(path: Path) -> None:
                 docstring = ast.get_docstring(node) or ""
                 unexplained += [f"{node.name}.{name}" for name in names if f"\n    {name}:" not in docstring]
     assert unexplained == []
-
-
-@pytest.mark.parametrize("folder", ["faceexpr", "tests", "benchmarks"])
-def test_modules_are_short(folder: str) -> None:
-    lengths = {
-        str(path.relative_to(REPOSITORY)): len(path.read_text(encoding="utf-8").splitlines())
-        for path in (REPOSITORY / folder).rglob("*.py")
-    }
-    assert lengths
-    assert {path: length for path, length in lengths.items() if length >= LONGEST} == {}
 
 
 def networks() -> list[tuple[str, str]]:
