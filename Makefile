@@ -43,10 +43,10 @@ demo: setup  ## Analyse a portrait with the models that ship, then train both st
 	@echo "curves:          $(BIN)/tensorboard --logdir demo"
 
 test: setup  ## Run the test suite
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not slow'
 
 test-all: setup  ## Run the test suite with the slow tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: setup  ## Check style and types
 	$(BIN)/ruff check .
