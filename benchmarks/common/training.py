@@ -11,11 +11,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from faceexpr.callbacks.best_checkpoint import BestCheckpoint
+from faceexpr.callbacks.checkpointing import BestCheckpoint, EpochSeed, LastCheckpoint
 from faceexpr.callbacks.checks import RunChecks
 from faceexpr.callbacks.classification import ClassificationEvaluation
-from faceexpr.callbacks.last_checkpoint import LastCheckpoint
-from faceexpr.callbacks.step_seed import StepSeed
 from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.loading import FaceSplit
 from faceexpr.data.module import Stage
@@ -116,7 +114,7 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[
-            clock, StepSeed(), RunChecks(), ClassificationEvaluation(figures=False), BestCheckpoint(), LastCheckpoint()
+            clock, EpochSeed(), RunChecks(), ClassificationEvaluation(figures=False), BestCheckpoint(), LastCheckpoint()
         ],
     )  # fmt: skip
     trainer.fit(ExpressionClassifier(net, optimizer=adam), datamodule=data)

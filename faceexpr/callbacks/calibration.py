@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from faceexpr.callbacks.checkpoint_io import WholeCheckpointIO
+from faceexpr.callbacks.checkpointing import WholeCheckpointIO
 from faceexpr.callbacks.evaluation import rehearsal
 from faceexpr.metrics.classification import calibration_error, negative_log_likelihood
 from faceexpr.metrics.tables import SampleCollector, SampleTable

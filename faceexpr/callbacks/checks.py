@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from faceexpr.callbacks.evaluation import Evaluation
 from faceexpr.data.boxed_images import DetectionDataModule
@@ -35,7 +36,7 @@ class RunChecks(Callback):
         for option in needed.get(stage, ()):
             if getattr(trainer, option) == 0:
                 raise FaceExprError(
-                    f"trainer.{option} is 0; expected more than 0: such a run would look done and have done nothing"
+                    f"{option} is 0; expected more than 0: such a run would look done and have done nothing"
                 )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -44,7 +45,7 @@ class RunChecks(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and not self._trained and trainer.ckpt_path is not None:
-            way = "give a larger --trainer.max_epochs or --trainer.max_steps"
+            way = "give a larger max_epochs or max_steps"
             rank_zero_warn(
                 f"nothing was left to train: the checkpoint has done {counted(trainer.current_epoch, 'epoch')} and "
                 f"{counted(trainer.global_step, 'step')}; to go on, "
@@ -74,8 +75,8 @@ class RunChecks(Callback):
             if not torch.isfinite(loss):
                 raise FaceExprError(
                     f"the training loss is {loss.item()} at step {trainer.global_step} (epoch "
-                    f"{trainer.current_epoch}): training has diverged; lower the learning rate "
-                    "(--model.optimizer.lr), and look at the data of this run"
+                    f"{trainer.current_epoch}): training has diverged; lower the learning rate, "
+                    "and look at the data of this run"
                 )
 
     def _check_names(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -113,7 +114,7 @@ def _check_faces(trainer: Trainer, monitor: str, option: str) -> None:
     if trainer.limit_val_batches and not data.has_faces("val"):
         raise FaceExprError(
             f"{option} watches {monitor}, which is not defined: no picture of the val split has a face; expected "
-            "pictures with faces, or --checkpoint.monitor val/loss --checkpoint.mode min"
+            "pictures with faces, or the monitor val/loss with mode min"
         )
 
 
@@ -134,7 +135,7 @@ def _monitors(trainer: Trainer) -> list[tuple[str, str | None, str]]:
         if isinstance(getattr(callback, "monitor", None), str) and not isinstance(callback, Evaluation)
     ]
     for config in trainer.lr_scheduler_configs:
-        if config.reduce_on_plateau:
+        if isinstance(config.scheduler, ReduceLROnPlateau):
             found.append((config.monitor, getattr(config.scheduler, "mode", None), type(config.scheduler).__name__))
     return found
 

@@ -153,7 +153,8 @@ class Evaluation(Callback, Generic[Table, Scores]):
             self._training_shown = True
             show_figures(trainer, "train", self.draw_training(trainer, pl_module, batch), self._folder)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    # Not when training ends: a run that was killed after its last epoch is resumed, and has only this left to do.
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = dict(self.training_metrics())
         for when, result in (("final", self._latest), ("best", self._best)):
             values = {} if result is None else self.values(result.scores)

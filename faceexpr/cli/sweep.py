@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,6 @@ from pathlib import Path
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
-from faceexpr.callbacks.launched import work_alone
 from faceexpr.sweep.ended import failure
 from faceexpr.sweep.launch import LOG, launch, val_metrics
 from faceexpr.sweep.options import SweepOptions, read_options
@@ -211,5 +211,14 @@ def run(args: list[str]) -> None:
         FaceExprError: bad input.
         SystemExit: some trials failed, Ctrl-C, or SIGTERM.
     """
-    work_alone()  # sweeps share trials through the study, whatever has started them
+    _work_alone()  # sweeps share trials through the study, whatever has started them
     Sweep(*read_options(args[1:])).run()
+
+
+def _work_alone() -> None:
+    """Forget what started this process, which does not share its work with the others that were started with it."""
+    for name in (
+        "RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID",
+        "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID",
+    ):  # fmt: skip
+        os.environ.pop(name, None)

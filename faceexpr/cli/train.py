@@ -14,25 +14,23 @@ from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from faceexpr import __version__
-from faceexpr.callbacks.best_checkpoint import BestCheckpoint
-from faceexpr.callbacks.checkpoint_io import WholeCheckpointIO
+from faceexpr.callbacks.calibration import Calibrate
+from faceexpr.callbacks.checkpointing import BestCheckpoint, EpochSeed, LastCheckpoint, WholeCheckpointIO
 from faceexpr.callbacks.checks import RunChecks, check_batch_norm
-from faceexpr.callbacks.configured import CONFIGURED
+from faceexpr.callbacks.classification import ClassificationEvaluation
+from faceexpr.callbacks.detection import DetectionEvaluation
 from faceexpr.callbacks.evaluation import Evaluation, can_judge
-from faceexpr.callbacks.order import turn
 from faceexpr.callbacks.predictions import PredictionWriter
-from faceexpr.callbacks.preemption import Preemption
-from faceexpr.callbacks.progress import on_terminal
-from faceexpr.callbacks.run_config import SaveRunConfig
-from faceexpr.callbacks.step_seed import StepSeed
-from faceexpr.callbacks.together import Together, begin_together
+from faceexpr.callbacks.progress import LineProgress, RateMonitor, SaveRunConfig, on_terminal
+from faceexpr.callbacks.robustness import Robustness
 from faceexpr.cli.known_classes import WRITTEN_OUT, default_classes, import_short_names
 from faceexpr.cli.parser import Parser, bad_input, class_change_logger, is_written
 from faceexpr.cli.written import last_folder, written_path
 from faceexpr.data.module import FaceDataModule
-from faceexpr.utils.errors import INTERRUPTED, SOME_FAILED, FaceExprError
+from faceexpr.utils.errors import INTERRUPTED, PREEMPTED, SOME_FAILED, FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 from faceexpr.weights.checkpoints import find_checkpoint, newest_loadable, remembered, require_checkpoint
 
@@ -42,6 +40,20 @@ LOGGER_CLASS = "lightning.pytorch.loggers.TensorBoardLogger"
 RUNS = "lightning_logs"
 """Folder of the runs, in ``trainer.default_root_dir`` where that is given."""
 DEFAULT_LOGGER_OPTIONS = {"save_dir": RUNS, "name": "", "default_hp_metric": False}
+
+# The best epoch is saved before the newest state, which then knows of it.
+CONFIGURED: dict[str, type[Callback]] = {
+    "checkpoint": BestCheckpoint,
+    "last_checkpoint": LastCheckpoint,
+    "lr_monitor": RateMonitor,
+    "evaluation": ClassificationEvaluation,
+    "detection_evaluation": DetectionEvaluation,
+    "robustness": Robustness,
+    "calibration": Calibrate,
+    "predictions": PredictionWriter,
+    "progress": LineProgress,
+}
+"""The callbacks that every run has, each with the name of its options in a configuration."""
 
 
 class FaceExprCLI(LightningCLI):
@@ -77,7 +89,7 @@ class FaceExprCLI(LightningCLI):
             save_config_callback=SaveRunConfig,
             seed_everything_default=0,
             trainer_defaults={
-                "callbacks": [Preemption(), StepSeed(), RunChecks(), *callbacks],
+                "callbacks": [EpochSeed(), RunChecks(), *callbacks],
                 "logger": {"class_path": LOGGER_CLASS, "init_args": DEFAULT_LOGGER_OPTIONS},
             },
             parser_class=Parser,
@@ -170,8 +182,6 @@ class FaceExprCLI(LightningCLI):
         for callback in [*built.callbacks]:  # type: ignore[attr-defined]  # set at run time
             if isinstance(callback, Evaluation) and not can_judge(callback, self.model):
                 built.callbacks.remove(callback)  # type: ignore[attr-defined]
-        built.callbacks.sort(key=turn)  # type: ignore[attr-defined]
-        begin_together(built, self.checkpoint)
         return built
 
     def fit(self, **kwargs: Any) -> None:
@@ -237,12 +247,13 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
     """
     import_short_names()
     _quiet()
-    together = Together()
     try:
         checkpoint = _checkpoint(args)
-        FaceExprCLI(args, remembered(checkpoint) if checkpoint else None, checkpoint, [together, *callbacks])
+        FaceExprCLI(args, remembered(checkpoint) if checkpoint else None, checkpoint, callbacks)
+    except SIGTERMException:
+        raise SystemExit(PREEMPTED) from None
     except Exception as error:
-        known = together.last_words(error, bad_input(error))
+        known = bad_input(error)
         if known is None:
             raise
         raise known from None
@@ -251,8 +262,6 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
         if ending.code == 1 and isinstance(ending.__context__, KeyboardInterrupt):
             raise SystemExit(INTERRUPTED) from None
         raise
-    finally:
-        together.leave()
 
 
 def _checkpoint(args: Sequence[str]) -> Path | None:

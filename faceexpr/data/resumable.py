@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 Batch = TypeVar("Batch")
+
+POSITION = "train_position"
+"""Key of a checkpoint: the training loader's position, as its ``state_dict`` gives it."""
 
 
 class ResumableLoader:
@@ -35,9 +38,4 @@ class ResumableLoader:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Leave those batches out when that epoch is iterated over; any other epoch is whole."""
-        self.sampler.leave_out(state["epoch"], self.batches_done(state))
-
-    def batches_done(self, state: Mapping[str, int]) -> int:
-        """Return a position as a number of the present batches, which may be of another size than those before."""
-        done: int = state["batches"] * state["samples"] // self.sampler.together
-        return done
+        self.sampler.leave_out(state["epoch"], state["batches"])

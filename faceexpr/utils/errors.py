@@ -8,9 +8,6 @@ BAD_INPUT = 2
 SOME_FAILED = 3
 """Exit code when some of several inputs or jobs failed; all others have their results."""
 
-PROCESS_LOST = 76
-"""Exit code where another process of the run was killed, or its machine is gone; the last checkpoint is kept."""
-
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as of a shell."""
 

@@ -8,9 +8,8 @@ import yaml
 from conftest import REPOSITORY, TINY_RUN, Run, exit_code
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
 
-from faceexpr.callbacks.best_checkpoint import BestCheckpoint
+from faceexpr.callbacks.checkpointing import BestCheckpoint, LastCheckpoint
 from faceexpr.callbacks.classification import ClassificationEvaluation
-from faceexpr.callbacks.last_checkpoint import LastCheckpoint
 from faceexpr.callbacks.predictions import PredictionWriter
 from faceexpr.callbacks.progress import LineProgress
 from faceexpr.cli.main import main

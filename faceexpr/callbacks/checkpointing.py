@@ -1,0 +1,289 @@
+"""Checkpoints of a training: the best epoch, the newest state to go on from, and how both are written and read."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+from weakref import proxy
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
+
+from faceexpr.callbacks.evaluation import AUTO, Evaluation, resolved
+from faceexpr.data.draws import seed_of
+from faceexpr.data.resumable import POSITION, ResumableLoader
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import replacing
+from faceexpr.weights.checkpoints import read_checkpoint
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint whole or not at all, and read it, or a model file in its place, without unpickling.
+
+    A kill or a full disk in the middle leaves the checkpoint before. Lightning's own writer puts its temporary file
+    into the system's folder for such files. Where that is another file system, its last step is a copy, which a kill
+    cuts short.
+    """
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return read_checkpoint(Path(path))
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        if "://" in str(path):  # storage of a network, which Lightning knows how to write to
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        # At once, since torch reports what goes wrong in a file in many ways, and Python in one.
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        with replacing(Path(path)) as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keep the best epoch, ``checkpoints/best.ckpt``.
+
+    Args:
+        monitor: the metric that decides, on the validation split; ``auto`` is the accuracy of classifiers and the AP50
+            of detectors.
+        mode: whether the highest (``max``) or the lowest (``min``) value is the best.
+        save_top_k: how many of the best epochs to keep.
+        dirpath: folder of the checkpoints; by default ``checkpoints`` in the run folder.
+        filename: name without extension; may hold metrics, such as ``{epoch:03d}-{val/accuracy:.4f}``.
+        every_n_epochs: save after each n-th epoch only.
+    """
+
+    def __init__(
+        self,
+        monitor: str | None = AUTO,
+        mode: Literal["max", "min"] = "max",
+        save_top_k: int = 1,
+        dirpath: str | None = None,
+        filename: str = "best",
+        every_n_epochs: int = 1,
+    ) -> None:
+        super().__init__(
+            monitor=monitor,
+            mode=mode,
+            save_top_k=save_top_k,
+            save_last=False,
+            dirpath=dirpath,
+            filename=filename,
+            auto_insert_metric_name=False,
+            every_n_epochs=every_n_epochs,
+        )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.monitor = resolved(self.monitor, pl_module)
+        super().setup(trainer, pl_module, stage)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Copy the best epochs of the run that is resumed into this run's folder, which is then complete."""
+        state = checkpoint.get("callbacks", {}).pop(self.state_key, None)
+        if state is None or trainer.state.fn != TrainerFn.FITTING or trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
+            return
+        folder = Path(str(self.dirpath))
+        new_paths = {"": ""}
+        for path, score in state["best_k_models"].items():
+            # Beside the checkpoint that is resumed, where the run's folder has been moved since.
+            places = (Path(path), Path(str(trainer.ckpt_path)).parent / Path(path).name)
+            source = next((place for place in places if place.is_file()), None)
+            target = folder / Path(path).name
+            # Process 0 decides: the others may be on machines that do not see its files.
+            reason = trainer.strategy.broadcast(_unusable(source, target, score) if trainer.is_global_zero else "")
+            if reason:
+                rank_zero_warn(f"{path} {reason}: the best epoch will be chosen among those from here on")
+                return
+            if trainer.is_global_zero and source is not None and not target.exists():
+                with source.open("rb") as old, replacing(target) as new:
+                    shutil.copyfileobj(old, new)
+            new_paths[path] = str(target)
+        for name in ("best_model_path", "kth_best_model_path"):
+            state[name] = new_paths.get(state[name], "")
+        state["best_k_models"] = {new_paths[path]: score for path, score in state["best_k_models"].items()}
+        checkpoint["callbacks"][self.state_key] = state | {"dirpath": self.dirpath, "last_model_path": ""}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
+        never = trainer.limit_val_batches == 0 or (every is not None and epochs is not None and 0 <= epochs < every)
+        if self.monitor is not None and never and not self.best_k_models:
+            rank_zero_info(
+                f"no validation will run, so no epoch can be the best by {self.monitor}: the last epoch is saved"
+            )
+            self.monitor = None
+        if trainer.ckpt_path is not None and not self.best_k_models:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets the list at run time
+                if isinstance(callback, Evaluation):
+                    callback.forget_best()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the state at the end of a training in which Lightning has saved nothing.
+
+        That is where no optimizer has taken a step, as for a model that only remembers its data, and where it has
+        waited for a validation that never came.
+        """
+        super().on_train_end(trainer, pl_module)
+        if self.best_model_path or not self.save_top_k or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self.best_model_path = str(Path(str(self.dirpath)) / f"{self.filename}{self.FILE_EXTENSION}")
+        self.best_model_score = trainer.callback_metrics.get(self.monitor) if self.monitor else None
+        trainer.save_checkpoint(self.best_model_path, weights_only=False)
+
+
+def _unusable(source: Path | None, target: Path, score: Tensor) -> str:
+    """Return why a best checkpoint of the run that is resumed cannot be taken over; empty where it can."""
+    if source is None:
+        return "of the run that is resumed is not there any more"
+    if target.exists() and not target.samefile(source):
+        return f"of the run that is resumed would replace {target}"
+    # Killed after a better epoch and before the state that knows of it, a run leaves that epoch's file behind.
+    states = read_checkpoint(source).get("callbacks", {})
+    scores = [state.get("current_score") for key, state in states.items() if key.startswith(BestCheckpoint.__name__)]
+    if scores and scores[0] is not None and float(scores[0]) != float(score):
+        return "is of an epoch after the checkpoint that is resumed"
+    return ""
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keep the newest state of the training, ``checkpoints/last.ckpt``, from which it can go on.
+
+    It is saved at the end of an epoch, after all that belongs to it, and once more at the end of the training; on
+    SIGTERM, one process saves it between two steps.
+
+    Args:
+        every_n_epochs: save after each n-th epoch.
+        every_n_train_steps: save after each n-th step instead, and after each epoch.
+        dirpath: folder of the checkpoint; by default ``checkpoints`` in the run folder.
+    """
+
+    # Of Lightning's callback this takes the folder and the name. Its own times to save leave out models without an
+    # optimizer's steps and the end of a training.
+    def __init__(
+        self, every_n_epochs: int = 1, every_n_train_steps: int | None = None, dirpath: str | None = None
+    ) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename="last",
+            every_n_epochs=every_n_epochs if every_n_train_steps is None else None,
+            every_n_train_steps=every_n_train_steps,
+        )
+        self.epochs = every_n_epochs if every_n_train_steps is None else 1
+        self.steps = every_n_train_steps
+        self.saved_step = 0
+        self._position: dict[str, int] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self.saved_step, self._position = 0, {}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if isinstance(trainer.train_dataloader, ResumableLoader):
+            checkpoint[POSITION] = trainer.train_dataloader.state_dict()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._position = checkpoint.get(POSITION, {})
+        self.saved_step = checkpoint.get("global_step", 0)
+        resumed, folder = Path(str(trainer.ckpt_path)), Path(str(self.dirpath))
+        if resumed.name.startswith("last") and resumed.parent.absolute() == folder.absolute():
+            self.best_model_path = str(folder / resumed.name)  # this run's own, which is replaced
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take nothing over: where the file goes follows from the one that is resumed."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        loader, position = trainer.train_dataloader, self._position
+        # Lightning gives the loader its position too, but not where a schedule has asked for the number of steps.
+        if isinstance(loader, ResumableLoader) and position.get("epoch") == trainer.current_epoch:
+            samples = loader.state_dict()["samples"]
+            if samples != position["samples"]:
+                raise FaceExprError(
+                    f"{trainer.ckpt_path} was saved within an epoch with {position['samples']} samples in a step, and "
+                    f"this training has {samples}; expected as many, or a checkpoint from the end of an epoch"
+                )
+            loader.load_state_dict(position)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # What is left of an epoch after its last step is done before the state is saved.
+        if trainer.global_step == self.saved_step or trainer.is_last_batch:
+            return
+        due = self.steps is not None and trainer.global_step % self.steps == 0
+        if trainer.max_steps != -1 and batch_idx + 1 == trainer.accumulate_grad_batches:
+            due |= trainer.current_epoch > 0 and trainer.current_epoch % self.epochs == 0
+        if due:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        done = trainer.current_epoch + 1
+        ends = trainer.should_stop or done == trainer.max_epochs or trainer.global_step == trainer.max_steps
+        # Where the length is given in steps, Lightning ends a resumed epoch twice, and so the first step of the next
+        # one is waited for.
+        if ends or (done % self.epochs == 0 and trainer.max_steps == -1):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save nothing, as Lightning's callback may."""
+
+    def _save(self, trainer: Trainer) -> None:
+        if not self.save_top_k or trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
+            return
+        version = self.STARTING_VERSION
+        path = self.best_model_path or self.format_checkpoint_name({})
+        while path != self.best_model_path and self.file_exists(path, trainer):
+            path, version = self.format_checkpoint_name({}, ver=version), version + 1
+        self.best_model_path = path
+        trainer.save_checkpoint(path, weights_only=False)
+        self.saved_step = trainer.global_step
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(proxy(self))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        # Processes get the signal at different points, and would wait for one another. In a validation, averaged
+        # weights may be in the place of the trained ones; between accumulated batches, gradients would be lost.
+        alone = trainer.world_size == 1 and trainer.accumulate_grad_batches == 1
+        if isinstance(exception, SIGTERMException) and trainer.training and alone and trainer.global_step:
+            self._save(trainer)
+        if isinstance(exception, SIGTERMException | KeyboardInterrupt) and self.best_model_path:
+            rank_zero_info(
+                f"stopped at step {trainer.global_step}; {self.best_model_path} is of step {self.saved_step}"
+            )
+
+
+class EpochSeed(Callback):
+    """Seed the generators that the network draws from, such as its dropout, at the start of each epoch.
+
+    The seed is a function of the run's seed, the process and the epoch. So a run that is resumed at the end of an
+    epoch draws what the uninterrupted one would have drawn, and each process draws for itself. Order and augmentation
+    of the data have generators of their own.
+    """
+
+    def __init__(self) -> None:
+        self._seed = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._seed = trainer.strategy.broadcast(torch.initial_seed())
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        number = seed_of(self._seed, trainer.global_rank, trainer.current_epoch)
+        torch.manual_seed(number)
+        random.seed(number)
+        np.random.seed(number % 2**32)
