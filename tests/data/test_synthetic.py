@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from faceexpr.data.synthetic import SyntheticFaces
 from faceexpr.data.synthetic.drawing import draw_face, draw_scene
 from faceexpr.data.synthetic.parts import head_outline
-from faceexpr.data.synthetic.person import PROTOTYPES, Movements, perform, person
+from faceexpr.data.synthetic.person import PROTOTYPES, Movements, draw_movements, draw_person
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 
@@ -37,14 +37,14 @@ def test_unknown_expression_is_refused():
 
 
 def test_movements_follow_the_prototypes():
-    moves = {name: [perform(name, np.random.default_rng(seed)) for seed in range(50)] for name in FER_NAMES}
+    moves = {name: [draw_movements(name, np.random.default_rng(seed)) for seed in range(50)] for name in FER_NAMES}
     assert min(m.corner_pull for m in moves["Happy"]) > max(m.corner_pull for m in moves["Sad"])
     assert min(m.jaw_drop for m in moves["Surprise"]) > max(m.jaw_drop for m in moves["Neutral"])
     assert min(m.brow_lower for m in moves["Angry"]) > max(m.brow_lower for m in moves["Surprise"])
 
 
 def test_an_open_jaw_lengthens_the_head():
-    who = person(np.random.default_rng(0))
+    who = draw_person(np.random.default_rng(0))
     assert head_outline(who, Movements(jaw_drop=1))[:, 1].max() > head_outline(who, Movements())[:, 1].max() + 0.1
 
 

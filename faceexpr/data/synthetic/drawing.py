@@ -1,4 +1,4 @@
-"""Drawn faces and pictures with several of them, each decided by a random generator alone.
+"""Drawn faces and images with several of them, each decided by a random generator alone.
 
 They make everything run at once and without a download: the first training, the tests and the demonstrations. Nothing
 learnt from them carries over to photographs.
@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from faceexpr.data.synthetic.parts import head_outline, portrait
-from faceexpr.data.synthetic.person import PROTOTYPES, Movements, Person, Points, perform, person
+from faceexpr.data.synthetic.parts import Points, head_outline, list_shapes
+from faceexpr.data.synthetic.person import PROTOTYPES, Movements, Person, draw_movements, draw_person
 from faceexpr.utils.errors import FaceExprError
 
 Pixels = NDArray[np.uint8]
@@ -22,7 +22,7 @@ OVERSAMPLING = 3
 """Polygons are painted without anti-aliasing on a canvas this many times larger, and averaged down."""
 
 SMALLEST_FACE = 12.0
-"""The longer side of the smallest face in a picture, in pixels."""
+"""The longer side of the smallest face in an image, in pixels."""
 
 
 def draw_face(expression: str, rng: np.random.Generator, size: int = 48) -> Pixels:
@@ -39,7 +39,7 @@ def draw_face(expression: str, rng: np.random.Generator, size: int = 48) -> Pixe
     Raises:
         FaceExprError: no face shows this expression.
     """
-    who, moves = person(rng), _perform(expression, rng)
+    who, moves = draw_person(rng), draw_movements(expression, rng)
     side = size * OVERSAMPLING
     unit = side / 2.6 * rng.uniform(0.9, 1.08)
     centre = side * (0.5 + rng.uniform(-0.04, 0.04)), side * (0.5 + rng.uniform(-0.04, 0.04))
@@ -51,17 +51,17 @@ def draw_face(expression: str, rng: np.random.Generator, size: int = 48) -> Pixe
 def draw_scene(
     rng: np.random.Generator, width: int, height: int, faces: int
 ) -> tuple[Pixels, NDArray[np.float32], list[str]]:
-    """Draw a picture with several people whose faces do not overlap.
+    """Draw an image with several people whose faces do not overlap.
 
     Args:
         rng: decides everything else.
-        width: of the picture, in pixels.
-        height: of the picture, in pixels.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
         faces: number of faces, 0 or more.
 
     Returns:
-        The picture, RGB uint8 (height, width, 3); the boxes of the faces from the top of the head to the chin,
-        without hair and ears, float32 (faces, 4) as left, top, right, bottom in pixels, all inside the picture; and
+        The image, RGB uint8 (height, width, 3); the boxes of the faces from the top of the head to the chin,
+        without hair and ears, float32 (faces, 4) as left, top, right, bottom in pixels, all inside the image; and
         the expression of each face.
 
     Raises:
@@ -72,7 +72,7 @@ def draw_scene(
     scene = []
     for left, top, side in _places(rng, width, height, faces):
         name = names[int(rng.integers(len(names)))]
-        who, moves = person(rng), _perform(name, rng)
+        who, moves = draw_person(rng), draw_movements(name, rng)
         outline = head_outline(who, moves) @ _rotation(tilt := rng.uniform(-18, 18))
         low, high = outline.min(0), outline.max(0)
         unit = side / float((high - low).max())
@@ -87,12 +87,6 @@ def draw_scene(
     return _photograph(canvas, rng), boxes, [entry[1] for entry in scene]
 
 
-def _perform(expression: str, rng: np.random.Generator) -> Movements:
-    if expression not in PROTOTYPES:
-        raise FaceExprError(f"no face can be drawn for {expression!r}; expected one of {', '.join(PROTOTYPES)}")
-    return perform(expression, rng)
-
-
 def _rotation(tilt: float) -> Points:
     """The matrix that turns row vectors by ``tilt`` degrees."""
     c, s = cos(radians(tilt)), sin(radians(tilt))
@@ -105,7 +99,7 @@ def _placement(unit: float, tilt: float, x: float, y: float, zoom: float = 1.0) 
 
 
 def _paint(canvas: Image.Image, who: Person, moves: Movements, placement: Points) -> None:
-    shapes = portrait(who, moves)
+    shapes = list_shapes(who, moves)
     # All polygons are placed in one product: there are some fifty of a few points each.
     ends = np.cumsum([len(points) for points, _ in shapes]).tolist()
     placed = np.concatenate([points for points, _ in shapes]) @ placement[:2] + placement[2]
@@ -153,12 +147,12 @@ def _background(rng: np.random.Generator, width: int, height: int) -> Image.Imag
 
 
 def _places(rng: np.random.Generator, width: int, height: int, faces: int) -> list[tuple[float, float, float]]:
-    """Squares inside the picture, as (left, top, side), far enough apart for the hair of each."""
+    """Squares inside the image, as (left, top, side), far enough apart for the hair of each."""
     places: list[tuple[float, float, float]] = []
     largest = 0.6 * min(width, height)
     while len(places) < faces:
         if largest < SMALLEST_FACE:
-            raise FaceExprError(f"a picture of {width} x {height} has no room for {faces} faces; expected fewer")
+            raise FaceExprError(f"an image of {width} x {height} has no room for {faces} faces; expected fewer")
         side = max(SMALLEST_FACE, largest * rng.uniform(0.35, 1))
         left, top = rng.uniform(0, width - side), rng.uniform(0, height - side)
         if all(_apart(left, top, side, *other) for other in places):

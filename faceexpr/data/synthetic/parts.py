@@ -1,41 +1,55 @@
-"""The parts of a drawn face, from the back to the front: each function gives the polygons of one part."""
+"""The parts of a drawn face, from the back to the front: each function gives the coloured polygons of one part.
+
+Face coordinates: the origin lies between nose and eyes, x to the right, y down; a head is about 2 wide and 2.6 high.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from faceexpr.data.synthetic.person import (
-    CIRCLE,
-    DARK,
-    DOME,
-    ROUND,
-    WHITE,
-    Movements,
-    Person,
-    Points,
-    Shape,
-    T,
-    band,
-    ellipse,
-    mix,
-    stroke,
-)
+from faceexpr.data.synthetic.person import Colour, Movements, Person, mix
+
+Points = NDArray[np.float64]
+Shape = tuple[Points, Colour]
+
+WHITE: Colour = (244, 242, 238)
+DARK: Colour = (40, 22, 24)
+SIDES = (-1, 1)
+
+T = np.linspace(-1, 1, 13)
+DOME = 1 - T * T
+ROUND = np.sqrt(DOME)
+_TURN = np.linspace(0, 2 * np.pi, 28, endpoint=False)
+CIRCLE = np.column_stack([np.cos(_TURN), np.sin(_TURN)])
 
 
-def portrait(who: Person, moves: Movements) -> list[Shape]:
+def list_shapes(who: Person, moves: Movements) -> list[Shape]:
     """All polygons of a face with hair, neck and shoulders, in the order in which they are painted."""
     outline = head_outline(who, moves)
-    front: list[Shape] = [
-        *skin_marks(who, moves),
-        *nose(who, moves),
-        *mouth(who, moves),
-        *eyes(who, moves),
-        *brows(who, moves),
-        *(glasses(who) if who.glasses else []),
-    ]
+    parts = (skin_marks, nose, mouth, eyes, brows, glasses)
     # What lies in front turns further than the outline of the head, which is what makes a turned head look turned.
-    turned = [(points + np.array([who.turn, who.nod]), colour) for points, colour in front]
-    return [*back(who), *head(who, outline), *beard(who, outline), *turned, *hair(who, outline)]
+    shift = np.array([who.turn, who.nod])
+    front = [(points + shift, colour) for part in parts for points, colour in part(who, moves)]
+    return [*back(who), *head(who, outline), *beard(who, outline), *front, *hair(who, outline)]
+
+
+def ellipse(x: float, y: float, across: float, down: float) -> Points:
+    """An ellipse by its centre and half axes, shape (K, 2)."""
+    return CIRCLE * (across, down) + (x, y)
+
+
+def band(x: Points, upper: Points, lower: Points) -> Points:
+    """The area between two curves over the same x, shape (2K, 2)."""
+    outline = np.empty((2 * len(x), 2))
+    outline[: len(x), 0], outline[len(x) :, 0] = x, x[::-1]
+    outline[: len(x), 1], outline[len(x) :, 1] = upper, lower[::-1]
+    return outline
+
+
+def stroke(x: Points, y: Points, thickness: float | Points) -> Points:
+    """A line of some thickness along a curve that runs more across than down."""
+    return band(x, y - thickness / 2, y + thickness / 2)
 
 
 def head_outline(who: Person, moves: Movements) -> Points:
@@ -43,9 +57,8 @@ def head_outline(who: Person, moves: Movements) -> Points:
     across, down = CIRCLE.T
     low = np.maximum(down, 0)
     length = who.height + 0.16 * max(moves.jaw_drop, 0)
-    return np.column_stack(
-        [across * who.width * (1 - who.taper * low * low), np.where(down > 0, down * length, down * who.height)]
-    )
+    x = across * who.width * (1 - who.taper * low * low)
+    return np.column_stack([x, np.where(down > 0, down * length, down * who.height)])
 
 
 def back(who: Person) -> list[Shape]:
@@ -59,9 +72,8 @@ def back(who: Person) -> list[Shape]:
         shapes.append((ellipse(0, -0.5, who.width * 1.3, 1.12), shade))
     shapes.append((band(T * 0.5, 0.6 + 0 * T, 2.4 + 0 * T), mix(who.skin, DARK, 0.28)))
     shapes.append((band(T * 1.9, 2.0 - 0.38 * ROUND, 9 + 0 * T), who.clothes))
-    for side in (-1, 1):
-        shapes.append((ellipse(side * who.width * 0.99, 0.02, 0.13, 0.25), mix(who.skin, DARK, 0.15)))
-    return shapes
+    ear = mix(who.skin, DARK, 0.15)
+    return [*shapes, *((ellipse(side * who.width * 0.99, 0.02, 0.13, 0.25), ear) for side in SIDES)]
 
 
 def head(who: Person, outline: Points) -> list[Shape]:
@@ -98,25 +110,23 @@ def hair(who: Person, outline: Points) -> list[Shape]:
     else:
         line = -0.8 * who.height + 0.55 * reach**4
     thick = {"cropped": 1.04, "curly": 1.2}.get(who.hairstyle, 1.1)
-    shapes = [(band(x * (thick + 0.98) / 2, top * thick, np.maximum(line, top)), who.hair)]
     third = len(x) // 3
     shine, gleam = x[third:-third], np.sin(np.linspace(0, np.pi, len(x) - 2 * third))
-    shapes.append((stroke(shine, top[third:-third] * thick + 0.12, 0.07 * gleam), mix(who.hair, WHITE, 0.18)))
-    return shapes
+    return [
+        (band(x * (thick + 0.98) / 2, top * thick, np.maximum(line, top)), who.hair),
+        (stroke(shine, top[third:-third] * thick + 0.12, 0.07 * gleam), mix(who.hair, WHITE, 0.18)),
+    ]
 
 
 def skin_marks(who: Person, moves: Movements) -> list[Shape]:
     """Cheeks, and the furrows that the movements fold into the skin."""
-    shapes: list[Shape] = []
     cheek = mix(who.skin, (226, 108, 92), 0.12 + 0.12 * max(moves.cheek, 0))
-    for side in (-1, 1):
-        shapes.append((ellipse(side * 0.52, 0.3 - 0.07 * moves.cheek, 0.2, 0.15), cheek))
+    shapes: list[Shape] = [(ellipse(side * 0.52, 0.3 - 0.07 * moves.cheek, 0.2, 0.15), cheek) for side in SIDES]
     fold = max(0.9 * moves.corner_pull, 0.8 * moves.lip_raise, 0.7 * moves.nose_wrinkle, 0.15)
-    down = who.mouth_height - 0.06
-    for side in (-1, 1):
-        start, end = 0.05 + who.nose_width, who.mouth_width + 0.1 + 0.08 * moves.corner_pull
+    start, end = 0.05 + who.nose_width, who.mouth_width + 0.1 + 0.08 * moves.corner_pull
+    along = who.nose_length + (who.mouth_height - 0.06 - who.nose_length) * (T + 1) / 2
+    for side in SIDES:
         across = side * (start + (end - start) * ((T + 1) / 2) ** 0.8)
-        along = who.nose_length + (down - who.nose_length) * (T + 1) / 2
         shapes.append((stroke(along, across, 0.05 * ROUND)[:, ::-1], mix(who.skin, DARK, 0.4 * fold)))
     raised = min(max(moves.brow_inner, 0), max(moves.brow_outer + 0.3, 0))
     if raised > 0.25:
@@ -131,26 +141,19 @@ def skin_marks(who: Person, moves: Movements) -> list[Shape]:
 
 def nose(who: Person, moves: Movements) -> list[Shape]:
     """Bridge, tip and nostrils; wrinkling lifts and widens the wings and folds the bridge."""
-    lift = 0.07 * moves.nose_wrinkle
-    tip = who.nose_length - lift
+    tip = who.nose_length - 0.07 * moves.nose_wrinkle
     wide = who.nose_width * (1 + 0.25 * max(moves.nose_wrinkle, 0))
-    shadow = mix(who.skin, DARK, 0.2)
+    bridge = np.array([0.0, 0.05, 0.09]) * who.side
     shapes: list[Shape] = [
-        (
-            band(
-                np.array([0.0, 0.05, 0.09]) * who.side, np.array([-0.12, -0.1, tip - 0.05]), np.array([tip, tip, tip])
-            ),
-            shadow,
-        ),
+        (band(bridge, np.array([-0.12, -0.1, tip - 0.05]), np.array([tip, tip, tip])), mix(who.skin, DARK, 0.2)),
         (ellipse(0, tip - 0.02, wide * 0.95, 0.085), mix(who.skin, DARK, 0.1)),
         (ellipse(0, tip - 0.05, wide * 0.5, 0.07), mix(who.skin, WHITE, 0.2)),
     ]
-    for side in (-1, 1):
+    for side in SIDES:
         shapes.append((ellipse(side * wide * 0.52, tip + 0.025, wide * 0.26, 0.032), mix(who.skin, DARK, 0.65)))
     if moves.nose_wrinkle > 0.2:
         fold = mix(who.skin, DARK, 0.5 * moves.nose_wrinkle)
-        for level in (-0.1, 0.0):
-            shapes.append((stroke(T * 0.13, level + 0.05 * DOME, 0.035 * ROUND), fold))
+        shapes += [(stroke(T * 0.13, level + 0.05 * DOME, 0.035 * ROUND), fold) for level in (-0.1, 0.0)]
     return shapes
 
 
@@ -169,12 +172,12 @@ def mouth(who: Person, moves: Movements) -> list[Shape]:
     full = who.lips * (1 - 0.7 * max(moves.lip_press, 0)) * (1 - 0.25 * max(moves.lip_stretch, 0))
     lip = mix(who.skin, (168, 52, 58), 0.5)
     bow = 1 - 0.22 * np.exp(-((T / 0.22) ** 2))
-    gap = lower - upper
     shapes: list[Shape] = [
         (band(x, upper - full * DOME * bow, lower + 1.25 * full * DOME), lip),
         (band(x * 0.5, lower + full * 0.3, lower + full * 0.7 * DOME), mix(lip, WHITE, 0.15)),
         (band(x * 0.97, upper, lower), mix(DARK, (110, 24, 32), 0.35)),
     ]
+    gap = lower - upper
     widest = float(gap.max())
     if widest > 0.08 and jaw < 0.5:  # a rounded mouth covers them
         teeth = np.minimum(gap * 0.8, 0.12 + 0.04 * max(moves.corner_pull, 0))
@@ -190,14 +193,12 @@ def mouth(who: Person, moves: Movements) -> list[Shape]:
 
 def eyes(who: Person, moves: Movements) -> list[Shape]:
     """Whites, irises and lids."""
-    upper = who.eye_opening * (1.1 + 0.75 * moves.lid_raise - 0.3 * max(moves.lid_tight, 0) - 0.2 * max(moves.cheek, 0))
-    lower = who.eye_opening * (
-        0.75 - 0.5 * max(moves.lid_tight, 0) - 0.55 * max(moves.cheek, 0) + 0.2 * moves.lid_raise
-    )
-    upper, lower = max(upper, 0.03), max(lower, 0.012)
+    tight, cheek = max(moves.lid_tight, 0), max(moves.cheek, 0)
+    upper = max(who.eye_opening * (1.1 + 0.75 * moves.lid_raise - 0.3 * tight - 0.2 * cheek), 0.03)
+    lower = max(who.eye_opening * (0.75 - 0.5 * tight - 0.55 * cheek + 0.2 * moves.lid_raise), 0.012)
     iris = who.eye_width * 0.52
     shapes: list[Shape] = []
-    for side in (-1, 1):
+    for side in SIDES:
         centre, level = side * who.eye_distance, who.eye_height
         x = T * who.eye_width + centre
         droop = 0.03 * side * T * max(-moves.lid_raise, 0)
@@ -228,16 +229,19 @@ def brows(who: Person, moves: Movements) -> list[Shape]:
     x = inner + (who.eye_distance + 0.34 - inner) * along
     thickness = who.brow_thickness * (1.15 - 0.75 * along)
     colour = mix(mix(who.hair, DARK, 0.35), who.skin, 0.1)
-    return [(stroke(side * x, y, thickness), colour) for side in (-1, 1)]
+    return [(stroke(side * x, y, thickness), colour) for side in SIDES]
 
 
-def glasses(who: Person) -> list[Shape]:
-    """Frames around the eyes."""
+def glasses(who: Person, moves: Movements) -> list[Shape]:
+    """Frames around the eyes, which nothing moves."""
+    if not who.glasses:
+        return []
     frame = (46, 44, 50)
     shapes: list[Shape] = [(stroke(T * 0.14, who.eye_height - 0.03 - 0.02 * DOME, 0.045), frame)]
-    for side in (-1, 1):
-        rim = ellipse(side * who.eye_distance, who.eye_height + 0.02, 0.36, 0.31)
-        inside = ellipse(side * who.eye_distance, who.eye_height + 0.02, 0.31, 0.26)
+    for side in SIDES:
+        rim, inside = (
+            ellipse(side * who.eye_distance, who.eye_height + 0.02, across, across - 0.05) for across in (0.36, 0.31)
+        )
         # One polygon that runs around the rim and back along its inner edge is a ring.
         shapes.append((np.concatenate([rim, rim[:1], inside[:1], inside[::-1]]), frame))
     return shapes
