@@ -1,0 +1,205 @@
+"""What version 0.1 printed, measured, wrote and stored is still so: `tests/golden/README.md` says how it was made."""
+
+import csv
+import importlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import REPOSITORY, exit_code
+from matplotlib import cbook
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from faceexpr.cli.main import main
+from faceexpr.utils.errors import SOME_FAILED
+from faceexpr.utils.redirects import RENAMED
+
+GOLDEN = REPOSITORY / "tests/golden"
+
+CLASSIFIER_ONLY = {"evaluation", "robustness", "calibration", "predictions"}
+DETECTOR_ONLY = {"detection_evaluation"}
+CONFIGS = {
+    "expression/fer2013_simple_cnn": DETECTOR_ONLY,
+    "expression/fer2013_knn": DETECTOR_ONLY,
+    "expression/folder_compact": DETECTOR_ONLY,
+    "detection/wider_light": CLASSIFIER_ONLY,
+    "detection/wider_faster_rcnn": CLASSIFIER_ONLY,
+}
+"""Configurations, and the only differences allowed: sections of the other kind of model, which may be there or not."""
+
+MEASURED = ["classifier", "knn", "knn_features", "folder", "detector", "boxes"]
+
+CPU = ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
+TINY_MODELS = [
+    "--detector",
+    str(GOLDEN / "detector.safetensors"),
+    "--classifier",
+    str(GOLDEN / "classifier.safetensors"),
+]
+CHECKPOINTS = ["--detector", str(GOLDEN / "boxes.ckpt"), "--classifier", str(GOLDEN / "knn_features.ckpt")]
+ANALYSES = {
+    "shipped": ["grace_hopper.jpg"],
+    "tiny": ["grace_hopper.jpg", *TINY_MODELS, "--coverage", "0.9"],
+    "checkpoints": [*CHECKPOINTS, "--suppression", "wbf", "--shape", "stretched", "--min_score", "0.3"],
+}
+
+
+@pytest.fixture
+def inputs(workdir: Path) -> Path:
+    """A current folder with the golden images."""
+    for folder in ("faces", "scenes"):
+        shutil.copytree(GOLDEN / folder, workdir / folder)
+    shutil.copy(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False), workdir)
+    return workdir
+
+
+def canonical(value: Any) -> Any:
+    """Return values with each class of the package under the path at which it is defined now."""
+    if isinstance(value, dict):
+        return {key: canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [canonical(item) for item in value]
+    if not (isinstance(value, str) and value.startswith("faceexpr.")):
+        return value
+    module, _, name = RENAMED.get(value, value).rpartition(".")
+    cls = getattr(importlib.import_module(module), name)
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def differences(expected: Any, found: Any, where: str = "", foreign: bool = False, **tolerance: float) -> list[str]:
+    """Return where two values differ.
+
+    Options of a library's class (``foreign``) that other versions of it do not have are left out.
+    """
+    if isinstance(expected, dict) and isinstance(found, dict):
+        is_foreign = foreign or where == ".trainer"
+        if "class_path" in expected:
+            is_foreign = not expected["class_path"].startswith("faceexpr.")
+        keys = expected.keys() & found.keys() if is_foreign else expected.keys() | found.keys()
+        missing = [f"{where}.{key}: there in one only" for key in keys - (expected.keys() & found.keys())]
+        both = [key for key in expected if key in keys and key in found]
+        return missing + [
+            text
+            for key in both
+            for text in differences(expected[key], found[key], f"{where}.{key}", is_foreign, **tolerance)
+        ]
+    if isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        pairs = enumerate(zip(expected, found, strict=True))
+        return [text for n, pair in pairs for text in differences(*pair, f"{where}[{n}]", foreign, **tolerance)]
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (expected, found))
+    near = pytest.approx(expected, **tolerance) if numbers and tolerance else expected
+    return [] if found == near else [f"{where}: {found!r}, expected {expected!r}"]
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def scalars(folder: Path, tag: str) -> list[float]:
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [event.value for event in events.Scalars(tag)]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_configuration_means_the_same(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    assert exit_code(lambda: main(["fit", "--config", f"configs/{name}.yaml", "--print_config"])) == 0
+    found = canonical(yaml.safe_load(capsys.readouterr().out))
+    expected = canonical(yaml.safe_load((GOLDEN / f"print_config/{Path(name).name}.yaml").read_text(encoding="utf-8")))
+    for section in CONFIGS[name]:
+        found.pop(section, None)
+        expected.pop(section)
+    assert differences(expected, found) == []
+
+
+@pytest.mark.parametrize("path", (GOLDEN / "class_paths.txt").read_text(encoding="utf-8").split())
+def test_a_class_is_found_by_its_old_path(path: str) -> None:
+    module, _, name = RENAMED.get(path, path).rpartition(".")
+    assert isinstance(getattr(importlib.import_module(module), name), type)
+    assert name == path.rpartition(".")[2] or path in RENAMED
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_stored_model_with_its_stored_configuration_measures_the_same(name: str, inputs: Path) -> None:
+    main(["test", "--config", str(GOLDEN / f"{name}.yaml"), "--ckpt_path", str(GOLDEN / f"{name}.ckpt")])
+    expected, found = (
+        read(GOLDEN / f"{name}.metrics.json"),
+        read(inputs / f"lightning_logs/{name}/version_0/metrics.json"),
+    )
+    assert differences(expected, found, rel=1e-3, abs=2e-3) == []
+
+
+def test_training_with_a_stored_configuration_gives_the_same_losses(inputs: Path) -> None:
+    main(["fit", "--config", str(GOLDEN / "epoch.yaml")])
+    fewer = ["--data.train_size", "24", "--data.val_size", "8", "--trainer.max_epochs", "1"]
+    stored = ["--model.weights", str(GOLDEN / "detector.ckpt")]
+    main(["fit", "--config", str(GOLDEN / "detector.yaml"), *stored, *fewer, "--trainer.check_val_every_n_epoch", "1"])
+    for name, losses in read(GOLDEN / "losses.json").items():
+        for tag, expected in losses.items():
+            found = scalars(inputs / f"lightning_logs/{name}/version_0", tag)
+            assert found == pytest.approx(expected, rel=2e-3), (name, tag)
+
+
+@pytest.mark.parametrize("name", ["epoch", "step"])
+def test_an_interrupted_training_goes_on_to_the_same_end(name: str, workdir: Path) -> None:
+    stopped = Path(f"lightning_logs/{name}/version_0/checkpoints")
+    stopped.mkdir(parents=True)
+    shutil.copy(GOLDEN / f"{name}.ckpt", stopped / "last.ckpt")
+    if name == "epoch":  # whose best epoch lies before the interruption
+        shutil.copy(GOLDEN / "epoch_best.ckpt", stopped / "best.ckpt")
+    main(["fit", "--config", str(GOLDEN / f"{name}.yaml"), "--ckpt_path", str(stopped / "last.ckpt")])
+    folder = workdir / f"lightning_logs/{name}/version_1"
+    last = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    assert (last["epoch"], last["global_step"]) == (3, 20)  # four epochs of 5 steps; it was stopped in the third
+    expected, found = read(GOLDEN / f"{name}.metrics.json")["val"], read(folder / "metrics.json")["val"]
+    assert (found["epoch"], found["n"]) == (expected["epoch"], expected["n"])
+    assert found["nll"] == pytest.approx(expected["nll"], rel=2e-3)
+    whole = read(GOLDEN / "losses.json")["epoch"]["train/loss"]
+    assert scalars(folder, "train/loss")[-2:] == pytest.approx(whole[-2:], rel=2e-3)
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_an_analysis_finds_the_same_faces(name: str, inputs: Path) -> None:
+    main(["analyze", "scenes", *ANALYSES[name], "--out", "out", "--device", "cpu"])
+    expected, found = (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for path in (GOLDEN / f"faces_{name}.jsonl", inputs / "out/faces.jsonl")
+    )
+    boxes = [[[face.pop("box") for face in record["faces"]] for record in records] for records in (expected, found)]
+    assert differences(*boxes, abs=0.5) == []
+    assert differences(expected, found, abs=1e-3) == []
+
+
+def test_predict_gives_the_same_probabilities(inputs: Path) -> None:
+    paths = "[faces/test,scenes/scene_0.jpg,scenes/boxes.txt]"
+    arguments = [
+        "predict",
+        "--ckpt_path",
+        str(GOLDEN / "classifier.ckpt"),
+        "--data",
+        "FaceImages",
+        "--data.paths",
+        paths,
+    ]
+    assert exit_code(lambda: main([*arguments, *CPU, "--predictions.path", "predictions.csv"])) == SOME_FAILED
+    expected, found = (rows(path) for path in (GOLDEN / "predictions.csv", inputs / "predictions.csv"))
+    assert differences(expected, found, abs=1e-3) == []
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{key: number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
