@@ -1,4 +1,4 @@
-"""Calibration of a trained classifier on the validation split, and the checkpoint that holds it."""
+"""Calibrate a trained classifier on the validation split, and write the checkpoint that holds the calibration."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from faceexpr.callbacks.checkpointing import WholeCheckpointIO
-from faceexpr.callbacks.evaluation import rehearsal
-from faceexpr.metrics.classification import calibration_error, negative_log_likelihood
+from faceexpr.callbacks.reports import run_folder
+from faceexpr.metrics.calibration import calibration_error, negative_log_likelihood
 from faceexpr.metrics.tables import SampleCollector, SampleTable
 from faceexpr.models.calibrator import (
     HIGHEST,
@@ -68,26 +68,24 @@ class Calibrate(Callback):
         self.method = method
         self.coverages = [0.8, 0.9, 0.95, 0.99] if coverages is None else sorted(set(coverages))
         for coverage in self.coverages:
-            check_coverage(coverage, "calibration.coverages")
+            check_coverage(coverage, "coverages")
         self._collector: SampleCollector | None = None
         self._folder: Path | None = None
 
-    # Every process has to ask for the folder, and only before the strategy is torn down.
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not self.enabled or stage != "validate":
             return
         if not isinstance(pl_module, ExpressionClassifier):
             raise FaceExprError(
-                f"calibration.enabled is true, but {type(pl_module).__name__} has no logits to be divided by a "
-                "temperature; expected an ExpressionClassifier"
+                f"enabled is true for the calibration of {type(pl_module).__name__}, which has no logits to be divided by "
+                "a temperature; expected an ExpressionClassifier"
             )
         if "calibration" not in pl_module.hparams:
             raise FaceExprError(
-                f"calibration.enabled is true, but {type(pl_module).__name__} takes no argument calibration, without "
-                "which its checkpoint cannot keep one; expected a class that takes it and hands it on"
+                f"enabled is true for the calibration of {type(pl_module).__name__}, which has no argument calibration, "
+                "so that its checkpoint cannot keep one; expected a class that takes it and hands it on"
             )
-        folder = trainer.log_dir
-        self._folder = None if folder is None or rehearsal(trainer) else Path(folder)
+        self._folder = run_folder(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.enabled and isinstance(pl_module, ExpressionClassifier) and trainer.state.fn == TrainerFn.VALIDATING:
@@ -108,19 +106,21 @@ class Calibrate(Callback):
         # All processes compute the same from the samples of all.
         table: SampleTable = self._collector.compute()
         self._collector = None
-        found = fitted(table, self.coverages, self.method, f"{type(trainer.datamodule).__name__}, validation split")  # type: ignore[attr-defined]  # set at run time
+        found = fit_calibration(
+            table, self.coverages, self.method, f"{type(trainer.datamodule).__name__}, validation split"
+        )  # type: ignore[attr-defined]  # set at run time
         pl_module.calibrate(found)
         if not trainer.is_global_zero:
             return
-        say(summary(table, found))
-        if trainer.ckpt_path is not None and not rehearsal(trainer):
+        say(summarise(table, found))
+        if trainer.ckpt_path is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
             source = Path(trainer.ckpt_path)
-            target = calibrated_name(source, self._folder)
+            target = name_calibrated(source, self._folder)
             write_calibrated(source, target, pl_module)
             say(f"the same weights with this calibration: {target}")
 
 
-def fitted(table: SampleTable, coverages: list[float], method: Method, source: str) -> Calibration:
+def fit_calibration(table: SampleTable, coverages: list[float], method: Method, source: str) -> Calibration:
     """Calibrate.
 
     Args:
@@ -136,13 +136,13 @@ def fitted(table: SampleTable, coverages: list[float], method: Method, source: s
     if broken:
         raise FaceExprError(
             f"the probabilities of {broken:,} of {len(table.indices):,} samples are not finite; expected finite ones "
-            "for calibration.enabled: look at the network"
+            "to calibrate: look at the network"
         )
     absent = table.probabilities.shape[1] - len(np.unique(table.labels))
     if absent and method == "vector":
         rank_zero_warn(
             f"no sample of {counted(absent, 'class', 'classes')} is in this split, to which vector scaling gives "
-            "almost no probability; expected samples of every class, or --calibration.method temperature"
+            "almost no probability; expected samples of every class, or the method temperature"
         )
     found = _scaling(table, method)
     if min(found.temperature / LOWEST, HIGHEST / found.temperature) < 1.01:
@@ -163,7 +163,7 @@ def _scaling(table: SampleTable, method: Method) -> Calibration:
     return fit_vector(table.probabilities, table.targets, temperature)
 
 
-def cross_fitted(table: SampleTable, method: Method) -> SampleTable:
+def cross_fit(table: SampleTable, method: Method) -> SampleTable:
     """Return the samples, each with what a calibration on the other parts makes of its probabilities.
 
     Args:
@@ -180,14 +180,14 @@ def cross_fitted(table: SampleTable, method: Method) -> SampleTable:
     return table._replace(probabilities=probabilities)
 
 
-def summary(table: SampleTable, found: Calibration) -> str:
+def summarise(table: SampleTable, found: Calibration) -> str:
     """Return what was found, and what each method is worth, for the console."""
     lines = [f"calibration on {counted(found.samples, 'sample')} ({found.source}): temperature {found.temperature:.4f}"]
     if found.scales:
         lines[0] += ", a scale and a shift for each class"
     rows = {"as it is": table, "calibrated": table._replace(probabilities=calibrated(table.probabilities, found))}
     if len(table.indices) >= PARTS * 2:
-        rows |= {f"{method}, fitted on other parts": cross_fitted(table, method) for method in get_args(Method)}
+        rows |= {f"{method}, fitted on other parts": cross_fit(table, method) for method in get_args(Method)}
     for label, measured in rows.items():
         lines.append(
             f"  {label:<34} ECE {calibration_error(measured):.2%}   negative log likelihood "
@@ -213,7 +213,7 @@ def write_calibrated(path: Path, target: Path, model: ExpressionClassifier) -> N
     WholeCheckpointIO().save_checkpoint(checkpoint, target)
 
 
-def calibrated_name(path: Path, folder: Path | None) -> Path:
+def name_calibrated(path: Path, folder: Path | None) -> Path:
     """Return where the calibrated copy of a checkpoint is written: beside it; of a calibrated one, over it.
 
     That of a model file, which may lie among the files of the program, is written to the run folder.

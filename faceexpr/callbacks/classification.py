@@ -1,4 +1,4 @@
-"""The evaluation of every expression classifier: metrics, figures and reports, the same for all of them."""
+"""Measure every expression classifier: metrics, figures and reports, the same for all of them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torchmetrics.classification import MulticlassAccuracy
 
-from faceexpr.callbacks import reports
-from faceexpr.callbacks.evaluation import AUTO, Evaluation, Pass, Stage, log
+from faceexpr.callbacks.evaluation import Evaluation, Pass, Stage
+from faceexpr.callbacks.reports import csv_text, log_values, write_metrics
 from faceexpr.data.base import ExpressionDataModule
-from faceexpr.data.loading import PADDING
+from faceexpr.data.loading import PADDING, Selection
+from faceexpr.metrics.calibration import COVERAGE, SIZE, select_set_values, set_values
 from faceexpr.metrics.classification import (
+    DISTANCES,
+    METRICS,
+    OVERALL,
+    PER_CLASS,
     Scores,
     accuracy_interval,
     check_resamples,
@@ -23,50 +28,40 @@ from faceexpr.metrics.classification import (
     metric_names,
     score,
 )
-from faceexpr.metrics.distributions import DISTANCES
 from faceexpr.metrics.predictions import write_samples
-from faceexpr.metrics.sets import recorded, set_figures, set_values
 from faceexpr.metrics.tables import SampleCollector, SampleTable
-from faceexpr.utils.files import say
-from faceexpr.visualization import classification as drawing
+from faceexpr.models.calibrator import as_percent
+from faceexpr.utils.files import say, write_file
+from faceexpr.utils.text import counted
+from faceexpr.visualization.classification import draw_evaluation, training_faces
 from faceexpr.visualization.explain import class_maps, explained_network
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-EXPLAIN = "evaluation.explain"
+CONFIDENCE = 0.95
 
 
 class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
     """Measure a classifier on every validation and test sample, once each, and report what was measured.
 
+    The figures are confusion matrix, accuracy by class, reliability diagram, prediction sets of a calibrated model,
+    galleries of right and wrong faces, and a sample of the augmented training faces.
+
     Args:
-        figures: draw confusion matrix, accuracy by class, reliability diagram, galleries of right and wrong faces, and
-            a sample of the augmented training faces; for TensorBoard and the run folder.
-        figures_every_n_epochs: draw the validation figures after each n-th epoch as well; 0 draws those of the best
-            epoch only, when training ends.
         gallery_size: largest number of faces in a gallery; 0 draws no galleries.
         resamples: bootstrap resamples behind the confidence interval of the accuracy.
-        monitor: the metric that tells which epoch is the best; none takes the last epoch.
-        explain: lay over each face of the galleries, in a second picture beside it, which parts speak for the
+        explain: lay over each face of the galleries, in a second image beside it, which parts speak for the
             prediction; for networks, in ``test`` and ``validate``, where their weights are those that have predicted.
+        kwargs: see `Evaluation`.
     """
 
     judges = "probabilities"
-    option = "evaluation"
 
-    def __init__(
-        self,
-        figures: bool = True,
-        figures_every_n_epochs: int = 0,
-        gallery_size: int = 16,
-        resamples: int = 2000,
-        monitor: str | None = AUTO,
-        explain: bool = False,
-    ) -> None:
-        super().__init__(figures, figures_every_n_epochs, gallery_size, monitor)
+    def __init__(self, gallery_size: int = 16, resamples: int = 2000, explain: bool = False, **kwargs: Any) -> None:
+        super().__init__(gallery_size=gallery_size, **kwargs)
+        check_resamples(resamples)
         self.explain = explain
-        check_resamples("evaluation.resamples", resamples)
         self.resamples = resamples
         self._running: MulticlassAccuracy | None = None
         self._counts = False
@@ -81,15 +76,18 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
             pl_module: has the class names. The precision of a class is not among the names: it is undefined, and not
                 logged, in epochs that never predict the class.
         """
-        names = ["accuracy"] if stage == "train" else metric_names(_class_names(pl_module))
-        if stage != "train" and _gives_distributions(pl_module, stage):
-            names += DISTANCES
+        if stage == "train":
+            return {"train/accuracy": True}
+        data = _expression_data(pl_module.trainer)
+        targets = None if data is None else data.split("val" if stage == "val" else "test").targets
+        votes = targets is not None and targets.ndim == 2
+        names = [*metric_names(_class_names(pl_module)), *(DISTANCES if votes else ())]
         return {f"{stage}/{name}": higher_is_better(name) for name in names if not name.startswith("precision/")}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if self.explain:
-            explained_network(pl_module, EXPLAIN)
+            explained_network(pl_module)
         if stage == "fit":
             self._train_accuracy = None
 
@@ -102,11 +100,8 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
 
     def draw_training(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Mapping[str, Figure]:
         names = getattr(trainer.datamodule, "class_names", None) or _class_names(pl_module)  # type: ignore[attr-defined]
-        targets = batch["target"][: self.gallery_size]
-        labels = (targets.argmax(dim=1) if targets.ndim == 2 else targets).tolist()
-        faces = [reports.face(image) for image in batch["image"][: self.gallery_size]]
-        captions = [[(drawing.shortened(names[label]), "#222222")] for label in labels]
-        return {"faces": drawing.gallery(faces, captions, "Training faces as the network gets them")}
+        images, targets = batch["image"][: self.gallery_size], batch["target"][: self.gallery_size]
+        return {"faces": training_faces(images, targets, names)}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -125,7 +120,7 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
         # All processes compute together, also one that has had no sample.
         if self._running is not None and self._counts:
             self._train_accuracy = float(self._running.compute())
-            log(pl_module, {"train/accuracy": self._train_accuracy})
+            log_values(pl_module, {"train/accuracy": self._train_accuracy})
             self._running.reset()
 
     def training_metrics(self) -> Mapping[str, float]:
@@ -150,65 +145,142 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
         scores.values.update(set_values(table, getattr(pl_module, "calibration", None)))
         return scores
 
-    def values(self, scores: Scores) -> Mapping[str, float]:
-        return scores.values
-
     def report(
         self, trainer: Trainer, stage: Stage, result: Pass[SampleTable, Scores], full: bool, folder: Path | None
     ) -> None:
-        interval = accuracy_interval(result.table.correct, reports.CONFIDENCE, self.resamples)
-        datamodule = _expressions(trainer)
-        selection = None if datamodule is None else datamodule.split(stage).selection
+        scores, data = result.scores, _expression_data(trainer)
+        interval = accuracy_interval(result.table.correct, CONFIDENCE, self.resamples)
+        selection = None if data is None else data.split(stage).selection
         if full:
-            say(reports.summary(stage, result.scores, interval, selection))
+            say(summarise(stage, scores, interval, selection))
         else:
-            accuracy, f1 = result.scores.values["accuracy"], result.scores.values["macro_f1"]
-            say(
-                f"{stage}: best{result.when}, accuracy {accuracy:.2%} ({reports.CONFIDENCE:.0%} "
-                f"interval {interval[0]:.2%} to {interval[1]:.2%}), macro F1 {f1:.4f}"
-            )
+            accuracy, f1 = scores.values["accuracy"], scores.values["macro_f1"]
+            note = _interval_text(interval)
+            say(f"{stage}: best{result.when}, accuracy {accuracy:.2%} ({note}), macro F1 {f1:.4f}")
         if folder is not None:
-            reports.write_metrics(folder, stage, reports.record(result.scores, interval, result.epoch, selection))
-            reports.write_confusion(folder, stage, result.scores)
-            leaked = None if datamodule is None else datamodule.leaked(stage)
-            write_samples(folder, stage, result.table, result.scores.class_names, leaked)
+            write_metrics(folder, stage, make_record(scores, interval, result.epoch, selection))
+            rows = zip(scores.class_names, scores.confusion.tolist(), strict=True)
+            matrix = csv_text(["true \\ predicted", *scores.class_names], [[name, *row] for name, row in rows])
+            write_file(folder / f"confusion_matrix_{stage}.csv", matrix)
+            leaked = None if data is None else data.leaked(stage)
+            write_samples(folder, stage, result.table, scores.class_names, leaked)
 
     def draw(self, trainer: Trainer, stage: Stage, result: Pass[SampleTable, Scores]) -> Mapping[str, Figure]:
-        datamodule = _expressions(trainer)
-        images = None if datamodule is None else datamodule.split(stage).images
-        maps = None
-        if self.explain and result.epoch is None:
-            maps = partial(class_maps, explained_network(trainer.lightning_module, EXPLAIN))
-        # Where a calibration is only being found, the samples are still without it.
-        calibration = getattr(trainer.lightning_module, "calibration", None) if recorded(result.scores.values) else None
-        sets = set_figures(result.table, result.scores.class_names, calibration, f"{stage}{result.when}")
-        return sets | reports.draw(stage, result.table, result.scores, images, self.gallery_size, result.when, maps)
+        data, model = _expression_data(trainer), trainer.lightning_module
+        explains = self.explain and result.epoch is None
+        return draw_evaluation(
+            f"{stage}{result.when}",
+            result.table,
+            result.scores,
+            None if data is None else data.split(stage).images,
+            self.gallery_size,
+            partial(class_maps, explained_network(model)) if explains else None,
+            # Where a calibration is only being found, the samples are still without it.
+            getattr(model, "calibration", None) if select_set_values(result.scores.values) else None,
+        )
 
-    def stored(self, result: Pass[SampleTable, Scores]) -> dict[str, Any]:
+    def pack(self, result: Pass[SampleTable, Scores]) -> dict[str, Any]:
         return {
             "class_names": list(result.scores.class_names),
             "table": [torch.from_numpy(column) for column in result.table if column is not None],
         }
 
-    def restored(self, state: Mapping[str, Any]) -> tuple[SampleTable, Scores]:
-        index, probabilities, targets = (column.numpy() for column in state["table"])
-        table = SampleTable(index, probabilities, targets)
+    def unpack(self, state: Mapping[str, Any]) -> tuple[SampleTable, Scores]:
+        table = SampleTable(*(column.numpy() for column in state["table"]))
         return table, score(table, state["class_names"])
 
 
-def _expressions(trainer: Trainer) -> ExpressionDataModule | None:
+def _expression_data(trainer: Trainer) -> ExpressionDataModule | None:
     """Return the data of a run, where they are the product's own and not somebody's loaders."""
     datamodule = getattr(trainer, "datamodule", None)
     return datamodule if isinstance(datamodule, ExpressionDataModule) else None
 
 
-def _gives_distributions(pl_module: LightningModule, stage: str) -> bool:
-    """Tell whether the targets of a stage, ``val`` or ``test``, are distributions over the classes."""
-    datamodule = _expressions(pl_module.trainer)
-    targets = None if datamodule is None else datamodule.split("val" if stage == "val" else "test").targets
-    return targets is not None and targets.ndim == 2
-
-
 def _class_names(pl_module: LightningModule) -> tuple[str, ...]:
     names: tuple[str, ...] = tuple(pl_module.class_names)  # type: ignore[arg-type]
     return names
+
+
+def _interval_text(interval: tuple[float, float]) -> str:
+    return f"{CONFIDENCE:.0%} interval {interval[0]:.2%} to {interval[1]:.2%}"
+
+
+def make_record(
+    scores: Scores, interval: tuple[float, float], epoch: int | None, selection: Selection | None = None
+) -> dict[str, Any]:
+    """Return everything measured as plain values; what is undefined is None, and listed with its reason.
+
+    Args:
+        scores: of one pass over a split.
+        interval: 95 % confidence interval of the accuracy.
+        epoch: epoch of the weights, counted from 0, where it is known.
+        selection: the rule by which images have a label, where there is one.
+    """
+    support, predictions = scores.confusion.sum(axis=1), scores.confusion.sum(axis=0)
+    return {
+        **({} if epoch is None else {"epoch": epoch}),
+        "n": scores.count,
+        "accuracy": scores.values["accuracy"],
+        "accuracy_interval": list(interval),
+        "accuracy_interval_confidence": CONFIDENCE,
+        **({} if selection is None else {"labels": {"rule": selection.rule, "left_out": dict(selection.left_out)}}),
+        **{name: scores.values.get(name) for name in OVERALL if name != "accuracy"},
+        **{name: scores.values[name] for name in DISTANCES if name in scores.values},
+        **select_set_values(scores.values),
+        "class_names": list(scores.class_names),
+        "per_class": {
+            name: {
+                "n": int(support[index]),
+                "predicted": int(predictions[index]),
+                **{metric: scores.values.get(f"{metric}/{name}") for metric in PER_CLASS},
+            }
+            for index, name in enumerate(scores.class_names)
+        },
+        "confusion_matrix": scores.confusion.tolist(),
+        "undefined": scores.undefined,
+    }
+
+
+def summarise(stage: str, scores: Scores, interval: tuple[float, float], selection: Selection | None = None) -> str:
+    """Return the metrics as a table for the console.
+
+    Args:
+        stage: ``val`` or ``test``.
+        scores: of one pass over a split.
+        interval: 95 % confidence interval of the accuracy.
+        selection: the rule by which images have a label, where there is one.
+    """
+    values = scores.values
+    lines = [f"{stage}: {counted(scores.count, 'sample')}"]
+    for name, metric in METRICS.items():
+        if metric.of_votes:
+            continue
+        text = format(values[name], metric.form) if name in values else f"not defined: {scores.undefined[name]}"
+        lines.append(
+            f"  {metric.label:<28} {text}" + (f"   ({_interval_text(interval)})" if name == "accuracy" else "")
+        )
+    if any(name in values for name in DISTANCES):
+        lines.append("  mean distance to the votes:")
+        lines += [f"    {METRICS[name].label:<44} {values[name]:{METRICS[name].form}}" for name in DISTANCES]
+    for name, value in values.items():
+        if name.startswith(COVERAGE):
+            level = name.removeprefix(COVERAGE)
+            lines.append(
+                f"  prediction sets at {as_percent(level)}: cover {value:.1%} of {scores.count:,}, "
+                f"{values[f'{SIZE}{level}']:.2f} expressions on average"
+            )
+    if selection is not None:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in selection.left_out.items() if count)
+        lines.append(
+            f"  accuracy {values['accuracy']:.2%} of {counted(scores.count, 'image')}: {selection.rule}; "
+            f"{sum(selection.left_out.values()):,} left out{f' ({reasons})' if reasons else ''}"
+        )
+    width = max(len("class"), *map(len, scores.class_names))
+    lines.append(f"  {'class':<{width}} {'recall':>8} {'precision':>9} {'F1':>7} {'n':>7}")
+    for name, count in zip(scores.class_names, scores.confusion.sum(axis=1), strict=True):
+        cells = [
+            format(values[f"{metric}/{name}"], form) if f"{metric}/{name}" in values else "-".rjust(int(form[0]))
+            for metric, form in (("recall", "8.2%"), ("precision", "9.2%"), ("f1", "7.4f"))
+        ]
+        lines.append(f"  {name:<{width}} {' '.join(cells)} {count:7,}")
+    return "\n".join(lines)

@@ -1,8 +1,9 @@
-"""The evaluation of every face detector: metrics, figures and reports, the same for all of them."""
+"""Measure every face detector: metrics, figures and reports, the same for all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,61 +12,66 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 
-from faceexpr.boxes.matching import Truth
+from faceexpr.boxes.matching import Truth, judge
 from faceexpr.boxes.suppression import Suppression
-from faceexpr.callbacks import detection_reports, reports
-from faceexpr.callbacks.evaluation import AUTO, Evaluation, Pass, Stage
+from faceexpr.callbacks.evaluation import Evaluation, Pass, Stage
+from faceexpr.callbacks.reports import csv_text, write_metrics
 from faceexpr.data.boxed_images import DetectionDataModule
-from faceexpr.metrics.detection import NEED_FACES_ONLY, DetectionScores, score_detections
-from faceexpr.metrics.detection_table import DetectionCollector, DetectionTable, from_tensors
-from faceexpr.metrics.over_detection import count_by_method
+from faceexpr.metrics.detection import (
+    METHODS,
+    NEED_FACES_ONLY,
+    DetectionCollector,
+    DetectionScores,
+    DetectionTable,
+    by_method,
+    count_by_method,
+    from_tensors,
+    score_detections,
+)
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say, write_file
-from faceexpr.visualization import detection_pictures
+from faceexpr.utils.text import counted
+from faceexpr.visualization.detection import draw_evaluation, training_images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LABELS = {
+    "ap": "AP, IoU 0.50 to 0.95",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ap_small": "AP, small faces (to 32 px)",
+    "ap_medium": "AP, medium faces (to 96 px)",
+    "ap_large": "AP, large faces",
+}
+
 
 class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
-    """Measure a face detector on every validation and test picture, once each, and report what was measured.
+    """Measure a face detector on every validation and test image, once each, and report what was measured.
+
+    The figures are the precision-recall curve, the effect of the score's threshold, boxes on one face before and after
+    suppression, images with found and missed faces, and a sample of the augmented training images.
 
     Args:
-        figures: draw the precision-recall curve, the effect of the score's threshold, boxes on one face before and
-            after suppression, pictures with found and missed faces, and a sample of the augmented training pictures;
-            for TensorBoard and the run folder.
-        figures_every_n_epochs: draw the validation figures after each n-th epoch as well; 0 draws those of the best
-            epoch only, when training ends.
-        gallery_size: largest number of pictures in a figure; 0 draws no pictures.
-        score: the score from which on a detection counts in precision, recall and F1 at a score, and in the pictures;
+        score: the score from which on a detection counts in precision, recall and F1 at a score, and in the images;
             0.5 is where a detector that knows how sure it is errs as often as not. The threshold with the best F1 is
             reported beside it.
         iou: overlap (intersection over union) from which on a detection has found its face, in all but the average
             precisions, which have their own.
-        max_detections: detections of a picture that are looked at, the surest; the detector's own limit is the
+        max_detections: detections of an image that are looked at, the surest; the detector's own limit is the
             suppression's ``max_faces``.
-        monitor: the metric that tells which epoch is the best; none takes the last epoch.
+        kwargs: see `Evaluation`.
     """
 
     judges = "detections"
-    option = "detection_evaluation"
 
-    def __init__(
-        self,
-        figures: bool = True,
-        figures_every_n_epochs: int = 0,
-        gallery_size: int = 9,
-        score: float = 0.5,
-        iou: float = 0.5,
-        max_detections: int = 300,
-        monitor: str | None = AUTO,
-    ) -> None:
-        super().__init__(figures, figures_every_n_epochs, gallery_size, monitor)
+    def __init__(self, score: float = 0.5, iou: float = 0.5, max_detections: int = 300, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         if max_detections < 1:
-            raise FaceExprError(f"detection_evaluation.max_detections is {max_detections}; expected 1 or more")
+            raise FaceExprError(f"max_detections is {max_detections}; expected 1 or more")
         for name, share in (("score", score), ("iou", iou)):
             if not 0 <= share <= 1:
-                raise FaceExprError(f"detection_evaluation.{name} is {share}; expected 0 to 1")
+                raise FaceExprError(f"{name} is {share}; expected 0 to 1")
         self.least_score = score
         self.iou = iou
         self.max_detections = max_detections
@@ -83,7 +89,7 @@ class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
 
     def draw_training(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Mapping[str, Figure]:
         images, boxes = batch["image"][: self.gallery_size], batch["boxes"][: self.gallery_size]
-        return {"pictures": detection_pictures.training_pictures(images, boxes)}
+        return {"pictures": training_images(images, boxes)}
 
     def collect(self, pl_module: LightningModule) -> DetectionCollector:
         return DetectionCollector()
@@ -93,35 +99,25 @@ class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         assert self._collector is not None
-        counts = self._counts(pl_module, outputs, batch) if "candidates" in outputs else ()
-        self._collector.update(batch["index"], outputs["detections"], batch["boxes"], batch["ignored"], counts)
-
-    on_test_batch_end = on_validation_batch_end
-
-    def _counts(self, pl_module: LightningModule, outputs: Any, batch: Any) -> list[NDArray[np.int64]]:
         options = getattr(getattr(pl_module, "net", None), "suppression", None) or Suppression()
-        return [
+        counts = [
             count_by_method(
-                boxes,
-                scores,
+                *candidates,
                 Truth(faces.numpy(force=True), ignored.numpy(force=True)),
                 options,
                 self.least_score,
                 self.iou,
             )
-            for (boxes, scores), faces, ignored in zip(
-                outputs["candidates"], batch["boxes"], batch["ignored"], strict=True
+            for candidates, faces, ignored in zip(
+                outputs.get("candidates", ()), batch["boxes"], batch["ignored"], strict="candidates" in outputs
             )
         ]
+        self._collector.update(batch["index"], outputs["detections"], batch["boxes"], batch["ignored"], counts)
 
-    def score(self, table: DetectionTable, pl_module: LightningModule) -> DetectionScores:
-        return self._scored(table)
+    on_test_batch_end = on_validation_batch_end
 
-    def _scored(self, table: DetectionTable) -> DetectionScores:
+    def score(self, table: DetectionTable, pl_module: LightningModule | None = None) -> DetectionScores:
         return score_detections(table.truths, table.found, self.least_score, self.iou, self.max_detections)
-
-    def values(self, scores: DetectionScores) -> Mapping[str, float | None]:
-        return scores.values
 
     def report(
         self,
@@ -131,33 +127,141 @@ class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
         full: bool,
         folder: Path | None,
     ) -> None:
-        table, scores = result.table, result.scores
+        scores, data = result.scores, _detection_data(trainer)
         if full:
-            say(detection_reports.summary(stage, table, scores))
+            say(summarise(stage, result.table, scores))
         else:
-            say(detection_reports.line(f"{stage}: best{result.when}", scores))
+            values = ", ".join(
+                f"{label} {_value(scores, name)}"
+                for name, label in (("ap50", "AP50"), ("ap", "AP"), ("best_f1", "best F1"))
+            )
+            say("\n".join([f"{stage}: best{result.when}, {values}", *_limit_note(scores)]))
         if folder is not None:
-            reports.write_metrics(folder, stage, detection_reports.record(table, scores, result.epoch))
-            data = _data(trainer)
+            epoch = {} if result.epoch is None else {"epoch": result.epoch}
+            write_metrics(folder, stage, {**epoch, **make_record(result.table, scores)})
             source = str if data is None else partial(data.source, stage)
-            write_file(folder / f"detections_{stage}.csv", detection_reports.as_csv(table, scores, source))
+            write_file(folder / f"detections_{stage}.csv", list_boxes(result.table, scores, source))
 
     def draw(
         self, trainer: Trainer, stage: Stage, result: Pass[DetectionTable, DetectionScores]
     ) -> Mapping[str, Figure]:
-        data = _data(trainer)
-        picture = None if data is None else partial(data.picture, stage)
-        title = f"{stage}{result.when}"
-        return detection_reports.draw(title, result.table, result.scores, picture, self.gallery_size)
+        data = _detection_data(trainer)
+        pixels: Callable[[int], NDArray[np.uint8]] | None = None if data is None else partial(data.picture, stage)
+        return draw_evaluation(f"{stage}{result.when}", result.table, result.scores, pixels, self.gallery_size)
 
-    def stored(self, result: Pass[DetectionTable, DetectionScores]) -> dict[str, Any]:
+    def pack(self, result: Pass[DetectionTable, DetectionScores]) -> dict[str, Any]:
         return {"table": result.table.tensors()}
 
-    def restored(self, state: Mapping[str, Any]) -> tuple[DetectionTable, DetectionScores]:
+    def unpack(self, state: Mapping[str, Any]) -> tuple[DetectionTable, DetectionScores]:
         table = from_tensors(state["table"])
-        return table, self._scored(table)
+        return table, self.score(table)
 
 
-def _data(trainer: Trainer) -> DetectionDataModule | None:
+def _detection_data(trainer: Trainer) -> DetectionDataModule | None:
     datamodule = getattr(trainer, "datamodule", None)  # Lightning sets it at run time
     return datamodule if isinstance(datamodule, DetectionDataModule) else None
+
+
+def make_record(table: DetectionTable, scores: DetectionScores) -> dict[str, Any]:
+    """Return everything measured as plain values; what is undefined is None, and listed with its reason.
+
+    Args:
+        table: of one pass over a split.
+        scores: its metrics.
+    """
+    record = {
+        "images": scores.images,
+        "faces": scores.faces,
+        "ignored_faces": scores.ignored,
+        "detections": scores.detections,
+        "images_at_the_limit": scores.limited,
+        "max_detections": scores.max_detections,
+        "score": scores.score,
+        "iou": scores.iou,
+        **scores.values,
+        "undefined": scores.undefined,
+    }
+    if table.counts is not None:
+        record["over_detection"] = {method: asdict(counts) for method, counts in by_method(table.counts).items()}
+    return record
+
+
+def summarise(stage: str, table: DetectionTable, scores: DetectionScores) -> str:
+    """Return the metrics as tables for the console.
+
+    Args:
+        stage: what was evaluated.
+        table: of one pass over a split.
+        scores: its metrics.
+    """
+    ignored = f" and {scores.ignored:,} ignored" if scores.ignored else ""
+    lines = [
+        f"{stage}: {counted(scores.images, 'image')}, {counted(scores.faces, 'face')}{ignored}, "
+        f"{counted(scores.detections, 'detection')}"
+    ]
+    lines += [f"  {label:<28} {_value(scores, name)}" for name, label in LABELS.items()]
+    lines.append(f"  {'recall, any score':<28} {_value(scores, 'recall')}   (IoU {scores.iou:g}, as below)")
+    threshold = scores.values["best_f1_threshold"]
+    best = "best F1" if threshold is None else f"best F1: score >= {threshold:.3f}"
+    for label, f1, others in (
+        (f"score >= {scores.score:g}", "f1_at_score", ("precision_at_score", "recall_at_score")),
+        (best, "best_f1", ("best_f1_precision", "best_f1_recall")),
+    ):
+        line = f"  {label:<28} F1 {_value(scores, f1)}"
+        for name, metric in zip(("precision", "recall"), others, strict=True):
+            # One reason is enough.
+            if scores.values[metric] is not None or scores.undefined[metric] != scores.undefined.get(f1):
+                line += f"   {name} {_value(scores, metric)}"
+        lines.append(line)
+    lines += _limit_note(scores)
+    if table.counts is not None:
+        boxes = f"boxes, score >= {scores.score:g}"
+        lines.append(f"  {boxes:<28} {'all':>7} {'faces found':>12} {'beyond one':>11} {'false':>7}")
+        lines += [
+            f"  {METHODS[method]:<28} {counts.boxes:7,} {counts.found:12,} {counts.extra:11,} {counts.false:7,}"
+            for method, counts in by_method(table.counts).items()
+        ]
+    return "\n".join(lines)
+
+
+def _limit_note(scores: DetectionScores) -> list[str]:
+    """Say in how many images more was found than may be returned, if in any."""
+    if not scores.limited:
+        return []
+    return [
+        f"  in {counted(scores.limited, 'image')} more was found than the detector may return or the metrics look at "
+        f"({scores.max_detections} an image): raise the suppression's max_faces and the evaluation's max_detections"
+    ]
+
+
+def _value(scores: DetectionScores, name: str) -> str:
+    value = scores.values[name]
+    return f"{value:.4f}" if value is not None else f"not defined: {scores.undefined[name]}"
+
+
+def list_boxes(table: DetectionTable, scores: DetectionScores, source: Callable[[int], str]) -> str:
+    """Return a CSV with one row for each detection and each missed face.
+
+    ``outcome`` is ``true``, ``false``, ``ignored`` (of a face that does not count), or ``missed`` (no score), at the
+    scores' overlap and whatever the detection's score.
+
+    Args:
+        table: the images.
+        scores: their metrics.
+        source: what to call the image of an index.
+    """
+    rows: list[list[object]] = []
+    for index, found, truth in zip(table.indices.tolist(), table.found, table.truths, strict=True):
+        outcome, name = judge(truth, found, scores.iou), source(index)
+        kinds = np.where(outcome.true, "true", np.where(outcome.false, "false", "ignored")).tolist()
+        certain = [f"{score:.9g}" for score in found.scores.tolist()]
+        missed = truth.boxes[outcome.missed].tolist()
+        for boxes, said in (
+            (found.boxes.tolist(), zip(certain, kinds, strict=True)),
+            (missed, [("", "missed")] * len(missed)),
+        ):
+            rows += [
+                [name, index, *(f"{value:.7g}" for value in box), score, kind]
+                for box, (score, kind) in zip(boxes, said, strict=True)
+            ]
+    return csv_text(["source", "index", "left", "top", "right", "bottom", "score", "outcome"], rows)

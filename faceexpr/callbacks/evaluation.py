@@ -1,19 +1,22 @@
-"""What evaluations have in common: measuring at the right time, remembering the best epoch, reporting."""
+"""Measure a model on every validation and test sample, remember the best epoch, and report: the base of evaluations."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import inspect
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torchmetrics import Metric
 
-from faceexpr.callbacks import reports
-from faceexpr.callbacks.hparams import log_row
+from faceexpr.callbacks.reports import log_values, run_folder, show_figures
 from faceexpr.metrics.classification import higher_is_better
 from faceexpr.utils.errors import FaceExprError
 
@@ -26,6 +29,7 @@ AUTO = "auto"
 Table = TypeVar("Table")
 Scores = TypeVar("Scores")
 Stage = Literal["val", "test"]
+Plain = bool | int | float | str
 
 
 @dataclass
@@ -58,23 +62,27 @@ class Evaluation(Callback, Generic[Table, Scores]):
 
     Attributes:
         judges: what the steps of these models return: ``probabilities`` or ``detections``, their ``gives``.
-        option: name of the callback's options on the command line, for messages.
 
     Args:
         figures: draw figures, for TensorBoard and the run folder.
         figures_every_n_epochs: draw the validation figures after each n-th epoch as well; 0 draws those of the best
             epoch only, when training ends.
-        gallery_size: largest number of pictures in a figure.
+        gallery_size: largest number of images in a figure; 0 draws no images.
         monitor: the metric that tells which epoch is the best; none takes the last epoch.
     """
 
     judges: str
-    option: str
 
-    def __init__(self, figures: bool, figures_every_n_epochs: int, gallery_size: int, monitor: str | None) -> None:
+    def __init__(
+        self,
+        figures: bool = True,
+        figures_every_n_epochs: int = 0,
+        gallery_size: int = 9,
+        monitor: str | None = AUTO,
+    ) -> None:
         for name, value in (("figures_every_n_epochs", figures_every_n_epochs), ("gallery_size", gallery_size)):
             if value < 0:
-                raise FaceExprError(f"{self.option}.{name} is {value}; expected 0 or more")
+                raise FaceExprError(f"{name} is {value}; expected 0 or more")
         self.figures = figures
         self.figures_every_n_epochs = figures_every_n_epochs
         self.gallery_size = gallery_size
@@ -108,7 +116,7 @@ class Evaluation(Callback, Generic[Table, Scores]):
 
     def values(self, scores: Scores) -> Mapping[str, float | None]:
         """Return metrics by name, None where one is not defined."""
-        raise NotImplementedError
+        return scores.values  # type: ignore[attr-defined, no-any-return]
 
     def report(
         self, trainer: Trainer, stage: Stage, result: Pass[Table, Scores], full: bool, folder: Path | None
@@ -128,21 +136,19 @@ class Evaluation(Callback, Generic[Table, Scores]):
         """Return what was measured on the training samples, by name, for the row of hyper-parameters."""
         return {}
 
-    def stored(self, result: Pass[Table, Scores]) -> dict[str, Any]:
+    def pack(self, result: Pass[Table, Scores]) -> dict[str, Any]:
         """Return the samples for a checkpoint, in plain values and tensors."""
         raise NotImplementedError
 
-    def restored(self, state: Mapping[str, Any]) -> tuple[Table, Scores]:
-        """Return what `stored` has put into a checkpoint."""
+    def unpack(self, state: Mapping[str, Any]) -> tuple[Table, Scores]:
+        """Return what `pack` has put into a checkpoint."""
         raise NotImplementedError
 
     # When.
 
-    # Every process has to ask for the folder, and only before the strategy is torn down.
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        folder = trainer.log_dir
-        self._folder = Path(folder) if folder is not None and not rehearsal(trainer) else None
-        self.monitor = resolved(self.monitor, pl_module)
+        self._folder = run_folder(trainer)
+        self.monitor = resolve_monitor(self.monitor, pl_module)
         if stage == "fit":
             # A checkpoint to resume from is loaded later, and brings the best epoch with it.
             self._latest = self._best = self._best_value = None
@@ -161,8 +167,12 @@ class Evaluation(Callback, Generic[Table, Scores]):
             metrics |= {
                 f"{when}/val_{name}": value for name, value in values.items() if value is not None and "/" not in name
             }
-        if trainer.is_global_zero and not rehearsal(trainer):
-            log_row(trainer, pl_module, metrics)
+        if metrics and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    # Writes hparams.yaml while the logger's hyper-parameters are still those of the run, nested.
+                    logger.save()
+                    logger.log_hyperparams(flat_hparams(trainer, pl_module), metrics, step=trainer.global_step)
         if self._best is not None:
             self._report(trainer, "val", self._best, full=False)
 
@@ -185,7 +195,7 @@ class Evaluation(Callback, Generic[Table, Scores]):
             return
         scores = self.score(table, pl_module)
         self._latest = Pass(table, scores, trainer.current_epoch if trainer.state.fn == TrainerFn.FITTING else None)
-        log(pl_module, {f"{stage}/{name}": value for name, value in self.values(scores).items()})
+        log_values(pl_module, {f"{stage}/{name}": value for name, value in self.values(scores).items()})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or self._latest is None:
@@ -193,9 +203,10 @@ class Evaluation(Callback, Generic[Table, Scores]):
         if trainer.state.fn != TrainerFn.FITTING:
             self._report(trainer, "val", self._latest, full=True)
             return
-        value = trainer.callback_metrics.get(self.monitor) if self.monitor is not None else None
-        if self._is_best(None if value is None else float(value)):
-            self._best, self._best_value = self._latest, None if value is None else float(value)
+        metric = trainer.callback_metrics.get(self.monitor) if self.monitor is not None else None
+        value = None if metric is None else float(metric)
+        if self._is_best(value):
+            self._best, self._best_value = self._latest, value
         every = self.figures_every_n_epochs
         if self.figures and every and (trainer.current_epoch + 1) % every == 0 and trainer.is_global_zero:
             show_figures(trainer, "val", self.draw(trainer, "val", self._latest), self._folder)
@@ -215,7 +226,7 @@ class Evaluation(Callback, Generic[Table, Scores]):
         if not trainer.is_global_zero:
             return
         self.report(trainer, stage, result, full, self._folder)
-        if self.figures and not rehearsal(trainer):
+        if self.figures and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
             show_figures(trainer, stage, self.draw(trainer, stage, result), self._folder)
         if self._folder is not None:
             rank_zero_info(f"{stage}: metrics and figures are in {self._folder}")
@@ -226,12 +237,12 @@ class Evaluation(Callback, Generic[Table, Scores]):
         if self._best is None:
             return {}
         state = {"monitor": self.monitor, "value": self._best_value, "epoch": self._best.epoch}
-        return {**state, **self.stored(self._best)}
+        return {**state, **self.pack(self._best)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # What was best by another metric says nothing of this one.
         if state_dict and state_dict.get("monitor", self.monitor) == self.monitor:
-            self._best = Pass(*self.restored(state_dict), state_dict["epoch"])
+            self._best = Pass(*self.unpack(state_dict), state_dict["epoch"])
             self._best_value = state_dict["value"]
 
     def forget_best(self) -> None:
@@ -239,8 +250,8 @@ class Evaluation(Callback, Generic[Table, Scores]):
         self._best = self._best_value = None
 
 
-def resolved(monitor: str | None, pl_module: LightningModule) -> str | None:
-    """Return the metric that an option means."""
+def resolve_monitor(monitor: str | None, pl_module: LightningModule) -> str | None:
+    """Return the metric that an option ``monitor`` means: of ``auto``, the model's own."""
     return str(getattr(pl_module, "main_metric", "val/accuracy")) if monitor == AUTO else monitor
 
 
@@ -249,28 +260,61 @@ def can_judge(evaluation: Evaluation[Any, Any], pl_module: object) -> bool:
     return bool(getattr(pl_module, "gives", "probabilities") == evaluation.judges)
 
 
-def show_figures(trainer: Trainer, stage: str, drawn: Mapping[str, Figure], folder: Path | None) -> None:
-    """Hand figures to the loggers as ``stage/name`` and write them as ``figures/stage_name.png``; for one process."""
-    for name, figure in drawn.items():
-        for logger in trainer.loggers:
-            experiment: Any = getattr(logger, "experiment", None)
-            if hasattr(experiment, "add_figure"):
-                experiment.add_figure(f"{stage}/{name}", figure, trainer.global_step)
-        if folder is not None:
-            reports.write_figure(folder, f"{stage}_{name}", figure)
+TRAINER_OPTIONS: dict[str, Plain | None] = {
+    "precision": "32-true",
+    "accumulate_grad_batches": 1,
+    "gradient_clip_val": None,
+    "world_size": 1,
+}
+"""Options of the trainer that change what is learnt, and the value of each that would be a column for nothing."""
 
 
-def rehearsal(trainer: Any) -> bool:
-    """Tell whether this is ``trainer.fast_dev_run``, which leaves nothing behind."""
-    return bool(trainer.fast_dev_run)
+def flat_hparams(trainer: Trainer, pl_module: LightningModule) -> dict[str, Plain]:
+    """Return what tells one run from another, for its row in TensorBoard's table of hyper-parameters.
+
+    Classes appear by their name (``net``: ``SimpleCNN``) with their arguments under it (``net.relu_on_logits``);
+    ``lr``, ``batch_size``, ``epochs``, ``seed`` and ``data`` always have these names. Of the data's options, its
+    augmentation's and the trainer's there are those that differ from their defaults.
+    """
+    hparams = pl_module.hparams.items()
+    values = {key: value for key, value in hparams if key[0] != "_" and key not in ("class_names", "monitor")}
+    row = dict(_flatten("", values))
+    # The optimizer's own default where no configuration names a learning rate.
+    rates = [row.get("lr"), row.pop("optimizer.lr", None), *(one.defaults.get("lr") for one in trainer.optimizers)]
+    options = {name: getattr(trainer, name, default) for name, default in TRAINER_OPTIONS.items()}
+    more: dict[str, Any] = {
+        "lr": next((rate for rate in rates if rate is not None), None),
+        "epochs": trainer.max_epochs,
+        "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
+        **{name: value for name, value in options.items() if value != TRAINER_OPTIONS[name]},
+    }
+    data = getattr(trainer, "datamodule", None)
+    if data is not None:
+        signature = inspect.signature(type(data)).parameters.items()
+        chosen = {name: data.hparams.get(name) for name, one in signature if data.hparams.get(name) != one.default}
+        more["data"] = type(data).__name__
+        more |= {f"data.{key}": chosen[key] for key in chosen if key not in ("batch_size", "augment", "class_names")}
+        more["batch_size"] = getattr(data, "batch_size", None)
+        augment: Any = getattr(data, "augment", None)
+        if dataclasses.is_dataclass(augment):
+            more["augment"] = {
+                field.name: getattr(augment, field.name)
+                for field in dataclasses.fields(augment)
+                if getattr(augment, field.name) != field.default
+            }
+    return row | dict(_flatten("", more))
 
 
-def log(pl_module: LightningModule, values: Mapping[str, float | None]) -> None:
-    """Log metrics that all processes have computed from the samples of all; those not defined are left out."""
-    for name, value in values.items():
-        if value is not None:
-            # All processes hold the same value: their maximum is exact, a mean may round.
-            pl_module.log(
-                name, value, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max", batch_size=1,
-                prog_bar=name == getattr(pl_module, "main_metric", None),
-            )  # fmt: skip
+def _flatten(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Plain]]:
+    """Yield the plain values of a mapping: a class with its arguments, or a mapping, under dotted names."""
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and "class_path" in value:
+            yield name, str(value["class_path"]).rpartition(".")[2]
+            value = value.get("init_args", {})
+        if isinstance(value, Mapping):
+            yield from _flatten(f"{name}.", value)
+        elif isinstance(value, bool | int | float | str):
+            yield name, value
+        elif isinstance(value, list | tuple):
+            yield name, ", ".join(map(str, value))

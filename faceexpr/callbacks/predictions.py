@@ -1,9 +1,7 @@
-"""Predictions for images without labels, written as CSV."""
+"""Write predictions for images without labels as CSV."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +11,14 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
+from faceexpr.callbacks.reports import csv_text
 from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.loading import FaceSplit
 from faceexpr.data.streaming import share_findings
 from faceexpr.metrics.tables import SampleCollector, SampleTable
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say, write_file
+from faceexpr.utils.text import counted
 
 SHOWN = 10
 """Number of predictions that are printed."""
@@ -53,7 +53,7 @@ class PredictionWriter(Callback):
 
     def __init__(self, path: str | None = None) -> None:
         if path is not None and Path(path).is_dir():
-            raise FaceExprError(f"predictions.path is {path}, which is a folder; expected the name of a CSV file")
+            raise FaceExprError(f"path is {path}, which is a folder; expected the name of a CSV file")
         self.path = path
         self.failed = 0
         """Number of inputs of the last run without a prediction, because they could not be read or it is not finite."""
@@ -99,18 +99,18 @@ class PredictionWriter(Callback):
         class_names = tuple(pl_module.class_names)  # type: ignore[arg-type]
         split = datamodule.split("predict")
         share_findings(split)
-        rows = result_rows(split, table)
+        rows = list_rows(split, table)
         self.failed = sum(row.status == "error" for row in rows)
         self._done = True
         if not trainer.is_global_zero:
             return
         assert self._target is not None
-        write_file(self._target, as_csv(rows, class_names))
+        write_file(self._target, list_predictions(rows, class_names))
         for row in rows[:SHOWN]:
             say(as_line(row, class_names))
         if len(rows) > SHOWN:
             say(f"... and {len(rows) - SHOWN:,} more")
-        say(f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'} written to {self._target}")
+        say(f"{counted(len(rows), 'row')} written to {self._target}")
         unread, skipped = len(split.failures) + len(split.broken), sum(row.status == "skipped" for row in rows)
         for number, what in (
             (unread, "could not be read; the note of each row says why"),
@@ -121,7 +121,7 @@ class PredictionWriter(Callback):
                 say(f"{number:,} of {len(rows):,} inputs {what}")
 
 
-def result_rows(split: FaceSplit, table: SampleTable) -> list[Row]:
+def list_rows(split: FaceSplit, table: SampleTable) -> list[Row]:
     """Return a row for each input, read or not, in the order of the inputs."""
     found = dict(zip(table.indices.tolist(), table.probabilities, strict=True))
     failures = {failure.position: failure for failure in split.failures}
@@ -144,18 +144,15 @@ def result_rows(split: FaceSplit, table: SampleTable) -> list[Row]:
     return rows
 
 
-def as_csv(rows: Sequence[Row], class_names: Sequence[str]) -> str:
+def list_predictions(rows: Sequence[Row], class_names: Sequence[str]) -> str:
     """Return the rows as CSV with a header; probabilities have six significant digits."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["source", "predicted", *class_names, "status", "note"])
+    cells = []
     for row in rows:
-        if row.probabilities is None:
-            cells = [""] * (1 + len(class_names))
-        else:
-            cells = [class_names[int(row.probabilities.argmax())], *(f"{value:.6g}" for value in row.probabilities)]
-        writer.writerow([row.source, *cells, row.status, row.note])
-    return text.getvalue()
+        found = [""] * (1 + len(class_names))
+        if row.probabilities is not None:
+            found = [class_names[int(row.probabilities.argmax())], *(f"{value:.6g}" for value in row.probabilities)]
+        cells.append([row.source, *found, row.status, row.note])
+    return csv_text(["source", "predicted", *class_names, "status", "note"], cells)
 
 
 def as_line(row: Row, class_names: Sequence[str], most: int = 3) -> str:

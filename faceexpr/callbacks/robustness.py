@@ -1,4 +1,4 @@
-"""How a classifier stands what cameras and detectors do to faces: its accuracy under corruptions of the test images."""
+"""Measure how a classifier stands what cameras and detectors do to faces: its accuracy under corruptions."""
 
 from __future__ import annotations
 
@@ -7,23 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from faceexpr.callbacks import robustness_report as reports
-from faceexpr.callbacks.evaluation import log, rehearsal, show_figures
+from faceexpr.callbacks.reports import csv_text, log_values, run_folder, show_figures
 from faceexpr.data.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from faceexpr.data.loading import PADDING
+from faceexpr.metrics.robustness import MEASURED, CorruptionCounts, score_robustness
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say, write_file
 from faceexpr.utils.text import counted
-from faceexpr.visualization import robustness as drawing
+from faceexpr.visualization.robustness import curves, examples
 
 
 class Robustness(Callback):
@@ -47,32 +43,28 @@ class Robustness(Callback):
     ) -> None:
         unknown = [name for name in corruptions or () if name not in CORRUPTIONS]
         if unknown or corruptions == []:
-            raise FaceExprError(
-                f"robustness.corruptions is {corruptions}; expected one or more of {', '.join(CORRUPTIONS)}"
-            )
+            raise FaceExprError(f"corruptions is {corruptions}; expected one or more of {', '.join(CORRUPTIONS)}")
         self.enabled = enabled
         self.corruptions = list(CORRUPTIONS if corruptions is None else dict.fromkeys(corruptions))
         self.seed = seed
         self.figures = figures
         self._folder: Path | None = None
         self._counts: CorruptionCounts | None = None
-        self._result: reports.Result | None = None
+        self._result: dict[str, Any] | None = None
 
     @property
     def _conditions(self) -> list[tuple[str, int]]:
         return [(name, strength) for name in self.corruptions for strength in STRENGTHS]
 
-    # Every process has to ask for the folder, and only before the strategy is torn down.
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not self.enabled or stage != "test":
             return
         if getattr(pl_module, "gives", "probabilities") != "probabilities":
             raise FaceExprError(
-                f"robustness.enabled is true, but {type(pl_module).__name__} is a detector; expected a classifier of "
-                "expressions"
+                f"enabled is true for the robustness of {type(pl_module).__name__}, which is a detector; expected a "
+                "classifier of expressions"
             )
-        folder = trainer.log_dir
-        self._folder = Path(folder) if folder is not None and not rehearsal(trainer) else None
+        self._folder = run_folder(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._result = None
@@ -93,8 +85,8 @@ class Robustness(Callback):
         image, index, target = batch["image"], batch["index"], outputs["target"]
         if image.dtype != torch.uint8:
             raise FaceExprError(
-                f"the test images are {image.dtype}; expected uint8, 0 to 255, for robustness.enabled: that is what "
-                "is corrupted"
+                f"the test images are {image.dtype}; expected uint8, 0 to 255, for robustness: that is what is "
+                "corrupted"
             )
         # Found on the host, where the index is, the rows to count cost no wait for the device.
         rows = (index != PADDING).nonzero().flatten().to(image.device, non_blocking=True)
@@ -117,67 +109,46 @@ class Robustness(Callback):
                     f"under {name} of strength {strength}; expected finite ones whatever the image: look at the network"
                 )
         names: Sequence[str] = pl_module.class_names  # type: ignore[assignment]
-        self._result = reports.result(confusion, self.corruptions, names, self.seed)
-        log(pl_module, {"test/corrupted_accuracy": self._result.mean("accuracy")})
+        self._result = score_robustness(confusion, self.corruptions, names, self.seed)
+        log_values(pl_module, {"test/corrupted_accuracy": self._result["mean"]["accuracy"]})
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._result is None or not trainer.is_global_zero:
             return
-        say(reports.summary(self._result))
+        say(summarise(self._result))
         if self._folder is not None:
-            text = json.dumps(reports.record(self._result), indent=2, allow_nan=False)
+            text = json.dumps(self._result, indent=2, allow_nan=False)
             write_file(self._folder / "robustness.json", text + "\n")
-            write_file(self._folder / "robustness.csv", reports.as_csv(self._result))
+            write_file(self._folder / "robustness.csv", list_passes(self._result))
             rank_zero_info(f"robustness: {self._folder / 'robustness.json'}")
-        if self.figures and not rehearsal(trainer):
+        if self.figures and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
             drawn = {
-                "robustness": drawing.curves(self._result, "Accuracy under corruptions, test"),
-                "robustness_examples": drawing.examples(self.corruptions, self.seed),
+                "robustness": curves(self._result, "Accuracy under corruptions, test"),
+                "robustness_examples": examples(self.corruptions, self.seed),
             }
             show_figures(trainer, "test", drawn, self._folder)
 
 
-class CorruptionCounts(Metric):
-    """Number of samples by true and predicted class, for several passes over the same samples.
+def list_passes(found: Mapping[str, Any]) -> str:
+    """Return a CSV with a row for each pass; that of the clean one comes first, with strength 0 and without a value."""
+    rows = [["none", 0, "", found["n"], *found["clean"].values()]]
+    for name, own in found["corruptions"].items():
+        rows += [[name, *one.values()] for one in own["strengths"]]
+    return csv_text(["corruption", "strength", "value", "n", *MEASURED], rows)
 
-    Counts of all processes add up, and take the same space however many samples there are.
 
-    Args:
-        passes: number of passes.
-        num_classes: C.
-    """
-
-    full_state_update = False
-
-    confusion: Tensor
-    broken: Tensor
-
-    def __init__(self, passes: int, num_classes: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        empty = torch.zeros(passes, num_classes, num_classes, dtype=torch.int64)
-        self.add_state("confusion", empty, dist_reduce_fx="sum")
-        self.add_state("broken", torch.zeros(passes, dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, place: int, probabilities: Tensor, target: Tensor, rows: Tensor) -> None:
-        """Add a batch.
-
-        Args:
-            place: number of the pass.
-            probabilities: (B, C).
-            target: class indices (B,), or distributions (B, C), which count as their most probable class.
-            rows: int64 (M,), which of them to count; on the device of the others, like everything here.
-        """
-        probabilities = probabilities.detach()[rows]
-        labels = (target.argmax(dim=1) if target.ndim == 2 else target)[rows]
-        self.broken[place] += (~torch.isfinite(probabilities)).any(dim=1).sum()
-        self.confusion[place] += multiclass_confusion_matrix(
-            probabilities.argmax(dim=1), labels, self.num_classes, validate_args=False
-        )
-
-    def compute(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the counts of all processes, (passes, C, C), and the samples whose numbers are not finite, (passes,).
-
-        The latter are among the former.
-        """
-        return self.confusion.cpu().numpy(), self.broken.cpu().numpy()
+def summarise(found: Mapping[str, Any]) -> str:
+    """Return the accuracies as a table for the console."""
+    corrupted = found["corruptions"]
+    width = max(len("corruption"), *map(len, corrupted))
+    lines = [
+        f"robustness: {counted(found['n'], 'sample')}, accuracy by strength; clean {found['clean']['accuracy']:.2%}",
+        f"  {'corruption':<{width}} {''.join(f'{strength:>8}' for strength in STRENGTHS)} {'mean':>8}",
+    ]
+    for name, own in corrupted.items():
+        cells = "".join(f"{one['accuracy']:8.2%}" for one in own["strengths"])
+        lines.append(f"  {name:<{width}} {cells} {own['mean']['accuracy']:8.2%}")
+    drop = found["relative_drop"]["accuracy"]
+    lost = "" if drop is None else f", {drop:.1%} below the clean one"
+    number = counted(len(corrupted), "corruption")
+    return "\n".join([*lines, f"  mean accuracy under {number}: {found['mean']['accuracy']:.2%}{lost}"])

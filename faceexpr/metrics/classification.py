@@ -1,48 +1,134 @@
-"""What is measured for every expression classifier, computed from the table of all samples."""
+"""Measure an expression classifier: every metric, computed from the table of all samples."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchmetrics.functional.classification import (
-    binary_auroc,
-    multiclass_accuracy,
-    multiclass_calibration_error,
-    multiclass_confusion_matrix,
-)
+from torchmetrics.functional.classification import binary_auroc, multiclass_accuracy, multiclass_confusion_matrix
 
-from faceexpr.metrics.distributions import DISTANCES, distances
+from faceexpr.metrics.calibration import calibration_error, negative_log_likelihood
 from faceexpr.metrics.tables import SampleTable
 from faceexpr.utils.errors import FaceExprError
 
+PER_CLASS = ("precision", "recall", "f1")
+MOST_RESAMPLES = 1_000_000
+RESOLUTION = float(np.finfo(np.float32).eps)
+
+
+class UndefinedError(Exception):
+    """Raised by a metric that has no value for these samples; its text is the reason."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One line of `METRICS`.
+
+    Args:
+        label: its name in reports.
+        higher_is_better: its direction.
+        form: how its value is printed.
+        compute: takes a table of one sample or more with labels; raises `UndefinedError` where there is no value. None for a
+            metric that `count_scores` computes.
+        of_votes: whether it is for targets that are distributions only.
+    """
+
+    label: str
+    higher_is_better: bool
+    form: str = "7.4f"
+    compute: Callable[[SampleTable], float] | None = None
+    of_votes: bool = False
+
+
+def top2_accuracy(table: SampleTable) -> float:
+    """Return the share of samples whose true class is among the two most probable."""
+    probabilities, number = torch.from_numpy(table.probabilities).clamp(0, 1), table.probabilities.shape[1]
+    return float(multiclass_accuracy(probabilities, torch.from_numpy(table.labels), number, average="micro", top_k=2))
+
+
+def auroc(table: SampleTable) -> float:
+    """Return the area under the curve of a class against the rest, the mean over the classes that have samples."""
+    present = np.unique(table.labels)
+    if len(present) < 2:
+        raise UndefinedError("samples of one class only")
+    # Rounding may carry a probability just above 1, which torchmetrics would take for a logit.
+    probabilities, labels = torch.from_numpy(table.probabilities).clamp(0, 1), torch.from_numpy(table.labels)
+    areas = [binary_auroc(probabilities[:, label], (labels == label).long()) for label in present.tolist()]
+    return float(torch.stack(areas).double().mean())
+
+
+def kullback_leibler(table: SampleTable) -> float:
+    """Return the mean Kullback-Leibler divergence of the prediction from the votes, in nats.
+
+    It is what the cross-entropy (``nll``) has beyond the entropy of the votes, which no prediction can avoid. A
+    probability of 0 counts as float32's resolution, as in ``nll``, and what that takes below 0 as 0.
+    """
+    predicted, votes = _shares(table)
+    return float(_divergence(votes, predicted.clip(RESOLUTION, 1 - RESOLUTION)).clip(min=0).mean())
+
+
+def jensen_shannon(table: SampleTable) -> float:
+    """Return the mean Jensen-Shannon divergence, in bits: 0 to 1, the same from either side.
+
+    Lin, "Divergence measures based on the Shannon entropy", 1991.
+    """
+    predicted, votes = _shares(table)
+    middle = (predicted + votes) / 2
+    both = (_divergence(votes, middle) + _divergence(predicted, middle)) / (2 * np.log(2))
+    return float(both.clip(0, 1).mean())
+
+
+def total_variation(table: SampleTable) -> float:
+    """Return the mean share of votes that would have to be moved, half the sum of the differences: 0 to 1."""
+    predicted, votes = _shares(table)
+    return float(np.abs(predicted - votes).sum(1).mean() / 2)
+
+
+def _shares(table: SampleTable) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    assert table.targets is not None
+    # As float32 first, as people's votes are stored.
+    votes = table.targets.astype(np.float32).astype(np.float64)
+    return table.probabilities.astype(np.float64).clip(0, 1), votes
+
+
+def _divergence(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the Kullback-Leibler divergence of each row, in nats; classes without a share in ``first`` add nothing."""
+    from scipy.special import rel_entr  # half a second to import
+
+    total: NDArray[np.float64] = rel_entr(first, second).sum(1)
+    return total
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("accuracy", True, "7.2%"),
+    "top2_accuracy": Metric("top-2 accuracy", True, "7.2%", top2_accuracy),
+    "balanced_accuracy": Metric("balanced accuracy", True, "7.2%"),
+    "macro_f1": Metric("macro F1", True),
+    "auroc": Metric("AUROC, one against the rest", True, compute=auroc),
+    "ece": Metric("calibration error (ECE)", False, compute=calibration_error),
+    "nll": Metric("negative log likelihood", False, compute=negative_log_likelihood),
+    "kl": Metric("Kullback-Leibler, votes to prediction, nats", False, compute=kullback_leibler, of_votes=True),
+    "js": Metric("Jensen-Shannon, bits", False, compute=jensen_shannon, of_votes=True),
+    "total_variation": Metric("total variation", False, compute=total_variation, of_votes=True),
+}
+"""Every metric that is one number, in the order of reports. A line here is all that a new one needs beside its
+function: it is computed, logged, recorded, printed and known to checkpoints and sweeps by its direction."""
+
+OVERALL = tuple(name for name, metric in METRICS.items() if not metric.of_votes)
+DISTANCES = tuple(name for name, metric in METRICS.items() if metric.of_votes)
+"""Distances between votes and prediction, all 0 where both are the same."""
+
 HIGHER_IS_BETTER: dict[str, bool] = {
-    "accuracy": True,
-    "top2_accuracy": True,
-    "balanced_accuracy": True,
-    "macro_f1": True,
-    "auroc": True,
-    "ece": False,
-    "nll": False,
-    "loss": False,
-    "kl": False,
-    "js": False,
-    "total_variation": False,
+    **{name: metric.higher_is_better for name, metric in METRICS.items()},
+    **dict.fromkeys(PER_CLASS, True),
     "coverage": True,
     "set_size": False,
-    "precision": True,
-    "recall": True,
-    "f1": True,
+    "loss": False,
 }
-"""Direction of each metric; ``recall/Happy`` goes as ``recall`` does. ``loss`` is logged by the task, the rest here."""
-
-OVERALL = ("accuracy", "top2_accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece", "nll")
-PER_CLASS = ("precision", "recall", "f1")
-CALIBRATION_BINS = 15
-MOST_RESAMPLES = 1_000_000
+"""Direction of each metric; ``recall/Happy`` goes as ``recall`` does. ``loss`` is logged by the task."""
 
 
 @dataclass(frozen=True)
@@ -86,20 +172,14 @@ def higher_is_better(name: str) -> bool:
 
 
 def score(table: SampleTable, class_names: Sequence[str]) -> Scores:
-    """Compute every metric.
+    """Compute every metric of `METRICS`, and precision, recall and F1 of each class.
 
-    - ``accuracy``, ``top2_accuracy``: share of samples whose true class is the most probable, or among the two most.
+    - ``accuracy``: share of samples whose true class is the most probable.
     - ``balanced_accuracy``: mean recall of the classes that have samples, as scikit-learn's.
     - ``macro_f1``: mean F1 of the classes that have samples or predictions; scikit-learn's ``f1_score`` with its
       default labels. F1 is 2 TP / (2 TP + FP + FN): 0, and not undefined, for a class that is never found.
-    - ``auroc``: mean over the classes of the area under the curve of that class against the rest.
-    - ``ece``: expected calibration error, 15 equal bins of confidence, L1 (Guo et al., "On Calibration of Modern
-      Neural Networks", 2017).
-    - ``nll``: mean negative log likelihood in nats; for targets that are distributions, their cross-entropy. A
-      probability of 0 counts as float32's resolution, 1.2e-7, as in scikit-learn.
 
-    Distributions count as their most probable class in all but ``nll``; for them there are the distances of
-    `faceexpr.metrics.distributions` too.
+    Distributions count as their most probable class in all but ``nll`` and the distances of votes.
 
     Args:
         table: one row or more, with labels.
@@ -112,28 +192,24 @@ def score(table: SampleTable, class_names: Sequence[str]) -> Scores:
     if broken:
         raise FaceExprError(
             f"the probabilities of {broken:,} of {len(table.indices):,} samples are not finite: the network diverged "
-            "in training; train it again with a lower learning rate or with --trainer.gradient_clip_val 1"
+            "in training; train it again with a lower learning rate or with gradient_clip_val 1"
         )
-    number = len(class_names)
-    # Rounding may carry a probability just above 1, which torchmetrics would take for a logit.
-    probabilities = torch.from_numpy(table.probabilities).clamp(0, 1)
-    labels = torch.from_numpy(table.labels)
-    confusion: NDArray[np.int64] = multiclass_confusion_matrix(probabilities, labels, number).numpy().astype(np.int64)
-    counted, undefined = count_scores(confusion, class_names)
-    values = counted | {
-        "top2_accuracy": float(multiclass_accuracy(probabilities, labels, number, average="micro", top_k=2)),
-        "ece": calibration_error(table),
-        "nll": negative_log_likelihood(table),
-    }
-    present = confusion.sum(axis=1).nonzero()[0]
-    if len(present) > 1:
-        areas = [binary_auroc(probabilities[:, index], (labels == index).long()) for index in present]
-        values["auroc"] = float(torch.stack(areas).double().mean())
-    else:
-        undefined["auroc"] = "samples of one class only"
-    if table.targets is not None and table.targets.ndim == 2:
-        values |= distances(table.probabilities, table.targets.astype(np.float32))
-    ordered = {name: float(values[name]) for name in (*metric_names(class_names), *DISTANCES) if name in values}
+    confusion: NDArray[np.int64] = (
+        multiclass_confusion_matrix(
+            torch.from_numpy(table.predicted), torch.from_numpy(table.labels), len(class_names), validate_args=False
+        )
+        .numpy()
+        .astype(np.int64)
+    )
+    values, undefined = count_scores(confusion, class_names)
+    votes = table.targets is not None and table.targets.ndim == 2
+    for name, metric in METRICS.items():
+        if metric.compute is not None and (votes or not metric.of_votes):
+            try:
+                values[name] = float(metric.compute(table))
+            except UndefinedError as reason:
+                undefined[name] = str(reason)
+    ordered = {name: values[name] for name in (*metric_names(class_names), *DISTANCES) if name in values}
     return Scores(tuple(class_names), ordered, undefined, confusion)
 
 
@@ -148,7 +224,7 @@ def count_scores(confusion: NDArray[np.int64], class_names: Sequence[str]) -> tu
         Metrics by name, and the names of those that are not defined with the reason; see `score`.
     """
     support, predictions, hits = confusion.sum(1), confusion.sum(0), confusion.diagonal()
-    values: dict[str, float] = {"accuracy": hits.sum() / support.sum()}
+    values: dict[str, float] = {"accuracy": float(hits.sum() / support.sum())}
     undefined: dict[str, str] = {}
     per_class = {
         "precision": (hits, predictions, "never predicted"),
@@ -158,43 +234,22 @@ def count_scores(confusion: NDArray[np.int64], class_names: Sequence[str]) -> tu
     for metric, (numerators, denominators, reason) in per_class.items():
         for name, numerator, denominator in zip(class_names, numerators, denominators, strict=True):
             if denominator:
-                values[f"{metric}/{name}"] = numerator / denominator
+                values[f"{metric}/{name}"] = float(numerator / denominator)
             else:
                 undefined[f"{metric}/{name}"] = reason
-    values["balanced_accuracy"] = _mean(values, "recall/")
-    values["macro_f1"] = _mean(values, "f1/")
-    return {name: float(value) for name, value in values.items()}, undefined
+    for name, prefix in (("balanced_accuracy", "recall/"), ("macro_f1", "f1/")):
+        values[name] = float(np.mean([value for key, value in values.items() if key.startswith(prefix)]))
+    return values, undefined
 
 
-def _mean(values: dict[str, float], prefix: str) -> float:
-    return float(np.mean([value for name, value in values.items() if name.startswith(prefix)]))
-
-
-def calibration_error(table: SampleTable) -> float:
-    """Return the expected calibration error, ``ece`` of `score`; probabilities have to be finite."""
-    # Rounding may carry a probability just above 1, which torchmetrics would take for a logit.
-    probabilities, labels = torch.from_numpy(table.probabilities).clamp(0, 1), torch.from_numpy(table.labels)
-    number = probabilities.shape[1]
-    return float(multiclass_calibration_error(probabilities, labels, number, n_bins=CALIBRATION_BINS, norm="l1"))
-
-
-def negative_log_likelihood(table: SampleTable) -> float:
-    """Return the mean negative log likelihood, ``nll`` of `score`."""
-    resolution = np.finfo(np.float32).eps
-    logs = np.log(table.probabilities.astype(np.float64).clip(resolution, 1 - resolution))
-    if table.targets is not None and table.targets.ndim == 2:
-        return float(-(table.targets * logs).sum(axis=1).mean())
-    return float(-logs[np.arange(len(logs)), table.labels].mean())
-
-
-def check_resamples(option: str, resamples: int) -> None:
+def check_resamples(resamples: int) -> None:
     """Refuse a number of bootstrap resamples that gives no interval, or that nobody would wait for.
 
     Raises:
-        FaceExprError: it names the option.
+        FaceExprError: it is not 2 to `MOST_RESAMPLES`.
     """
     if not 2 <= resamples <= MOST_RESAMPLES:
-        raise FaceExprError(f"{option} is {resamples}; expected 2 to {MOST_RESAMPLES:,}")
+        raise FaceExprError(f"resamples is {resamples}; expected 2 to {MOST_RESAMPLES:,}")
 
 
 def accuracy_interval(
@@ -218,7 +273,7 @@ def accuracy_interval(
     if right in (0, count):
         exact = binomtest(right, count).proportion_ci(confidence_level=confidence, method="exact")
         return float(exact.low), float(exact.high)
-    result = bootstrap(
+    found = bootstrap(
         (correct.astype(np.float64),),
         np.mean,
         n_resamples=resamples,
@@ -227,5 +282,5 @@ def accuracy_interval(
         confidence_level=confidence,
         method="percentile",
         rng=np.random.default_rng(seed),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    ).confidence_interval
+    return float(found.low), float(found.high)

@@ -1,15 +1,23 @@
-"""What is measured for every face detector, computed from its detections in all pictures."""
+"""Measure a face detector: average precision, counts at a score, boxes beyond one for a face, over all images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+from torchvision.ops import box_iou
 
 from faceexpr.boxes.detections import Detections
-from faceexpr.boxes.matching import Truth, stack
-from faceexpr.metrics.average_precision import OVERLAPS, SIZES, Curve, Ties, average_precision
+from faceexpr.boxes.matching import Stacked, Truth, match, stack
+from faceexpr.boxes.suppression import Method, Suppression, suppress
+from faceexpr.data.loading import PADDING
 from faceexpr.utils.errors import FaceExprError
 
 NAMES = (
@@ -21,9 +29,130 @@ NAMES = (
 threshold, which has no direction."""
 
 NEED_FACES_ONLY = ("ap", "ap50", "ap75", "recall", "recall_at_score", "f1_at_score", "best_f1")
-"""Metrics that have a value whatever a detector finds, if there is a face in any picture."""
+"""Metrics that have a value whatever a detector finds, if there is a face in any image."""
 
-NO_FACE = "no face in any picture"
+NO_FACE = "no face in any image"
+
+OVERLAPS = np.linspace(0.5, 0.95, 10)
+"""The overlaps (intersection over union) that ``ap`` is the mean over."""
+
+RECALLS = np.linspace(0, 1, 101)
+"""Where precision is read off its curve."""
+
+SIZES: dict[str, tuple[float, float]] = {
+    "all": (0, 1e10),
+    "small": (0, 32**2),
+    "medium": (32**2, 96**2),
+    "large": (96**2, 1e10),
+}
+"""Smallest and largest area of a face in square pixels of its image."""
+
+Ties = Literal["together", "in_order"]
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """What is found as the score falls that a detection needs, at one overlap.
+
+    Attributes:
+        scores: float32 (K,), each score that a detection has, descending.
+        true: int64 (K,), detections of this score or a higher one that are right.
+        false: int64 (K,), those that are wrong.
+        faces: number of faces that count, found or not.
+    """
+
+    scores: NDArray[np.float32]
+    true: NDArray[np.int64]
+    false: NDArray[np.int64]
+    faces: int
+
+    @property
+    def precision(self) -> NDArray[np.float64]:
+        """Share of detections that are right, (K,); 0 where there is none that counts."""
+        return np.asarray(self.true / np.maximum(self.true + self.false, 1))
+
+    @property
+    def recall(self) -> NDArray[np.float64]:
+        """Share of faces that are found, (K,); needs a face."""
+        return np.asarray(self.true / self.faces)
+
+    @property
+    def f1(self) -> NDArray[np.float64]:
+        """Harmonic mean of precision and recall, (K,): 2 TP / (2 TP + FP + FN)."""
+        return np.asarray(2 * self.true / np.maximum(self.true + self.false + self.faces, 1))
+
+    def at(self, score: float) -> tuple[int, int]:
+        """Return the numbers of right and wrong detections with this score or a higher one."""
+        place = int(np.searchsorted(-self.scores, -np.float32(score), side="right"))
+        return (int(self.true[place - 1]), int(self.false[place - 1])) if place else (0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Precisions:
+    """Average precisions and the curves behind them.
+
+    Attributes:
+        average: for each size its average precision at each overlap, float64 (T,); None where no face has that size.
+        curves: faces of all sizes, one curve an overlap.
+    """
+
+    average: dict[str, NDArray[np.float64] | None]
+    curves: list[Curve]
+
+
+def average_precision(
+    stacked: Stacked, overlaps: NDArray[np.float64] = OVERLAPS, ties: Ties = "together"
+) -> Precisions:
+    """Compute average precisions: the mean over `RECALLS` of the best precision at that recall or a higher one.
+
+    The same as ``pycocotools`` to rounding, ignored faces taken for crowds, but for detections of equal score: there
+    ``pycocotools`` takes one image after the other, so that the order of the images changes the value.
+
+    Args:
+        stacked: the images.
+        overlaps: T smallest overlaps of a detection with its face.
+        ties: detections of equal score are taken ``together``, since no threshold can part them, or ``in_order`` of
+            the images, as ``pycocotools`` does.
+    """
+    order = np.argsort(-stacked.scores, kind="stable")
+    scores = stacked.scores[order]
+    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1) if len(scores) else np.zeros(0, np.int64)
+    group = np.searchsorted(last, np.arange(len(scores)))
+    areas, truth_areas = stacked.areas, stacked.truth_areas
+    average: dict[str, NDArray[np.float64] | None] = {}
+    curves: list[Curve] = []
+    for size, (smallest, largest) in SIZES.items():
+        left_out = stacked.ignored | (truth_areas < smallest) | (truth_areas > largest)
+        faces = int((~left_out).sum())
+        if not faces and size != "all":
+            average[size] = None
+            continue
+        face = match(stacked, overlaps.tolist(), left_out)
+        has_face = face >= 0
+        # Detections of another size than is looked for are wrong only if they claim a face of that size.
+        own_size = (areas >= smallest) & (areas <= largest)
+        counts = ~np.append(left_out, True)[face]
+        true = np.cumsum((has_face & counts)[:, order], axis=1)
+        false = np.cumsum((~has_face & own_size)[:, order], axis=1)
+        if size == "all":
+            curves = [
+                Curve(scores[last], hits[last], wrong[last], faces) for hits, wrong in zip(true, false, strict=True)
+            ]
+        if ties == "together":
+            true, false = true[:, last][:, group], false[:, last][:, group]
+        average[size] = (
+            np.array([_average(hits, wrong, faces) for hits, wrong in zip(true, false, strict=True)]) if faces else None
+        )
+    return Precisions(average, curves)
+
+
+def _average(true: NDArray[np.int64], false: NDArray[np.int64], faces: int) -> float:
+    if not len(true):
+        return 0.0
+    precision = true / np.maximum(true + false, 1)
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    places = np.searchsorted(true / faces, RECALLS, side="left")
+    return float(np.append(best, 0.0)[places].mean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +162,14 @@ class DetectionScores:
     Attributes:
         values: metric by name, all of `NAMES`; None where it is not defined.
         undefined: the reason for each None.
-        images: number of pictures.
+        images: number of images.
         faces: number of faces that count.
         ignored: number of faces that do not.
         detections: number of detections that were looked at.
-        limited: number of pictures in which more was found than the detector may return or the metrics look at.
+        limited: number of images in which more was found than the detector may return or the metrics look at.
         score: the chosen score: a detection that is less sure does not count in ``*_at_score``.
         iou: overlap from which on a detection has found its face, in ``recall``, ``*_at_score`` and ``best_f1*``.
-        max_detections: detections of a picture that were looked at, the surest.
+        max_detections: detections of a image that were looked at, the surest.
         curves: precision and recall by overlap: 0.5, 0.75 and ``iou``.
     """
 
@@ -77,18 +206,18 @@ def score_detections(
     F1 is 2 TP / (2 TP + FP + FN).
 
     Args:
-        truths: the faces of each picture.
-        found: the detections in each picture, in the same order.
+        truths: the faces of each image.
+        found: the detections in each image, in the same order.
         score: the chosen score, in 0 to 1.
         iou: overlap from which on a detection has found its face, in 0 to 1.
-        max_detections: detections of a picture that are looked at, the surest.
+        max_detections: detections of a image that are looked at, the surest.
         ties: see `average_precision`.
 
     Raises:
         FaceExprError: a box or a score is not finite, so that no number computed from it would mean anything.
     """
     if len(truths) != len(found):
-        raise FaceExprError(f"{len(found)} pictures with detections; expected one for each of {len(truths)} truths")
+        raise FaceExprError(f"{len(found)} images with detections; expected one for each of {len(truths)} truths")
     _check_finite(found)
     stacked = stack(truths, found, max_detections)
     overlaps = np.append(OVERLAPS, iou)
@@ -159,7 +288,7 @@ def _reason(name: str, faces: int, score: float) -> str:
         return NO_FACE
     if name.startswith("best_f1"):
         return "no face is found"
-    return f"no {name.removeprefix('ap_')} face in any picture"
+    return f"no {name.removeprefix('ap_')} face in any image"
 
 
 def _check_finite(found: Sequence[Detections]) -> None:
@@ -169,6 +298,228 @@ def _check_finite(found: Sequence[Detections]) -> None:
     )
     if broken:
         raise FaceExprError(
-            f"the detections in {broken:,} of {len(found):,} pictures are not finite: the network diverged in "
+            f"the detections in {broken:,} of {len(found):,} images are not finite: the network diverged in "
             "training; train it again with a lower learning rate or with --trainer.gradient_clip_val 1"
         )
+
+
+METHODS: dict[Method, str] = {"none": "before suppression", "nms": "NMS", "soft_nms": "Soft-NMS", "wbf": "fusion (WBF)"}
+"""The ways of suppression that are compared, by their names for people."""
+
+
+COUNTS = (4, 4)
+"""Shape of the counts of a image: methods, fields of `BoxCounts`."""
+
+
+@dataclass(frozen=True)
+class BoxCounts:
+    """What the boxes are on, at a chosen score and overlap; what is left of ``boxes`` is on ignored faces.
+
+    Attributes:
+        boxes: number of boxes.
+        found: faces with a box or more.
+        extra: boxes beyond one for the same face.
+        false: boxes on no face.
+    """
+
+    boxes: int
+    found: int
+    extra: int
+    false: int
+
+
+def count_boxes(boxes: Tensor, truth: Truth, iou: float) -> BoxCounts:
+    """Count the boxes in one image, each for the face that it overlaps most.
+
+    Args:
+        boxes: (N, 4), on any device.
+        truth: the faces.
+        iou: smallest overlap of a box with its face; an ignored face takes what lies inside it by this share.
+    """
+    # On the host, where every count is read at once.
+    found, faces = boxes.detach().cpu().float(), torch.from_numpy(truth.boxes)
+    overlap = box_iou(found, faces[torch.from_numpy(~truth.ignored)])
+    on_face = np.zeros(0, np.int64)
+    free = torch.ones(len(found), dtype=torch.bool)
+    if overlap.numel():
+        most, face = overlap.max(dim=1)
+        free = most < iou
+        on_face = face[~free].numpy()
+    faces_found = len(np.unique(on_face))
+    ignored = _inside(found[free], faces[torch.from_numpy(truth.ignored)], iou)
+    return BoxCounts(
+        boxes=len(found), found=faces_found, extra=len(on_face) - faces_found, false=int(free.sum()) - ignored
+    )
+
+
+def _inside(boxes: Tensor, regions: Tensor, share: float) -> int:
+    """Return how many boxes lie inside one of the regions by this share of their area."""
+    if not len(boxes) or not len(regions):
+        return 0
+    low = torch.maximum(boxes[:, None, :2], regions[None, :, :2])
+    high = torch.minimum(boxes[:, None, 2:], regions[None, :, 2:])
+    shared = (high - low).clamp(min=0).prod(dim=2)
+    own = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1, keepdim=True)
+    return int((shared >= share * own).any(dim=1).sum())
+
+
+def count_by_method(
+    boxes: Tensor, scores: Tensor, truth: Truth, suppression: Suppression, score: float, iou: float
+) -> NDArray[np.int64]:
+    """Count the boxes of one image's candidates before and after each way of suppression.
+
+    Args:
+        boxes: candidates (N, 4).
+        scores: (N,).
+        truth: the faces.
+        suppression: its limits and widths; its method is replaced by each of `METHODS`, its ``max_faces`` lifted.
+        score: only boxes with this score or a higher one are counted.
+        iou: see `count_boxes`.
+
+    Returns:
+        The fields of `BoxCounts` for each of `METHODS`, shape `COUNTS`.
+    """
+    rows = []
+    for method in METHODS:
+        options = replace(suppression, method=method, max_faces=max(len(scores), 1))
+        kept = suppress(boxes, scores, options)
+        counts = count_boxes(kept.boxes[kept.scores >= score], truth, iou)
+        rows.append([counts.boxes, counts.found, counts.extra, counts.false])
+    return np.array(rows, dtype=np.int64)
+
+
+def by_method(counts: NDArray[np.int64]) -> dict[Method, BoxCounts]:
+    """Add up the counts of all images, (N, *COUNTS)."""
+    return {method: BoxCounts(*row) for method, row in zip(METHODS, counts.sum(axis=0).tolist(), strict=True)}
+
+
+# Neither a tuple nor a dataclass: torchmetrics looks into those and makes a single score a scalar.
+class DetectionTable:
+    """Pictures in the order of their split.
+
+    Args:
+        indices: int64 (N,), position of each image in its split, ascending, each once.
+        found: the detections in each.
+        truths: the faces of each.
+        counts: int64 (N, 4, 4), what `count_by_method` says of each; None where the candidates are not known.
+    """
+
+    def __init__(
+        self,
+        indices: NDArray[np.int64],
+        found: list[Detections],
+        truths: list[Truth],
+        counts: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.indices = indices
+        self.found = found
+        self.truths = truths
+        self.counts = counts
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the table in a form that a checkpoint can hold; `from_tensors` reads it."""
+        truths = [(torch.from_numpy(truth.boxes), torch.from_numpy(truth.ignored)) for truth in self.truths]
+        return as_tensors(self.indices.tolist(), self.found, truths, () if self.counts is None else [*self.counts])
+
+
+def as_tensors(
+    index: Sequence[int],
+    found: Sequence[Detections],
+    truths: Sequence[tuple[Tensor, Tensor]],
+    counts: Sequence[NDArray[np.int64]] = (),
+    device: torch.device | None = None,
+) -> dict[str, Tensor]:
+    """Return images as tensors that can be joined to those of others and gathered: all boxes in one list.
+
+    Args:
+        index: position of each image in its split.
+        found: the detections in each.
+        truths: its faces, (F, 4), and which of them are ignored, (F,).
+        counts: what `count_by_method` says of each, or nothing.
+        device: where the tensors are to be.
+    """
+
+    def joined(parts: Sequence[Tensor], empty: Tensor) -> Tensor:
+        moved = [part.detach().to(device, empty.dtype).reshape(-1, *empty.shape[1:]) for part in parts]
+        return torch.cat([empty.to(device), *moved])
+
+    def listed(values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=device)
+
+    return {
+        "index": listed(index),
+        "limited": listed([detections.limited for detections in found]),
+        "found": listed([len(detections) for detections in found]),
+        "boxes": joined([detections.boxes for detections in found], torch.zeros(0, 4)),
+        "scores": joined([detections.scores for detections in found], torch.zeros(0)),
+        "faces": listed([len(boxes) for boxes, _ in truths]),
+        "truth": joined([boxes for boxes, _ in truths], torch.zeros(0, 4)),
+        "ignored": joined([ignored for _, ignored in truths], torch.zeros(0, dtype=torch.int64)),
+        "counts": joined([torch.from_numpy(row) for row in counts], torch.zeros(0, *COUNTS, dtype=torch.int64)),
+    }
+
+
+def from_tensors(columns: Mapping[str, Tensor]) -> DetectionTable:
+    """Return the table that tensors of `as_tensors`, joined in any number, stand for."""
+    columns = {name: column.cpu() for name, column in columns.items()}
+    indices, rows = np.unique(columns["index"].numpy(), return_index=True)
+    numbers, faces = columns["found"].tolist(), columns["faces"].tolist()
+    boxes, scores = columns["boxes"].split(numbers), columns["scores"].split(numbers)
+    truth, ignored = columns["truth"].split(faces), columns["ignored"].bool().split(faces)
+    limited, counts = columns["limited"].tolist(), columns["counts"].numpy()
+    return DetectionTable(
+        indices,
+        [Detections(boxes[row], scores[row], bool(limited[row])) for row in rows],
+        [Truth(truth[row].numpy(), ignored[row].numpy()) for row in rows],
+        counts[rows] if len(counts) else None,
+    )
+
+
+class DetectionCollector(Metric):
+    """Keep what was found in every image, and what is there, and gather it from all processes.
+
+    Metrics are computed from the gathered table, in every process alike. That is exact for any number of processes and
+    any batch sizes; a image that was seen twice counts once. Pictures differ in their numbers of boxes, so all boxes
+    are one list, with the number of each image beside it. A detection takes 20 bytes, a face 17, a image 33.
+    """
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        # A process without a image gathers tensors of the same type and number of dimensions as the others.
+        for name, column in as_tensors([], [], []).items():
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+            getattr(self, name).append(column)
+
+    def update(
+        self,
+        index: Tensor,
+        found: Sequence[Detections],
+        boxes: Sequence[Tensor],
+        ignored: Sequence[Tensor],
+        counts: Sequence[NDArray[np.int64]] = (),
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            index: int64 (B,), `PADDING` for images to leave out.
+            found: the detections in each image, on any device.
+            boxes: its faces, (F, 4).
+            ignored: which of them do not count, bool (F,).
+            counts: what `count_by_method` says of each image; for all batches or for none.
+        """
+        rows = [row for row, number in enumerate(index.tolist()) if number != PADDING]
+        columns = as_tensors(
+            index[rows].tolist(),
+            [found[row] for row in rows],
+            [(boxes[row], ignored[row]) for row in rows],
+            [counts[row] for row in rows] if len(counts) else (),
+            self.device,
+        )
+        for name, column in columns.items():
+            getattr(self, name).append(column)
+
+    def compute(self) -> DetectionTable:
+        """Return the images of all processes, on the host."""
+        return from_tensors({name: dim_zero_cat(getattr(self, name)) for name in self.metric_state})

@@ -1,4 +1,4 @@
-"""Every sample's probabilities and label, gathered over processes: what all of evaluation is computed from."""
+"""Gather the probabilities and the label of every sample, from all processes, in the table that metrics come from."""
 
 from __future__ import annotations
 

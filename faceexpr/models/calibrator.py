@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say, and sets of classes that hold the true one as often as stated."""
+"""Calibrate the logits of a classifier, and find sets of classes that hold the true one as often as stated."""
 
 from __future__ import annotations
 
@@ -45,25 +45,21 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if not (isfinite(self.temperature) and self.temperature > 0):
-            raise FaceExprError(f"calibration.temperature is {self.temperature}; expected a number above 0")
+            raise FaceExprError(f"temperature is {self.temperature}; expected a number above 0")
         for name in ("scales", "shifts"):  # which come from checkpoints as lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.scales) != len(self.shifts) or not all(map(isfinite, (*self.scales, *self.shifts))):
             raise FaceExprError(
-                f"calibration.scales are {list(self.scales)} and shifts {list(self.shifts)}; expected a finite number "
+                f"scales are {list(self.scales)} and shifts {list(self.shifts)}; expected a finite number "
                 "of each for every class, or none"
             )
         for level, threshold in self.thresholds.items():
-            check_coverage(level, "calibration.thresholds")
+            check_coverage(level, "thresholds")
             if not 0 <= threshold <= 1:
-                raise FaceExprError(f"calibration.thresholds.{level} is {threshold}; expected a number from 0 to 1")
+                raise FaceExprError(f"thresholds.{level} is {threshold}; expected a number from 0 to 1")
 
-    def threshold(self, coverage: float, option: str) -> float:
-        """Return the threshold of a stated coverage.
-
-        Args:
-            coverage: such as 0.9.
-            option: who asks, for the message.
+    def threshold(self, coverage: float) -> float:
+        """Return the threshold of a stated coverage, such as 0.9.
 
         Raises:
             FaceExprError: it was not calibrated for.
@@ -72,14 +68,18 @@ class Calibration:
         if coverage not in found:
             levels = ", ".join(self.thresholds) or "none"
             raise FaceExprError(
-                f"{option} is {coverage:g}, but the classifier was calibrated for {levels}; expected one of these, or "
-                f"`faceexpr validate` with --calibration.enabled true --calibration.coverages [{coverage:g}]"
+                f"coverage is {coverage:g}, but the classifier was calibrated for {levels}; expected one of these, or "
+                f"a calibration by `faceexpr validate` with {coverage:g} among its coverages"
             )
         return found[coverage]
 
 
-def check_coverage(level: str | float, option: str) -> None:
+def check_coverage(level: str | float, name: str = "coverage") -> None:
     """Refuse what is no coverage.
+
+    Args:
+        level: to look at.
+        name: of the parameter, for the message.
 
     Raises:
         FaceExprError: it is not between 0 and 1.
@@ -89,7 +89,7 @@ def check_coverage(level: str | float, option: str) -> None:
     except ValueError:
         right = False
     if not right:
-        raise FaceExprError(f"{option} has {level}; expected numbers between 0 and 1, such as 0.9")
+        raise FaceExprError(f"{name} has {level}; expected numbers between 0 and 1, such as 0.9")
 
 
 def as_percent(level: str) -> str:

@@ -1,62 +1,141 @@
-"""Figures of an evaluation: data in, a matplotlib figure out. Nothing here reads, writes or trains."""
+"""Draw the figures of a classifier's evaluation."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from faceexpr.metrics.classification import CALIBRATION_BINS, Scores
+from faceexpr.metrics.calibration import CALIBRATION_BINS
+from faceexpr.metrics.classification import Scores
+from faceexpr.metrics.tables import SampleTable
+from faceexpr.models.calibrator import Calibration, as_percent, prediction_sets
 from faceexpr.utils.labels import colour
+from faceexpr.visualization.base import (
+    DASHED,
+    GREY,
+    INK,
+    blank,
+    class_labels,
+    heading,
+    near_square,
+    percent_axes,
+    shortened,
+    wrapped,
+)
+from faceexpr.visualization.explain import side_by_side
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from faceexpr.metrics.tables import SampleTable
+RIGHT, WRONG = "#2e7d4f", "#b3372b"
+BAR = "#2e6da4"
 
-RIGHT = "#2e7d4f"
-WRONG = "#b3372b"
-GREY = "#8a8f94"
-DPI = 110
+Maps: TypeAlias = "Callable[[Tensor, Sequence[int]], NDArray[np.float32]]"
+"""From faces, uint8 (N, C, H, W), and a class for each to what speaks for it, (N, H, W), from 0 to 1."""
 
-
-def blank(width: float, height: float) -> Figure:
-    """Return an empty figure of this size in inches."""
-    # A Figure without pyplot draws with Agg, needs no display and is freed with its last reference.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr, call-arg]
-    return figure
+_AT_ONCE = 64  # faces that are explained together
+_SIDE = 160  # pixels of a face beside its explanation
+_LEVEL = 0.9  # the coverage that is drawn, or the one that is nearest to it
 
 
-def wrapped(name: str, width: int = 12) -> str:
-    """Break a long class name over lines, so that labels neither overlap nor shrink the plot."""
-    lines = textwrap.wrap(name.replace("_", "_ "), width)
-    return "\n".join(line.replace("_ ", "_") for line in lines)
+def draw_evaluation(
+    title: str,
+    table: SampleTable,
+    scores: Scores,
+    images: Tensor | None = None,
+    gallery_size: int = 0,
+    maps: Maps | None = None,
+    calibration: Calibration | None = None,
+) -> dict[str, Figure]:
+    """Draw every figure of an evaluation.
+
+    Args:
+        title: what was evaluated.
+        table: the samples.
+        scores: their metrics.
+        images: the split's images, uint8 (N, C, H, W), or None where they are not at hand.
+        gallery_size: largest number of faces in a gallery; 0 draws none.
+        maps: tells which parts of faces speak for their classes; laid over the faces beside them where it is given.
+        calibration: of the model, if it has one; with thresholds, its prediction sets are drawn.
+
+    Returns:
+        Figures by name.
+    """
+    drawn = {}
+    if calibration is not None and calibration.thresholds:
+        drawn["prediction_sets"] = draw_sets(table, scores.class_names, calibration, title)
+    drawn["confusion_matrix"] = confusion_matrix(scores, f"Confusion matrix, {title}")
+    drawn["per_class_accuracy"] = per_class_accuracy(scores, f"Accuracy of each class, {title}")
+    drawn["reliability"] = reliability(table, scores, f"Reliability, {title}")
+    if images is None or gallery_size == 0:
+        return drawn
+    for name, rows, text in (
+        ("right", surest_right(table, gallery_size), "Confidently right, class by class"),
+        ("wrong", surest_wrong(table, gallery_size), "Confidently wrong"),
+    ):
+        if rows:
+            chosen = torch.stack([images[index] for index in table.indices[rows].tolist()])
+            faces = [as_pixels(image) for image in chosen]
+            if maps is not None:
+                # Each face has what speaks for its class beside it, as large as both are shown.
+                classes = table.predicted[rows].tolist()
+                values = [
+                    one
+                    for start in range(0, len(rows), _AT_ONCE)
+                    for one in maps(chosen[start : start + _AT_ONCE], classes[start : start + _AT_ONCE])
+                ]
+                faces = [side_by_side(face, one, _SIDE, gap=4) for face, one in zip(faces, values, strict=True)]
+            captions = [_caption(table, scores.class_names, row) for row in rows]
+            looks = "" if maps is None else ", and where the network looks"
+            drawn[name] = gallery(faces, captions, f"{text}, {title}{looks}")
+    return drawn
 
 
-def shortened(name: str, width: int = 16) -> str:
-    """Return a class name that fits under a face of a gallery."""
-    return name if len(name) <= width else name[: width - 1] + "…"
+def surest_right(table: SampleTable, size: int) -> list[int]:
+    """Return rows predicted right, the classes taking turns, each class's surest first."""
+    turns = []
+    for label in np.unique(table.labels):
+        rows = np.flatnonzero(table.correct & (table.labels == label))
+        rows = rows[np.argsort(-table.confidence[rows], kind="stable")][:size]
+        turns += [(turn, int(label), int(row)) for turn, row in enumerate(rows)]
+    return [row for _, _, row in sorted(turns)[:size]]
 
 
-def heading(axes: Axes, title: str, detail: str) -> None:
-    """Put a title above axes, and a line of facts under it."""
-    axes.set_title(title, fontsize=13, fontweight="bold", loc="left", pad=25)
-    axes.annotate(
-        detail,
-        (0, 1),
-        xycoords="axes fraction",
-        xytext=(0, 7),
-        textcoords="offset points",
-        fontsize=10,
-        color="#444444",
-    )
+def surest_wrong(table: SampleTable, size: int) -> list[int]:
+    """Return rows predicted wrong, the surest first."""
+    rows = np.flatnonzero(~table.correct)
+    return [int(row) for row in rows[np.argsort(-table.confidence[rows], kind="stable")][:size]]
+
+
+def _caption(table: SampleTable, class_names: Sequence[str], row: int) -> list[tuple[str, str]]:
+    guess, truth = shortened(class_names[table.predicted[row]]), shortened(class_names[table.labels[row]])
+    ink = RIGHT if table.correct[row] else WRONG
+    return [(f"{guess} {table.confidence[row]:.0%}", ink), (f"true: {truth}", INK)]
+
+
+def as_pixels(image: Tensor) -> NDArray[Any]:
+    """Return an image tensor (1 or 3, H, W) as matplotlib wants it: (H, W) or (H, W, 3)."""
+    array = image.numpy(force=True)
+    return np.asarray(array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0))
+
+
+def training_faces(images: Tensor, targets: Tensor, class_names: Sequence[str]) -> Figure:
+    """Draw training faces as the network gets them, with their labels.
+
+    Args:
+        images: (N, 1 or 3, H, W), uint8 or floating point in 0 to 1, on any device; one or more.
+        targets: class indices (N,) or distributions over the classes (N, C).
+        class_names: names of the classes.
+    """
+    labels = (targets.argmax(dim=1) if targets.ndim == 2 else targets).tolist()
+    captions = [[(shortened(class_names[label]), INK)] for label in labels]
+    return gallery([as_pixels(image) for image in images], captions, "Training faces as the network gets them")
 
 
 def _facts(scores: Scores) -> str:
@@ -77,20 +156,13 @@ def confusion_matrix(scores: Scores, title: str) -> Figure:
     figure = blank(side + 0.9, side)
     axes = figure.add_subplot()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for true, predicted in np.ndindex(number, number):
-        ink = "white" if share[true, predicted] > 0.55 else "#222222"
-        count = scores.confusion[true, predicted]
-        if not rows[true]:
-            continue
-        axes.text(
-            predicted, true - 0.1, f"{share[true, predicted]:.0%}", color=ink, fontsize=11, ha="center", va="center"
-        )
-        axes.text(predicted, true + 0.23, f"{count:,}", color=ink, fontsize=8.5, ha="center", va="center", alpha=0.85)
-    names = [wrapped(name) for name in scores.class_names]
-    axes.set_xticks(range(number), names, fontsize=9)
-    axes.set_yticks(
-        range(number), [f"{name}\n({count:,})" for name, count in zip(names, rows[:, 0], strict=True)], fontsize=9
-    )
+    for true, guess in np.ndindex(number, number):
+        if rows[true]:
+            style = {"color": "white" if share[true, guess] > 0.55 else INK, "ha": "center", "va": "center"}
+            axes.text(guess, true - 0.1, f"{share[true, guess]:.0%}", fontsize=11, **style)
+            axes.text(guess, true + 0.23, f"{scores.confusion[true, guess]:,}", fontsize=8.5, alpha=0.85, **style)
+    axes.set_xticks(range(number), [wrapped(name) for name in scores.class_names], fontsize=9)
+    axes.set_yticks(range(number), class_labels(scores.class_names, rows[:, 0]), fontsize=9)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (number of samples)")
     axes.set_xticks(np.arange(number + 1) - 0.5, minor=True)
@@ -106,35 +178,36 @@ def confusion_matrix(scores: Scores, title: str) -> Figure:
 
 def per_class_accuracy(scores: Scores, title: str) -> Figure:
     """Draw the accuracy of each class (its recall) as bars, as in the paper's Figure 15."""
-    names = scores.class_names
+    names, counts = scores.class_names, scores.confusion.sum(axis=1)
     figure = blank(max(6.4, 1.4 + 0.95 * len(names)), 4.6)
     axes = figure.add_subplot()
-    counts = scores.confusion.sum(axis=1)
-    for place, name in enumerate(names):
-        value = scores.values.get(f"recall/{name}")
-        if value is None:
-            axes.text(place, 0.01, "no\nsample", ha="center", va="bottom", fontsize=9, color=GREY)
-            continue
-        axes.bar(place, value, width=0.72, color=colour(name), zorder=2)
+    for place, value in _class_bars(axes, names, [scores.values.get(f"recall/{name}") for name in names]):
         label = axes.text(place, value + 0.012, f"{value:.1%}", ha="center", va="bottom", fontsize=10, zorder=3)
         # A line of the means must not strike the number through.
         label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
-    overall = scores.values["accuracy"]
-    axes.axhline(overall, color="#222222", linewidth=1, linestyle=(0, (4, 3)), label=f"all samples {overall:.1%}")
-    balanced = scores.values["balanced_accuracy"]
+    overall, balanced = scores.values["accuracy"], scores.values["balanced_accuracy"]
+    axes.axhline(overall, color=INK, linewidth=1, linestyle=DASHED, label=f"all samples {overall:.1%}")
     axes.axhline(balanced, color=GREY, linewidth=1, linestyle=":", label=f"mean of the classes {balanced:.1%}")
-    axes.set_xticks(
-        range(len(names)), [f"{wrapped(name)}\n({count:,})" for name, count in zip(names, counts, strict=True)]
-    )
+    axes.set_xticks(range(len(names)), class_labels(names, counts))
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylim(0, 1.08)
-    axes.set_yticks(np.linspace(0, 1, 6), [f"{value:.0%}" for value in np.linspace(0, 1, 6)])
+    axes.set_yticks(np.linspace(0, 1, 6))
     axes.set_ylabel("accuracy")
     axes.tick_params(length=0)
-    axes.spines[["top", "right"]].set_visible(False)
+    percent_axes(axes, "y")
     axes.legend(loc="lower right", bbox_to_anchor=(1.01, 0.99), ncols=2, frameon=False, fontsize=9)
     heading(axes, title, f"n = {scores.count:,}")
     return figure
+
+
+def _class_bars(axes: Axes, names: Sequence[str], values: Sequence[float | None]) -> list[tuple[int, float]]:
+    """Draw a bar for each class in its colour, and return the places and values of those that have a sample."""
+    for place, (name, value) in enumerate(zip(names, values, strict=True)):
+        if value is None:
+            axes.text(place, 0.01, "no\nsample", ha="center", va="bottom", fontsize=9, color=GREY)
+        else:
+            axes.bar(place, value, width=0.72, color=colour(name), zorder=2)
+    return [(place, value) for place, value in enumerate(values) if value is not None]
 
 
 def reliability(table: SampleTable, scores: Scores, title: str) -> Figure:
@@ -145,15 +218,14 @@ def reliability(table: SampleTable, scores: Scores, title: str) -> Figure:
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     bins = np.clip(np.digitize(table.confidence, edges[1:-1], right=True), 0, CALIBRATION_BINS - 1)
     counts = np.bincount(bins, minlength=CALIBRATION_BINS)
-    filled = counts > 0
-    divisor = np.maximum(counts, 1)
+    filled, divisor = counts > 0, np.maximum(counts, 1)
     accuracy = np.bincount(bins, weights=table.correct, minlength=CALIBRATION_BINS) / divisor
     confidence = np.bincount(bins, weights=table.confidence, minlength=CALIBRATION_BINS) / divisor
     left, width = edges[:-1], 1 / CALIBRATION_BINS
 
     figure = blank(6.2, 6.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    upper.bar(left[filled], accuracy[filled], width, align="edge", color="#2e6da4", edgecolor="white", label="accuracy")
+    upper.bar(left[filled], accuracy[filled], width, align="edge", color=BAR, edgecolor="white", label="accuracy")
     for kind, ink, label in (
         (filled & (confidence > accuracy), "#dc9a93", "over-confident by"),
         (filled & (confidence < accuracy), "#e0a800", "under-confident by"),
@@ -163,7 +235,7 @@ def reliability(table: SampleTable, scores: Scores, title: str) -> Figure:
                 left[kind], (confidence - accuracy)[kind], width, bottom=accuracy[kind], align="edge", label=label,
                 color=ink, edgecolor="white",
             )  # fmt: skip
-    upper.plot((0, 1), (0, 1), color="#222222", linewidth=1, linestyle=(0, (4, 3)), label="perfectly calibrated")
+    upper.plot((0, 1), (0, 1), color=INK, linewidth=1, linestyle=DASHED, label="perfectly calibrated")
     upper.set_xlim(0, 1)
     upper.set_ylim(0, 1)
     upper.set_ylabel("share of predictions that are right")
@@ -173,10 +245,51 @@ def reliability(table: SampleTable, scores: Scores, title: str) -> Figure:
     lower.bar(left, counts / max(1, counts.sum()), width, align="edge", color=GREY, edgecolor="white")
     lower.set_xlabel("confidence: probability of the predicted class")
     lower.set_ylabel("samples")
-    for axis in (upper.xaxis, upper.yaxis, lower.yaxis):
-        axis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    for axes in (upper, lower):
-        axes.spines[["top", "right"]].set_visible(False)
+    percent_axes(upper, "x", "y")
+    percent_axes(lower, "y")
+    return figure
+
+
+def draw_sets(table: SampleTable, class_names: Sequence[str], calibration: Calibration, title: str) -> Figure:
+    """Draw how many classes the prediction sets hold, and how often the true one is among them, class by class.
+
+    It is of the stated coverage of 90%, or of the one nearest to it.
+
+    Args:
+        table: the samples.
+        class_names: names of the classes in index order.
+        calibration: has a threshold or more.
+        title: what was evaluated.
+    """
+    level, threshold = min(calibration.thresholds.items(), key=lambda item: abs(float(item[0]) - _LEVEL))
+    sets = prediction_sets(table.probabilities, threshold)
+    covered, most = sets[np.arange(len(sets)), table.labels], len(class_names)
+    counts = np.bincount(table.labels, minlength=most)
+    figure = blank(max(9.6, 4.6 + 0.8 * most), 4.8)
+    left, right = figure.subplots(1, 2, width_ratios=(1, max(1.2, most / 6)))
+
+    shares = np.bincount(sets.sum(axis=1), minlength=most + 1)[1:] / len(sets)
+    left.bar(range(1, most + 1), shares, width=0.72, color=BAR)
+    for size, share in enumerate(shares, 1):
+        left.text(size, share + 0.012, f"{share:.0%}", ha="center", va="bottom", fontsize=10)
+    left.set_xticks(range(1, most + 1))
+    left.set_xlabel("expressions in the set")
+    left.set_ylabel("share of samples")
+    left.set_ylim(0, max(shares) * 1.15)
+    heading(left, f"Prediction sets, {title}", f"{as_percent(level)} stated   {sets.sum(1).mean():.2f} on average")
+
+    values = [covered[table.labels == label].mean() if counts[label] else None for label in range(most)]
+    for place, value in _class_bars(right, class_names, values):
+        right.text(place, 0.03, f"{value:.1%}", ha="center", va="bottom", fontsize=9.5, color="white", zorder=3)
+    stated = f"stated {as_percent(level)}"
+    right.axhline(float(level), color=INK, linewidth=1, linestyle=DASHED, label=stated, zorder=4)
+    right.set_xticks(range(most), class_labels(class_names, counts), fontsize=9)
+    right.set_ylim(0, 1)
+    right.legend(loc="lower right", bbox_to_anchor=(1.01, 0.99), frameon=False, fontsize=9)
+    heading(right, "Coverage of each class", f"n = {len(sets):,}   all samples {covered.mean():.1%}")
+    for axes in (left, right):
+        axes.tick_params(length=0)
+        percent_axes(axes, "y")
     return figure
 
 
@@ -195,8 +308,8 @@ def gallery(
         columns: of the grid; by default such that it is somewhat wider than high.
     """
     ratio = images[0].shape[1] / images[0].shape[0]
-    columns = columns or min(8, max(4, int(np.ceil(np.sqrt(len(images) * 1.6 / ratio)))))
-    rows = int(np.ceil(len(images) / columns))
+    columns = columns or near_square(len(images), 4, 8, 1.6 / ratio)
+    rows = -(-len(images) // columns)
     # In inches. Constrained layout does not see text that lies outside of axes, so the grid is laid out by hand.
     face, gap, line, top = 1.4, 0.12, 0.17, 0.55
     across = ratio * face

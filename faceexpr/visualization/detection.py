@@ -1,36 +1,141 @@
-"""Figures of a detector's evaluation: numbers in, a matplotlib figure out."""
+"""Draw the figures of a detector's evaluation: curves, counts, and images with what was found and what was missed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
+from faceexpr.boxes.detections import Detections
+from faceexpr.boxes.matching import Outcome, judge
 from faceexpr.boxes.suppression import Method
-from faceexpr.metrics.detection import DetectionScores
-from faceexpr.metrics.over_detection import METHODS, BoxCounts
-from faceexpr.visualization.classification import GREY, blank, heading
+from faceexpr.metrics.detection import METHODS, BoxCounts, DetectionScores, DetectionTable, by_method
+from faceexpr.utils.text import counted
+from faceexpr.visualization.base import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    blank,
+    heading,
+    near_square,
+    percent_axes,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
-BLUE, ORANGE, VERMILLION, PURPLE = "#0072b2", "#e69f00", "#d55e00", "#cc79a7"
+FIFTHS = [fifth / 5 for fifth in range(6)]
 
-TENTHS = [tenth / 10 for tenth in range(11)]
+KINDS: dict[str, tuple[str, Literal["-", "--", ":"]]] = {
+    "true": ("#56b4e9", "-"),
+    "false": (VERMILLION, "--"),
+    "missed": ("#f0e442", ":"),
+    "ignored": (GREY, "-"),
+}
+"""Colour and line of each kind of box; the lines tell them apart without colours."""
+
+SIDE = 480
+"""Longest side of an image in a figure, in its pixels."""
+
+Shown = list[tuple[NDArray[np.float32], str, str]]
+"""Boxes to draw: box, kind, caption."""
+
+
+def draw_evaluation(
+    title: str,
+    table: DetectionTable,
+    scores: DetectionScores,
+    image: Callable[[int], NDArray[np.uint8]] | None,
+    gallery_size: int,
+) -> dict[str, Figure]:
+    """Draw every figure of an evaluation; those that would show nothing are left out.
+
+    Args:
+        title: what was evaluated.
+        table: the detections and faces of the images.
+        scores: their metrics.
+        image: gives the pixels of an index, or None where they are not at hand.
+        gallery_size: largest number of images in a figure; 0 draws none.
+
+    Returns:
+        Figures by name: curves, counts by way of suppression, ``pictures``, a sample of the split, and ``worst``, the
+        images with the most errors.
+    """
+    drawn = {}
+    if scores.faces:
+        drawn["precision_recall"] = precision_recall(scores, f"Precision and recall, {title}")
+        if scores.detections:
+            drawn["thresholds"] = thresholds(scores, f"Which score to ask for, {title}")
+    if table.counts is not None:
+        drawn["over_detection"] = over_detection(by_method(table.counts), scores, f"Several boxes on one face, {title}")
+    if image is None or not gallery_size:
+        return drawn
+    found = [at_score(detections, scores.score) for detections in table.found]
+    outcomes = [judge(truth, sure, scores.iou) for truth, sure in zip(table.truths, found, strict=True)]
+    for name, rows, text in (
+        ("pictures", spread(len(outcomes), gallery_size), "Found and missed"),
+        ("worst", worst(outcomes, gallery_size), "Most errors"),
+    ):
+        if rows:
+            drawn[name] = gallery(
+                [image(int(table.indices[row])) for row in rows],
+                [judged_boxes(table, row, outcomes[row], scores.score) for row in rows],
+                [
+                    f"{outcome.true.sum()} true, {outcome.false.sum()} false, {outcome.missed.sum()} missed"
+                    for outcome in (outcomes[row] for row in rows)
+                ],
+                f"{text}, score ≥ {scores.score:g}, {title}",
+            )
+    return drawn
+
+
+def at_score(found: Detections, score: float) -> Detections:
+    """Return the detections that have a score or a higher one."""
+    sure = found.scores >= score
+    return Detections(found.boxes[sure], found.scores[sure], found.limited)
+
+
+def worst(outcomes: Sequence[Outcome], size: int) -> list[int]:
+    """Return the rows with the most false detections and missed faces, the worst first; those without any left out."""
+    errors = np.array([int(outcome.false.sum() + outcome.missed.sum()) for outcome in outcomes], dtype=np.int64)
+    return [int(row) for row in np.argsort(-errors, kind="stable")[:size] if errors[row]]
+
+
+def spread(number: int, size: int) -> list[int]:
+    """Return ``size`` of ``number`` rows, evenly spaced: a sample that nobody has picked."""
+    return np.unique(np.linspace(0, number - 1, min(size, number)).round().astype(int)).tolist() if number else []
+
+
+def judged_boxes(table: DetectionTable, row: int, outcome: Outcome, score: float) -> Shown:
+    """Return the boxes of an image: true, false and ignored detections with their scores, and missed faces."""
+    found, truth = at_score(table.found[row], score), table.truths[row]
+    boxes: Shown = [(box, "missed", "") for box in truth.boxes[outcome.missed]]
+    boxes += [(box, "ignored", "") for box in truth.boxes[truth.ignored]]
+    for box, certainty, true, false in zip(
+        found.boxes.numpy(), found.scores.tolist(), outcome.true, outcome.false, strict=True
+    ):
+        boxes.append((box, "true" if true else "false" if false else "ignored", f"{certainty:.2f}"))
+    return boxes
 
 
 def _facts(scores: DetectionScores) -> str:
-    return f"{scores.images:,} pictures, {scores.faces:,} faces"
+    return f"{counted(scores.images, 'image')}, {counted(scores.faces, 'face')}"
 
 
 def precision_recall(scores: DetectionScores, title: str) -> Figure:
     """Draw precision against recall at each overlap, with the chosen score and the best F1 marked on that of ``iou``.
 
     Args:
-        scores: of pictures with a face or more.
+        scores: of images with a face or more.
         title: what was evaluated.
     """
     figure = blank(6.4, 6.4)
@@ -48,23 +153,21 @@ def precision_recall(scores: DetectionScores, title: str) -> Figure:
         # From no recall on, with the precision of the surest; without a detection it is an entry of the legend alone.
         path = np.r_[np.zeros(len(curve.scores[:1])), curve.recall], np.r_[curve.precision[:1], curve.precision]
         axes.plot(*path, color=ink, linewidth=2, label=label, zorder=2)
-    chosen = scores.values["recall_at_score"], scores.values["precision_at_score"]
-    best = scores.values["best_f1_recall"], scores.values["best_f1_precision"]
-    for (x, y), marker, label in (
-        (chosen, "o", f"score ≥ {scores.score:g}, F1 {scores.values['f1_at_score'] or 0:.3f}"),
-        (
-            best,
-            "D",
-            f"best F1 {scores.values['best_f1'] or 0:.3f}, score ≥ {scores.values['best_f1_threshold'] or 0:.3f}",
-        ),
+    values = {name: value or 0 for name, value in scores.values.items()}
+    for name, ending, marker, label in (
+        ("", "_at_score", "o", f"score ≥ {scores.score:g}, F1 {values['f1_at_score']:.3f}"),
+        ("best_f1_", "", "D", f"best F1 {values['best_f1']:.3f}, score ≥ {values['best_f1_threshold']:.3f}"),
     ):
+        x, y = (scores.values[f"{name}{axis}{ending}"] for axis in ("recall", "precision"))
         if x is not None and y is not None:
-            axes.plot(x, y, marker, color="white", markeredgecolor="#222222", markersize=8, label=label, zorder=3)
+            axes.plot(x, y, marker, color="white", markeredgecolor=INK, markersize=8, label=label, zorder=3)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("recall: share of the faces that are found")
     axes.set_ylabel("precision: share of the detections that are faces")
-    _percent(axes)
+    axes.set_xticks(FIFTHS)
+    axes.set_yticks(FIFTHS)
+    percent_axes(axes, "x", "y")
     figure.legend(loc="outside lower center", fontsize=9, ncols=2, frameon=False)
     heading(axes, title, _facts(scores))
     return figure
@@ -74,7 +177,7 @@ def thresholds(scores: DetectionScores, title: str) -> Figure:
     """Draw what each score as the threshold gives, and how many detections have which score.
 
     Args:
-        scores: of pictures with a face or more, and with a detection or more.
+        scores: of images with a face or more, and with a detection or more.
         title: what was evaluated.
     """
     curve = scores.curves[scores.iou]
@@ -83,7 +186,7 @@ def thresholds(scores: DetectionScores, title: str) -> Figure:
     for values, ink, style, label in (
         (curve.precision, BLUE, "--", "precision"),
         (curve.recall, ORANGE, "-.", "recall"),
-        (curve.f1, "#222222", "-", "F1"),
+        (curve.f1, INK, "-", "F1"),
     ):
         # A curve holds from its score down to the next lower one.
         upper.step(
@@ -110,10 +213,10 @@ def thresholds(scores: DetectionScores, title: str) -> Figure:
     lower.set_ylabel("detections")
     handles, labels = lower.get_legend_handles_labels()
     lower.legend(handles[-2:], labels[-2:], loc="upper center", fontsize=9, ncols=2, frameon=False)
-    upper.set_yticks(TENTHS[::2], [f"{value:.0%}" for value in TENTHS[::2]])
-    upper.set_xticks(TENTHS)
-    for axes in (upper, lower):
-        axes.spines[["top", "right"]].set_visible(False)
+    upper.set_yticks(FIFTHS)
+    upper.set_xticks([tenth / 10 for tenth in range(11)])
+    percent_axes(upper, "y")
+    percent_axes(lower)
     heading(upper, title, f"{_facts(scores)}   IoU {scores.iou:g}")
     return figure
 
@@ -122,7 +225,7 @@ def over_detection(counts: Mapping[Method, BoxCounts], scores: DetectionScores, 
     """Draw how many boxes there are beyond one for the same face, and on no face, before and after suppression.
 
     Args:
-        counts: of all pictures by method.
+        counts: of all images by method.
         scores: the metrics, for the chosen score.
         title: what was evaluated.
     """
@@ -150,7 +253,86 @@ def over_detection(counts: Mapping[Method, BoxCounts], scores: DetectionScores, 
     return figure
 
 
-def _percent(axes: Axes) -> None:
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(TENTHS[::2], [f"{value:.0%}" for value in TENTHS[::2]])
-    axes.spines[["top", "right"]].set_visible(False)
+def gallery(images: Sequence[NDArray[np.uint8]], boxes: Sequence[Shown], captions: Sequence[str], title: str) -> Figure:
+    """Draw images in a grid, each with its boxes.
+
+    Args:
+        images: RGB (H, W, 3), one or more.
+        boxes: those of each image, in its pixels.
+        captions: a line under each.
+        title: above the grid.
+    """
+    from matplotlib.lines import Line2D
+
+    columns = near_square(len(images), 2, 4)
+    rows = -(-len(images) // columns)
+    # In inches. Each image fills the width of its column or, upright ones, a square; a row is as high as its highest.
+    side, gap, line, top = 3.4, 0.14, 0.24, 0.8
+    shares = [min(1.0, pixels.shape[0] / pixels.shape[1]) for pixels in images]
+    heights = [side * max(shares[row * columns : (row + 1) * columns]) for row in range(rows)]
+    width, height = columns * (side + gap) + gap, top + sum(heights) + rows * (gap + line)
+    figure = blank(width, height)
+    figure.set_layout_engine("none")
+    figure.text(gap / width, 1 - 0.14 / height, title, fontsize=13, fontweight="bold", va="top")
+    used = {kind for image in boxes for _, kind, _ in image}
+    handles = [
+        Line2D([], [], color=ink, linestyle=style, linewidth=2.4, label=kind)
+        for kind, (ink, style) in KINDS.items()
+        if kind in used
+    ]
+    if handles:
+        figure.legend(
+            handles=handles, loc="upper left", bbox_to_anchor=(gap / width, 1 - 0.4 / height), borderaxespad=0, ncols=4,
+            fontsize=10, facecolor="#5d6166", labelcolor="white", framealpha=1, edgecolor="none",
+        )  # fmt: skip
+    for place, (pixels, found, caption) in enumerate(zip(images, boxes, captions, strict=True)):
+        row, column = divmod(place, columns)
+        left = gap + column * (side + gap)
+        lower = height - top - sum(heights[: row + 1]) - row * (gap + line)
+        axes = figure.add_axes((left / width, lower / height, side / width, heights[row] / height))
+        axes.set_axis_off()
+        _draw(axes, pixels, found)
+        figure.text((left + side / 2) / width, (lower - 0.16) / height, caption, fontsize=9, ha="center", color=INK)
+    return figure
+
+
+def _draw(axes: Axes, pixels: NDArray[np.uint8], boxes: Shown) -> None:
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
+
+    high, wide = pixels.shape[:2]
+    zoom = min(1.0, SIDE / max(high, wide))
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    small = image.resize((max(1, round(wide * zoom)), max(1, round(high * zoom))), Image.Resampling.BOX)
+    axes.imshow(np.asarray(small), extent=(0, wide, high, 0), interpolation="nearest" if zoom == 1 else "antialiased")
+    for (x0, y0, x1, y1), kind, caption in boxes:
+        ink, style = KINDS[kind]
+        edge = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=ink, linestyle=style, linewidth=1.8)
+        # A dark border keeps a line visible on any image.
+        edge.set_path_effects([withStroke(linewidth=3.2, foreground="#000000aa")])
+        axes.add_patch(edge)
+        if caption:
+            # Above the box, or inside it where there is no room above.
+            side = "bottom" if y0 > 0.05 * high else "top"
+            text = axes.text(x0, y0, caption, fontsize=6.5, color="white", va=side, clip_on=True)
+            text.set_path_effects([withStroke(linewidth=1.6, foreground=ink)])
+    axes.set_xlim(0, wide)
+    axes.set_ylim(high, 0)
+
+
+def training_images(images: Sequence[Tensor], boxes: Sequence[Tensor]) -> Figure:
+    """Draw training images as the network gets them, with their faces.
+
+    Args:
+        images: each (3, H, W), uint8 or floating point in 0 to 1, on any device; one or more.
+        boxes: the faces of each, (F, 4).
+    """
+    pixels = []
+    for image in images:
+        values = image.detach().cpu()
+        if values.dtype != torch.uint8:
+            values = (values.float() * 255).round().clamp(0, 255).to(torch.uint8)
+        pixels.append(values.permute(1, 2, 0).numpy())
+    faces: list[Shown] = [[(box, "true", "") for box in found.numpy(force=True)] for found in boxes]
+    captions = [counted(len(found), "face") for found in boxes]
+    return gallery(pixels, faces, captions, "Training images as the network gets them")

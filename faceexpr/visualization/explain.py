@@ -1,26 +1,35 @@
-"""Maps of the parts of a face that speak for a class: Grad-CAM, and the gradient where there is no feature map."""
+"""Draw which parts of a face speak for a class: Grad-CAM, and the gradient where there is no feature map."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from faceexpr.models.base import ExpressionNet
+from faceexpr.models.preprocess import LUMA
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.visualization.feature_map import Axis, FeatureMap, last_feature_map
+
+LEAST_SIDE = 3
+"""Cells a side below which a feature map says next to nothing of places."""
+
+COLOURS = "inferno"
+"""Of matplotlib: lightness grows evenly with the value, also for who sees no red or green, or prints in grey."""
+
+_OPACITY = 0.75
+"""Of the largest value; smaller ones are as much more transparent, so that the face shows where nothing is."""
 
 
-def require_captum(option: str) -> None:
-    """Refuse an option that needs Captum where it is not installed.
-
-    Args:
-        option: what was asked for, as it is written on the command line.
+def require_captum() -> None:
+    """Refuse to explain anything where Captum is not installed.
 
     Raises:
         FaceExprError: it is not installed.
@@ -29,34 +38,33 @@ def require_captum(option: str) -> None:
         import captum.attr  # noqa: F401
     except ImportError as error:
         raise FaceExprError(
-            f"{option} needs Captum, which is not installed; expected: pip install 'faceexpr[explain]'"
+            "explain needs Captum, which is not installed; expected: pip install 'faceexpr[explain]'"
         ) from error
 
 
-def explained_network(model: nn.Module, option: str) -> ExpressionNet:
+def explained_network(model: nn.Module) -> ExpressionNet:
     """Return the network of a classifier.
 
     Args:
         model: the classifier, such as a task.
-        option: what was asked for, for the message.
 
     Raises:
         FaceExprError: it has none, such as K nearest neighbours, or Captum is not installed.
     """
     net = getattr(model, "net", None)
     if not isinstance(net, ExpressionNet):
-        raise FaceExprError(f"{option}: {type(model).__name__} has no gradients to explain it by; expected a network")
-    require_captum(option)
+        raise FaceExprError(f"explain: {type(model).__name__} has no gradients to explain it by; expected a network")
+    require_captum()
     return net
 
 
 def class_maps(net: ExpressionNet, faces: Tensor, classes: Sequence[int] | None = None) -> NDArray[np.float32]:
-    """Tell which parts of faces speak for a class.
+    """Compute maps of the parts of faces that speak for a class.
 
     Grad-CAM (Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based localization",
-    2017) on the network's last feature map (see `last_feature_map`), each cell at the place that it sees. For networks
-    without one, the size of the gradient at each pixel (Simonyan et al., "Deep inside convolutional networks", 2014).
-    Modes, gradients and parameters of the network stay as they are.
+    2017) on the network's last feature map (see `last_feature_map`), stretched over the face. For networks without
+    one, the size of the gradient at each pixel (Simonyan et al., "Deep inside convolutional networks", 2014). Modes,
+    gradients and parameters of the network stay as they are.
 
     Args:
         net: the network, on any device.
@@ -70,19 +78,29 @@ def class_maps(net: ExpressionNet, faces: Tensor, classes: Sequence[int] | None 
     Raises:
         FaceExprError: Captum is not installed.
     """
-    require_captum("class_maps")
-    height, width = faces.shape[-2:]
+    require_captum()
+    from captum.attr import LayerAttribution, LayerGradCam, Saliency
+
     if not len(faces):
-        return np.zeros((0, height, width), dtype=np.float32)
+        return np.zeros((0, *faces.shape[-2:]), dtype=np.float32)
     # Evaluations run in inference mode, whose tensors take part in no gradient.
     with torch.inference_mode(False), torch.enable_grad(), _evaluating(net):
         images = net.preprocess(faces.detach().clone().to(net.preprocess.mean.device)).detach()
-        chosen = _predicted(net, images) if classes is None else torch.tensor(list(classes), device=images.device)
-        found = last_feature_map(net, images[:1])
-        if found is None:
-            maps = _resized(_gradients(net, images, chosen), height, width)
+        with torch.no_grad():
+            chosen = (
+                net.classify(images).argmax(dim=1) if classes is None else torch.tensor([*classes]).to(images.device)
+            )
+        layer = last_feature_map(net, images[:1])
+        # The images take a gradient so that there is one even where all parameters are frozen.
+        images = images.clone().requires_grad_()
+        if layer is None:
+            maps = Saliency(net.classify).attribute(images, target=chosen).detach().float().amax(dim=1, keepdim=True)
+            # Neighbouring pixels say nearly the same, and their gradients alternate.
+            maps = gaussian_blur(maps, [5, 5], [1.0, 1.0])
         else:
-            maps = _placed(_grad_cam(net, images, chosen, found.layer), found, images.shape[-2:], (height, width))
+            maps = LayerGradCam(net.classify, layer).attribute(images, target=chosen, relu_attributions=True)
+            maps = maps.detach().float()
+        maps = LayerAttribution.interpolate(maps, tuple(faces.shape[-2:]), "bilinear")[:, 0]
         largest = maps.amax(dim=(1, 2), keepdim=True)
         scaled: NDArray[np.float32] = torch.where(largest > 0, maps / largest, torch.zeros_like(maps)).cpu().numpy()
         return scaled
@@ -101,76 +119,81 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _predicted(net: ExpressionNet, images: Tensor) -> Tensor:
-    return net.classify(images).argmax(dim=1)
+def last_feature_map(net: ExpressionNet, images: Tensor) -> nn.Module | None:
+    """Find the module that gives the last feature map with at least 3 x 3 cells.
 
-
-def _grad_cam(net: ExpressionNet, images: Tensor, classes: Tensor, layer: nn.Module) -> Tensor:
-    """Return the maps in the cells of a layer, (N, h, w), 0 or more."""
-    from captum.attr import LayerGradCam
-
-    # The images take a gradient so that there is one even where all parameters are frozen.
-    attribute = LayerGradCam(net.classify, layer).attribute
-    maps: Tensor = attribute(images.clone().requires_grad_(), target=classes, relu_attributions=True)
-    return maps.detach().float()[:, 0]
-
-
-def _gradients(net: ExpressionNet, images: Tensor, classes: Tensor) -> Tensor:
-    """Return the size of the gradient around each pixel of the network's input, (N, size, size)."""
-    from captum.attr import Saliency
-
-    maps: Tensor = Saliency(net.classify).attribute(images.clone().requires_grad_(), target=classes)
-    # Neighbouring pixels say nearly the same, and their gradients alternate.
-    smooth = _smoothing(torch.arange(images.shape[-1], dtype=torch.float64), 1.0).to(maps.device, torch.float32)
-    return smooth @ maps.detach().float().amax(dim=1) @ smooth.T
-
-
-def _resized(maps: Tensor, height: int, width: int) -> Tensor:
-    if maps.shape[-2:] == (height, width):
-        return maps
-    return functional.interpolate(maps[:, None], (height, width), mode="bilinear", antialias=True)[:, 0]
-
-
-def _placed(maps: Tensor, found: FeatureMap, image: Sequence[int], face: tuple[int, int]) -> Tensor:
-    """Return the maps at the pixels of the faces.
+    It is looked for while the network runs, so that every network has one that is made of modules: of all modules
+    that run once the last to finish, not before the first convolution.
 
     Args:
-        maps: (N, h, w), in the cells of a feature map.
-        found: says where the cells lie in the network's input.
-        image: height and width of that input.
-        face: height and width of the faces.
+        net: the network.
+        images: pre-processed, (N, channels, size, size), N at least 1.
 
     Returns:
-        (N, *face).
+        None for a network without such a map, such as one without convolutions.
     """
-    down, across = (
-        _weights(pixels, size, axis, number).to(maps)
-        for pixels, size, axis, number in zip(face, image, (found.down, found.across), found.size, strict=True)
-    )
-    return down @ maps @ across.T
+    maps: list[tuple[nn.Module, int]] = []
+    runs: Counter[nn.Module] = Counter()
+
+    def look(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        runs[module] += 1
+        if isinstance(output, Tensor) and output.ndim == 4 and (maps or isinstance(module, nn.Conv2d)):
+            maps.append((module, min(output.shape[-2:])))
+
+    handles = [module.register_forward_hook(look) for module in net.modules() if module is not net]
+    try:
+        net.classify(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return next((module for module, side in reversed(maps) if runs[module] == 1 and side >= LEAST_SIDE), None)
 
 
-def _weights(pixels: int, size: int, axis: Axis, cells: int) -> Tensor:
-    """Return how much each pixel of a face takes of each cell, float64 (pixels, cells).
+def overlay(face: NDArray[np.uint8], values: NDArray[np.float32], height: int, width: int) -> NDArray[np.uint8]:
+    """Lay a map over a face in grey.
 
-    Between the middles of two cells it takes of both in proportion. Outside of all cells, which those of convolutions
-    without padding leave a border for, their values fade away. Where cells see more than the way to the next, the
-    result is smoothed, as one value says nothing of what is where in its field; no more than a twelfth of the image,
-    since the middle of a field counts most.
+    Args:
+        face: (H, W) grey or (H, W, 3) RGB.
+        values: the map, (h, w), from 0 to 1.
+        height: of the result, in pixels.
+        width: of the result, in pixels.
+
+    Returns:
+        RGB, uint8 (height, width, 3).
     """
-    places = (torch.arange(pixels, dtype=torch.float64) + 0.5) * size / pixels - 0.5
-    at = (places - axis.first) / axis.step
-    within = at.clamp(0, cells - 1)
-    outside = at - within
-    at = within + outside.sign() * (outside.abs() - 0.5).clamp(min=0)
-    weights = (1 - (at[:, None] - torch.arange(cells)).abs()).clamp(min=0)
-    spread = min((axis.field - axis.step) / 5, size / 12)
-    if spread <= 0:
-        return weights
-    return _smoothing(places, spread) @ weights
+    from matplotlib import colormaps
+
+    grey = _resized(face @ np.array(LUMA) if face.ndim == 3 else face, height, width).clip(0, 255)[:, :, None]
+    strength = _resized(values, height, width).clip(0, 1)
+    colours = colormaps[COLOURS](strength)[:, :, :3] * 255
+    share = _OPACITY * strength[:, :, None]
+    mixed: NDArray[np.uint8] = np.round((1 - share) * grey + share * colours).astype(np.uint8)
+    return mixed
 
 
-def _smoothing(places: Tensor, spread: float) -> Tensor:
-    """Return the weights of a Gaussian mean over places, (P, P); at the ends it is of those that there are."""
-    near = torch.exp(-0.5 * ((places[:, None] - places) / spread) ** 2)
-    return near / near.sum(dim=1, keepdim=True)
+def side_by_side(face: NDArray[np.uint8], values: NDArray[np.float32], height: int, gap: int) -> NDArray[np.uint8]:
+    """Return a face and, to the right of it, its map over it.
+
+    Args:
+        face: (H, W) grey or (H, W, 3) RGB.
+        values: the map, (h, w), from 0 to 1.
+        height: of the result, in pixels.
+        gap: white pixels between both.
+
+    Returns:
+        RGB, uint8 (height, 2 w + gap, 3), where w keeps the proportions of the face.
+    """
+    width = max(1, round(height * face.shape[1] / face.shape[0]))
+    channels = face[:, :, None].repeat(3, axis=2) if face.ndim == 2 else face
+    plain = _resized(channels, height, width).clip(0, 255).round().astype(np.uint8)
+    between = np.full((height, gap, 3), 255, dtype=np.uint8)
+    return np.concatenate([plain, between, overlay(face, values, height, width)], axis=1)
+
+
+def _resized(values: NDArray[np.generic], height: int, width: int) -> NDArray[np.float32]:
+    """Return an image, (H, W) or (H, W, C), at another size, smoothly, in float32."""
+    planes = torch.from_numpy(np.array(values, dtype=np.float32))
+    planes = planes[None] if planes.ndim == 2 else planes.permute(2, 0, 1)
+    resized = functional.interpolate(planes[None], (height, width), mode="bicubic", antialias=True)[0]
+    result: NDArray[np.float32] = (resized[0] if values.ndim == 2 else resized.permute(1, 2, 0)).numpy()
+    return result

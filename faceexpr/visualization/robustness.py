@@ -1,36 +1,32 @@
-"""Figures of the robustness of a classifier: its accuracy over the strengths, and what the corruptions look like."""
+"""Draw the accuracy of a classifier over the strengths of corruptions, and what the corruptions look like."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from faceexpr.callbacks.reports import face
 from faceexpr.data.corruptions import CORRUPTIONS, REFERENCE_SIDE, STRENGTHS, corrupt
 from faceexpr.data.synthetic.drawing import draw_face
-from faceexpr.visualization.classification import GREY, blank
+from faceexpr.visualization.base import DASHED, GREY, INK, blank, percent_axes
+from faceexpr.visualization.classification import BAR, as_pixels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from faceexpr.callbacks.robustness_report import Result
 
-LINE = "#2e6da4"
-
-
-def curves(found: Result, title: str) -> Figure:
+def curves(found: Mapping[str, Any], title: str) -> Figure:
     """Draw a panel for each corruption: the accuracy over the strengths, from the clean images at 0.
 
     Args:
-        found: what was measured.
+        found: what was measured, see `score_robustness`.
         title: above the panels.
     """
-    names = list(found.corrupted)
+    names = list(found["corruptions"])
     columns = min(3, len(names))
     rows = ceil(len(names) / columns)
     figure = blank(max(4.8, 3.5 * columns), 0.9 + 2.5 * rows)
@@ -41,41 +37,40 @@ def curves(found: Result, title: str) -> Figure:
         axes.set_axis_off()
     for axes in grid[:, 0]:
         axes.set_ylabel("accuracy")
-    clean, mean = found.clean.values["accuracy"], found.mean("accuracy")
+    clean, mean = found["clean"]["accuracy"], found["mean"]["accuracy"]
     figure.suptitle(
-        f"{title}\nn = {found.clean.count:,}   clean {clean:.1%} (dashed)   mean of all {mean:.1%}",
+        f"{title}\nn = {found['n']:,}   clean {clean:.1%} (dashed)   mean of all {mean:.1%}",
         x=0.01, ha="left", fontsize=12,
     )  # fmt: skip
     return figure
 
 
-def _panel(axes: Axes, found: Result, name: str) -> None:
-    corruption, clean = CORRUPTIONS[name], found.clean.values["accuracy"]
-    values = [clean, *(one.values["accuracy"] for one in found.corrupted[name])]
+def _panel(axes: Axes, found: Mapping[str, Any], name: str) -> None:
+    corruption, clean, own = CORRUPTIONS[name], found["clean"]["accuracy"], found["corruptions"][name]
+    values = [clean, *(one["accuracy"] for one in own["strengths"])]
     places = [0, *STRENGTHS]
-    axes.axhline(clean, color="#222222", linewidth=1, linestyle=(0, (4, 3)))
-    axes.plot(places, values, color=LINE, linewidth=2, marker="o", markersize=4.5, clip_on=False)
+    axes.axhline(clean, color=INK, linewidth=1, linestyle=DASHED)
+    axes.plot(places, values, color=BAR, linewidth=2, marker="o", markersize=4.5, clip_on=False)
     for place, value in zip(places[1:], values[1:], strict=True):
         # Below the line, where the dashed one seldom is, unless there is no room.
         below = value > 0.12
         axes.annotate(
             f"{value:.0%}", (place, value), xytext=(0, -6 if below else 6), textcoords="offset points",
-            ha="center", va="top" if below else "bottom", fontsize=8.5, color=LINE,
+            ha="center", va="top" if below else "bottom", fontsize=8.5, color=BAR,
         )  # fmt: skip
     axes.set_title(corruption.label, fontsize=11, fontweight="bold", loc="left")
-    axes.set_title(f"mean {found.mean('accuracy', name):.1%}", fontsize=9, color="#444444", loc="right")
+    axes.set_title(f"mean {own['mean']['accuracy']:.1%}", fontsize=9, color="#444444", loc="right")
     axes.set_xlabel(corruption.unit, fontsize=9)
     axes.set_xticks(places, ["clean", *(f"{value:g}" for value in corruption.values)], fontsize=9)
     axes.set_xlim(-0.3, len(STRENGTHS) + 0.3)
     axes.set_ylim(0, 1)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.8)
     axes.tick_params(length=0)
-    axes.spines[["top", "right"]].set_visible(False)
+    percent_axes(axes, "y")
 
 
 def examples(corruptions: Sequence[str], seed: int) -> Figure:
-    """Draw one drawn face under each corruption and strength, so that no picture of a data set is shown.
+    """Draw one drawn face under each corruption and strength, so that no image of a data set is shown.
 
     Args:
         corruptions: their names, one or more.
@@ -91,8 +86,8 @@ def examples(corruptions: Sequence[str], seed: int) -> Figure:
         corruption = CORRUPTIONS[name]
         spoilt = [image, *(corrupt(image, index, name, strength, seed) for strength in STRENGTHS)]
         captions = ["clean", *(f"{value:g}" for value in corruption.values)]
-        for axes, picture, caption in zip(row, spoilt, captions, strict=True):
-            axes.imshow(face(picture[0]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        for axes, pixels, caption in zip(row, spoilt, captions, strict=True):
+            axes.imshow(as_pixels(pixels[0]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set_title(caption, fontsize=8.5, color="#444444", pad=3)
             axes.set_xticks([])
             axes.set_yticks([])

@@ -1,0 +1,66 @@
+"""What all figures share: size, colours, headings, axes in percent."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, GREY = "#222222", "#8a8f94"
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+BLUE, ORANGE, VERMILLION, PURPLE = "#0072b2", "#e69f00", "#d55e00", "#cc79a7"
+DASHED = (0, (4, 3))
+DPI = 110
+
+
+def blank(width: float, height: float) -> Figure:
+    """Return an empty figure of this size in inches."""
+    # A Figure without pyplot draws with Agg, needs no display and is freed with its last reference.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr, call-arg]
+    return figure
+
+
+def wrapped(name: str, width: int = 12) -> str:
+    """Break a long class name over lines, so that labels neither overlap nor shrink the plot."""
+    lines = textwrap.wrap(name.replace("_", "_ "), width)
+    return "\n".join(line.replace("_ ", "_") for line in lines)
+
+
+def class_labels(names: Sequence[str], counts: Sequence[int]) -> list[str]:
+    """Return the labels of an axis of classes: each name with its number of samples under it."""
+    return [f"{wrapped(name)}\n({count:,})" for name, count in zip(names, counts, strict=True)]
+
+
+def shortened(name: str, width: int = 16) -> str:
+    """Return a class name that fits under a face of a gallery."""
+    return name if len(name) <= width else name[: width - 1] + "…"
+
+
+def heading(axes: Axes, title: str, detail: str) -> None:
+    """Put a title above axes, and a line of facts under it."""
+    axes.set_title(title, fontsize=13, fontweight="bold", loc="left", pad=25)
+    axes.annotate(
+        detail, (0, 1), xycoords="axes fraction", xytext=(0, 7), textcoords="offset points", fontsize=10,
+        color="#444444",
+    )  # fmt: skip
+
+
+def percent_axes(axes: Axes, *names: str) -> None:
+    """Print the values of axes, ``x`` or ``y``, in percent, and draw no frame above and to the right."""
+    for name in names:
+        getattr(axes, f"{name}axis").set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def near_square(count: int, least: int, most: int, stretch: float = 1.0) -> int:
+    """Return the number of columns, within limits, of a grid that is ``stretch`` images wider than it is high."""
+    return min(most, max(least, int(np.ceil(np.sqrt(count * stretch)))))
