@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from faceexpr.metrics.sets import COVERAGE, SIZE
+from faceexpr.metrics.calibration import COVERAGE, SIZE
 from faceexpr.utils.text import counted, markdown_table
 
 Block: TypeAlias = "Callable[[Mapping[str, Any], Collection[str]], str]"

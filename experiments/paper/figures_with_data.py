@@ -14,7 +14,6 @@ from experiments.paper.experiments import RUNS, SYSTEM, TEST, WIDER_TRAIN
 from experiments.paper.figures import file_name as figure_file
 from experiments.paper.figures import over_detected_photographs
 from experiments.paper.runs import both_labels, expression_data, ferplus_data, labels
-from faceexpr.callbacks.reports import face
 from faceexpr.cli.annotate import annotate
 from faceexpr.data.annotations.reading import read_annotations
 from faceexpr.data.loading import FaceSplit
@@ -22,7 +21,7 @@ from faceexpr.metrics.predictions import SavedSamples, file_name, read_samples
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say, write_file
 from faceexpr.utils.labels import FER_NAMES, colour
-from faceexpr.visualization.classification import RIGHT, WRONG, gallery
+from faceexpr.visualization.classification import RIGHT, WRONG, as_pixels, gallery
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -143,4 +142,4 @@ def _gallery(
 ) -> Figure:
     if not rows:
         raise FaceExprError(f"the data have no face for it ({title})")
-    return gallery([face(split.images[row]) for row in rows], captions, title, columns)
+    return gallery([as_pixels(split.images[row]) for row in rows], captions, title, columns)

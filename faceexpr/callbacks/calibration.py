@@ -77,13 +77,13 @@ class Calibrate(Callback):
             return
         if not isinstance(pl_module, ExpressionClassifier):
             raise FaceExprError(
-                f"enabled is true for the calibration of {type(pl_module).__name__}, which has no logits to be divided by "
-                "a temperature; expected an ExpressionClassifier"
+                f"enabled is true for the calibration of {type(pl_module).__name__}, which has no logits to be "
+                "divided by a temperature; expected an ExpressionClassifier"
             )
         if "calibration" not in pl_module.hparams:
             raise FaceExprError(
-                f"enabled is true for the calibration of {type(pl_module).__name__}, which has no argument calibration, "
-                "so that its checkpoint cannot keep one; expected a class that takes it and hands it on"
+                f"enabled is true for the calibration of {type(pl_module).__name__}, which has no argument "
+                "calibration, so that its checkpoint cannot keep one; expected a class that takes it and hands it on"
             )
         self._folder = run_folder(trainer)
 
@@ -106,9 +106,8 @@ class Calibrate(Callback):
         # All processes compute the same from the samples of all.
         table: SampleTable = self._collector.compute()
         self._collector = None
-        found = fit_calibration(
-            table, self.coverages, self.method, f"{type(trainer.datamodule).__name__}, validation split"
-        )  # type: ignore[attr-defined]  # set at run time
+        data = type(trainer.datamodule).__name__  # type: ignore[attr-defined]  # set at run time
+        found = fit_calibration(table, self.coverages, self.method, f"{data}, validation split")
         pl_module.calibrate(found)
         if not trainer.is_global_zero:
             return

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from faceexpr.callbacks.evaluation import AUTO, Evaluation, resolved
+from faceexpr.callbacks.evaluation import AUTO, Evaluation, resolve_monitor
 from faceexpr.data.draws import seed_of
 from faceexpr.data.resumable import POSITION, ResumableLoader
 from faceexpr.utils.errors import FaceExprError
@@ -88,7 +88,7 @@ class BestCheckpoint(ModelCheckpoint):
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.monitor = resolved(self.monitor, pl_module)
+        self.monitor = resolve_monitor(self.monitor, pl_module)
         super().setup(trainer, pl_module, stage)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -100,17 +100,11 @@ class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
     ) -> None:  # fmt: skip
         assert self._collector is not None
         options = getattr(getattr(pl_module, "net", None), "suppression", None) or Suppression()
+        known = zip(batch["boxes"], batch["ignored"], strict=True)
+        truths = [Truth(faces.numpy(force=True), ignored.numpy(force=True)) for faces, ignored in known]
         counts = [
-            count_by_method(
-                *candidates,
-                Truth(faces.numpy(force=True), ignored.numpy(force=True)),
-                options,
-                self.least_score,
-                self.iou,
-            )
-            for candidates, faces, ignored in zip(
-                outputs.get("candidates", ()), batch["boxes"], batch["ignored"], strict="candidates" in outputs
-            )
+            count_by_method(boxes, scores, truth, options, self.least_score, self.iou)
+            for (boxes, scores), truth in zip(outputs.get("candidates", ()), truths, strict=False)
         ]
         self._collector.update(batch["index"], outputs["detections"], batch["boxes"], batch["ignored"], counts)
 
@@ -169,7 +163,7 @@ def make_record(table: DetectionTable, scores: DetectionScores) -> dict[str, Any
         table: of one pass over a split.
         scores: its metrics.
     """
-    record = {
+    record: dict[str, Any] = {
         "images": scores.images,
         "faces": scores.faces,
         "ignored_faces": scores.ignored,

@@ -194,7 +194,7 @@ def build(options: AnalyzeOptions, shard: Shard) -> tuple[FacePipeline, dict[str
     detector = load_detector(options.detector, device, changes, options.batch_size, options.images)
     classifier = load_classifier(classifier_file, device)
     if options.explain:
-        explained_network(classifier.task, "--explain")
+        explained_network(classifier.task)
     pipeline = FacePipeline(
         detector,
         classifier,

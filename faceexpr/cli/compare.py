@@ -37,7 +37,7 @@ def run(args: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="Seed of the resampling.")
     parser.add_argument("--out", type=Path | None, default=None, help="File for the tables too: .csv, .md or .json.")
     config = parser.parse_args(args[1:])
-    check_resamples("--resamples", config.resamples)
+    check_resamples(config.resamples)
     if config.seed < 0:
         raise FaceExprError(f"--seed is {config.seed}; expected 0 or more")
     if config.out is not None and config.out.suffix not in ENDINGS:

@@ -17,9 +17,7 @@ from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.matching import Truth
 from faceexpr.boxes.suppression import Suppression, suppress
 from faceexpr.data.annotations.records import AnnotatedImage
-from faceexpr.metrics.detection import DetectionScores, score_detections
-from faceexpr.metrics.detection_table import DetectionTable
-from faceexpr.metrics.over_detection import count_by_method
+from faceexpr.metrics.detection import DetectionScores, DetectionTable, count_by_method, score_detections
 
 SCORE, IOU = 0.5, 0.5
 """The chosen score, and the overlap from which on a face is found; those of every other detector's evaluation."""

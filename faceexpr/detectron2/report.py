@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from faceexpr.callbacks import detection_reports
+from faceexpr.callbacks.detection import list_boxes, make_record, summarise
 from faceexpr.callbacks.reports import write_figure, write_metrics
 from faceexpr.data.annotations.records import AnnotatedImage
 from faceexpr.detectron2.measuring import Measured
 from faceexpr.utils.files import say, write_file
 from faceexpr.utils.images import read_image
+from faceexpr.visualization.detection import draw_evaluation
 
 GALLERY_SIZE = 9
 """Pictures in a figure of examples."""
@@ -33,17 +34,17 @@ def report(
     """
     table, scores = measured.table, measured.scores
     after = "" if iteration is None else f" after {iteration:,} iterations"
-    say(detection_reports.summary(f"{stage}{after}", table, scores))
-    entry = detection_reports.record(table, scores, epoch=None)
+    say(summarise(f"{stage}{after}", table, scores))
+    entry = make_record(table, scores)
     write_metrics(folder, stage, {**({} if iteration is None else {"iteration": iteration}), **entry})
-    rows = detection_reports.as_csv(table, scores, lambda index: str(records[index].path))
+    rows = list_boxes(table, scores, lambda index: str(records[index].path))
     write_file(folder / f"detections_{stage}.csv", rows)
 
     def picture(index: int) -> NDArray[np.uint8]:
         pixels: NDArray[np.uint8] = read_image(records[index].path).pixels
         return pixels
 
-    figures = detection_reports.draw(f"{stage}{after}", table, scores, picture, GALLERY_SIZE)
+    figures = draw_evaluation(f"{stage}{after}", table, scores, picture, GALLERY_SIZE)
     for name, figure in figures.items():
         write_figure(folder, f"{stage}_{name}", figure)
     say(f"{stage}: metrics and figures are in {folder}")

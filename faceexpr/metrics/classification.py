@@ -31,8 +31,8 @@ class Metric:
         label: its name in reports.
         higher_is_better: its direction.
         form: how its value is printed.
-        compute: takes a table of one sample or more with labels; raises `UndefinedError` where there is no value. None for a
-            metric that `count_scores` computes.
+        compute: takes a table of one sample or more with labels; raises `UndefinedError` where there is no value. None
+            for a metric that `count_scores` computes.
         of_votes: whether it is for targets that are distributions only.
     """
 

@@ -91,7 +91,7 @@ class TaskClassifier:
         Raises:
             FaceExprError: the classifier is no network or has no such expression, or Captum is not installed.
         """
-        net = explained_network(self.task, "explain")
+        net = explained_network(self.task)
         for name in expressions or ():
             if name not in self.class_names:
                 raise FaceExprError(f"expressions has {name!r}; expected names among {', '.join(self.class_names)}")
@@ -109,14 +109,14 @@ def threshold_of(classifier: Classifier, coverage: float) -> float:
     Raises:
         FaceExprError: this is no coverage, or it was not calibrated for it, or not at all.
     """
-    check_coverage(coverage, "coverage")
+    check_coverage(coverage)
     calibration: Calibration | None = getattr(classifier, "calibration", None)
     if calibration is None or not calibration.thresholds:
         raise FaceExprError(
             f"coverage is {coverage:g}, but the classifier is not calibrated; expected what `faceexpr validate` with "
             "--calibration.enabled true has written"
         )
-    return calibration.threshold(coverage, "coverage")
+    return calibration.threshold(coverage)
 
 
 def load_classifier(source: str | Path, device: str | torch.device = "cpu") -> TaskClassifier:

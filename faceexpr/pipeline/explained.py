@@ -14,7 +14,7 @@ from faceexpr.pipeline.classifier import TaskClassifier
 from faceexpr.pipeline.pipeline import Analysed
 from faceexpr.utils.labels import colour
 from faceexpr.visualization.boxes import font_for
-from faceexpr.visualization.overlay import side_by_side
+from faceexpr.visualization.explain import side_by_side
 
 _HEIGHT, _GAP, _BAND = 256, 8, 34
 _TEXT = 17

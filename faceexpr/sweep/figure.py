@@ -9,7 +9,7 @@ import numpy as np
 
 from faceexpr.sweep.space import Plain
 from faceexpr.sweep.table import Row, best_row, shown
-from faceexpr.visualization.classification import DPI, GREY
+from faceexpr.visualization.base import DPI, GREY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -10,6 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from faceexpr.data.corruptions import CORRUPTIONS, REFERENCE_SIDE, STRENGTHS, corrupt
+from faceexpr.data.loading import Images
+from faceexpr.data.synthetic.drawing import draw_face
 from faceexpr.metrics.calibration import CALIBRATION_BINS
 from faceexpr.metrics.classification import Scores
 from faceexpr.metrics.tables import SampleTable
@@ -48,7 +51,7 @@ def draw_evaluation(
     title: str,
     table: SampleTable,
     scores: Scores,
-    images: Tensor | None = None,
+    images: Images | None = None,
     gallery_size: int = 0,
     maps: Maps | None = None,
     calibration: Calibration | None = None,
@@ -59,7 +62,7 @@ def draw_evaluation(
         title: what was evaluated.
         table: the samples.
         scores: their metrics.
-        images: the split's images, uint8 (N, C, H, W), or None where they are not at hand.
+        images: the split's images, each uint8 (C, H, W), or None where they are not at hand.
         gallery_size: largest number of faces in a gallery; 0 draws none.
         maps: tells which parts of faces speak for their classes; laid over the faces beside them where it is given.
         calibration: of the model, if it has one; with thresholds, its prediction sets are drawn.
@@ -158,11 +161,15 @@ def confusion_matrix(scores: Scores, title: str) -> Figure:
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for true, guess in np.ndindex(number, number):
         if rows[true]:
-            style = {"color": "white" if share[true, guess] > 0.55 else INK, "ha": "center", "va": "center"}
+            style: dict[str, Any] = {
+                "color": "white" if share[true, guess] > 0.55 else INK,
+                "ha": "center",
+                "va": "center",
+            }
             axes.text(guess, true - 0.1, f"{share[true, guess]:.0%}", fontsize=11, **style)
             axes.text(guess, true + 0.23, f"{scores.confusion[true, guess]:,}", fontsize=8.5, alpha=0.85, **style)
     axes.set_xticks(range(number), [wrapped(name) for name in scores.class_names], fontsize=9)
-    axes.set_yticks(range(number), class_labels(scores.class_names, rows[:, 0]), fontsize=9)
+    axes.set_yticks(range(number), class_labels(scores.class_names, rows[:, 0].tolist()), fontsize=9)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (number of samples)")
     axes.set_xticks(np.arange(number + 1) - 0.5, minor=True)
@@ -188,7 +195,7 @@ def per_class_accuracy(scores: Scores, title: str) -> Figure:
     overall, balanced = scores.values["accuracy"], scores.values["balanced_accuracy"]
     axes.axhline(overall, color=INK, linewidth=1, linestyle=DASHED, label=f"all samples {overall:.1%}")
     axes.axhline(balanced, color=GREY, linewidth=1, linestyle=":", label=f"mean of the classes {balanced:.1%}")
-    axes.set_xticks(range(len(names)), class_labels(names, counts))
+    axes.set_xticks(range(len(names)), class_labels(names, counts.tolist()))
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylim(0, 1.08)
     axes.set_yticks(np.linspace(0, 1, 6))
@@ -283,7 +290,7 @@ def draw_sets(table: SampleTable, class_names: Sequence[str], calibration: Calib
         right.text(place, 0.03, f"{value:.1%}", ha="center", va="bottom", fontsize=9.5, color="white", zorder=3)
     stated = f"stated {as_percent(level)}"
     right.axhline(float(level), color=INK, linewidth=1, linestyle=DASHED, label=stated, zorder=4)
-    right.set_xticks(range(most), class_labels(class_names, counts), fontsize=9)
+    right.set_xticks(range(most), class_labels(class_names, counts.tolist()), fontsize=9)
     right.set_ylim(0, 1)
     right.legend(loc="lower right", bbox_to_anchor=(1.01, 0.99), frameon=False, fontsize=9)
     heading(right, "Coverage of each class", f"n = {len(sets):,}   all samples {covered.mean():.1%}")
@@ -328,4 +335,81 @@ def gallery(
         for number, (text, ink) in enumerate(caption):
             y = (upper - face - 0.16 - number * line) / height
             figure.text((left + across / 2) / width, y, text, fontsize=8.5, color=ink, ha="center", va="baseline")
+    return figure
+
+
+def robustness_curves(found: Mapping[str, Any], title: str) -> Figure:
+    """Draw a panel for each corruption: the accuracy over the strengths, from the clean images at 0.
+
+    Args:
+        found: what was measured, see `score_robustness`.
+        title: above the panels.
+    """
+    names = list(found["corruptions"])
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure = blank(max(4.8, 3.5 * columns), 0.9 + 2.5 * rows)
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axes, name in zip(grid.flat, names, strict=False):
+        _robustness_panel(axes, found, name)
+    for axes in grid.flat[len(names) :]:
+        axes.set_axis_off()
+    for axes in grid[:, 0]:
+        axes.set_ylabel("accuracy")
+    clean, mean = found["clean"]["accuracy"], found["mean"]["accuracy"]
+    figure.suptitle(
+        f"{title}\nn = {found['n']:,}   clean {clean:.1%} (dashed)   mean of all {mean:.1%}",
+        x=0.01, ha="left", fontsize=12,
+    )  # fmt: skip
+    return figure
+
+
+def _robustness_panel(axes: Axes, found: Mapping[str, Any], name: str) -> None:
+    corruption, clean, own = CORRUPTIONS[name], found["clean"]["accuracy"], found["corruptions"][name]
+    values = [clean, *(one["accuracy"] for one in own["strengths"])]
+    places = [0, *STRENGTHS]
+    axes.axhline(clean, color=INK, linewidth=1, linestyle=DASHED)
+    axes.plot(places, values, color=BAR, linewidth=2, marker="o", markersize=4.5, clip_on=False)
+    for place, value in zip(places[1:], values[1:], strict=True):
+        # Below the line, where the dashed one seldom is, unless there is no room.
+        below = value > 0.12
+        axes.annotate(
+            f"{value:.0%}", (place, value), xytext=(0, -6 if below else 6), textcoords="offset points",
+            ha="center", va="top" if below else "bottom", fontsize=8.5, color=BAR,
+        )  # fmt: skip
+    axes.set_title(corruption.label, fontsize=11, fontweight="bold", loc="left")
+    axes.set_title(f"mean {own['mean']['accuracy']:.1%}", fontsize=9, color="#444444", loc="right")
+    axes.set_xlabel(corruption.unit, fontsize=9)
+    axes.set_xticks(places, ["clean", *(f"{value:g}" for value in corruption.values)], fontsize=9)
+    axes.set_xlim(-0.3, len(STRENGTHS) + 0.3)
+    axes.set_ylim(0, 1)
+    axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.8)
+    axes.tick_params(length=0)
+    percent_axes(axes, "y")
+
+
+def corrupted_faces(corruptions: Sequence[str], seed: int) -> Figure:
+    """Draw one drawn face under each corruption and strength, so that no image of a data set is shown.
+
+    Args:
+        corruptions: their names, one or more.
+        seed: of what is drawn at random.
+    """
+    drawn = draw_face("Happy", np.random.default_rng(3), REFERENCE_SIDE)
+    image = torch.from_numpy(drawn.mean(axis=2).round().astype(np.uint8))[None, None]
+    index = torch.zeros(1, dtype=torch.int64)
+    figure = blank(6.6, 0.3 + 1.14 * len(corruptions))
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)  # type: ignore[union-attr, call-arg]
+    grid = figure.subplots(len(corruptions), 1 + len(STRENGTHS), squeeze=False)
+    for row, name in zip(grid, corruptions, strict=True):
+        corruption = CORRUPTIONS[name]
+        spoilt = [image, *(corrupt(image, index, name, strength, seed) for strength in STRENGTHS)]
+        captions = ["clean", *(f"{value:g}" for value in corruption.values)]
+        for axes, pixels, caption in zip(row, spoilt, captions, strict=True):
+            axes.imshow(as_pixels(pixels[0]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.set_title(caption, fontsize=8.5, color="#444444", pad=3)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+        row[0].set_ylabel(corruption.label.replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize=9.5)
     return figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -62,9 +62,9 @@ def class_maps(net: ExpressionNet, faces: Tensor, classes: Sequence[int] | None 
     """Compute maps of the parts of faces that speak for a class.
 
     Grad-CAM (Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based localization",
-    2017) on the network's last feature map (see `last_feature_map`), stretched over the face. For networks without
-    one, the size of the gradient at each pixel (Simonyan et al., "Deep inside convolutional networks", 2014). Modes,
-    gradients and parameters of the network stay as they are.
+    2017) on the network's last feature map (see `last_feature_map`), each cell at the place that it sees. For networks
+    without one, the size of the gradient at each pixel (Simonyan et al., "Deep inside convolutional networks", 2014).
+    Modes, gradients and parameters of the network stay as they are.
 
     Args:
         net: the network, on any device.
@@ -90,16 +90,16 @@ def class_maps(net: ExpressionNet, faces: Tensor, classes: Sequence[int] | None 
             chosen = (
                 net.classify(images).argmax(dim=1) if classes is None else torch.tensor([*classes]).to(images.device)
             )
-        layer = last_feature_map(net, images[:1])
+        found = last_feature_map(net, images[:1])
         # The images take a gradient so that there is one even where all parameters are frozen.
         images = images.clone().requires_grad_()
-        if layer is None:
+        if found is None:
             maps = Saliency(net.classify).attribute(images, target=chosen).detach().float().amax(dim=1, keepdim=True)
             # Neighbouring pixels say nearly the same, and their gradients alternate.
-            maps = gaussian_blur(maps, [5, 5], [1.0, 1.0])
+            maps = gaussian_blur(functional.pad(maps, (4, 4, 4, 4)), [5, 5], [1.0, 1.0])[..., 4:-4, 4:-4]
         else:
-            maps = LayerGradCam(net.classify, layer).attribute(images, target=chosen, relu_attributions=True)
-            maps = maps.detach().float()
+            maps = LayerGradCam(net.classify, found.layer).attribute(images, target=chosen, relu_attributions=True)
+            maps = _spread(maps.detach().float(), found, images.shape[-2:])
         maps = LayerAttribution.interpolate(maps, tuple(faces.shape[-2:]), "bilinear")[:, 0]
         largest = maps.amax(dim=(1, 2), keepdim=True)
         scaled: NDArray[np.float32] = torch.where(largest > 0, maps / largest, torch.zeros_like(maps)).cpu().numpy()
@@ -118,12 +118,27 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+class FeatureMap(NamedTuple):
+    """A layer whose output is a feature map, and where its cells lie in the network's input.
+
+    Attributes:
+        layer: the module.
+        first: the middle of the first cell, down and across, in pixels; that of the first pixel is 0.
+        step: from one cell to the next, down and across, in pixels.
+    """
+
+    layer: nn.Module
+    first: NDArray[np.float64]
+    step: NDArray[np.float64]
+
+
 @torch.no_grad()
-def last_feature_map(net: ExpressionNet, images: Tensor) -> nn.Module | None:
-    """Find the module that gives the last feature map with at least 3 x 3 cells.
+def last_feature_map(net: ExpressionNet, images: Tensor) -> FeatureMap | None:
+    """Find the last feature map with at least 3 x 3 cells.
 
     It is looked for while the network runs, so that every network has one that is made of modules: of all modules
-    that run once the last to finish, not before the first convolution.
+    that run once the last to finish, not before the first convolution. Convolutions and poolings without padding lose
+    the border, so that their cells do not spread over the whole image; those of other modules do.
 
     Args:
         net: the network.
@@ -132,13 +147,28 @@ def last_feature_map(net: ExpressionNet, images: Tensor) -> nn.Module | None:
     Returns:
         None for a network without such a map, such as one without convolutions.
     """
-    maps: list[tuple[nn.Module, int]] = []
+    pixels = images.shape[-2:]
+    places = {pixels: (np.zeros(2), np.ones(2))}
+    maps: list[tuple[nn.Module, torch.Size]] = []
     runs: Counter[nn.Module] = Counter()
 
     def look(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         runs[module] += 1
-        if isinstance(output, Tensor) and output.ndim == 4 and (maps or isinstance(module, nn.Conv2d)):
-            maps.append((module, min(output.shape[-2:])))
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            return
+        if maps or isinstance(module, nn.Conv2d):
+            maps.append((module, output.shape[-2:]))
+        known = isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and not isinstance(module.padding, str)
+        if known and inputs[0].shape[-2:] in places:
+            first, step = places[inputs[0].shape[-2:]]
+            kernel, padding, stride, dilation = (
+                np.broadcast_to(getattr(module, name, 1), 2)
+                for name in ("kernel_size", "padding", "stride", "dilation")
+            )
+            # Branches that meet again have the same places: the first to reach a size says where its cells are.
+            places.setdefault(
+                output.shape[-2:], (first + ((kernel - 1) * dilation / 2 - padding) * step, step * stride)
+            )
 
     handles = [module.register_forward_hook(look) for module in net.modules() if module is not net]
     try:
@@ -146,7 +176,24 @@ def last_feature_map(net: ExpressionNet, images: Tensor) -> nn.Module | None:
     finally:
         for handle in handles:
             handle.remove()
-    return next((module for module, side in reversed(maps) if runs[module] == 1 and side >= LEAST_SIDE), None)
+    for layer, size in reversed(maps):
+        if runs[layer] == 1 and min(size) >= LEAST_SIDE:
+            even = np.array(pixels) / size
+            return FeatureMap(layer, *places.get(size, ((even - 1) / 2, even)))
+    return None
+
+
+def _spread(maps: Tensor, found: FeatureMap, pixels: torch.Size) -> Tensor:
+    """Return maps (N, 1, h, w) in the cells of a feature map at the pixels of the network's input, (N, 1, *pixels)."""
+    from captum.attr import LayerAttribution
+
+    spans = np.round(found.step * maps.shape[-2:]).astype(int)
+    starts = np.round(found.first - (found.step - 1) / 2).astype(int)
+    top, left = starts.tolist()
+    bottom, right = (np.array(pixels) - starts - spans).tolist()
+    return functional.pad(
+        LayerAttribution.interpolate(maps, (*spans.tolist(),), "bilinear"), (left, right, top, bottom)
+    )
 
 
 def overlay(face: NDArray[np.uint8], values: NDArray[np.float32], height: int, width: int) -> NDArray[np.uint8]:

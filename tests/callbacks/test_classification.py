@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from faceexpr.callbacks.classification import ClassificationEvaluation
-from faceexpr.callbacks.hparams import flat_hparams
+from faceexpr.callbacks.evaluation import flat_hparams
 from faceexpr.data.augment import Augmentation
 from faceexpr.data.synthetic import SyntheticFaces
 from faceexpr.utils.errors import FaceExprError
@@ -269,8 +269,8 @@ def test_a_second_run_into_a_folder_replaces_a_broken_record(make_trainer, tmp_p
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gallery_size": -1}, r"evaluation.gallery_size is -1; expected 0 or more"),
-        ({"resamples": 1}, r"evaluation.resamples is 1; expected 2 to 1,000,000"),
+        ({"gallery_size": -1}, r"^gallery_size is -1; expected 0 or more"),
+        ({"resamples": 1}, r"^resamples is 1; expected 2 to 1,000,000"),
     ],
 )
 def test_bad_options_are_named(options, message):

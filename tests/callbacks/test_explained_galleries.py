@@ -59,6 +59,6 @@ def test_without_the_option_nothing_is_beside_a_face(make_trainer):
 def test_what_has_no_network_is_refused_before_anything_runs(make_trainer):
     trainer = make_trainer(ClassificationEvaluation(explain=True), logger=False)
     model = KNNClassifier(k=1, class_names=FER_NAMES)
-    with pytest.raises(FaceExprError, match=r"^evaluation\.explain: KNNClassifier has no gradients"):
+    with pytest.raises(FaceExprError, match=r"^explain: KNNClassifier has no gradients"):
         trainer.fit(model, datamodule=tiny()[1])
     assert len(model.bank) == 0

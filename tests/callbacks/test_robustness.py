@@ -14,13 +14,13 @@ from pixel_runs import ReadsThePixel, make_split, pixel_faces
 from processes import run_together
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from faceexpr.callbacks import robustness_report as reports
 from faceexpr.callbacks.robustness import Robustness
 from faceexpr.cli.main import main
 from faceexpr.data.corruptions import CORRUPTIONS
+from faceexpr.callbacks.robustness import MEASURED, score_robustness
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
-from faceexpr.visualization import robustness as figures
+from faceexpr.visualization import classification as figures
 
 SEVEN = [(label, label) for label in range(7)]
 # The pixel is the class, and everything above 6 is a 6: with 1.2 times the light, 5 becomes 6, and 6 becomes 7.
@@ -125,7 +125,7 @@ def test_detectors_are_refused(make_trainer):
     model = ReadsThePixel()
     model.gives = "detections"
     trainer = make_trainer(enabled())
-    with pytest.raises(FaceExprError, match="ReadsThePixel is a detector; expected a classifier of expressions"):
+    with pytest.raises(FaceExprError, match="ReadsThePixel, which is a detector; expected a classifier of expressions"):
         trainer.test(model, datamodule=pixel_faces({"test": SEVEN}))
 
 
@@ -144,7 +144,7 @@ def test_probabilities_that_are_not_finite_are_told_with_the_corruption(make_tra
 
 @pytest.mark.parametrize("names", [["blur", "blurr"], []])
 def test_unknown_corruptions_are_refused(names):
-    with pytest.raises(FaceExprError, match=r"robustness.corruptions is \[.*expected one or more of blur, noise"):
+    with pytest.raises(FaceExprError, match=r"^corruptions is \[.*expected one or more of blur, noise"):
         Robustness(corruptions=names)
 
 
@@ -159,7 +159,7 @@ def test_the_page_has_the_table():
 def found():
     rng = np.random.default_rng(0)
     counts = rng.integers(1, 50, (1 + 5 * len(CORRUPTIONS), 7, 7))
-    return reports.result(counts, list(CORRUPTIONS), FER_NAMES, seed=0)
+    return score_robustness(counts, list(CORRUPTIONS), FER_NAMES, seed=0)
 
 
 def texts_inside(figure):
@@ -174,22 +174,22 @@ def texts_inside(figure):
 
 
 def test_the_curves_show_the_numbers_and_nothing_is_cut_off(found):
-    figure = figures.curves(found, "Accuracy under corruptions, test")
+    figure = figures.robustness_curves(found, "Accuracy under corruptions, test")
     shown = texts_inside(figure)
     assert len(figure.axes) == len(CORRUPTIONS)
-    for axes, (name, passes) in zip(figure.axes, found.corrupted.items(), strict=True):
+    for axes, (name, own) in zip(figure.axes, found["corruptions"].items(), strict=True):
         reference, line = axes.lines
-        clean = found.clean.values["accuracy"]
+        clean = found["clean"]["accuracy"]
         assert list(reference.get_ydata()) == [clean, clean]
-        assert list(line.get_ydata()) == [clean, *(one.values["accuracy"] for one in passes)]
-        assert {CORRUPTIONS[name].label, f"mean {found.mean('accuracy', name):.1%}"} <= shown
+        assert list(line.get_ydata()) == [clean, *(one["accuracy"] for one in own["strengths"])]
+        assert {CORRUPTIONS[name].label, f"mean {own['mean']['accuracy']:.1%}"} <= shown
 
 
 @pytest.mark.parametrize("names", [["shift"], ["low_resolution", "jpeg", "contrast", "noise"]])
 def test_figures_of_some_corruptions(found, names):
-    some = reports.Result(found.clean, {name: found.corrupted[name] for name in names}, 0)
-    texts_inside(figures.curves(some, "Accuracy under corruptions, test"))
-    figure = figures.examples(names, seed=0)
+    some = {**found, "corruptions": {name: found["corruptions"][name] for name in names}}
+    texts_inside(figures.robustness_curves(some, "Accuracy under corruptions, test"))
+    figure = figures.corrupted_faces(names, seed=0)
     texts_inside(figure)
     assert len(figure.axes) == 6 * len(names)
 
@@ -208,7 +208,7 @@ def test_e11_the_same_to_the_byte_with_two_processes_and_other_batches(run):
         assert (one / name).read_bytes() == (other / name).read_bytes()
     record, metrics = stored(one), json.loads((one / "metrics.json").read_text())["test"]
     assert record["n"] == metrics["n"] == 23
-    assert record["clean"] == {name: metrics[name] for name in reports.MEASURED}
+    assert record["clean"] == {name: metrics[name] for name in MEASURED}
     assert record["mean"]["accuracy"] != record["clean"]["accuracy"]
 
 

@@ -10,7 +10,7 @@ import yaml
 from conftest import TINY_RUN, Run, exit_code
 from processes import run_together
 
-from faceexpr.callbacks.calibration import Calibrate, Method, calibrated_name, fitted
+from faceexpr.callbacks.calibration import Calibrate, Method, fit_calibration, name_calibrated
 from faceexpr.cli.export import load_exported
 from faceexpr.cli.main import main
 from faceexpr.data.synthetic import SyntheticFaces
@@ -176,13 +176,11 @@ def test_what_cannot_be_calibrated_is_refused(workdir: Path, capsys: pytest.Capt
           "--data.val_size=7", *TINY_RUN])  # fmt: skip
     capsys.readouterr()
     assert exit_code(calibrate) == 2
-    error = "calibration.enabled is true, but KNNClassifier has no logits to be divided by a temperature; expected an"
+    error = "the calibration of KNNClassifier, which has no logits to be divided by a temperature; expected an"
     assert error in capsys.readouterr().err
     assert not (FOLDER / "calibrated.ckpt").exists()
     for wrong in ([0.9, 1.0], [0]):
-        with pytest.raises(
-            FaceExprError, match=r"^calibration.coverages has (1.0|0); expected numbers between 0 and 1"
-        ):
+        with pytest.raises(FaceExprError, match=r"^coverages has (1.0|0); expected numbers between 0 and 1"):
             Calibrate(coverages=wrong)
 
 
@@ -201,7 +199,7 @@ def test_only_vector_scaling_warns_of_classes_without_a_sample(
     method: Method, warns: bool, recwarn: pytest.WarningsRecorder
 ) -> None:
     probabilities = np.random.default_rng(0).dirichlet([1.0] * 4, 30).astype(np.float32)
-    fitted(SampleTable(np.arange(30), probabilities, np.arange(30) % 2), [0.9], method, "here")
+    fit_calibration(SampleTable(np.arange(30), probabilities, np.arange(30) % 2), [0.9], method, "here")
     said = [str(warning.message) for warning in recwarn]
     text = "no sample of 2 classes is in this split, to which vector scaling gives almost no probability; "
     assert any(line.startswith(text) for line in said) == warns
@@ -219,4 +217,4 @@ def test_only_vector_scaling_warns_of_classes_without_a_sample(
     ],
 )
 def test_no_two_checkpoints_share_a_calibrated_copy(path: str, target: str) -> None:
-    assert calibrated_name(Path(path), Path("logs")) == Path(target)
+    assert name_calibrated(Path(path), Path("logs")) == Path(target)

@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from experiments.paper.experiments import EXPERIMENTS, RUNS, experiment
 from experiments.paper.figures import face_names
 from experiments.paper.runs import Record
-from faceexpr.callbacks.reports import record as entry_of
+from faceexpr.callbacks.classification import make_record
 from faceexpr.metrics.classification import score
 from faceexpr.metrics.predictions import write_samples
 from faceexpr.metrics.tables import SampleTable
@@ -40,7 +40,7 @@ def classifier(folder: Path, seed: int, share: float, config: dict[str, Any]) ->
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump({"model": config}))
     table = samples(seed, share)
-    entry = entry_of(score(table, FER_NAMES), (share - 0.05, share + 0.05), epoch=1)
+    entry = make_record(score(table, FER_NAMES), (share - 0.05, share + 0.05), epoch=1)
     (folder / "metrics.json").write_text(json.dumps({"val": entry}))
     (folder / "test").mkdir()
     (folder / "test/metrics.json").write_text(json.dumps({"test": entry}))

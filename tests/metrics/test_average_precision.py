@@ -11,8 +11,7 @@ from pycocotools.cocoeval import COCOeval
 
 from faceexpr.boxes.detections import Detections, no_detections
 from faceexpr.boxes.matching import Truth, stack
-from faceexpr.metrics.average_precision import RECALLS, SIZES, average_precision
-from faceexpr.metrics.detection import score_detections
+from faceexpr.metrics.detection import RECALLS, SIZES, average_precision, score_detections
 
 
 def random_pictures(seed, count=25, ties=True, empty=0.2):
@@ -147,7 +146,7 @@ def test_d10_nothing_at_all_is_not_defined():
         scores = score_detections(truths, found)
         assert set(scores.values.values()) == {None}
         assert set(scores.undefined) == set(scores.values)
-        assert scores.undefined["ap"] == "no face in any picture"
+        assert scores.undefined["ap"] == "no face in any image"
 
 
 def test_d10_only_false_boxes_have_a_precision_of_zero_and_no_average_precision():

@@ -7,14 +7,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from faceexpr.boxes.detections import Detections, no_detections
-from faceexpr.boxes.matching import Truth
+from faceexpr.boxes.matching import Truth, judge
 from faceexpr.boxes.suppression import Suppression
-from faceexpr.metrics.detection import score_detections
-from faceexpr.metrics.detection_table import DetectionTable
-from faceexpr.metrics.over_detection import METHODS, BoxCounts, by_method, count_boxes, count_by_method
+from faceexpr.metrics.detection import (
+    METHODS,
+    BoxCounts,
+    DetectionTable,
+    by_method,
+    count_boxes,
+    count_by_method,
+    score_detections,
+)
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.visualization import detection as detection_figures
-from faceexpr.visualization.detection_pictures import gallery, judged, shown, spread, training_pictures, worst
+from faceexpr.visualization.detection import at_score, gallery, judged_boxes, spread, training_images, worst
 
 
 def truth(*boxes, ignored=()):
@@ -86,9 +92,9 @@ def test_d08_pictures_at_the_limit_are_counted():
 
 
 def test_detections_that_are_not_finite_and_lists_of_unequal_length_are_refused():
-    with pytest.raises(FaceExprError, match="the detections in 1 of 2 pictures are not finite"):
+    with pytest.raises(FaceExprError, match="the detections in 1 of 2 images are not finite"):
         score_detections(TRUTHS, [FOUND[0], found((0, 0, 5, float("inf"), 0.5))])
-    with pytest.raises(FaceExprError, match="1 pictures with detections; expected one for each of 2 truths"):
+    with pytest.raises(FaceExprError, match="1 images with detections; expected one for each of 2 truths"):
         score_detections(TRUTHS, FOUND[:1])
 
 
@@ -115,16 +121,16 @@ TABLE = DetectionTable(np.arange(3), [*FOUND, no_detections()], [*TRUTHS, truth(
 
 
 def test_the_pictures_with_the_most_errors_are_shown_and_a_sample_is_spread():
-    outcomes = judged(TABLE, 0.5, 0.5)
+    outcomes = [judge(truth, at_score(found, 0.5), 0.5) for truth, found in zip(TABLE.truths, TABLE.found, strict=True)]
     # At 0.5 the first has a false box and a missed face, the second a missed face.
     assert worst(outcomes, 5) == [0, 1]
     assert worst(outcomes, 1) == [0]
     assert spread(10, 4) == [0, 3, 6, 9]
     assert spread(2, 4) == [0, 1]
     assert spread(0, 4) == []
-    kinds = [(kind, caption) for _, kind, caption in shown(TABLE, 0, outcomes[0], 0.5)]
+    kinds = [(kind, caption) for _, kind, caption in judged_boxes(TABLE, 0, outcomes[0], 0.5)]
     assert kinds == [("missed", ""), ("true", "0.90"), ("false", "0.80")]
-    assert [kind for _, kind, _ in shown(TABLE, 2, outcomes[2], 0.5)] == ["ignored"]
+    assert [kind for _, kind, _ in judged_boxes(TABLE, 2, outcomes[2], 0.5)] == ["ignored"]
 
 
 def texts_inside(figure):
@@ -144,7 +150,7 @@ def test_figures_show_the_numbers_and_nothing_is_cut_off():
     shown_texts = texts_inside(detection_figures.precision_recall(scores, "Precision and recall, test"))
     assert f"IoU 0.5, AP {scores.values['ap50']:.3f}" in shown_texts
     assert "best F1 0.750, score ≥ 0.400" in shown_texts
-    assert "2 pictures, 4 faces" in shown_texts
+    assert "2 images, 4 faces" in shown_texts
     shown_texts = texts_inside(detection_figures.thresholds(scores, "Which score to ask for, test"))
     assert {"precision", "recall", "F1", "chosen score 0.5", "best F1 0.4"} <= set(shown_texts)
     counts = {method: BoxCounts(10 + place, 4, 1234 * place, 7) for place, method in enumerate(METHODS)}
@@ -172,6 +178,6 @@ def test_pictures_are_drawn_with_their_boxes_legend_and_captions():
 
 def test_training_pictures_may_be_integers_or_floats():
     images = [torch.full((3, 20, 30), 255, dtype=torch.uint8), torch.ones(3, 40, 20)]
-    figure = training_pictures(images, [torch.tensor([[1.0, 1, 9, 9]]), torch.zeros(0, 4)])
+    figure = training_images(images, [torch.tensor([[1.0, 1, 9, 9]]), torch.zeros(0, 4)])
     assert {"1 face", "0 faces"} <= set(texts_inside(figure))
     assert [int(axes.images[0].get_array().min()) for axes in figure.axes] == [255, 255]

@@ -11,8 +11,7 @@ from torch import multiprocessing
 from faceexpr.boxes.detections import no_detections
 from faceexpr.boxes.matching import Truth
 from faceexpr.boxes.suppression import Suppression, suppress
-from faceexpr.metrics.detection import score_detections
-from faceexpr.metrics.detection_table import DetectionCollector, from_tensors
+from faceexpr.metrics.detection import DetectionCollector, from_tensors, score_detections
 
 
 def as_pair(rows):

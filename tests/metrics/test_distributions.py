@@ -13,11 +13,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from faceexpr.callbacks.checks import RunChecks
 from faceexpr.callbacks.classification import ClassificationEvaluation
 from faceexpr.data.loading import Selection
-from faceexpr.metrics.classification import higher_is_better, score
-from faceexpr.metrics.distributions import DISTANCES, distance_lines, distances
+from faceexpr.metrics.classification import DISTANCES, METRICS, higher_is_better, score
 from faceexpr.metrics.tables import SampleTable
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
+
+
+def distances(probabilities, targets):
+    table = SampleTable(np.arange(len(targets)), probabilities, targets)
+    return {name: METRICS[name].compute(table) for name in DISTANCES}
 
 
 def rows(*values):
@@ -64,8 +68,7 @@ def test_the_cross_entropy_is_the_entropy_of_the_votes_and_the_kl():
 
 def test_single_classes_have_no_distances():
     values = score(SampleTable(np.arange(2), rows([0.6, 0.4], [0.3, 0.7]), np.array([0, 1])), ("a", "b")).values
-    assert not DISTANCES.keys() & values.keys()
-    assert distance_lines(values) == []
+    assert not set(DISTANCES) & values.keys()
 
 
 SOFT = torch.eye(7) * 0.6 + torch.eye(7).roll(1, 1) * 0.4
@@ -110,7 +113,7 @@ def test_a_distance_can_choose_the_best_epoch(make_trainer):
     assert {f"val/{name}" for name in DISTANCES} <= evaluation.logged("val", trainer.lightning_module).keys()
     assert evaluation.logged("val", trainer.lightning_module)["val/kl"] is False
     state = evaluation.state_dict()
-    table, scores = ClassificationEvaluation().restored(state)
+    table, scores = ClassificationEvaluation().unpack(state)
     assert table.targets.shape == (7, 7)
     assert scores.values["kl"] == pytest.approx(state["value"], abs=1e-6)
 

@@ -10,8 +10,7 @@ from red_finder import save_task, tiny_classifier
 from scipy.stats import binom
 from torch import nn
 
-from faceexpr.metrics.classification import calibration_error, negative_log_likelihood
-from faceexpr.metrics.sets import set_figures, set_lines, set_values
+from faceexpr.metrics.calibration import calibration_error, negative_log_likelihood, set_values
 from faceexpr.metrics.tables import SampleTable
 from faceexpr.models.calibrator import (
     Calibration,
@@ -25,6 +24,7 @@ from faceexpr.models.calibrator import (
 )
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.errors import FaceExprError
+from faceexpr.visualization.classification import draw_sets
 
 LEVELS = ("0.8", "0.9", "0.95")
 
@@ -143,13 +143,11 @@ def test_metrics_lines_and_figure_of_sets():
     assert values == pytest.approx(
         {"coverage/0.5": 0.5, "set_size/0.5": 1, "coverage/0.9": 0.75, "set_size/0.9": (2 + 2 + 1 + 2) / 4}
     )
-    assert set_lines(values, 4)[1].strip() == "prediction sets at 90%: cover 75.0% of 4, 1.75 expressions on average"
     assert set_values(samples, None) == {}
-    figure = set_figures(samples, ("Happy", "Sad", "Surprise"), found, "test")["prediction_sets"]
+    figure = draw_sets(samples, ("Happy", "Sad", "Surprise"), found, "test")
     sizes, classes = figure.axes
     assert [bar.get_height() for bar in sizes.patches] == [0.25, 0.75, 0]
     assert [bar.get_height() for bar in classes.patches] == pytest.approx([1, 2 / 3])  # Sad has no sample
-    assert set_figures(samples, ("Happy", "Sad", "Surprise"), None, "test") == {}
 
 
 def test_a_mirrored_classifier_gives_the_mean_of_both():
@@ -224,15 +222,15 @@ def test_a_calibration_belongs_to_the_weights(tmp_path, recwarn):
 
 
 def test_what_is_no_calibration_is_refused():
-    with pytest.raises(FaceExprError, match=r"^calibration.temperature is 0; expected a number above 0$"):
+    with pytest.raises(FaceExprError, match=r"^temperature is 0; expected a number above 0$"):
         Calibration(0)
-    with pytest.raises(FaceExprError, match=r"^calibration.thresholds has 1.5; expected numbers between 0 and 1"):
+    with pytest.raises(FaceExprError, match=r"^thresholds has 1.5; expected numbers between 0 and 1"):
         Calibration(1, {"1.5": 0.5})
-    with pytest.raises(FaceExprError, match=r"^calibration.thresholds.0.9 is nan; expected a number from 0 to 1$"):
+    with pytest.raises(FaceExprError, match=r"^thresholds.0.9 is nan; expected a number from 0 to 1$"):
         Calibration(1, {"0.9": float("nan")})
     with pytest.raises(FaceExprError, match=r"^coverage is 0.7, but the classifier was calibrated for 0.8, 0.9; "):
-        Calibration(1, {"0.8": 0.4, "0.9": 0.5}).threshold(0.7, "coverage")
-    assert Calibration(1, {"0.90": 0.5}).threshold(0.9, "coverage") == 0.5
+        Calibration(1, {"0.8": 0.4, "0.9": 0.5}).threshold(0.7)
+    assert Calibration(1, {"0.90": 0.5}).threshold(0.9) == 0.5
 
 
 def test_vector_scaling_mends_classes_that_are_said_too_often():
@@ -276,7 +274,7 @@ def test_a_network_scales_its_probabilities_as_numpy_does(mirror):
 
 
 def test_scales_and_shifts_belong_together():
-    with pytest.raises(FaceExprError, match=r"^calibration.scales are \[1.0\] and shifts \[\]; expected a finite"):
+    with pytest.raises(FaceExprError, match=r"^scales are \[1.0\] and shifts \[\]; expected a finite"):
         Calibration(scales=(1.0,))
     with pytest.raises(FaceExprError, match=r"^model.calibration has 2 scales; expected 7, one for each of Angry, "):
         ExpressionClassifier(calibration=Calibration(scales=(1.0, 1.0), shifts=(0.0, 0.0)))

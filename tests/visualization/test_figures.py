@@ -7,11 +7,11 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from faceexpr.callbacks.reports import surest_right, surest_wrong
 from faceexpr.metrics.classification import score
 from faceexpr.metrics.tables import SampleTable
 from faceexpr.utils.labels import FER_NAMES, colour
 from faceexpr.visualization import classification as figures
+from faceexpr.visualization.classification import surest_right, surest_wrong
 
 LONG_NAMES = (*FER_NAMES[:6], "Neutral or without any expression", "Contemptuous_and_disapproving")
 

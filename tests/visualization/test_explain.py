@@ -1,0 +1,266 @@
+"""Maps of what speaks for a class: which layer they are of, what they must be, and how they are laid over faces."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from faceexpr.models.base import ExpressionNet
+from faceexpr.models.compact_resnet import CompactResNet
+from faceexpr.models.mlp import MLP
+from faceexpr.models.preprocess import Preprocess
+from faceexpr.models.resnet import ResNet
+from faceexpr.models.simple_cnn import SimpleCNN
+from faceexpr.tasks.knn import KNNClassifier
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.visualization.explain import class_maps, explained_network, last_feature_map, overlay, side_by_side
+
+
+class Layers(ExpressionNet):
+    """Layers one after the other, on grey images from 0 to 1."""
+
+    def __init__(self, num_classes, *layers, size=8):
+        super().__init__(num_classes, Preprocess(channels=1, size=size, mean=(0.0,), std=(1.0,)))
+        self.layers = nn.Sequential(*layers)
+
+    def classify(self, image):
+        return self.layers(image)
+
+
+def sides(size=24):
+    """A network whose class 0 is brightness on the left and class 1 brightness on the right."""
+    conv, head = nn.Conv2d(1, 1, 4, stride=4, bias=False), nn.Linear((size // 4) ** 2, 2, bias=False)
+    nn.init.constant_(conv.weight, 1 / 16)
+    half = torch.zeros(size // 4, size // 4)
+    half[:, : size // 8] = 1
+    with torch.no_grad():
+        head.weight.copy_(torch.stack([half, half.flip(1)]).flatten(1))
+    return Layers(2, conv, nn.ReLU(), nn.Flatten(), head, size=size).eval()
+
+
+def small_cnn(seed=0):
+    """A convolutional network that learns within a second."""
+    torch.manual_seed(seed)
+    return Layers(
+        2,
+        nn.Conv2d(1, 12, 5, padding=2), nn.BatchNorm2d(12), nn.ReLU(inplace=True), nn.MaxPool2d(2),
+        nn.Conv2d(12, 16, 3, padding=1), nn.ReLU(inplace=True),
+        nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(16, 2),
+        size=24,
+    )  # fmt: skip
+
+
+def alike(one, other):
+    """Return the mean correlation of maps."""
+    return np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(one, other, strict=True)])
+
+
+def marked(number, seed, size=24):
+    """Return noisy images with a bar, lying or standing, at a random place; which of both; and the places."""
+    rng = torch.Generator().manual_seed(seed)
+    images = 0.4 + 0.1 * torch.randn(number, 1, size, size, generator=rng)
+    kinds = torch.randint(2, (number,), generator=rng)
+    middles = torch.randint(6, size - 6, (number, 2), generator=rng)
+    for image, kind, (y, x) in zip(images, kinds.tolist(), middles.tolist(), strict=True):
+        down, across = (1, 4) if kind == 0 else (4, 1)
+        image[0, y - down : y + down, x - across : x + across] = 1.0
+    return images.clamp(0, 1), kinds, middles
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A network that tells lying from standing bars."""
+    net = small_cnn()
+    images, kinds, _ = marked(384, seed=1)
+    optimizer = torch.optim.Adam(net.parameters(), 0.01)
+    for _ in range(8):
+        for rows in torch.arange(384).split(32):
+            loss = nn.functional.cross_entropy(net(images[rows]), kinds[rows])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return net.eval()
+
+
+class Shared(Layers):
+    """A network whose activation runs twice."""
+
+    def classify(self, image):
+        conv, act, other, head = self.layers
+        return head(act(other(act(conv(image)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("net", "kind", "first", "step"),
+    [
+        (SimpleCNN(7), nn.ReLU, 12, 4),  # before its last pooling, which leaves 2 x 2
+        (CompactResNet(7, stem=4, widths=(4, 8, 8)), nn.ReLU, 3.5, 8),
+        (ResNet(7, 18, stem="small"), nn.Sequential, 0, 8),
+        (ResNet(7, 18), nn.Sequential, 0, 16),  # before the stage of 2 x 2
+        (MLP(7), None, None, None),
+        (Layers(2, nn.Conv2d(1, 3, 7), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), None, None, None),
+        (Shared(2, nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 3, 3), nn.Linear(3, 2)), nn.Conv2d, 2, 1),
+        (
+            Layers(2, nn.Conv2d(1, 3, 3, padding="same"), nn.AdaptiveAvgPool2d(4), nn.Flatten()),
+            nn.AdaptiveAvgPool2d,
+            0.5,
+            2,
+        ),
+    ],
+)
+def test_the_last_feature_map_of_3_cells_a_side_is_found(net, kind, first, step):
+    image = torch.rand(1, net.preprocess.channels, net.preprocess.size, net.preprocess.size)
+    found = last_feature_map(net.eval(), image)
+    assert not any(module._forward_hooks for module in net.modules())
+    if kind is None:
+        assert found is None
+    else:
+        assert isinstance(found.layer, kind)
+        assert (found.first.tolist(), found.step.tolist()) == ([first] * 2, [step] * 2)
+
+
+def test_one_convolution_and_a_linear_head_give_the_analytic_map():
+    torch.manual_seed(2)
+    conv, head = nn.Conv2d(1, 5, 1), nn.Linear(5 * 64, 3)
+    nn.init.uniform_(head.weight, -0.5, 1.0)
+    net = Layers(3, conv, nn.ReLU(), nn.Flatten(), head).eval()
+    faces = torch.rand(4, 1, 8, 8)
+    for label in range(3):
+        with torch.no_grad():
+            values = conv(faces).relu()
+            # The gradient of a linear head is its weight; a channel counts by the mean over its cells.
+            importance = head.weight[label].view(5, 64).mean(1)
+            wanted = (importance[None, :, None, None] * values).sum(1).relu()
+        assert (wanted.amax((1, 2)) > 0).all()
+        wanted /= wanted.amax((1, 2), keepdim=True)
+        np.testing.assert_allclose(class_maps(net, faces, [label] * 4), wanted.numpy(), rtol=0, atol=1e-5)
+
+
+def test_a_network_without_feature_maps_gives_the_gradient_at_the_pixels():
+    weight = torch.zeros(2, 64)
+    weight[0, 27], weight[1, 50] = -3.0, 1.0
+    head = nn.Linear(64, 2)
+    head.weight.data, head.bias.data = weight, torch.zeros(2)
+    net = Layers(2, nn.Flatten(), head).eval()
+    assert class_maps(net, torch.rand(2, 1, 8, 8), [0, 1]).reshape(2, -1).argmax(1).tolist() == [27, 50]
+    assert class_maps(MLP(7).eval(), torch.rand(2, 1, 60, 50)).shape == (2, 60, 50)
+
+
+@pytest.mark.parametrize("classes", [None, [0]])
+def test_the_bright_cell_is_at_its_place(classes):
+    faces = torch.zeros(1, 1, 24, 24)
+    faces[0, 0, 8:12, 4:8], faces[0, 0, 16:20, 16:20] = 0.9, 0.5
+    (found,) = class_maps(sides(), faces, classes)
+    down, across = np.unravel_index(found.argmax(), found.shape)
+    assert (abs(down - 9.5), abs(across - 5.5)) <= (2, 2)
+
+
+def test_a_trained_network_looks_at_what_tells_the_classes_apart_and_other_weights_do_not(trained):
+    """The sanity check of Adebayo et al., "Sanity checks for saliency maps", 2018."""
+    faces, kinds, middles = marked(64, seed=4)
+    with torch.no_grad():
+        predicted = trained(faces).argmax(1)
+    assert (predicted == kinds).float().mean() > 0.95
+    np.testing.assert_array_equal(class_maps(trained, faces), class_maps(trained, faces, predicted.tolist()))
+
+    def at_the_mark(maps):
+        """Return the share of maps whose largest value lies within 5 pixels of the middle of the mark."""
+        peaks = np.stack(np.unravel_index(maps.reshape(64, -1).argmax(1), (24, 24)), 1)
+        return np.mean(np.abs(peaks - middles.numpy()).max(1) <= 5)
+
+    maps = class_maps(trained, faces, kinds.tolist())
+    assert at_the_mark(maps) > 0.9
+    untrained = [class_maps(small_cnn(seed).eval(), faces, kinds.tolist()) for seed in range(5)]
+    assert np.mean([*map(at_the_mark, untrained)]) < at_the_mark(maps) - 0.2
+    assert alike(maps + 1e-9 * np.eye(24), untrained[3] + 1e-9 * np.eye(24)) < 0.7
+    assert np.abs(maps - class_maps(trained, faces, (1 - kinds).tolist())).mean() > 0.1
+
+
+def test_nothing_speaks_for_a_class_that_nothing_reaches():
+    net = SimpleCNN(7, final_relu=True).eval()
+    net.head[-2].bias.data.fill_(-100.0)  # every logit is below 0, where the last ReLU stops all gradients
+    assert class_maps(net, torch.rand(2, 1, 48, 48)).tolist() == np.zeros((2, 48, 48)).tolist()
+
+
+def test_maps_are_of_the_size_of_the_faces_and_reach_one(trained):
+    faces = torch.randint(0, 256, (3, 3, 90, 60), dtype=torch.uint8)
+    maps = class_maps(trained, faces)
+    assert (maps.shape, maps.dtype) == ((3, 90, 60), np.float32)
+    assert maps.min() >= 0
+    assert maps.max((1, 2)).tolist() == pytest.approx([1, 1, 1])
+    np.testing.assert_allclose(maps, class_maps(trained, faces.float() / 255), atol=1e-4)
+    np.testing.assert_allclose(maps, np.concatenate([class_maps(trained, face[None]) for face in faces]), atol=1e-4)
+    assert class_maps(trained, faces[:0]).shape == (0, 90, 60)
+
+
+def test_the_network_stays_as_it_was(trained):
+    faces, _, _ = marked(4, seed=7)
+    net = small_cnn()
+    net.load_state_dict(trained.state_dict())
+    net.train()
+    net.layers[1].eval()
+    net.requires_grad_(False)  # as a frozen network is
+    modes = [module.training for module in net.modules()]
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with torch.inference_mode():  # as evaluations run
+        maps = class_maps(net, faces + 0)
+        assert not torch.is_grad_enabled()
+    # Dropout and batch normalisation were those of evaluation.
+    np.testing.assert_allclose(maps, class_maps(trained, faces), atol=1e-6)
+    assert [module.training for module in net.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(p.grad is None for p in (*net.parameters(), *trained.parameters()))
+    assert not any(p.requires_grad for p in net.parameters())
+
+
+def test_half_precision_gives_nearly_the_same(trained):
+    faces, _, _ = marked(8, seed=8)
+    net = small_cnn()
+    net.load_state_dict(trained.state_dict())
+    maps = class_maps(net.eval().bfloat16(), faces)
+    assert maps.dtype == np.float32
+    assert alike(maps, class_maps(trained, faces)) > 0.95
+
+
+def test_what_cannot_be_explained_is_said(monkeypatch):
+    with pytest.raises(FaceExprError, match=r"^explain: KNNClassifier has no gradients .*; expected a network$"):
+        explained_network(KNNClassifier())
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    with pytest.raises(FaceExprError, match=r"needs Captum, which is not installed; expected: pip install 'faceexpr\["):
+        class_maps(MLP(7).eval(), torch.rand(1, 1, 48, 48))
+
+
+def test_where_nothing_is_the_face_stays_as_it_is_in_grey():
+    face = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
+    drawn = overlay(face, np.zeros((20, 30), np.float32), 20, 30)
+    np.testing.assert_array_equal(drawn, np.stack([face] * 3, 2))
+    red = np.zeros((4, 4, 3), np.uint8)
+    red[:, :, 0] = 200
+    assert np.unique(overlay(red, np.zeros((4, 4), np.float32), 4, 4)).tolist() == [60]  # 0.299 of 200
+
+
+def test_the_larger_the_value_the_brighter_and_the_less_of_the_face():
+    values = np.linspace(0, 1, 32, dtype=np.float32)[None].repeat(8, 0)
+    on_black, on_white = (overlay(np.full((8, 32), level, np.uint8), values, 8, 32).astype(float) for level in (0, 255))
+    brightness = on_black[0] @ (0.299, 0.587, 0.114)
+    assert (np.diff(brightness) >= 0).all()
+    assert brightness[-1] > 180
+    seen = (on_white - on_black).mean(2)[0] / 255
+    assert (np.diff(seen) <= 0).all()
+    assert abs(seen[-1] - 0.25) < 0.01
+
+
+def test_an_enlarged_face_keeps_its_edges_and_its_proportions():
+    face = np.zeros((8, 8), np.uint8)
+    face[:, 4:] = 255
+    drawn = side_by_side(face, np.zeros((8, 8), np.float32), 80, 3)
+    assert drawn.shape == (80, 163, 3)
+    for half in (drawn[:, :80], drawn[:, 83:]):
+        assert half[:, :30].max() == 0  # a smooth enlargement overshoots beside an edge
+        assert half[:, 50:].min() == 255
+    assert (drawn[:, 80:83] == 255).all()
+    assert side_by_side(np.zeros((40, 20, 3), np.uint8), np.zeros((48, 48), np.float32), 100, 4).shape == (100, 104, 3)
