@@ -31,8 +31,8 @@ from faceexpr.utils.images import read_image
 from faceexpr.utils.labels import FER_NAMES, colour
 from faceexpr.utils.text import counted
 from faceexpr.visualization import classification as figures
-from faceexpr.visualization.boxes import draw_boxes
 from faceexpr.visualization.base import GREY, blank, heading
+from faceexpr.visualization.boxes import draw_boxes
 from faceexpr.visualization.classification import RIGHT, WRONG, gallery
 
 if TYPE_CHECKING:

@@ -14,10 +14,9 @@ from pixel_runs import ReadsThePixel, make_split, pixel_faces
 from processes import run_together
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from faceexpr.callbacks.robustness import Robustness
+from faceexpr.callbacks.robustness import MEASURED, Robustness, score_robustness
 from faceexpr.cli.main import main
 from faceexpr.data.corruptions import CORRUPTIONS
-from faceexpr.callbacks.robustness import MEASURED, score_robustness
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 from faceexpr.visualization import classification as figures
