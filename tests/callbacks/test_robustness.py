@@ -223,4 +223,4 @@ def test_knn_by_the_same_option(run):
 
 def test_the_command_line_refuses_an_unknown_corruption(run, capsys):
     assert exit_code(lambda: run("fit", "--robustness.corruptions=[blurr]")) == 2
-    assert "robustness.corruptions is ['blurr']; expected one or more of blur" in capsys.readouterr().err
+    assert "corruptions is ['blurr']; expected one or more of blur" in capsys.readouterr().err
