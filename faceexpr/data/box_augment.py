@@ -1,7 +1,8 @@
-"""Random changes to training pictures and their boxes, by torchvision's transforms."""
+"""Random changes to training images and their boxes: crops, mosaics, pasted faces, and torchvision's transforms."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,33 +10,46 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
+from torchvision.ops import box_iou
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from faceexpr.data.paste import paste_face
 from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import resize
 
 MOST_PASTED = 3
+"""Faces that are pasted into an image at most."""
+
+SURROUNDINGS = 0.35
+"""What is taken along on each side of a face, as a part of its width and height: hair, chin, shoulders."""
+
+SMALLEST, LARGEST = 10.0, 0.35
+"""Longer side of a pasted face: pixels at least, and at most as a part of the image's side."""
+
+MOST_ENLARGED = 1.5
+"""More than this, and a face would be told by its blur."""
+
+TRIES = 5
 
 Sample = tuple[Tensor, Tensor]
-"""A picture, uint8 (3, H, W), and its boxes, float32 (F, 4)."""
+"""An image, uint8 (3, H, W), and its boxes, float32 (F, 4)."""
 
 
 @dataclass(frozen=True)
 class BoxAugmentation:
-    """Random square crops, flips and changes of colour for the training pictures of a detector.
+    """Random square crops, flips and changes of colour for the training images of a detector.
 
     Args:
-        size: side in pixels of the square pictures that training sees.
-        smallest: side of the smallest crop, as a fraction of the picture's shorter side.
-        largest: side of the largest crop; above 1 the picture gets a black border, so that faces shrink.
-        flip: probability of a mirrored picture.
+        size: side in pixels of the square images that training sees.
+        smallest: side of the smallest crop, as a fraction of the image's shorter side.
+        largest: side of the largest crop; above 1 the image gets a black border, so that faces shrink.
+        flip: probability of a mirrored image.
         brightness: largest relative change, 0 for none.
         contrast: largest relative change, 0 for none.
         saturation: largest relative change, 0 for none.
-        grey: probability of a picture without colour.
-        mosaic: probability that a picture is put together from crops of four.
-        paste: probability that one to three faces of another training picture are pasted in.
+        grey: probability of an image without colour.
+        mosaic: probability that an image is put together from crops of four.
+        paste: probability that one to three faces of another training image are pasted in.
         min_visible: faces of which a smaller part, of their area, is inside the crop are left out.
         min_face: faces whose longer side becomes less than this, in pixels, are left out.
     """
@@ -55,21 +69,20 @@ class BoxAugmentation:
 
     def __post_init__(self) -> None:
         if self.size < 32:
-            raise FaceExprError(f"data.augment.size is {self.size}; expected 32 or more pixels")
+            raise FaceExprError(f"size is {self.size}; expected 32 or more pixels")
         if not 0 < self.smallest <= self.largest:
             raise FaceExprError(
-                f"data.augment.smallest is {self.smallest} and largest is {self.largest}; expected 0 < smallest <= "
-                "largest"
+                f"smallest is {self.smallest} and largest is {self.largest}; expected 0 < smallest <= largest"
             )
         for name in ("flip", "grey", "mosaic", "paste", "min_visible", "brightness", "contrast", "saturation"):
             if not 0 <= getattr(self, name) <= 1:
-                raise FaceExprError(f"data.augment.{name} is {getattr(self, name)}; expected 0 to 1")
+                raise FaceExprError(f"{name} is {getattr(self, name)}; expected 0 to 1")
         if self.min_face < 1:
-            raise FaceExprError(f"data.augment.min_face is {self.min_face}; expected 1 or more pixels")
+            raise FaceExprError(f"min_face is {self.min_face}; expected 1 or more pixels")
 
 
 class RandomSquareCrop(v2.Transform):  # type: ignore[misc]  # torchvision has no type information
-    """Cut a random square out of a picture, or a larger one around it, and resize it; boxes follow.
+    """Cut a random square out of an image, or a larger one around it, and resize it; boxes follow.
 
     Cropping at random sizes is what makes small data sets of faces enough: each face is seen at many sizes
     (the sampling of RetinaFace, SCRFD and YuNet).
@@ -88,7 +101,7 @@ class RandomSquareCrop(v2.Transform):  # type: ignore[misc]  # torchvision has n
         height, width = functional.get_size(flat_inputs[0])
         side = max(round(min(height, width) * float(torch.empty(1).uniform_(self.smallest, self.largest))), 1)
         place = torch.rand(2).tolist()
-        # A crop beyond the picture leaves the picture anywhere within it.
+        # A crop beyond the image leaves the image anywhere within it.
         top, left = (round(part * (length - side)) for part, length in zip(place, (height, width), strict=True))
         return {"top": top, "left": left, "side": side}
 
@@ -103,14 +116,14 @@ class RandomSquareCrop(v2.Transform):  # type: ignore[misc]  # torchvision has n
 
 
 def augment_sample(index: int, read: Callable[[int], Sample], others: int, options: BoxAugmentation) -> Sample:
-    """Return a training picture as the network sees it.
+    """Return a training image as the network sees it.
 
     Draws from torch's global generator, as torchvision's transforms do; whoever calls seeds it.
 
     Args:
-        index: the picture.
-        read: returns a picture and its boxes.
-        others: number of pictures that a mosaic may take its other three from, and pasted faces may come from.
+        index: the image.
+        read: returns an image and its boxes.
+        others: number of images that a mosaic may take its other three from, and pasted faces may come from.
         options: what to change and how far.
 
     Returns:
@@ -176,3 +189,68 @@ def _mosaic(samples: Sequence[Sample], options: BoxAugmentation) -> Sample:
         found.append(shown[kept] + shown.new_tensor([left, top] * 2))
     boxes = torch.cat(found)
     return image, boxes[(boxes[:, 2:] - boxes[:, :2]).amin(dim=1) >= 1]
+
+
+def paste_face(image: Tensor, boxes: Tensor, source: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+    """Paste one face of another image where there is room, at a random size and place ("copy-paste").
+
+    Few photographs hold few faces; pasted ones show each before many backgrounds (Ghiasi et al., "Simple copy-paste is
+    a strong data augmentation method for instance segmentation", 2021). The edge is faded, so that nothing but the
+    face tells it. Draws from torch's global generator.
+
+    Args:
+        image: uint8 (3, S, S); it is not changed.
+        boxes: its faces, float32 (F, 4).
+        source: the other image, uint8 (3, H, W).
+        faces: its faces, float32 (G, 4), G at least 1.
+
+    Returns:
+        An image and its faces; the same ones where no free place was found in a few tries.
+    """
+    size = image.shape[-1]
+    face = faces[int(torch.randint(len(faces), ()))]
+    own = float((face[2:] - face[:2]).amax())
+    largest = min(LARGEST * size, own * MOST_ENLARGED)
+    draws = torch.rand(2 + 2 * TRIES).tolist()
+    if own < SMALLEST or largest <= SMALLEST:
+        return image, boxes
+    longer = math.exp(math.log(SMALLEST) + draws[0] * (math.log(largest) - math.log(SMALLEST)))
+    patch, inner = _cut(source, face, longer / own)
+    if draws[1] < 0.5:
+        patch = patch.flip(2)
+        inner = torch.stack([patch.shape[2] - inner[2], inner[1], patch.shape[2] - inner[0], inner[3]])
+    height, width = patch.shape[1:]
+    for place in range(TRIES):
+        left, top = (
+            round(part * (size - length)) for part, length in zip(draws[2 + 2 * place :], (width, height), strict=False)
+        )
+        outer = torch.tensor([[left, top, left + width, top + height]], dtype=boxes.dtype)
+        if left < 0 or top < 0 or (len(boxes) and float(box_iou(outer, boxes).amax()) > 0):
+            continue
+        mask = _faded(height, width)
+        pasted = image.clone()
+        below = pasted[:, top : top + height, left : left + width].float()
+        pasted[:, top : top + height, left : left + width] = (patch * mask + below * (1 - mask)).round().byte()
+        return pasted, torch.cat([boxes, (inner + inner.new_tensor([left, top] * 2))[None]])
+    return image, boxes
+
+
+def _cut(source: Tensor, face: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Return a face with its surroundings, resized, float32 (3, h, w), and where the face is in it, (4,)."""
+    around = SURROUNDINGS * (face[2:] - face[:2])
+    height, width = source.shape[1:]
+    left, top = (max(int(value), 0) for value in (face[:2] - around).tolist())
+    right, bottom = (
+        min(math.ceil(value), limit) for value, limit in zip((face[2:] + around).tolist(), (width, height), strict=True)
+    )
+    patch = source[:, top:bottom, left:right]
+    size = max(round((bottom - top) * scale), 1), max(round((right - left) * scale), 1)
+    factors = face.new_tensor([size[1] / (right - left), size[0] / (bottom - top)] * 2)
+    return resize(patch[None], size)[0].float(), (face - face.new_tensor([left, top] * 2)) * factors
+
+
+def _faded(height: int, width: int) -> Tensor:
+    """Return how much of each pixel is the pasted one: 1 inside an ellipse, fading to 0 at the corners, (h, w)."""
+    y, x = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
+    distance = (x[None].square() + y[:, None].square()).sqrt()
+    return ((1.1 - distance) / 0.25).clamp(0, 1)
