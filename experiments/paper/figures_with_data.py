@@ -14,13 +14,13 @@ from experiments.paper.experiments import RUNS, SYSTEM, TEST, WIDER_TRAIN
 from experiments.paper.figures import file_name as figure_file
 from experiments.paper.figures import over_detected_photographs
 from experiments.paper.runs import both_labels, expression_data, ferplus_data, labels
-from faceexpr.cli.annotate import annotate
 from faceexpr.data.annotations.reading import read_annotations
 from faceexpr.data.loading import FaceSplit
 from faceexpr.metrics.predictions import SavedSamples, file_name, read_samples
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say, write_file
 from faceexpr.utils.labels import FER_NAMES, colour
+from faceexpr.visualization.boxes import draw_annotations
 from faceexpr.visualization.classification import RIGHT, WRONG, as_pixels, gallery
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def write_figures_with_data(out: Path) -> None:
     if (out / WIDER_TRAIN).is_file() and not (out / FOLDER / "figure_02").is_dir():
         images = read_annotations(out / WIDER_TRAIN).images
         chosen = np.random.default_rng(0).choice(len(images), min(PICTURES, len(images)), replace=False)
-        annotate([images[index] for index in sorted(chosen.tolist())], out / FOLDER / "figure_02")
+        draw_annotations([images[index] for index in sorted(chosen.tolist())], out / FOLDER / "figure_02")
     _copied(out)
 
 

@@ -1,7 +1,8 @@
-"""Boxes, captions and small charts drawn into pictures."""
+"""Boxes, captions and small charts drawn into images, and contact sheets of annotated images."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,11 +13,28 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
+from tqdm import tqdm
 
+from faceexpr.data.annotations.records import AnnotatedImage
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import write_file
+from faceexpr.utils.images import ImageError, read_image
+
+Pixels: TypeAlias = "NDArray[np.uint8]"
+Box: TypeAlias = "NDArray[np.float64]"
 Rectangle: TypeAlias = "tuple[float, float, float, float]"
 
 SMALLEST_TEXT = 9
 """Height of letters in pixels below which nobody reads them."""
+
+FACE, IGNORED = "#00f58a", "#ffb300"
+"""Colours of annotated faces, and of those that are not counted."""
+
+SHEET = "contact_sheet.png"
+MOST_ON_SHEET = 48
+CELL = 320
+"""Side in pixels of an image on the contact sheet."""
+_GAP = 8
 
 _COVERED = 0.25  # a caption that would hide more than this share of itself in faces and captions is left out
 _NAMED_ROW = 9  # rows of a chart that are lower than this have no room for the name of their class
@@ -26,10 +44,10 @@ _PANEL = (20, 22, 26, 190)
 
 @dataclass
 class _Canvas:
-    """A picture that is being drawn on, and what must not be covered."""
+    """An image that is being drawn on, and what must not be covered."""
 
     image: Image.Image
-    faces: NDArray[np.float64]
+    faces: Box
     line: int
     text: float
     placed: list[Rectangle] = field(default_factory=list)
@@ -37,33 +55,47 @@ class _Canvas:
     def __post_init__(self) -> None:
         self.pen = ImageDraw.Draw(self.image, "RGBA")
 
-    def inside(self, left: float, top: float, width: float, height: float) -> Rectangle:
-        """Return the rectangle, moved so that it lies in the picture."""
-        left = min(max(left, 0), self.image.width - width)
-        top = min(max(top, 0), self.image.height - height)
-        return left, top, left + width, top + height
+    def place(
+        self, corners: Iterator[tuple[float, float]], width: float, height: float, most: float
+    ) -> tuple[int, int] | None:
+        """Return the corner of the place that covers least, moved into the image; None where each covers too much.
 
-    def covered(self, rectangle: Rectangle) -> float:
-        """Return which share of a rectangle lies over faces or over what was placed before."""
-        there = np.concatenate([self.faces, np.array(self.placed).reshape(-1, 4)])
-        across = np.minimum(there[:, 2], rectangle[2]) - np.maximum(there[:, 0], rectangle[0])
-        down = np.minimum(there[:, 3], rectangle[3]) - np.maximum(there[:, 1], rectangle[1])
-        area = (rectangle[2] - rectangle[0]) * (rectangle[3] - rectangle[1])
-        return float((across.clip(0) * down.clip(0)).sum() / area)
+        Args:
+            corners: left and top of each place, the best first.
+            width: of what is to be placed.
+            height: of what is to be placed.
+            most: share of it that may lie over faces and over what was placed before.
+        """
+        if width > self.image.width or height > self.image.height:
+            return None
+        limits = self.image.width - width, self.image.height - height
+        taken = np.concatenate([self.faces, np.array(self.placed).reshape(-1, 4)])
+        places = np.array(list(corners)).clip(0, limits)
+        covered = []
+        for left, top in places:
+            across = np.minimum(taken[:, 2], left + width) - np.maximum(taken[:, 0], left)
+            down = np.minimum(taken[:, 3], top + height) - np.maximum(taken[:, 1], top)
+            covered.append(float((across.clip(0) * down.clip(0)).sum() / (width * height)))
+        best = int(np.argmin(covered))
+        if covered[best] > most:
+            return None
+        left, top = places[best].tolist()
+        self.placed.append((left, top, left + width, top + height))
+        return round(left), round(top)
 
 
 def draw_boxes(
-    pixels: NDArray[np.uint8],
+    pixels: Pixels,
     boxes: ArrayLike,
     captions: Sequence[str] | None = None,
     colours: Sequence[str] | str = "#00a676",
     bars: Sequence[Sequence[float]] | None = None,
     bar_colours: Sequence[str] | str = "#ffffff",
     bar_names: Sequence[str] | None = None,
-) -> NDArray[np.uint8]:
+) -> Pixels:
     """Draw boxes around faces, each with a caption and a chart of probabilities beside it.
 
-    Lines and letters grow with the picture. Captions and charts lie inside the picture and keep off the faces. Where
+    Lines and letters grow with the image. Captions and charts lie inside the image and keep off the faces. Where
     faces are so many that there is no room, the later ones do without their chart, and then without their caption.
 
     Args:
@@ -96,7 +128,7 @@ def draw_boxes(
     return np.asarray(canvas.image)
 
 
-def _draw_frame(canvas: _Canvas, box: NDArray[np.float64], colour: str) -> None:
+def _draw_frame(canvas: _Canvas, box: Box, colour: str) -> None:
     # The line lies around the face and not over it; a thin dark one on either side shows on any ground.
     left, top, right, bottom = np.round(box).astype(int).tolist()
     width = canvas.line
@@ -106,29 +138,25 @@ def _draw_frame(canvas: _Canvas, box: NDArray[np.float64], colour: str) -> None:
         canvas.pen.rectangle(outer, outline=paint, width=thickness)
 
 
-def _draw_caption(canvas: _Canvas, box: NDArray[np.float64], caption: str, colour: str) -> None:
+def _draw_caption(canvas: _Canvas, box: Box, caption: str, colour: str) -> None:
     if not caption:
         return
     wanted = min(canvas.text, max(SMALLEST_TEXT, 0.28 * (box[3] - box[1])))
     for size in dict.fromkeys((round(wanted), round(0.8 * wanted), SMALLEST_TEXT)):
         font = font_for(caption, max(size, SMALLEST_TEXT))
         left, _, right, _ = font.getbbox(caption)
-        ascent, descent = font.getmetrics()
         padding = max(1, round(size / 5))
-        width, height = right - left + 2 * padding, ascent + descent + padding
-        if width > canvas.image.width or height > canvas.image.height:
-            continue
-        places = [canvas.inside(*place, width, height) for place in _around(box, width, height, canvas.line + 1)]
-        best = min(places, key=canvas.covered)
-        if canvas.covered(best) <= (0 if size > SMALLEST_TEXT else _COVERED):
-            canvas.placed.append(best)
-            x, y = round(best[0]), round(best[1])
+        width, height = right - left + 2 * padding, sum(font.getmetrics()) + padding
+        places = _around(box, width, height, canvas.line + 1)
+        corner = canvas.place(places, width, height, 0 if size > SMALLEST_TEXT else _COVERED)
+        if corner is not None:
+            x, y = corner
             canvas.pen.rectangle((x, y, x + width - 1, y + height - 1), fill=(*_rgb(colour), 235))
             canvas.pen.text((x + padding - left, y + padding / 2), caption, font=font, fill=_ink(colour))
             return
 
 
-def _around(box: NDArray[np.float64], width: float, height: float, line: int) -> Iterator[tuple[float, float]]:
+def _around(box: Box, width: float, height: float, line: int) -> Iterator[tuple[float, float]]:
     """Yield the places for a caption beside a box, the best first: above, below, right, left, within."""
     left, top, right, bottom = box.tolist()
     for y in (top - height - line, bottom + line):
@@ -139,46 +167,37 @@ def _around(box: NDArray[np.float64], width: float, height: float, line: int) ->
 
 
 def _draw_chart(
-    canvas: _Canvas,
-    box: NDArray[np.float64],
-    values: Sequence[float],
-    colours: Sequence[str],
-    names: Sequence[str] | None,
+    canvas: _Canvas, box: Box, values: Sequence[float], colours: Sequence[str], names: Sequence[str] | None
 ) -> None:
     tall = box[3] - box[1]
     wanted = min(tall / len(values), 1.1 * canvas.text)
     for step in dict.fromkeys(max(round(share * wanted), _LEAST_ROW) for share in (1, 0.8, 0.6, 0.4, 0)):
-        named = names is not None and step >= _NAMED_ROW
+        labels = names if names is not None and step >= _NAMED_ROW else []
         font = font_for("".join(names or ()), max(1, round(0.78 * step)))
         padding = max(1, step // 4)
-        margin = ceil(max(font.getlength(name) for name in names or ())) + padding if named else 0
-        length = round(4.5 * step) if named else round(max(12.0, 0.4 * tall, 3 * step))
+        margin = ceil(max(map(font.getlength, labels))) + padding if labels else 0
+        length = round(4.5 * step) if labels else round(max(12.0, 0.4 * tall, 3 * step))
         width, height = margin + length + 2 * padding, step * len(values) + 2 * padding
-        if width > canvas.image.width or height > canvas.image.height:
-            continue
-        places = [canvas.inside(*place, width, height) for place in _beside(box, width, height, canvas.line + 2)]
-        best = min(places, key=canvas.covered)
-        if canvas.covered(best) == 0:
+        corner = canvas.place(_beside(box, width, height, canvas.line + 2), width, height, 0)
+        if corner is not None:
             break
     else:
         return
-    canvas.placed.append(best)
-    x, y = round(best[0]), round(best[1])
+    x, y = corner
     canvas.pen.rectangle((x, y, x + width - 1, y + height - 1), fill=_PANEL)
-    start = x + padding + margin
-    for place, (value, colour) in enumerate(zip(values, colours, strict=True)):
-        top = y + padding + place * step
-        if named and names is not None:
-            canvas.pen.text((x + padding, top + step / 2), names[place], font=font, fill="#f2f2f2", anchor="lm")
-        gap = 1 if step > _LEAST_ROW else 0
+    start, gap = x + padding + margin, 1 if step > _LEAST_ROW else 0
+    for row, (value, colour) in enumerate(zip(values, colours, strict=True)):
+        top = y + padding + row * step
         low = top + step - 1 - gap
+        if labels:
+            canvas.pen.text((x + padding, top + step / 2), labels[row], font=font, fill="#f2f2f2", anchor="lm")
         canvas.pen.rectangle((start, top, start + length - 1, low), fill=(255, 255, 255, 28))
         reach = round(min(max(value, 0.0), 1.0) * length)
         if reach:
             canvas.pen.rectangle((start, top, start + reach - 1, low), fill=(*_rgb(colour), 255))
 
 
-def _beside(box: NDArray[np.float64], width: float, height: float, gap: int) -> Iterator[tuple[float, float]]:
+def _beside(box: Box, width: float, height: float, gap: int) -> Iterator[tuple[float, float]]:
     """Yield the places for a chart beside a box, the best first: right, left, below, above."""
     left, top, right, bottom = box.tolist()
     for x in (right + gap, left - gap - width):
@@ -222,3 +241,64 @@ def _font_file(characters: str) -> Path:
     names = sorted({font.fname for font in fontManager.ttflist if "LastResort" not in font.fname})
     has_all = (name for name in names if wanted <= FT2Font(name).get_charmap().keys())
     return Path(next(has_all, own))
+
+
+def draw_annotations(records: Sequence[AnnotatedImage], out: Path) -> list[ImageError]:
+    """Draw the annotated boxes of images into an image each, and into one contact sheet.
+
+    Args:
+        records: the images.
+        out: folder for the drawn ones; they are named by their place in ``records`` and by the name of the image.
+
+    Returns:
+        What was wrong with those that could not be read.
+
+    Raises:
+        FaceExprError: the folder cannot be written to, or no image could be read.
+    """
+    failed: list[ImageError] = []
+    cells: list[Pixels] = []
+    for number, record in enumerate(tqdm(records, unit="image", disable=None), 1):
+        try:
+            pixels = read_image(record.path).pixels
+        except ImageError as error:
+            failed.append(error)
+            continue
+        write_file(out / f"{number:05d}-{record.path.stem[:60]}.jpg", _encode(_draw_record(pixels, record), "JPEG"))
+        if len(cells) < MOST_ON_SHEET:
+            cells.append(_make_cell(pixels, record))
+    if not cells:
+        raise FaceExprError(f"no image could be read; the first: {failed[0] if failed else 'there was none'}")
+    columns = ceil(len(cells) ** 0.5)
+    side = CELL + _GAP
+    sheet = np.full((ceil(len(cells) / columns) * side + _GAP, columns * side + _GAP, 3), 255, np.uint8)
+    for place, cell in enumerate(cells):
+        top, left = _GAP + place // columns * side, _GAP + place % columns * side
+        sheet[top : top + CELL, left : left + CELL] = cell
+    write_file(out / SHEET, _encode(sheet, "PNG"))
+    return failed
+
+
+def _draw_record(pixels: Pixels, record: AnnotatedImage, scale: float = 1.0) -> Pixels:
+    ignored = record.ignored.tolist()
+    captions, colours = ["not counted" if one else "" for one in ignored], [IGNORED if one else FACE for one in ignored]
+    return draw_boxes(pixels, record.boxes * scale, captions, colours)
+
+
+def _make_cell(pixels: Pixels, record: AnnotatedImage) -> Pixels:
+    """Return the image at the size of the contact sheet, centred; boxes are drawn after it is made small."""
+    height, width = pixels.shape[:2]
+    scale = min(CELL / width, CELL / height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+    cell = np.full((CELL, CELL, 3), 255, np.uint8)
+    left, top = (CELL - size[0]) // 2, (CELL - size[1]) // 2
+    cell[top : top + size[1], left : left + size[0]] = _draw_record(small, record, scale)
+    return cell
+
+
+def _encode(pixels: Pixels, image_format: str) -> bytes:
+    buffer = io.BytesIO()
+    # Thin lines would lose their colour in a JPEG of halved colour resolution; PNG takes no notice of either option.
+    Image.fromarray(pixels).save(buffer, image_format, quality=92, subsampling=0)
+    return buffer.getvalue()

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faceexpr.cli.annotate import CELL, FACE, IGNORED, run
+from faceexpr.cli.annotate import run
 from faceexpr.data.synthetic.drawing import draw_scene
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import read_image
+from faceexpr.visualization.boxes import CELL, FACE, IGNORED
 
 
 @pytest.fixture
 def annotations(tmp_path: Path) -> Path:
-    """Three pictures with 0, 1 and 2 faces, the last face being a crowd, as COCO JSON beside them."""
+    """Three images with 0, 1 and 2 faces, the last face being a crowd, as COCO JSON beside them."""
     images, boxes = [], []
     for number in range(3):
         pixels, found, _ = draw_scene(np.random.default_rng(number), 160, 120, number)
@@ -38,14 +39,12 @@ def near(pixels: np.ndarray, colour: str) -> int:
     return int((np.abs(pixels.astype(int) - wanted).max(-1) < 60).sum())
 
 
-def test_every_picture_and_a_contact_sheet(
-    annotations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_image_and_a_contact_sheet(annotations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     run(["annotate", str(annotations), "--out", str(out)])
     text = capsys.readouterr().out
     assert "2 images with faces, 1 without, 3 faces (1 marked as not to be counted)" in text
-    assert "3 pictures and contact_sheet.png" in text
+    assert "3 images and contact_sheet.png" in text
     names = sorted(path.name for path in out.iterdir())
     assert names == ["00001-0.jpg", "00002-1.jpg", "00003-2.jpg", "contact_sheet.png"]
     drawn = [read_image(out / name).pixels for name in names]
@@ -65,14 +64,14 @@ def test_a_limit_takes_a_seeded_choice(annotations: Path, tmp_path: Path) -> Non
     for seed in range(6):
         out = tmp_path / f"out{seed}"
         run(["annotate", str(annotations), "--out", str(out), "--limit", "1", "--seed", str(seed)])
-        [picture] = out.glob("*.jpg")
-        chosen.add(picture.name)
+        [image] = out.glob("*.jpg")
+        chosen.add(image.name)
     assert len(chosen) > 1
     with pytest.raises(FaceExprError, match="--limit is 0; expected 1 or more"):
         run(["annotate", str(annotations), "--out", str(tmp_path), "--limit", "0"])
 
 
-def test_a_picture_that_breaks_off_is_named_and_the_others_are_drawn(
+def test_an_image_that_breaks_off_is_named_and_the_others_are_drawn(
     annotations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = tmp_path / "1.png"
