@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import socket
@@ -16,13 +15,7 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["faceexpr.cli.train", "faceexpr.cli.analyze"])
 
 
-def start(
-    args: Sequence[str],
-    folder: Path,
-    log: Path,
-    environment: Mapping[str, str] | None = None,
-    namespaces: Mapping[str, int] | None = None,
-) -> BaseProcess:
+def start(args: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str] | None = None) -> BaseProcess:
     """Start a command line.
 
     Args:
@@ -30,14 +23,12 @@ def start(
         folder: where it runs.
         log: takes what it prints.
         environment: further variables.
-        namespaces: to enter first, files of ``/proc`` with the flag of each.
 
     Returns:
         The process: ``join`` it, look at its ``exitcode``, or ``kill`` it.
     """
     # One of another name would import the module that the tests were started with.
-    given = ([*args], str(folder), str(log), dict(environment or {}), dict(namespaces or {}))
-    process = _SERVER.Process(target=_run, args=given)
+    process = _SERVER.Process(target=_run, args=([*args], str(folder), str(log), dict(environment or {})))
     process.start()
     return process
 
@@ -85,10 +76,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _run(args: list[str], folder: str, log: str, environment: dict[str, str], namespaces: dict[str, int]) -> None:
+def _run(args: list[str], folder: str, log: str, environment: dict[str, str]) -> None:
     os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    _enter(namespaces)
     os.chdir(folder)
     os.environ.update(environment, JSONARGPARSE_DEPRECATION_WARNINGS="off", OMP_NUM_THREADS="1")
     for stream in (1, 2):
@@ -106,13 +96,3 @@ def _run(args: list[str], folder: str, log: str, environment: dict[str, str], na
     except Exception:  # multiprocessing would write it to where the tests print
         traceback.print_exc()
         raise SystemExit(1) from None
-
-
-def _enter(namespaces: Mapping[str, int]) -> None:
-    """Move this process, which has one thread, to other namespaces."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    # All are opened first: after the change of mounts, another /proc may be there.
-    for file, flag in [(os.open(path, os.O_RDONLY), flag) for path, flag in namespaces.items()]:
-        if libc.setns(file, flag) != 0:
-            raise OSError(ctypes.get_errno(), "setns")
-        os.close(file)

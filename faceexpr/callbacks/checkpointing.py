@@ -115,6 +115,7 @@ class BestCheckpoint(ModelCheckpoint):
         for name in ("best_model_path", "kth_best_model_path"):
             state[name] = new_paths.get(state[name], "")
         state["best_k_models"] = {new_paths[path]: score for path, score in state["best_k_models"].items()}
+        self.current_score = state["current_score"]  # which Lightning leaves out
         checkpoint["callbacks"][self.state_key] = state | {"dirpath": self.dirpath, "last_model_path": ""}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

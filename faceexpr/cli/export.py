@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from faceexpr import __version__
 from faceexpr.cli.export_model import write_model_file
 from faceexpr.models.calibrator import class_probabilities
+from faceexpr.tasks.base import load_task
 from faceexpr.tasks.classify import ExpressionClassifier
-from faceexpr.tasks.load import load_task
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.specs import describe
 from faceexpr.weights.checkpoints import find_checkpoint

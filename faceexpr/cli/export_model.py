@@ -14,9 +14,9 @@ from torch import Tensor
 from faceexpr import __version__
 from faceexpr.data.synthetic.drawing import draw_scene
 from faceexpr.models.light_detector import MEAN, STD, STRIDES, LightDetector
+from faceexpr.tasks.base import load_task
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.detect import FaceDetector
-from faceexpr.tasks.load import load_task
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say
 from faceexpr.weights.checkpoints import read_checkpoint

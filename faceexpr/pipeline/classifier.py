@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faceexpr.models.calibrator import Calibration, check_coverage
-from faceexpr.tasks.base import ExpressionTask
+from faceexpr.tasks.base import ExpressionTask, load_task
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.knn import KNNClassifier
-from faceexpr.tasks.load import load_task
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.visualization.explain import class_maps, explained_network
 from faceexpr.weights.checkpoints import find_checkpoint

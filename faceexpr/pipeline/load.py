@@ -53,8 +53,8 @@ def load_detector(
         require_detectron2()
         options = replace(read_suppression(run_folder_of(path)), **(suppression or {}))  # type: ignore[arg-type]
         return Detectron2Detector(path, options, str(device), batch_size)
+    from faceexpr.tasks.base import load_task
     from faceexpr.tasks.detect import FaceDetector
-    from faceexpr.tasks.load import load_task
 
     task = load_task(path, [FaceDetector], "a detector", "a FaceDetector")
     task.net.set_suppression(**(suppression or {}))

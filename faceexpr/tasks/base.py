@@ -1,19 +1,25 @@
-"""What every way of training has in common: hyper-parameters in plain values, and labels matched by name."""
+"""What every way of training has in common: hyper-parameters in plain values, labels matched by name, and weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 
-from faceexpr.utils.labels import index_map
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import canonical, index_map
 from faceexpr.utils.specs import Described, class_path, describe
+from faceexpr.weights.checkpoints import class_of, find_checkpoint, read_checkpoint
+from faceexpr.weights.model_file import is_model_file
 
 TaskType = TypeVar("TaskType", bound="Task")
 
@@ -31,7 +37,7 @@ class Task(Described, LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        hyper_parameters = {name: describe(value, f"model.{name}") for name, value in self.init_args.items()}
+        hyper_parameters = {name: describe(value, name) for name, value in self.init_args.items()}
         # With these two, `load_from_checkpoint` builds the nested classes from the path alone.
         hyper_parameters["_class_path"] = class_path(type(self))
         hyper_parameters["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
@@ -107,3 +113,137 @@ class ExpressionTask(Task):
         mapped = target.new_zeros(target.shape[0], len(self.class_names))
         mapped[:, label_map] = target
         return mapped
+
+
+def load_task(path: Path, kinds: Sequence[type[TaskType]], role: str, wanted: str) -> TaskType:
+    """Return the model of a checkpoint or a model file, on the CPU.
+
+    Args:
+        path: the checkpoint file.
+        kinds: the classes that it may hold.
+        role: what it is loaded as, for the message.
+        wanted: what it may hold, for the message.
+
+    Raises:
+        FaceExprError: the file is no checkpoint, it holds another model, or its weights do not fit its network.
+    """
+    checkpoint = read_checkpoint(path)
+    name = class_of(checkpoint, path)
+    kind = next((kind for kind in kinds if class_path(kind) == name), None)
+    if kind is None:
+        raise FaceExprError(
+            f"{path} cannot be loaded as {role}: it holds {name.rpartition('.')[2]}; expected the checkpoint of "
+            f"{wanted}"
+        )
+    try:
+        return kind.load_from_checkpoint(_as_lightning_reads(path, checkpoint), map_location="cpu")
+    except (FaceExprError, ArgumentError, ValueError, TypeError, RuntimeError) as error:
+        raise FaceExprError(
+            f"{path} cannot be loaded as {role}: its weights do not fit what it says of its network and its classes; "
+            "expected a file as faceexpr fit has written it"
+        ) from error
+
+
+def _as_lightning_reads(path: Path, checkpoint: Mapping[str, Any]) -> Path | io.BytesIO:
+    """Return a checkpoint's file, or what a model file holds as such a file in memory."""
+    if not is_model_file(path):
+        return path
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    content.seek(0)
+    return content
+
+
+NET = "net."
+"""What the names of a network's tensors begin with in a checkpoint."""
+
+
+def load_weights(net: nn.Module, described: Any, written: str, class_names: Sequence[str] | None = None) -> None:
+    """Give a network the weights of another one of its kind.
+
+    The last layer is taken over where both tell the same classes, in whichever order. Otherwise it stays as it is,
+    which is said.
+
+    Args:
+        net: the network as configured.
+        described: its description, for messages.
+        written: what the option says: a checkpoint, a run folder, a model file or the name of a model that comes with
+            the package.
+        class_names: of a classifier, in the order of its outputs.
+
+    Raises:
+        FaceExprError: there are no such weights, or they are those of another network.
+    """
+    checkpoint = read_checkpoint(find_checkpoint(written, Path("lightning_logs"), "weights"))
+    hyper_parameters = checkpoint.get("hyper_parameters") or {}
+    given = {name[len(NET) :]: value for name, value in checkpoint["state_dict"].items() if name.startswith(NET)}
+    names = hyper_parameters.get("class_names") or class_names or ()
+    rows: list[int] | None = [*range(len(names))]
+    last: dict[str, Tensor] = {}
+    if class_names is not None and list(names) != list(class_names):
+        last, rows = _last_layer(net, len(class_names)), _rows(names, class_names)
+        if not last:
+            raise FaceExprError(
+                f"weights is {written}, whose classes are {', '.join(names)}, and these are {', '.join(class_names)}; "
+                "expected the same for a network that does not end in a linear layer"
+            )
+    given |= last if rows is None else {}
+    _check_fit(f"weights is {written},", given, hyper_parameters.get("net"), described, net.state_dict())
+    given |= {name: given[name][rows] for name in last} if rows is not None else {}
+    net.load_state_dict(given)
+    rank_zero_info(f"the training starts from the weights of {written}")
+    if rows is None:
+        rank_zero_info(
+            f"its classes are others ({', '.join(names)}): the last layer, {' and '.join(last)}, starts from scratch"
+        )
+
+
+def _last_layer(net: nn.Module, outputs: int) -> dict[str, Tensor]:
+    """Return the tensors of the linear layer that gives the outputs, by name; none where there is no such layer."""
+    linear = [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+    if not linear or linear[-1][1].out_features != outputs:
+        return {}
+    name, module = linear[-1]
+    return {f"{name}.{part}": value.detach().clone() for part, value in module.state_dict().items()}
+
+
+def _rows(given: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
+    """Return for each class its row in the last layer of the other network; None where their classes differ."""
+    found = [canonical(name, given) for name in wanted]
+    if len(given) != len(wanted) or None in found or len(set(found)) != len(found):
+        return None
+    return [list(given).index(name) for name in found if name is not None]
+
+
+def check_weights_fit(checkpoint: Mapping[str, Any], net: Any, state: Mapping[str, Tensor]) -> None:
+    """Refuse a checkpoint whose weights are not those of this model, in one sentence.
+
+    Args:
+        checkpoint: as loaded.
+        net: description of the network as configured.
+        state: the model's own state dict.
+
+    Raises:
+        FaceExprError: names or shapes differ.
+    """
+    held = checkpoint.get("hyper_parameters", {}).get("net")
+    _check_fit("the checkpoint holds", checkpoint.get("state_dict", {}), held, net, state)
+
+
+def _check_fit(subject: str, given: Mapping[str, Tensor], held: Any, described: Any, own: Mapping[str, Tensor]) -> None:
+    wrong = [name for name, value in own.items() if name not in given or given[name].shape != value.shape]
+    wrong += [name for name in given if name not in own]
+    if wrong:
+        raise FaceExprError(
+            f"{subject} the weights of {_as_call(held)}, but the configuration asks for {_as_call(described)} "
+            f"({len(wrong)} tensors are missing, unknown or of another shape, the first is {wrong[0]}); expected "
+            "weights of the network that is configured"
+        )
+
+
+def _as_call(net: Any) -> str:
+    """Return a network's description as a call of its class."""
+    if not isinstance(net, Mapping) or "class_path" not in net:
+        return "an unnamed network"
+    arguments = ", ".join(f"{name}={value!r}" for name, value in (net.get("init_args") or {}).items())
+    return f"{str(net['class_path']).rpartition('.')[2]}({arguments})"

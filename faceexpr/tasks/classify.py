@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -18,8 +16,7 @@ from faceexpr.models.calibrator import Calibration, class_probabilities
 from faceexpr.models.simple_cnn import SimpleCNN
 from faceexpr.tasks.base import ExpressionTask
 from faceexpr.tasks.losses import CrossEntropy, ExpressionLoss
-from faceexpr.tasks.optimisation import Optimised
-from faceexpr.tasks.scaling import LRScaling, mean_over_processes
+from faceexpr.tasks.optimisation import Optimised, mean_over_processes
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 from faceexpr.utils.specs import describe
@@ -39,24 +36,10 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         class_names: names of the classes in index order; on the command line they come from the data, or from the
             checkpoint where there is one.
         loss: cross-entropy unless another is named.
-        optimizer: any optimizer of torch; the paper's is Adam with a learning rate of 1e-3.
-        scheduler: any learning-rate scheduler of torch, or none. A ``total_steps`` that is not given is the length of
-            the training.
-        scheduler_interval: whether the scheduler moves on after each ``epoch`` or each ``step``.
-        monitor: metric that a ``ReduceLROnPlateau`` scheduler without a monitor of its own watches.
-        lr: learning rate, in place of the optimizer's; the value that Lightning's ``LearningRateFinder`` sets.
-        lr_scaling: what becomes of the learning rates, which are written for steps of ``data.batch_size`` samples,
-            where all processes together take more (``data.global_batch_size`` times
-            ``trainer.accumulate_grad_batches``): they stay (``none``), grow as much (``linear``), or by the square
-            root (``sqrt``).
-        channels_last: memory format of images and weights; faster for convolutions on most devices.
         mirror: give the mean of the probabilities of each image and of its mirror image, where they are measured or
             used; training does not. It takes twice as long and is a little more often right.
         calibration: what makes the probabilities mean what they say; ``faceexpr validate`` with
             ``--calibration.enabled true`` finds it and puts it into a checkpoint. A training drops it.
-        weights: what training starts with: the name of a model that comes with the package (``fer2013_compact``), a
-            model file, a checkpoint or a run folder, of the same network; from scratch, or as the network's own options
-            say, without it. Its last layer is taken over where it tells the same classes.
     """
 
     def __init__(
@@ -64,23 +47,16 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         net: Callable[[int], ExpressionNet] = SimpleCNN,
         class_names: Sequence[str] = FER_NAMES,
         loss: ExpressionLoss | None = None,
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        scheduler: LRSchedulerCallable | None = None,
-        scheduler_interval: Literal["epoch", "step"] = "epoch",
-        monitor: str = "val/accuracy",
-        lr: float | None = None,
-        lr_scaling: LRScaling = "none",
-        channels_last: bool = True,
         mirror: bool = False,
         calibration: Calibration | None = None,
-        weights: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(class_names)
-        self.net = net(len(self.class_names))
+        super().__init__(class_names=class_names, **kwargs)
+        self.net: ExpressionNet = net(len(self.class_names))
+        self.use_memory_format()
         self.loss = loss or CrossEntropy()
         self.mirror = mirror
         self.calibrate(calibration)
-        self.set_optimisation(optimizer, scheduler, scheduler_interval, monitor, lr, lr_scaling, weights)
         size = self.net.preprocess.size
         # Lets Lightning's summary count operations and TensorBoard draw the graph.
         self.example_input_array = torch.zeros(1, 1, size, size, dtype=torch.uint8)
@@ -90,12 +66,9 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         class_weights = self.loss.class_weights
         if class_weights is not None and len(class_weights) != len(self.class_names):
             raise FaceExprError(
-                f"model.loss.class_weights has {len(class_weights)} values; expected {len(self.class_names)}, "
+                f"loss.class_weights has {len(class_weights)} values; expected {len(self.class_names)}, "
                 f"one for each of {', '.join(self.class_names)}"
             )
-        if channels_last:
-            # Convolutions take the format of their weights.
-            self.net.to(memory_format=torch.channels_last)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -105,7 +78,7 @@ class ExpressionClassifier(Optimised, ExpressionTask):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        if self._attached() and self.trainer.state.fn == TrainerFn.FITTING:
+        if self.is_fitting:
             return
         # It belongs to the weights: a configuration that was saved before these were calibrated has none, and one that
         # was saved with others has theirs.
@@ -113,13 +86,11 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         kept = stored.get("calibration")
         found = Calibration(**kept) if isinstance(kept, dict) else kept
         if self.calibration not in (None, found):
-            rank_zero_warn(
-                "model.calibration is not of these weights, and is not used; expected that of the checkpoint"
-            )
+            rank_zero_warn("calibration is not of these weights, and is not used; expected that of the checkpoint")
         if found is not None and stored.get("mirror", False) != self.mirror:
             rank_zero_warn(
-                f"model.mirror is {self.mirror}, but the calibration was found with {not self.mirror}; expected that, "
-                "or --calibration.enabled true in `faceexpr validate`"
+                f"mirror is {self.mirror}, but the calibration was found with {not self.mirror}; expected that, "
+                "or a new calibration by `faceexpr validate`"
             )
         self.calibrate(found)
 
@@ -132,12 +103,12 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         scaled = () if calibration is None else calibration.scales
         if scaled and len(scaled) != len(self.class_names):
             raise FaceExprError(
-                f"model.calibration has {len(scaled)} scales; expected {len(self.class_names)}, one for each of "
+                f"calibration has {len(scaled)} scales; expected {len(self.class_names)}, one for each of "
                 f"{', '.join(self.class_names)}"
             )
         self.calibration = calibration
         if "calibration" in self.hparams:  # which a class derived from this one need not take
-            self.hparams["calibration"] = describe(calibration, "model.calibration")
+            self.hparams["calibration"] = describe(calibration, "calibration")
 
     @property
     def effective_calibration(self) -> Calibration:

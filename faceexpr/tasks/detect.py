@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -16,8 +16,7 @@ from faceexpr.data.loading import PADDING
 from faceexpr.models.detector import DetectionNet
 from faceexpr.models.light_detector import LightDetector
 from faceexpr.tasks.base import Task
-from faceexpr.tasks.optimisation import Optimised
-from faceexpr.tasks.scaling import LRScaling, mean_over_processes
+from faceexpr.tasks.optimisation import Optimised, mean_over_processes
 from faceexpr.utils.errors import FaceExprError
 
 
@@ -32,19 +31,7 @@ class FaceDetector(Optimised, Task):
         net: the network: a class of `faceexpr.models`, or yours derived from ``DetectionNet``; the light one-stage
             detector by default.
         optimizer: any optimizer of torch.
-        scheduler: any learning-rate scheduler of torch, or none. A ``total_steps`` that is not given is the length of
-            the training.
-        scheduler_interval: whether the scheduler moves on after each ``epoch`` or each ``step``.
         monitor: metric that a ``ReduceLROnPlateau`` scheduler without a monitor of its own watches.
-        lr: learning rate, in place of the optimizer's; the value that Lightning's ``LearningRateFinder`` sets.
-        lr_scaling: what becomes of the learning rates, which are written for steps of ``data.batch_size`` samples,
-            where all processes together take more (``data.global_batch_size`` times
-            ``trainer.accumulate_grad_batches``): they stay (``none``), grow as much (``linear``), or by the square
-            root (``sqrt``).
-        channels_last: memory format of images and weights; faster for convolutions on most devices.
-        weights: what training starts with: the name of a model that comes with the package (``wider_light``), a model
-            file, a checkpoint or a run folder, of the same network; from scratch, or as the network's own options say,
-            without it.
     """
 
     gives = "detections"
@@ -55,23 +42,15 @@ class FaceDetector(Optimised, Task):
         # The first is the class of a net of which only options are given, such as net.suppression.method.
         net: LightDetector | DetectionNet | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        scheduler: LRSchedulerCallable | None = None,
-        scheduler_interval: Literal["epoch", "step"] = "epoch",
         monitor: str = "val/ap50",
-        lr: float | None = None,
-        lr_scaling: LRScaling = "none",
-        channels_last: bool = True,
-        weights: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
-        self.net = net or LightDetector()
-        self.set_optimisation(optimizer, scheduler, scheduler_interval, monitor, lr, lr_scaling, weights)
+        super().__init__(optimizer=optimizer, monitor=monitor, **kwargs)
+        self.net: DetectionNet = net or LightDetector()
+        self.use_memory_format()
         self.train_loss = MeanMetric()
         self.val_loss = MeanMetric()
         self.part_losses = nn.ModuleDict({name: MeanMetric() for name in self.net.loss_names})
-        if channels_last:
-            # Convolutions take the format of their weights.
-            self.net.to(memory_format=torch.channels_last)
 
     def forward(self, images: list[Tensor]) -> list[Detections]:
         """Find the faces.
@@ -116,8 +95,8 @@ class FaceDetector(Optimised, Task):
         files = [datamodule.source("train", index) for index in indices] if datamodule is not None else []
         return FaceExprError(
             f"the training loss is not finite ({wrong or 'the sum of its parts'}) at step {self.trainer.global_step} "
-            f"(epoch {self.trainer.current_epoch}), on the pictures {', '.join(files)}: lower the learning rate "
-            "(--model.optimizer.lr), and look at the boxes of these pictures"
+            f"(epoch {self.trainer.current_epoch}), on the pictures {', '.join(files)}: lower the learning rate, "
+            "and look at the boxes of these pictures"
         )
 
     def _evaluate(self, batch: dict[str, Any], with_candidates: bool) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class KNNClassifier(ExpressionTask):
     ) -> None:
         super().__init__(class_names)
         if k < 1:
-            raise FaceExprError(f"model.k is {k}; expected 1 or more")
+            raise FaceExprError(f"k is {k}; expected 1 or more")
         self.automatic_optimization = False
         self.k = k
         self.p = p
@@ -130,7 +130,7 @@ class KNNClassifier(ExpressionTask):
         self.labels = labels[order]
         if self.k > len(self.bank):
             raise FaceExprError(
-                f"model.k is {self.k}, but there are {len(self.bank):,} training images; expected at most as many"
+                f"k is {self.k}, but there are {len(self.bank):,} training images; expected at most as many"
             )
         rank_zero_info(f"remembering {len(self.bank):,} images of {self.bank.shape[1]:,} numbers each")
 

@@ -26,9 +26,7 @@ class ExpressionLoss(Described, nn.Module):
         if class_weights is None:
             weights = None
         elif any(value < 0 for value in class_weights) or not any(class_weights):
-            raise FaceExprError(
-                f"model.loss.class_weights is {list(class_weights)}; expected weights of 0 or more, not all 0"
-            )
+            raise FaceExprError(f"class_weights is {list(class_weights)}; expected weights of 0 or more, not all 0")
         else:
             weights = torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
@@ -49,7 +47,7 @@ class CrossEntropy(ExpressionLoss):
     def __init__(self, label_smoothing: float = 0.0, class_weights: Sequence[float] | None = None) -> None:
         super().__init__(class_weights)
         if not 0 <= label_smoothing < 1:
-            raise FaceExprError(f"model.loss.label_smoothing is {label_smoothing}; expected 0 to 1")
+            raise FaceExprError(f"label_smoothing is {label_smoothing}; expected 0 to 1")
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -67,7 +65,7 @@ class Focal(ExpressionLoss):
     def __init__(self, gamma: float = 2.0, class_weights: Sequence[float] | None = None) -> None:
         super().__init__(class_weights)
         if gamma < 0:
-            raise FaceExprError(f"model.loss.gamma is {gamma}; expected 0 or more")
+            raise FaceExprError(f"gamma is {gamma}; expected 0 or more")
         self.gamma = gamma
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:

@@ -1,63 +1,89 @@
-"""Optimizers and schedules as the user names them, the same for every model that is trained by gradients."""
+"""Training by gradients: optimizer, schedule and starting weights as the user names them, and as a run goes on."""
 
 from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from faceexpr.tasks.resume import LR_FACTOR, check_weights_fit, fit_schedule, keep_written_options
-from faceexpr.tasks.scaling import LRScaling, lr_factor, scaled_rates
-from faceexpr.tasks.start import load_weights
+from faceexpr.data.module import FaceDataModule
+from faceexpr.data.resumable import POSITION
+from faceexpr.tasks.base import check_weights_fit, load_weights
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.specs import callable_class
 
+LRScaling = Literal["none", "linear", "sqrt"]
+
+RATES = ("max_lr", "base_lr", "eta_min", "min_lr")
+"""Arguments of torch's schedulers that are learning rates, and not factors of the optimizer's."""
+
+TRAINING_OPTIONS = ("optimizer", "scheduler", "scheduler_interval", "lr")
+LR_FACTOR = "lr_factor"
+"""Key of a checkpoint: what the written learning rates were multiplied by, for the number of samples in a step."""
+
 
 class Optimised(LightningModule):
-    """A mixin for tasks: builds the optimizer and the schedule, and lets both survive a resumption."""
+    """A mixin for tasks whose network is trained by gradients.
 
-    optimizer: OptimizerCallable
-    scheduler: LRSchedulerCallable | None
-    scheduler_interval: Literal["epoch", "step"]
-    monitor: str
-    lr: float | None
-    lr_scaling: LRScaling
-    weights: str | None
+    Where a run is resumed, what the user writes beats what the checkpoint remembers.
 
-    def set_optimisation(
+    Args:
+        optimizer: any optimizer of torch; the paper's is Adam with a learning rate of 1e-3.
+        scheduler: any learning-rate scheduler of torch, or none. A ``total_steps`` that is not given is the length of
+            the training.
+        scheduler_interval: whether the scheduler moves on after each ``epoch`` or each ``step``.
+        monitor: metric that a ``ReduceLROnPlateau`` scheduler without a monitor of its own watches.
+        lr: learning rate, in place of the optimizer's; the value that Lightning's ``LearningRateFinder`` sets.
+        lr_scaling: what becomes of the learning rates, which are written for steps of ``data.batch_size`` samples,
+            where all processes together take more (``data.global_batch_size`` times
+            ``trainer.accumulate_grad_batches``): they stay (``none``), grow as much (``linear``), or by the square
+            root (``sqrt``).
+        channels_last: memory format of images and weights; faster for convolutions on most devices.
+        weights: what training starts with: the name of a model that comes with the package (``fer2013_compact``,
+            ``wider_light``), a model file, a checkpoint or a run folder, of the same network; from scratch, or as the
+            network's own options say, without it. A classifier's last layer is taken over where it tells the same
+            classes.
+    """
+
+    net: nn.Module
+
+    def __init__(
         self,
-        optimizer: OptimizerCallable,
-        scheduler: LRSchedulerCallable | None,
-        scheduler_interval: Literal["epoch", "step"],
-        monitor: str,
-        lr: float | None,
-        lr_scaling: LRScaling,
-        weights: str | None,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        scheduler: LRSchedulerCallable | None = None,
+        scheduler_interval: Literal["epoch", "step"] = "epoch",
+        monitor: str = "val/accuracy",
+        lr: float | None = None,
+        lr_scaling: LRScaling = "none",
+        channels_last: bool = True,
+        weights: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        """Take over the options that the task was given.
-
-        Args:
-            optimizer: from parameters to an optimizer.
-            scheduler: from an optimizer to a schedule, or none.
-            scheduler_interval: whether the schedule moves on after each ``epoch`` or each ``step``.
-            monitor: metric that a ``ReduceLROnPlateau`` without a monitor of its own watches.
-            lr: learning rate, in place of the optimizer's.
-            lr_scaling: how the rates follow the number of samples in a step.
-            weights: what the network starts with, in place of its own beginning.
-        """
+        super().__init__(**kwargs)
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.scheduler_interval = scheduler_interval
         self.monitor = monitor
         self.lr = lr
         self.lr_scaling = lr_scaling
+        self.channels_last = channels_last
         self.weights = weights
+        self._position: Mapping[str, int] = {}
+
+    def use_memory_format(self) -> None:
+        """Lay the network's weights out in memory as the options say; convolutions take the format of their weights."""
+        if self.channels_last:
+            self.net.to(memory_format=torch.channels_last)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -67,51 +93,55 @@ class Optimised(LightningModule):
             if self.weights is not None:
                 load_weights(net, self.hparams.get("net"), self.weights, getattr(self, "class_names", None))
 
-    def _optimizer(self) -> torch.optim.Optimizer:
-        optimizer = self.optimizer(self.parameters())
-        if self.lr is not None:
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr
-        factor = lr_factor(self.trainer, self.lr_scaling)
-        for group in optimizer.param_groups:
-            group["lr"] *= factor
-        return optimizer
-
-    def _scheduler(self, optimizer: torch.optim.Optimizer, **steps: int) -> Any:
-        assert self.scheduler is not None
-        rates = scaled_rates(self.scheduler, lr_factor(self.trainer, self.lr_scaling))
-        return self.scheduler(optimizer, **steps, **rates)
-
-    def _optimizer_and_scheduler(self) -> tuple[torch.optim.Optimizer, Any]:
-        optimizer = self._optimizer()
-        if self.scheduler is None:
-            return optimizer, None
-        length = self._total_steps(self.scheduler)
-        try:
-            return optimizer, self._scheduler(optimizer, **length)
-        except ZeroDivisionError as error:  # torch's OneCycleLR, where a phase would last exactly one step
-            raise FaceExprError(
-                f"model.scheduler cannot be laid over {length.get('total_steps', 'so few')} steps; expected a longer "
-                "training or another pct_start"
-            ) from error
+    @property
+    def lr_factor(self) -> float:
+        """What the written learning rates are multiplied by in this run."""
+        return lr_factor(self.trainer, self.lr_scaling)
 
     def configure_optimizers(self) -> Any:
-        optimizer, scheduler = self._optimizer_and_scheduler()
+        optimizer, scheduler = self.build_optimizer()
         if scheduler is None:
             return optimizer
+        by_epoch = self.scheduler_interval == "epoch"
         return {
             "optimizer": optimizer,
             "lr_scheduler": {
                 "scheduler": scheduler,
                 "interval": self.scheduler_interval,
                 "monitor": getattr(scheduler, "monitor", self.monitor),
+                # At the end of an epoch this class moves it on, see `on_train_epoch_end`.
+                "reduce_on_plateau": isinstance(scheduler, ReduceLROnPlateau) and not by_epoch,
             },
         }
 
-    def _total_steps(self, scheduler: Any) -> dict[str, int]:
+    def build_optimizer(self) -> tuple[torch.optim.Optimizer, Any]:
+        """Return the optimizer and its scheduler, or None, as configured.
+
+        Raises:
+            FaceExprError: the scheduler does not fit the length of the training.
+        """
+        optimizer = self.optimizer(self.parameters())
+        for group in optimizer.param_groups:
+            group["lr"] = (group["lr"] if self.lr is None else self.lr) * self.lr_factor
+        if self.scheduler is None:
+            return optimizer, None
+        length = self._total_steps()
+        try:
+            return optimizer, self._build_scheduler(optimizer, **length)
+        except ZeroDivisionError as error:  # torch's OneCycleLR, where a phase would last exactly one step
+            raise FaceExprError(
+                f"scheduler cannot be laid over {length.get('total_steps', 'so few')} steps; expected a longer "
+                "training or another pct_start"
+            ) from error
+
+    def _build_scheduler(self, optimizer: torch.optim.Optimizer, **steps: int) -> Any:
+        assert self.scheduler is not None
+        return self.scheduler(optimizer, **steps, **scaled_rates(self.scheduler, self.lr_factor))
+
+    def _total_steps(self) -> dict[str, int]:
         """Return the length of the training for a scheduler that needs it and was not told."""
-        scheduler_class = callable_class(scheduler)
-        given = getattr(scheduler, "keywords", {})
+        scheduler_class = callable_class(self.scheduler)
+        given = getattr(self.scheduler, "keywords", {})
         if scheduler_class is None or "total_steps" not in inspect.signature(scheduler_class).parameters:
             return {}
         if any(given.get(name) is not None for name in ("total_steps", "epochs")):
@@ -120,51 +150,172 @@ class Optimised(LightningModule):
         total = float((self.trainer.max_epochs if by_epoch else self.trainer.estimated_stepping_batches) or 1)
         if not 0 < total < math.inf:
             raise FaceExprError(
-                f"model.scheduler is {scheduler_class.__name__}, which has to know how long the training is; give "
-                f"trainer.max_epochs{'' if by_epoch else ' or trainer.max_steps'}, or model.scheduler.total_steps"
+                f"scheduler is {scheduler_class.__name__}, which has to know how long the training is; expected "
+                f"max_epochs{'' if by_epoch else ' or max_steps'} of the trainer, or total_steps of the scheduler"
             )
         return {"total_steps": int(total)}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if isinstance(scheduler, ReduceLROnPlateau) and metric is None:
+            return
         total = getattr(scheduler, "total_steps", None)
         if total is None or scheduler.last_epoch + 1 < total:
             super().lr_scheduler_step(scheduler, metric)
-        elif (
-            not self._total_steps(self.scheduler) and self.trainer.global_step < self.trainer.estimated_stepping_batches
-        ):
+        elif not self._total_steps() and self.trainer.global_step < self.trainer.estimated_stepping_batches:
             # torch would raise, and the training so far would be lost.
             rank_zero_warn(
                 f"{type(scheduler).__name__} ends after {total} steps, before the training does: the learning rate "
                 "stays where it is"
             )
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        check_weights_fit(checkpoint, self.hparams.get("net"), self.state_dict())
-        if self._attached() and self.trainer.state.fn == TrainerFn.FITTING:
-            if "optimizer_states" not in checkpoint:  # as of a model file that has been calibrated
-                raise FaceExprError(
-                    f"{self.trainer.ckpt_path} holds the weights alone, and not how far their training has come; "
-                    "expected a checkpoint to go on from, or --model.weights for a new training that starts with them"
-                )
-            factor = lr_factor(self.trainer, self.lr_scaling)
-            keep_written_options(checkpoint, self.hparams, factor, self._optimizer_and_scheduler)
+    def on_train_epoch_end(self) -> None:
+        """Move a ``ReduceLROnPlateau`` on; Lightning would do so after the checkpoints of the epoch are saved."""
+        for config in self.trainer.lr_scheduler_configs:
+            metric = self.trainer.callback_metrics.get(str(config.monitor))
+            plateau = isinstance(config.scheduler, ReduceLROnPlateau) and config.interval == "epoch"
+            if plateau and metric is not None:
+                super().lr_scheduler_step(config.scheduler, metric)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self._attached() and self.trainer.state.fn == TrainerFn.FITTING:
-            checkpoint[LR_FACTOR] = lr_factor(self.trainer, self.lr_scaling)
+    # What is restored from a checkpoint, and what the user has changed.
 
-    def _attached(self) -> bool:
+    @property
+    def is_fitting(self) -> bool:
+        """Whether a trainer has this model, and trains it."""
         try:
-            return self.trainer is not None
+            return self.trainer.state.fn == TrainerFn.FITTING
         except RuntimeError:  # what Lightning raises outside a Trainer, as in load_from_checkpoint
             return False
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.is_fitting:
+            checkpoint[LR_FACTOR] = self.lr_factor
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_weights_fit(checkpoint, self.hparams.get("net"), self.state_dict())
+        if self.is_fitting:
+            if "optimizer_states" not in checkpoint:  # as of a model file that has been calibrated
+                raise FaceExprError(
+                    f"{self.trainer.ckpt_path} holds the weights alone, and not how far their training has come; "
+                    "expected a checkpoint to go on from, or a new training that starts with these weights"
+                )
+            self._position = checkpoint.get(POSITION, {})
+            self._keep_written_options(checkpoint)
+
+    def _keep_written_options(self, checkpoint: dict[str, Any]) -> None:
+        """Let changed optimizer and scheduler options survive the restoration of a checkpoint.
+
+        Resuming restores the optimizer's and the scheduler's whole state, learning rate included, so that a changed
+        option would be ignored without a word. Where the options differ from the checkpoint's, momentum buffers are
+        kept, the options are those that are written, and the schedule starts again; another optimizer class starts
+        afresh.
+        """
+        written, remembered = self.hparams, checkpoint.get("hyper_parameters", {})
+        changed = [name for name in TRAINING_OPTIONS if written.get(name) != remembered.get(name)]
+        if checkpoint.get(LR_FACTOR, 1.0) != self.lr_factor:
+            changed.append("the samples in a step, for which the learning rate is scaled")
+        if not changed:
+            return
+        checkpoint["lr_schedulers"] = []
+        # A scheduler keeps its rates in the optimizer's groups, so both are built.
+        fresh, _ = self.build_optimizer()
+        classes = [(options.get("optimizer") or {}).get("class_path") for options in (written, remembered)]
+        if classes[0] != classes[1]:
+            checkpoint["optimizer_states"] = []
+        for state in checkpoint["optimizer_states"]:
+            for group, new in zip(state["param_groups"], fresh.param_groups, strict=True):
+                group.update({name: value for name, value in new.items() if name != "params"})
+        rank_zero_info(
+            f"the configuration differs from the checkpoint in {', '.join(changed)}: the configuration's values are "
+            "used, and the learning-rate schedule starts again"
+        )
+
     def on_train_start(self) -> None:
-        if self.scheduler is not None and (length := self._total_steps(self.scheduler)):
-            fit_schedule(self.trainer, self._scheduler, length["total_steps"])
-        optimizer = self.trainer.optimizers[0]
-        factor = lr_factor(self.trainer, self.lr_scaling)
+        if self.scheduler is not None and (length := self._total_steps()):
+            self._fit_schedule(length["total_steps"])
+        optimizer, factor = self.trainer.optimizers[0], self.lr_factor
         rank_zero_info(
             f"{type(optimizer).__name__} with learning rate {optimizer.param_groups[0]['lr']:g}"
             + ("" if factor == 1 else f", with rates {factor:g} times those written, {self.lr_scaling} scaling")
         )
+
+    def _fit_schedule(self, total: int) -> None:
+        """Let a restored schedule end with the training, whose length may have changed.
+
+        A schedule over the whole training, such as ``OneCycleLR``, comes back from the checkpoint with the length that
+        the training had then: other epochs or another batch size would end it too early or never.
+        """
+        trainer = self.trainer
+        config = trainer.lr_scheduler_configs[0]
+        scheduler: Any = config.scheduler
+        if getattr(scheduler, "total_steps", total) == total:  # the learning-rate finder has a scheduler of its own
+            return
+        left = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs - trainer.current_epoch
+        if config.interval == "step":
+            within = self._position.get("epoch") == trainer.current_epoch
+            done = self._position["batches"] // trainer.accumulate_grad_batches if within else 0
+            left = left * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches) - done
+            if trainer.max_steps > 0:
+                left = min(left, trainer.max_steps - trainer.global_step)
+        position = max(total - int(left), 0)
+        rank_zero_info(
+            f"the training is longer or shorter than when the checkpoint was written: "
+            f"{type(scheduler).__name__} goes on at step {position} of {total}"
+        )
+        config.scheduler = self._build_scheduler(trainer.optimizers[0], total_steps=total, last_epoch=position - 1)
+
+
+def lr_factor(trainer: Trainer, scaling: LRScaling) -> float:
+    """Return what learning rates are multiplied by.
+
+    A rate is written for steps of ``data.batch_size`` samples. With k times as many, the steps of an epoch are k times
+    fewer: ``linear`` takes k times the rate (Goyal et al., "Accurate, large minibatch SGD", 2017), ``sqrt`` its root,
+    which keeps the noise of the steps (Hoffer et al., "Train longer, generalize better", 2017).
+
+    Args:
+        trainer: of the run.
+        scaling: the rule.
+
+    Raises:
+        FaceExprError: the data have no batch size of ours, or the rate is looked for by trial.
+    """
+    if scaling == "none":
+        return 1.0
+    data = getattr(trainer, "datamodule", None)  # Lightning sets it at run time
+    if not isinstance(data, FaceDataModule):
+        raise FaceExprError(
+            f"lr_scaling is {scaling}, but the data are no data module of faceexpr; expected none, or data whose "
+            "batch size is known"
+        )
+    if any(isinstance(callback, LearningRateFinder) for callback in [*trainer.callbacks]):  # type: ignore[attr-defined]
+        raise FaceExprError(
+            f"lr_scaling is {scaling}, but LearningRateFinder finds the rate for the steps as they are; expected none"
+        )
+    ratio = data.step_size * trainer.accumulate_grad_batches / data.batch_size
+    return ratio if scaling == "linear" else math.sqrt(ratio)
+
+
+def scaled_rates(scheduler: Callable[..., Any], factor: float) -> dict[str, Any]:
+    """Return the learning rates among a scheduler's arguments, multiplied by a factor.
+
+    Args:
+        scheduler: a class, or a partial of one.
+        factor: from `lr_factor`.
+    """
+    given = {name: getattr(scheduler, "keywords", {}).get(name) for name in RATES}
+    return {
+        name: [rate * factor for rate in value] if isinstance(value, list | tuple) else value * factor
+        for name, value in given.items()
+        if value is not None
+    }
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """Return the mean of a scalar over all processes.
+
+    Lightning's ``sync_dist`` waits for all processes each time, on the host; this is queued on the device.
+    """
+    value = value.detach().clone()
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value)
+        value /= torch.distributed.get_world_size()
+    return value

@@ -62,7 +62,7 @@ class Histogram(Representation):
     def __init__(self, bins: int = 255, channels: Literal[1, 3] = 1, size: int = 48) -> None:
         super().__init__()
         if not 1 <= bins <= 256:
-            raise FaceExprError(f"model.representation.bins is {bins}; expected 1 to 256")
+            raise FaceExprError(f"bins is {bins}; expected 1 to 256")
         self.bins = bins
         self.channels = channels
         self.size = size
@@ -91,12 +91,10 @@ class NetworkFeatures(Representation):
         self._hyper_parameters: dict[str, Any] = {}
 
     def load_pretrained(self) -> None:
-        path = find_checkpoint(self.checkpoint, Path("lightning_logs"), "--model.representation.checkpoint")
+        path = find_checkpoint(self.checkpoint, Path("lightning_logs"), "checkpoint")
         stored = read_checkpoint(path)
         if class_of(stored, path) != class_path(ExpressionClassifier):
-            raise FaceExprError(
-                f"--model.representation.checkpoint: {path} holds no ExpressionClassifier; expected a trained one"
-            )
+            raise FaceExprError(f"{path} holds no ExpressionClassifier; expected a trained one")
         self._build(stored["hyper_parameters"])
         assert self.net is not None
         prefix = "net."

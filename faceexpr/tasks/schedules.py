@@ -40,7 +40,7 @@ class WarmupMultiStepLR(LRScheduler):
             (0 <= warmup_factor <= 1, "warmup_factor", warmup_factor, "0 to 1"),
         ):
             if not holds:
-                raise FaceExprError(f"model.scheduler.{option} is {value}; expected {expected}")
+                raise FaceExprError(f"{option} is {value}; expected {expected}")
         self.warmup_steps = warmup_steps
         self.milestones = list(milestones)
         self.gamma = gamma

@@ -1,9 +1,13 @@
-"""What a checkpoint remembers, and what the user writes over it."""
+"""What a checkpoint remembers, what the user writes over it, and how a run goes on from it."""
 
+import json
 import logging
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,18 +16,21 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import TINY_DATA, TINY_RUN, Run, exit_code
+from conftest import TINY_DATA, TINY_NET, TINY_RUN, Run, exit_code
+from lightning.pytorch import Trainer
 
 from faceexpr.cli.main import main
+from faceexpr.data.synthetic.faces import SyntheticFaces
 from faceexpr.models.mlp import MLP
 from faceexpr.models.resnet import ResNet
 from faceexpr.models.simple_cnn import SimpleCNN
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.losses import Focal
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import INTERRUPTED, FaceExprError
 
 BEST = "lightning_logs/version_0/checkpoints/best.ckpt"
 LAST = "lightning_logs/version_0/checkpoints/last.ckpt"
+ONE_CYCLE = ["--model.scheduler=OneCycleLR", "--model.scheduler.max_lr=0.1"]
 
 NETS: dict[str, list[str]] = {
     "MLP": ["--model.net=MLP", "--model.net.hidden=[8]", "--model.net.batch_norm=true"],
@@ -32,60 +39,24 @@ NETS: dict[str, list[str]] = {
 }
 
 
-def test_every_shipped_network_is_covered() -> None:
-    assert set(NETS) == {"MLP", "SimpleCNN", "ResNet"}
+def resume(*args: str, epochs: int = 4) -> Path:
+    """Resume the first run and return the folder of the new one."""
+    main(["fit", "--ckpt_path", LAST, *TINY_RUN[1:], f"--trainer.max_epochs={epochs}", *args])
+    return newest_run()
 
 
-@pytest.mark.parametrize("net", NETS)
-def test_e03_e14_checkpoints_load_safely_everywhere(net: str, run: Run, workdir: Path) -> None:
-    extra = [
-        *NETS[net],
-        "--data.train_size=8",
-        "--model.loss=Focal",
-        "--model.optimizer=SGD",
-        "--model.optimizer.lr=0.01",
-    ]
-    run("fit", *extra, net=False)
-    checkpoint = torch.load(LAST, weights_only=True)
-    assert plain(checkpoint["hyper_parameters"])
-    assert plain(checkpoint["datamodule_hyper_parameters"])
-    for verb in ("validate", "test", "predict"):
-        main([verb, "--ckpt_path", LAST, *TINY_RUN[1:]])
-    main(["fit", "--ckpt_path", LAST, *TINY_RUN[1:], "--trainer.max_epochs=2"])
-    resumed = torch.load("lightning_logs/version_4/checkpoints/last.ckpt", weights_only=True)
-    assert resumed["global_step"] == 2 * checkpoint["global_step"]
-    main(["export", "--ckpt_path", LAST, "--out", "model.pt2"])
-
-    model = ExpressionClassifier.load_from_checkpoint(LAST).eval()
-    assert type(model.net).__name__ == net
-    assert isinstance(model.loss, Focal)
-    image = torch.randint(0, 256, (3, 1, 48, 48), dtype=torch.uint8)
-    code = (
-        "import sys, torch\nfrom faceexpr.tasks.classify import ExpressionClassifier\n"
-        "model = ExpressionClassifier.load_from_checkpoint(sys.argv[1]).eval()\n"
-        "torch.save(model(torch.load('image.pt')).detach(), 'result.pt')"
-    )
-    torch.save(image, "image.pt")
-    subprocess.run([sys.executable, "-c", code, LAST], check=True)
-    torch.testing.assert_close(torch.load("result.pt"), model(image).detach(), atol=1e-6, rtol=0)
+def newest_run() -> Path:
+    return max(Path("lightning_logs").iterdir(), key=lambda folder: int(folder.name.removeprefix("version_")))
 
 
-def test_e03_learning_rate_finder_works(run: Run, workdir: Path) -> None:
-    finder = "{class_path: LearningRateFinder, init_args: {num_training_steps: 20, early_stop_threshold: null}}"
-    Path("finder.yaml").write_text(f"trainer: {{callbacks: [{finder}]}}")
-    run("fit", "--config", "finder.yaml", "--data.train_size=28", "--trainer.max_epochs=5")
-    assert learning_rate(LAST) != 0.001
+def last_of(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    return state
 
 
-def test_e03_an_unsafe_file_is_refused(workdir: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    class Harmful:
-        def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
-            return os.system, ("touch harmed",)
-
-    torch.save({"state_dict": {}, "payload": Harmful()}, "foreign.ckpt")
-    assert exit_code(lambda: main(["test", "--ckpt_path", "foreign.ckpt"])) == 2
-    assert "foreign.ckpt cannot be loaded as a checkpoint" in capsys.readouterr().err
-    assert not Path("harmed").exists()
+def learning_rate(checkpoint: str | Path) -> float:
+    state = torch.load(checkpoint, weights_only=True)
+    return float(state["optimizer_states"][0]["param_groups"][0]["lr"])
 
 
 def plain(value: Any) -> bool:
@@ -96,67 +67,26 @@ def plain(value: Any) -> bool:
     return value is None or type(value) in (bool, int, float, str)
 
 
-def learning_rate(checkpoint: str) -> float:
-    state = torch.load(checkpoint, weights_only=True)
-    return float(state["optimizer_states"][0]["param_groups"][0]["lr"])
+# Checkpoints load safely, everywhere and without the configuration (cases E03, E14).
 
 
-@pytest.mark.parametrize("flag", ["--model.optimizer.lr=0.001", "--model.lr=0.001"])
-def test_e04_a_written_learning_rate_beats_the_checkpoints(
-    flag: str, run: Run, workdir: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    run("fit", "--model.optimizer=SGD", "--model.optimizer.lr=0.1", "--model.optimizer.momentum=0.9")
-    assert learning_rate(LAST) == 0.1
-    caplog.clear()
-    main(["fit", "--ckpt_path", LAST, *TINY_RUN[1:], "--trainer.max_epochs=2", flag])
-    resumed = "lightning_logs/version_1/checkpoints/last.ckpt"
-    assert learning_rate(resumed) == 0.001
-    assert "learning rate 0.001" in caplog.text
-    state = torch.load(resumed, weights_only=True)
-    assert state["optimizer_states"][0]["param_groups"][0]["momentum"] == 0.9
-    main(["fit", "--ckpt_path", LAST, *TINY_RUN[1:], "--trainer.max_epochs=2"])
-    assert learning_rate("lightning_logs/version_2/checkpoints/last.ckpt") == 0.1
-
-
-def test_e04_another_network_is_one_clear_message(run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run("fit")
-    Path("cnn.yaml").write_text("model: {class_path: ExpressionClassifier, init_args: {net: {class_path: SimpleCNN}}}")
-    assert exit_code(lambda: main(["test", "--ckpt_path", BEST, "--config", "cnn.yaml", *TINY_RUN[1:]])) == 2
-    error = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
-    assert len(error) == 1
-    assert "MLP(" in error[0]
-    assert "SimpleCNN" in error[0]
-
-
-def test_e04_last_is_the_newest_run_and_best_needs_a_run(
-    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    assert exit_code(lambda: run("test", "--ckpt_path=last")) == 2
-    assert "no last.ckpt below lightning_logs" in capsys.readouterr().err
-    caplog.set_level(logging.INFO)
-    run("fit", "--ckpt_path=last")
-    assert "there is no last.ckpt to go on from below lightning_logs: training starts anew" in caplog.text
-    main(["fit", "--ckpt_path", "last", *TINY_RUN[1:], "--trainer.max_epochs=3"])
-    assert torch.load("lightning_logs/version_1/checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
-    assert exit_code(lambda: main(["test", "--ckpt_path=best"])) == 2
-    assert "knows of no run" in capsys.readouterr().err
-    main(["test", "--ckpt_path=lightning_logs/version_1", *TINY_RUN[1:]])
-
-
-def test_e04_evaluation_options_beat_the_checkpoint_too(run: Run, workdir: Path) -> None:
-    run("fit")
-    main(["test", "--ckpt_path", BEST, *TINY_RUN[1:], "--data.test_size=14", "--data.batch_size=3"])
-    config = yaml.safe_load(Path("lightning_logs/version_1/config.yaml").read_text())
-    assert (config["data"]["init_args"]["test_size"], config["data"]["init_args"]["batch_size"]) == (14, 3)
-    assert config["model"]["init_args"]["net"]["init_args"]["hidden"] == [8]
+@pytest.mark.parametrize("net", NETS)
+def test_a_checkpoint_of_every_network_loads_safely_everywhere(net: str, run: Run, workdir: Path) -> None:
+    sgd = ["--model.optimizer=SGD", "--model.optimizer.lr=0.01"]
+    run("fit", *NETS[net], "--data.train_size=8", "--model.loss=Focal", *sgd, net=False)
+    checkpoint = torch.load(LAST, weights_only=True)
+    assert plain(checkpoint["hyper_parameters"])
+    assert plain(checkpoint["datamodule_hyper_parameters"])
+    for verb in ("validate", "test", "predict") if net == "MLP" else ():
+        main([verb, "--ckpt_path", LAST, *TINY_RUN[1:]])
+    assert last_of(resume(epochs=2))["global_step"] == 2 * checkpoint["global_step"]
+    model = ExpressionClassifier.load_from_checkpoint(LAST)
+    assert type(model.net).__name__ == net
+    assert isinstance(model.loss, Focal)
 
 
 @pytest.mark.parametrize("net", [MLP, SimpleCNN, partial(ResNet, depth=18), partial(MLP, hidden=(4,))])
-def test_e14_models_built_in_python_load_with_the_path_only(net: Any, tmp_path: Path) -> None:
-    from lightning.pytorch import Trainer
-
-    from faceexpr.data.synthetic import SyntheticFaces
-
+def test_models_built_in_python_load_with_the_path_only(net: Any, tmp_path: Path) -> None:
     model = ExpressionClassifier(net=net, optimizer=partial(torch.optim.SGD, lr=0.01))
     trainer = Trainer(
         max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -170,22 +100,202 @@ def test_e14_models_built_in_python_load_with_the_path_only(net: Any, tmp_path: 
     assert loaded.class_names == model.class_names
 
 
-def test_e14_a_checkpoint_with_missing_weights_says_what_is_missing(tmp_path: Path, run: Run) -> None:
-    run("fit")
-    checkpoint = torch.load(BEST, weights_only=True)
-    removed = next(iter(checkpoint["state_dict"]))
-    del checkpoint["state_dict"][removed]
-    torch.save(checkpoint, "old.ckpt")
+def test_an_unsafe_file_is_refused(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Harmful:
+        def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+            return os.system, ("touch harmed",)
+
+    torch.save({"state_dict": {}, "payload": Harmful()}, "foreign.ckpt")
+    assert exit_code(lambda: main(["test", "--ckpt_path", "foreign.ckpt"])) == 2
+    assert "foreign.ckpt cannot be loaded as a checkpoint" in capsys.readouterr().err
+    assert not Path("harmed").exists()
+
+
+def test_a_checkpoint_with_missing_weights_says_what_is_missing(workdir: Path) -> None:
+    model = ExpressionClassifier(net=partial(MLP, hidden=(4,)))
+    weights = model.state_dict()
+    removed = next(iter(weights))
+    del weights[removed]
+    stored = {"state_dict": weights, "hyper_parameters": dict(model.hparams), "pytorch-lightning_version": "2.6.6"}
+    torch.save(stored, "old.ckpt")
     with pytest.raises(FaceExprError, match=removed):
         ExpressionClassifier.load_from_checkpoint("old.ckpt")
 
 
 def test_hyper_parameters_that_a_checkpoint_cannot_keep_are_refused() -> None:
-    with pytest.raises(FaceExprError, match=r"model\.optimizer is .*lambda"):
+    with pytest.raises(FaceExprError, match=r"optimizer is .*lambda"):
         ExpressionClassifier(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
 
 
-def test_e06_a_second_run_into_the_same_folder_keeps_the_first_config(run: Run, workdir: Path) -> None:
+def test_the_learning_rate_finder_works(run: Run, workdir: Path) -> None:
+    finder = "{class_path: LearningRateFinder, init_args: {num_training_steps: 20, early_stop_threshold: null}}"
+    Path("finder.yaml").write_text(f"trainer: {{callbacks: [{finder}]}}")
+    run("fit", "--config", "finder.yaml", "--data.train_size=28", "--trainer.max_epochs=5")
+    assert learning_rate(LAST) != 0.001
+
+
+# What the user writes beats what the checkpoint remembers (case E04).
+
+
+def test_a_written_learning_rate_beats_the_checkpoints(
+    run: Run, workdir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run("fit", "--model.optimizer=SGD", "--model.optimizer.lr=0.1", "--model.optimizer.momentum=0.9")
+    for flag in ("--model.optimizer.lr=0.001", "--model.lr=0.001"):
+        caplog.clear()
+        state = last_of(resume(flag, epochs=2))["optimizer_states"][0]["param_groups"][0]
+        assert (state["lr"], state["momentum"]) == (0.001, 0.9)
+        assert "learning rate 0.001" in caplog.text
+    assert learning_rate(resume(epochs=2) / "checkpoints/last.ckpt") == 0.1
+
+
+def test_another_network_is_one_clear_message(run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("fit")
+    Path("cnn.yaml").write_text("model: {class_path: ExpressionClassifier, init_args: {net: {class_path: SimpleCNN}}}")
+    assert exit_code(lambda: main(["test", "--ckpt_path", BEST, "--config", "cnn.yaml", *TINY_RUN[1:]])) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert len(error) == 1
+    assert "MLP(" in error[0]
+    assert "SimpleCNN" in error[0]
+
+
+def test_evaluation_options_beat_the_checkpoint_too(run: Run, workdir: Path) -> None:
+    run("fit")
+    main(["test", "--ckpt_path", BEST, *TINY_RUN[1:], "--data.test_size=14", "--data.batch_size=3"])
+    config = yaml.safe_load(Path("lightning_logs/version_1/config.yaml").read_text())
+    assert (config["data"]["init_args"]["test_size"], config["data"]["init_args"]["batch_size"]) == (14, 3)
+    assert config["model"]["init_args"]["net"]["init_args"]["hidden"] == [8]
+
+
+def test_a_null_checkpoint_replaces_that_of_a_configuration(
+    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("a.yaml").write_text("ckpt_path: missing.ckpt\n")
+    assert exit_code(lambda: run("fit", "--config", "a.yaml")) == 2
+    assert "missing.ckpt does not exist" in capsys.readouterr().err
+    Path("b.yaml").write_text("ckpt_path: null\n")
+    run("fit", "--config", "a.yaml", "--config", "b.yaml")
+
+
+def test_last_is_the_newest_run_and_best_needs_a_run(
+    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert exit_code(lambda: run("test", "--ckpt_path=last")) == 2
+    assert "no last.ckpt below lightning_logs" in capsys.readouterr().err
+    caplog.set_level(logging.INFO)
+    run("fit", "--ckpt_path=last")
+    assert "there is no last.ckpt to go on from below lightning_logs: training starts anew" in caplog.text
+    main(["fit", "--ckpt_path", "last", *TINY_RUN[1:], "--trainer.max_epochs=3"])
+    assert last_of(newest_run())["epoch"] == 2
+    assert exit_code(lambda: main(["test", "--ckpt_path=best"])) == 2
+    assert "knows of no run" in capsys.readouterr().err
+    main(["test", "--ckpt_path=lightning_logs/version_1", *TINY_RUN[1:]])
+
+
+@pytest.mark.parametrize(
+    ("interval", "change", "total"),
+    [
+        ("step", [], 16),  # 4 epochs of 4 batches instead of 2
+        ("step", ["--data.batch_size=7"], 8),
+        ("step", ["--trainer.accumulate_grad_batches=2"], 8),
+        ("epoch", [], 4),
+    ],
+)
+def test_a_schedule_over_the_whole_training_follows_its_new_length(
+    interval: str, change: list[str], total: int, run: Run, workdir: Path
+) -> None:
+    run("fit", "--trainer.max_epochs=2", *ONE_CYCLE, f"--model.scheduler_interval={interval}")
+    state = last_of(resume(*change))["lr_schedulers"][0]
+    assert state["total_steps"] == total
+    assert state["last_epoch"] == total - 1  # it ends with the training: the rate has come down
+    assert state["_last_lr"][0] < 1e-4
+
+
+def test_a_scheduler_may_be_added(run: Run, workdir: Path) -> None:
+    run("fit", "--trainer.max_epochs=2", "--model.optimizer=SGD", "--model.optimizer.lr=0.1")
+    state = last_of(resume(*ONE_CYCLE, "--model.scheduler_interval=step"))
+    assert state["lr_schedulers"][0]["total_steps"] == 16
+
+
+def test_a_schedule_that_is_too_short_stays_at_its_end(run: Run) -> None:
+    with pytest.warns(UserWarning, match="OneCycleLR ends after 2 steps, before the training does"):
+        run("fit", *ONE_CYCLE, "--model.scheduler.total_steps=2", "--model.scheduler_interval=step")
+
+
+def test_a_schedule_that_needs_a_length_says_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: run("fit", *ONE_CYCLE, "--trainer.max_epochs=-1")) == 2
+    assert "OneCycleLR, which has to know how long the training is; expected max_epochs" in capsys.readouterr().err
+
+
+# The best epoch of the run that is resumed.
+
+
+def accuracy_of(folder: Path) -> float:
+    return float(json.loads((folder / "metrics.json").read_text())["val"]["accuracy"])
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_the_best_epoch_comes_along(moved: bool, run: Run, workdir: Path) -> None:
+    run("fit", "--trainer.max_epochs=2", "--model.optimizer=SGD", "--model.optimizer.lr=0")  # the first epoch is best
+    path = LAST
+    if moved:
+        shutil.move("lightning_logs/version_0", "elsewhere")
+        path = "elsewhere/checkpoints/last.ckpt"
+    main(["fit", "--ckpt_path", path, *TINY_RUN[1:], "--trainer.max_epochs=3"])
+    folder = newest_run()
+    assert torch.load(folder / "checkpoints/best.ckpt", weights_only=True)["epoch"] == 0
+    assert json.loads((folder / "metrics.json").read_text())["val"]["epoch"] == 0
+
+
+@pytest.mark.parametrize("change", ["nothing", "monitor", "lost"])
+def test_what_is_reported_as_best_are_the_weights_that_are_kept(change: str, run: Run, workdir: Path) -> None:
+    run("fit", "--trainer.max_epochs=2", "--data.val_size=50")
+    if change == "lost":
+        Path(BEST).unlink()
+        with pytest.warns(UserWarning, match="the best epoch will be chosen among those from here on"):
+            folder = resume()
+        assert torch.load(folder / "checkpoints/best.ckpt", weights_only=True)["epoch"] >= 2
+    else:
+        folder = resume(*["--checkpoint.monitor=val/nll", "--checkpoint.mode=min"] if change == "monitor" else [])
+    main(["validate", "--ckpt_path", str(folder), *TINY_RUN[1:], "--predictions.path=null"])
+    assert accuracy_of(folder) == accuracy_of(newest_run())
+
+
+def test_a_best_checkpoint_of_a_later_epoch_is_not_taken_for_that_of_an_earlier_one(run: Run, workdir: Path) -> None:
+    # As after a kill between the best checkpoint of an epoch and the state that knows of it.
+    run("fit", "--trainer.max_epochs=1", "--data.val_size=50", "--model.lr=0")
+    state = torch.load(BEST, weights_only=True)
+    for key, value in state["callbacks"].items():
+        if key.startswith("BestCheckpoint"):
+            value["current_score"] = torch.tensor(0.99)
+    torch.save(state, BEST)
+    with pytest.warns(UserWarning, match=r"best\.ckpt is of an epoch after the checkpoint that is resumed"):
+        folder = resume(epochs=2)
+    assert torch.load(folder / "checkpoints/best.ckpt", weights_only=True)["epoch"] == 1
+
+
+# Where a run goes on, and when there is nothing to go on with.
+
+
+def test_nothing_left_to_train_is_said(run: Run, workdir: Path) -> None:
+    run("fit", "--trainer.max_epochs=2")
+    with pytest.warns(UserWarning, match="nothing was left to train: the checkpoint has done 2 epochs and 8 steps"):
+        resume(epochs=2)
+
+
+def test_a_training_that_has_ended_early_does_not_go_on(run: Run, workdir: Path) -> None:
+    # No epoch is better than the one before by 1, so that the second is the last.
+    early = "{class_path: EarlyStopping, init_args: {monitor: val/accuracy, mode: max, min_delta: 1.0, patience: 1}}"
+    Path("early.yaml").write_text(f"trainer: {{callbacks: [{early}]}}\n")
+    run("fit", "--config=early.yaml", "--trainer.max_epochs=9")
+    assert torch.load(LAST, weights_only=True)["global_step"] == 8
+    with pytest.warns(UserWarning, match="has done 2 epochs and 8 steps; to go on, leave out EarlyStopping"):
+        run("fit", "--config=early.yaml", "--trainer.max_epochs=9", f"--ckpt_path={LAST}")
+    assert not (newest_run() / "checkpoints/last.ckpt").exists()
+    assert last_of(resume(epochs=3))["global_step"] == 12
+
+
+def test_a_second_run_into_the_same_folder_keeps_the_first_config(run: Run, workdir: Path) -> None:
     fixed = ["--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=runs", "--trainer.logger.name=a",
              "--trainer.logger.version=x"]  # fmt: skip
     for lr in (0.1, 0.2):
@@ -197,16 +307,25 @@ def test_e06_a_second_run_into_the_same_folder_keeps_the_first_config(run: Run, 
         for name in ("config.1.yaml", "config.2.yaml", "config.yaml")
     ]
     assert rates == [0.1, 0.2, 0.3]
-    import json
-
     assert set(json.loads((folder / "metrics.json").read_text())) == {"val", "test"}
+    assert sorted(path.name for path in folder.glob("checkpoints/last*")) == ["last-v1.ckpt", "last.ckpt"]
 
 
-def test_e06_two_processes_share_a_folder_without_hanging(workdir: Path) -> None:
-    fixed = ["--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=runs", "--trainer.logger.name=a",
-             "--trainer.logger.version=x"]  # fmt: skip
-    args = ["fit", *TINY_DATA, "--model.net=MLP", "--model.net.hidden=[8]", *TINY_RUN, *fixed, "--trainer.devices=2"]
-    for _ in range(2):
-        subprocess.run([sys.executable, "-m", "faceexpr", *args], check=True, timeout=180, capture_output=True)
-    assert Path("runs/a/x/config.1.yaml").exists()
-    assert Path("runs/a/x/config.yaml").exists()
+def test_callbacks_of_the_training_are_not_asked_for_when_measuring(run: Run, recwarn: pytest.WarningsRecorder) -> None:
+    run("fit", "--trainer.callbacks+=EMAWeightAveraging")
+    recwarn.clear()
+    main(["test", "--ckpt_path", LAST, *TINY_RUN[1:]])
+    main(["test", "--ckpt_path", LAST, *TINY_RUN[1:], "--trainer.callbacks+=EMAWeightAveraging"])
+    assert not [warning for warning in recwarn if "EMAWeightAveraging" in str(warning.message)]
+
+
+def test_an_interrupted_run_says_what_is_kept(workdir: Path) -> None:
+    args = ["fit", *TINY_DATA, *TINY_NET, *TINY_RUN[1:], "--trainer.max_epochs=100000"]
+    with Path("out").open("wb") as out, Path("err").open("wb") as err:
+        process = subprocess.Popen([sys.executable, "-m", "faceexpr", *args], stdout=out, stderr=err)
+        while process.poll() is None and Path("out").read_bytes().count(b"\n") < 2:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == INTERRUPTED
+    step = torch.load(LAST, weights_only=True)["global_step"]
+    assert f"{LAST} is of step {step}" in Path("err").read_text()

@@ -218,7 +218,7 @@ def test_a_calibration_belongs_to_the_weights(tmp_path, recwarn):
     recwarn.clear()
     model = tiny_classifier(mirror=True)
     model.on_load_checkpoint(torch.load(path, weights_only=True))
-    assert "model.mirror is True, but the calibration was found with False" in str(recwarn.pop().message)
+    assert "mirror is True, but the calibration was found with False" in str(recwarn.pop().message)
 
 
 def test_what_is_no_calibration_is_refused():
@@ -276,6 +276,6 @@ def test_a_network_scales_its_probabilities_as_numpy_does(mirror):
 def test_scales_and_shifts_belong_together():
     with pytest.raises(FaceExprError, match=r"^scales are \[1.0\] and shifts \[\]; expected a finite"):
         Calibration(scales=(1.0,))
-    with pytest.raises(FaceExprError, match=r"^model.calibration has 2 scales; expected 7, one for each of Angry, "):
+    with pytest.raises(FaceExprError, match=r"^calibration has 2 scales; expected 7, one for each of Angry, "):
         ExpressionClassifier(calibration=Calibration(scales=(1.0, 1.0), shifts=(0.0, 0.0)))
     assert Calibration(scales=[1.0], shifts=[0.0]) == Calibration(scales=(1.0,), shifts=(0.0,))

@@ -16,10 +16,10 @@ from faceexpr.cli.export_model import without_folders
 from faceexpr.cli.main import main
 from faceexpr.models.compact_resnet import CompactResNet
 from faceexpr.models.light_detector import LightDetector
+from faceexpr.tasks.base import load_task
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.detect import FaceDetector
 from faceexpr.tasks.knn import KNNClassifier
-from faceexpr.tasks.load import load_task
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.weights.checkpoints import class_of, find_checkpoint, read_checkpoint, remembered
 from faceexpr.weights.model_file import FORMAT, KEY, packed, read_header, read_model_file

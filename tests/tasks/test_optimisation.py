@@ -1,4 +1,4 @@
-"""Learning rates that follow the number of samples in a step."""
+"""Learning rates that follow the number of samples in a step, and schedules that follow what is measured."""
 
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from faceexpr.cli.main import main
 from faceexpr.models.mlp import MLP
 from faceexpr.tasks import optimisation
 from faceexpr.tasks.classify import ExpressionClassifier
-from faceexpr.tasks.scaling import scaled_rates
+from faceexpr.tasks.optimisation import scaled_rates
 
 LAST = "lightning_logs/version_{}/checkpoints/last.ckpt"
 SCHEDULES: dict[str, Any] = {
@@ -35,7 +35,7 @@ def rates(scheduler: Any, factor: float, monkeypatch: pytest.MonkeyPatch) -> lis
         partial(MLP, hidden=[4]), optimizer=partial(torch.optim.SGD, lr=0.1), scheduler=scheduler, lr_scaling="linear"
     )
     task.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_epochs=1)
-    optimizer, schedule = task._optimizer_and_scheduler()
+    optimizer, schedule = task.build_optimizer()
     found = []
     for _ in range(10):
         found.append(optimizer.param_groups[0]["lr"])
@@ -106,4 +106,15 @@ def test_a_rate_that_is_looked_for_cannot_be_scaled(
     run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_code(lambda: run("fit", *SCALED, "--trainer.callbacks+=LearningRateFinder")) == 2
-    assert "model.lr_scaling is linear, but LearningRateFinder" in capsys.readouterr().err
+    assert "lr_scaling is linear, but LearningRateFinder" in capsys.readouterr().err
+
+
+def test_a_plateau_has_moved_on_before_the_checkpoint_of_its_epoch(run: Run, workdir: Path) -> None:
+    plateau = "--model.scheduler=lightning.pytorch.cli.ReduceLROnPlateau"
+    options = ["monitor=val/accuracy", "mode=max", "patience=0", "threshold=1.0", "threshold_mode=abs"]
+    written = [plateau, *(f"--model.scheduler.{option}" for option in options)]
+    run("fit", *written, "--model.lr=0.01", "--trainer.max_epochs=2")
+    # No epoch is better than the first by 1, so the second lowers the rate.
+    assert groups(0)["lr"] == pytest.approx(0.001)
+    state = torch.load(LAST.format(0), weights_only=True)
+    assert state["lr_schedulers"][0]["last_epoch"] == 2

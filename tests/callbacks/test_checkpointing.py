@@ -1,13 +1,18 @@
 """What `--ckpt_path last` means, and the parts of which an exact resumption is made."""
 
 import os
+import random
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from conftest import TINY_RUN, Run
+from conftest import TINY_RUN, Run, exit_code
+from lightning.pytorch import LightningModule, Trainer
 
-from faceexpr.callbacks.checkpointing import WholeCheckpointIO
+from faceexpr.callbacks.checkpointing import EpochSeed, WholeCheckpointIO
 from faceexpr.cli.main import main
 from faceexpr.cli.written import last_folder
 from faceexpr.data.loading import BatchLoader, BatchSampler, FaceSplit
@@ -64,14 +69,6 @@ def test_a_named_run_goes_on_in_its_own_folder_with_its_own_state(run: Run, work
     assert torch.load("runs/b/checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
 
 
-def test_a_new_run_into_the_same_folder_replaces_no_checkpoint(run: Run, workdir: Path) -> None:
-    for _ in range(2):
-        run("fit", "--trainer.logger.version=x")
-    assert sorted(path.name for path in Path("lightning_logs/x/checkpoints").glob("last*")) == [
-        "last-v1.ckpt", "last.ckpt",
-    ]  # fmt: skip
-
-
 def test_a_torn_checkpoint_is_named_and_passed_over(workdir: Path, recwarn: pytest.WarningsRecorder) -> None:
     for number, name in enumerate(("older", "newer", "newest")):
         Path(name).mkdir()
@@ -102,20 +99,6 @@ def test_the_best_epoch_stays_where_no_validation_is_left(run: Run, workdir: Pat
     for version in (0, 1):
         best = torch.load(f"lightning_logs/version_{version}/checkpoints/best.ckpt", weights_only=True)
         assert best["global_step"] == 4
-
-
-def test_a_best_checkpoint_of_a_later_epoch_is_not_taken_for_that_of_an_earlier_one(run: Run, workdir: Path) -> None:
-    # As after a kill between the best checkpoint of an epoch and the state that knows of it.
-    run("fit", "--trainer.max_epochs=1", "--data.val_size=50", "--model.lr=0")
-    best = LAST.with_name("best.ckpt")
-    state = torch.load(best, weights_only=True)
-    for key, value in state["callbacks"].items():
-        if key.startswith("BestCheckpoint"):
-            value["current_score"] = torch.tensor(0.99)
-    torch.save(state, best)
-    with pytest.warns(UserWarning, match=r"best\.ckpt is of an epoch after the checkpoint that is resumed"):
-        main(["fit", "--ckpt_path", str(LAST), *TINY_RUN[1:], "--trainer.max_epochs=2"])
-    assert torch.load("lightning_logs/version_1/checkpoints/best.ckpt", weights_only=True)["epoch"] == 1
 
 
 def test_a_checkpoint_is_whole_or_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,3 +133,25 @@ def test_a_resumed_epoch_leaves_out_its_first_batches_and_no_other_epoch_does() 
     assert resumed.state_dict() == {"epoch": 1, "batches": 4, "samples": 3}
     assert epoch(resumed, 2) == epoch(loader(), 2)
     assert len(resumed) == 4
+
+
+def test_random_numbers_of_an_epoch_follow_from_the_epoch_alone() -> None:
+    def draw(epoch: int, rank: int = 0) -> tuple[float, float, float]:
+        trainer: Any = SimpleNamespace(current_epoch=epoch, global_rank=rank, strategy=Trainer(logger=False).strategy)
+        torch.manual_seed(3)
+        seed = EpochSeed()
+        seed.setup(trainer, LightningModule(), "fit")
+        torch.rand(5)
+        seed.on_train_epoch_start(trainer, LightningModule())
+        return float(torch.rand(())), random.random(), float(np.random.rand())
+
+    assert draw(1) == draw(1)
+    assert all(len({draw(1)[place], draw(2)[place], draw(1, rank=1)[place]}) == 3 for place in range(3))
+
+
+def test_a_step_of_another_size_is_refused_within_an_epoch(
+    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("fit", "--trainer.max_steps=2")
+    assert exit_code(lambda: run("fit", f"--ckpt_path={LAST}", "--trainer.max_steps=4", "--data.batch_size=5")) == 2
+    assert "was saved within an epoch with 4 samples in a step, and this training has 5" in capsys.readouterr().err

@@ -1,5 +1,7 @@
-"""Trainings that start from other weights: what is taken over, what is not, and that they are read at no other time."""
+"""Weights that a task starts from: what is taken over, what is not, and that they are read once; copies of a task."""
 
+import threading
+from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -10,10 +12,10 @@ from red_finder import save_task, tiny_classifier
 from faceexpr.cli.main import main
 from faceexpr.models.light_detector import LightDetector
 from faceexpr.models.mlp import MLP
+from faceexpr.tasks.base import load_weights
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.detect import FaceDetector
 from faceexpr.tasks.representations import NetworkFeatures
-from faceexpr.tasks.start import load_weights
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 from faceexpr.weights.checkpoints import read_checkpoint
@@ -80,7 +82,7 @@ def test_weights_of_another_network_are_refused(trained):
     detector = FaceDetector(net=LightDetector(widths=(4, 8, 8, 16, 16), neck=8))
     with pytest.raises(FaceExprError, match=r"but the configuration asks for LightDetector\(widths"):
         load_weights(detector.net, detector.hparams["net"], "trained.ckpt")
-    with pytest.raises(FaceExprError, match=r"--model.weights: nowhere does not exist; .*fer2013_compact"):
+    with pytest.raises(FaceExprError, match=r"weights: nowhere does not exist; .*fer2013_compact"):
         start(fresh(), "nowhere")
 
 
@@ -130,3 +132,23 @@ def test_neighbours_cannot_compare_what_a_detector_sees(workdir):
     save_task(FaceDetector(net=LightDetector(widths=(4, 8, 8, 16, 16), neck=8)), workdir / "detector.ckpt")
     with pytest.raises(FaceExprError, match=r"detector\.ckpt holds no ExpressionClassifier"):
         NetworkFeatures("detector.ckpt").load_pretrained()
+
+
+def test_the_weights_are_copied_and_the_factories_are_not():
+    # The command line's factories hold on to the parser, the trainer and, when distributed, to what has no copy.
+    def build(cls, lock, parameters):
+        return cls(parameters, lr=0.1)
+
+    model = ExpressionClassifier(
+        net=partial(MLP, hidden=(4,)), optimizer=partial(build, torch.optim.SGD, threading.Lock())
+    )
+    copied = deepcopy(model)
+    assert copied.optimizer is model.optimizer
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.add_(1)
+    assert all(
+        torch.equal(changed, original + 1)
+        for changed, original in zip(copied.parameters(), model.parameters(), strict=True)
+    )
+    assert copied.class_names == model.class_names
