@@ -32,9 +32,8 @@ from jsonargparse import auto_cli
 from numpy.typing import NDArray
 
 from faceexpr.boxes.matching import match, stack
-from faceexpr.data.face_reading import face_tensor
-from faceexpr.data.fer2013 import usage_split
-from faceexpr.data.fer2013_table import read_table
+from faceexpr.data.fer2013 import read_table, usage_split
+from faceexpr.data.image_reading import face_tensor
 from faceexpr.pipeline.classifier import Classifier, load_classifier
 from faceexpr.pipeline.crop import Box, Crop, clipped, cut
 from faceexpr.pipeline.pipeline import MIN_SCORE

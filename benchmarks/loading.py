@@ -35,7 +35,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from faceexpr.data.face_folder import FaceFolder
-from faceexpr.data.face_reading import OVERSAMPLING, face_tensor
+from faceexpr.data.image_reading import OVERSAMPLING, face_tensor
 from faceexpr.data.synthetic.drawing import draw_scene
 
 KINDS: tuple[tuple[Literal[1, 3], int], ...] = ((1, 48), (3, 224))

@@ -16,7 +16,6 @@ from jsonargparse import auto_cli
 from torch import Tensor
 
 from faceexpr.data.fer2013 import FER2013
-from faceexpr.data.leaks import leaked
 from faceexpr.models.neighbours.search import class_probabilities, nearest
 from faceexpr.tasks.representations import Histogram, RawPixels
 
@@ -43,7 +42,7 @@ def main(path: Path) -> None:
     training = data.split("train")
     assert training.targets is not None
     splits = {stage: data.split(stage) for stage in SPLITS}
-    leaks = {stage: torch.from_numpy(leaked(split, training)) for stage, split in splits.items()}
+    leaks = {stage: torch.from_numpy(split.find_leaked(training)) for stage, split in splits.items()}
     for stage, name in zip(SPLITS, ("PublicTest", "PrivateTest"), strict=True):
         print(f"{name}: {int(leaks[stage].sum())} of {len(splits[stage]):,} images are leaked\n")
     print("| representation | p | K | PublicTest | without leaked | PrivateTest | without leaked | paper |")

@@ -67,7 +67,7 @@ def test_f01_one_face_has_the_same_probabilities_on_every_path(workdir: Path) ->
     main(["predict", "--ckpt_path=lightning_logs/version_0", *TINY_RUN[1:]])
     Image.fromarray(images[3]).save("grey.png")
     Image.fromarray(np.repeat(images[3][..., None], 3, axis=2)).save("rgb.png")
-    main(["predict", "--ckpt_path=lightning_logs/version_0", "--data=FaceImages", "--data.paths=[grey.png,rgb.png]",
+    main(["predict", "--ckpt_path=lightning_logs/version_0", "--data=FaceFiles", "--data.paths=[grey.png,rgb.png]",
           *TINY_RUN[1:]])  # fmt: skip
     main(["export", "--ckpt_path=lightning_logs/version_0", "--out=model.pt2"])
     program, metadata = load_exported(Path("model.pt2"))
@@ -119,7 +119,7 @@ def test_f07_names_come_from_the_checkpoint(workdir: Path) -> None:
     write_folders(workdir / "faces", faces(14))
     names = f"--data.class_names=[{','.join(order)}]"
     main(["fit", "--data=FaceFolder", "--data.path=faces", names, *NET, *TINY_RUN])
-    main(["predict", "--ckpt_path=lightning_logs/version_0", "--data=FaceImages", "--data.paths=faces/test",
+    main(["predict", "--ckpt_path=lightning_logs/version_0", "--data=FaceFiles", "--data.paths=faces/test",
           *TINY_RUN[1:]])  # fmt: skip
     rows = predictions(Path("lightning_logs/version_1"))
     assert tuple(rows[0])[2:9] == order
@@ -137,7 +137,7 @@ def test_f07_eight_classes_on_seven_and_seven_on_eight(workdir: Path, capsys: py
     folder = ["--data=FaceFolder", "--data.path=faces"]
     main(["fit", *folder, eight, *NET, *TINY_RUN])
     ckpt = "--ckpt_path=lightning_logs/version_0"
-    main(["predict", ckpt, "--data=FaceImages", "--data.paths=faces/test", *TINY_RUN[1:]])
+    main(["predict", ckpt, "--data=FaceFiles", "--data.paths=faces/test", *TINY_RUN[1:]])
     assert tuple(predictions(Path("lightning_logs/version_1"))[0])[2:10] == FERPLUS_NAMES
     # Every class of the data is known to the model: labels are matched by name.
     seven = f"--data.class_names=[{','.join(FER_NAMES)}]"
@@ -167,7 +167,7 @@ def test_c05_unreadable_files_have_their_rows_and_the_exit_code_tells(run: Run, 
     Path("empty.jpg").touch()
     Path("text.jpg").write_text("no image")
     paths = "--data.paths=[cut.jpg,ok.jpg,empty.jpg,text.jpg,absent.jpg]"
-    code = exit_code(lambda: main(["predict", "--ckpt_path=lightning_logs/version_0", "--data=FaceImages", paths,
+    code = exit_code(lambda: main(["predict", "--ckpt_path=lightning_logs/version_0", "--data=FaceFiles", paths,
                                    *TINY_RUN[1:]]))  # fmt: skip
     rows = predictions(Path("lightning_logs/version_1"))
     assert code == 3

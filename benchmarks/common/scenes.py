@@ -12,9 +12,8 @@ from PIL import Image
 
 from faceexpr.boxes.matching import Truth
 from faceexpr.data.annotations.reading import read_annotations
-from faceexpr.data.fer2013 import usage_split
-from faceexpr.data.fer2013_table import read_table
-from faceexpr.data.module import Stage
+from faceexpr.data.base import Stage
+from faceexpr.data.fer2013 import read_table, usage_split
 from faceexpr.data.synthetic.drawing import draw_scene
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES

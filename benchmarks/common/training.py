@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from faceexpr.callbacks.checkpointing import BestCheckpoint, EpochSeed, LastCheckpoint
 from faceexpr.callbacks.checks import RunChecks
 from faceexpr.callbacks.classification import ClassificationEvaluation
-from faceexpr.data.base import ExpressionDataModule
+from faceexpr.data.base import ExpressionDataModule, Stage
 from faceexpr.data.loading import FaceSplit
-from faceexpr.data.module import Stage
 from faceexpr.models.base import ExpressionNet
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.labels import FER_NAMES

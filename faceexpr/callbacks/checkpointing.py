@@ -21,11 +21,14 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from faceexpr.callbacks.evaluation import AUTO, Evaluation, resolve_monitor
-from faceexpr.data.draws import seed_of
-from faceexpr.data.resumable import POSITION, ResumableLoader
+from faceexpr.data.augment import seed_of
+from faceexpr.data.loading import BatchLoader
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import replacing
 from faceexpr.weights.checkpoints import read_checkpoint
+
+POSITION = "train_position"
+"""Key of a checkpoint: the training loader's position, as its ``state_dict`` gives it."""
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -193,7 +196,7 @@ class LastCheckpoint(ModelCheckpoint):
         self.saved_step, self._position = 0, {}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if isinstance(trainer.train_dataloader, ResumableLoader):
+        if isinstance(trainer.train_dataloader, BatchLoader):
             checkpoint[POSITION] = trainer.train_dataloader.state_dict()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -210,7 +213,7 @@ class LastCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         loader, position = trainer.train_dataloader, self._position
         # Lightning gives the loader its position too, but not where a schedule has asked for the number of steps.
-        if isinstance(loader, ResumableLoader) and position.get("epoch") == trainer.current_epoch:
+        if isinstance(loader, BatchLoader) and position.get("epoch") == trainer.current_epoch:
             samples = loader.state_dict()["samples"]
             if samples != position["samples"]:
                 raise FaceExprError(

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from faceexpr.callbacks.reports import csv_text
 from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.loading import FaceSplit
-from faceexpr.data.streaming import share_findings
 from faceexpr.metrics.tables import SampleCollector, SampleTable
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say, write_file
@@ -98,7 +97,7 @@ class PredictionWriter(Callback):
             raise FaceExprError("predictions are written for the images of an ExpressionDataModule only")
         class_names = tuple(pl_module.class_names)  # type: ignore[arg-type]
         split = datamodule.split("predict")
-        share_findings(split)
+        split.share_findings()
         rows = list_rows(split, table)
         self.failed = sum(row.status == "error" for row in rows)
         self._done = True

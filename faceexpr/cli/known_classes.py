@@ -13,7 +13,7 @@ import faceexpr.data
 import faceexpr.models
 import faceexpr.tasks
 from faceexpr.cli.written import first_class
-from faceexpr.data.module import FaceDataModule
+from faceexpr.data.base import FaceDataModule
 from faceexpr.utils.specs import class_path
 
 MODEL_CLASS = "faceexpr.tasks.classify.ExpressionClassifier"

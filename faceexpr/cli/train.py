@@ -29,7 +29,7 @@ from faceexpr.callbacks.robustness import Robustness
 from faceexpr.cli.known_classes import WRITTEN_OUT, default_classes, import_short_names
 from faceexpr.cli.parser import Parser, bad_input, class_change_logger, is_written
 from faceexpr.cli.written import last_folder, written_path
-from faceexpr.data.module import FaceDataModule
+from faceexpr.data.base import FaceDataModule
 from faceexpr.utils.errors import INTERRUPTED, PREEMPTED, SOME_FAILED, FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 from faceexpr.weights.checkpoints import find_checkpoint, newest_loadable, remembered, require_checkpoint

@@ -1,4 +1,4 @@
-"""Random changes to whole training batches, on the training device, drawn for each sample on its own.
+"""Change the images of training batches at random, on the training device, each sample by draws of its own.
 
 Why not a library: ``python benchmarks/augmentation.py`` prints what this costs beside a training step of `SimpleCNN`,
 and what the same changes cost in kornia and torchvision. The limit for taking a library was 5 % of the step.
@@ -12,19 +12,29 @@ multiply-add.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from math import pi
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, one_hot
 
-from faceexpr.data.draws import uniform
 from faceexpr.data.loading import PADDING
 from faceexpr.utils.errors import FaceExprError
 
 ERASED = 0.5
 """What an erased square is filled with: mid-grey, zero for a network that maps pixels to (-1, 1)."""
+
+
+# The increment and the multipliers of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
+# generators", 2014; the multipliers are Stafford's variant 13).
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_BITS = 24
+"""As many as a float32 between 0.5 and 1 can tell apart, so that no number is rounded up to 1."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ class Augmentation:
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
-            raise FaceExprError(f"data.augment.{name} is {getattr(self, name)}; expected {expected}")
+            raise FaceExprError(f"augment.{name} is {getattr(self, name)}; expected {expected}")
 
     @property
     def warps(self) -> bool:
@@ -209,3 +219,40 @@ def _mix(pixels: Tensor, target: Tensor, draws: _Draws, num_classes: int) -> tup
     weight = draws.mixup
     mixed = torch.lerp(pixels[partner], pixels, weight.view(-1, 1, 1, 1))
     return mixed, torch.lerp(labels[partner], labels, weight.view(-1, 1))
+
+
+def uniform(index: Tensor, columns: int, key: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return random numbers that depend on the key and on each sample's index, and on nothing else.
+
+    A generator gives the n-th number to whoever asks n-th, so that a sample's numbers would depend on the batch that
+    it is in. Here they are hashed: the numbers of a sample are those of a SplitMix64 generator whose seed is the hash
+    of the key and the index. No state has to be kept.
+
+    Args:
+        index: int64 (N,), on the host.
+        columns: numbers for each sample.
+        key: what else they depend on, such as the seed and the epoch.
+
+    Returns:
+        float32 (N, columns), uniform in [0, 1).
+    """
+    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is what is wanted
+        state = np.zeros(1, np.uint64)
+        for part in key:
+            state = _mixed(state + _GOLDEN + np.uint64(part % 2**64))
+        state = _mixed(state + _GOLDEN + index.numpy().astype(np.uint64))
+        counter = np.arange(1, columns + 1, dtype=np.uint64) * _GOLDEN
+        bits = _mixed(state[:, None] + counter)
+    return np.asarray((bits >> np.uint64(64 - _BITS)).astype(np.float32) / np.float32(2**_BITS))
+
+
+def seed_of(*parts: int) -> int:
+    """Return a seed of 63 bits that depends on all parts alike; sums of seeds would repeat from epoch to epoch."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return SplitMix64's hash of each number."""
+    x = (x ^ (x >> np.uint64(30))) * _FIRST
+    x = (x ^ (x >> np.uint64(27))) * _SECOND
+    return np.asarray(x ^ (x >> np.uint64(31)))

@@ -1,60 +1,187 @@
-"""What every expression data set shares: splits, loaders, and augmentation on the training device."""
+"""What every data set shares: what a checkpoint keeps of it, the seed, the loaders, and augmentation on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.fabric.utilities.data import suggested_max_num_workers
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from faceexpr.data.augment import Augmentation, augment_batch
-from faceexpr.data.loading import BatchLoader, BatchSampler, FaceSplit
-from faceexpr.data.module import SPLITS, FaceDataModule, Stage, require_at_least
+from faceexpr.data.image_reading import Box, FaceReader, FileNames, read_faces, stream_faces
+from faceexpr.data.loading import BatchLoader, BatchSampler, BatchSource, FaceSplit
 from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import DEFAULT_MAX_PIXELS
 from faceexpr.utils.labels import FER_NAMES
+from faceexpr.utils.specs import Described, class_path, describe
 from faceexpr.utils.text import counted
+
+Stage = Literal["train", "val", "test", "predict"]
+
+SPLITS: dict[str, tuple[Stage, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
+"""The splits that each of Lightning's verbs needs."""
+
+MOST_WORKERS = 16
+"""Workers of one process where the user does not say how many."""
+
+
+class FaceDataModule(Described, LightningDataModule):
+    """A data set whose checkpoint keeps how to read it, and whose random numbers come from one seed.
+
+    Attributes:
+        suits: the kind of model that it is for, by what the model ``gives``: ``probabilities`` or ``detections``.
+
+    Args:
+        batch_size: images in a batch of one process.
+        drop_last: leave an incomplete last batch out of each training epoch.
+        global_batch_size: images in a training step of all processes together; each takes its part. By default
+            batch_size times the number of processes.
+    """
+
+    suits: str
+
+    def __init__(self, batch_size: int = 128, drop_last: bool = False, global_batch_size: int | None = None) -> None:
+        super().__init__()
+        require_at_least(1, "batch_size", batch_size)
+        require_at_least(1, "global_batch_size", global_batch_size)
+        self.batch_size = batch_size
+        self.drop_last = drop_last
+        self.global_batch_size = global_batch_size
+        self._loaders: WeakSet[BatchLoader] = WeakSet()
+        hyper_parameters = {name: describe(value, name) for name, value in self.init_args.items()}
+        # A checkpoint keeps its data, so that it can be tested without the configuration being named again.
+        self.save_hyperparameters({**hyper_parameters, "_class_path": class_path(type(self))}, logger=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Processes of a run that are not forked get a copy; the loaders stay here.
+        return {name: value for name, value in self.__dict__.items() if name != "_loaders"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _loaders=WeakSet())
+
+    def __str__(self) -> str:
+        # Lightning's makes the loaders, for which the data are read.
+        return type(self).__name__
+
+    def make_loader(
+        self, stage: Stage, source: BatchSource, size: int, num_workers: int | None, training: bool
+    ) -> BatchLoader:
+        """Return the loader of this process for a split; its workers end with the run.
+
+        Args:
+            stage: the split.
+            source: reads its batches.
+            size: number of its samples.
+            num_workers: processes that read; None is the CPU cores that the run leaves, 16 at most. The cores are
+                those that the process may use, shared by the processes of the machine.
+            training: draw an order for each epoch, and balance its last step.
+        """
+        trainer = self.trainer
+        if num_workers is None:
+            num_workers = min(MOST_WORKERS, suggested_max_num_workers(trainer.num_devices if trainer else 1))
+        sampler = BatchSampler(
+            size=size,
+            batch_size=self.batch_size,
+            training=training,
+            shuffle=trainer is None or not trainer.overfit_batches,  # type: ignore[attr-defined]  # set at run time
+            drop_last=self.drop_last,
+            seed=self.seed,
+            world_size=trainer.world_size if trainer else 1,
+            rank=trainer.global_rank if trainer else 0,
+            global_batch_size=self.step_size if stage == "train" else None,
+        )
+        pin_memory = num_workers > 0 and trainer is not None and isinstance(trainer.accelerator, CUDAAccelerator)
+        loader = BatchLoader(source, sampler, num_workers, pin_memory)
+        self._loaders.add(loader)
+        return loader
+
+    def train_dataloader(self) -> BatchLoader:
+        return self.split_loader("train")
+
+    def val_dataloader(self) -> BatchLoader:
+        return self.split_loader("val")
+
+    def test_dataloader(self) -> BatchLoader:
+        return self.split_loader("test")
+
+    def predict_dataloader(self) -> BatchLoader:
+        return self.split_loader("predict")
+
+    def split_loader(self, stage: Stage) -> BatchLoader:
+        """Return the loader of a split, by `make_loader`."""
+        raise NotImplementedError
+
+    def teardown(self, stage: str) -> None:
+        self._close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        # Lightning leaves `teardown` out. Workers that are still there would keep the process from ending.
+        self._close()
+
+    def _close(self) -> None:
+        for loader in self._loaders:
+            loader.close()
+
+    @property
+    def seed(self) -> int:
+        """The seed of the order and the augmentation: that of ``seed_everything``, the same in every process."""
+        if not hasattr(self, "_seed"):
+            seed = torch.initial_seed() % 2**31
+            self._seed: int = self.trainer.strategy.broadcast(seed) if self.trainer else seed
+        return self._seed
+
+    @property
+    def step_size(self) -> int:
+        """Samples in a training step of all processes together.
+
+        Raises:
+            FaceExprError: fewer than there are processes.
+        """
+        world_size = self.trainer.world_size if self.trainer else 1
+        if self.global_batch_size is None:
+            return self.batch_size * world_size
+        if self.global_batch_size < world_size:
+            raise FaceExprError(
+                f"global_batch_size is {self.global_batch_size}, but there are {world_size} processes; expected at "
+                "least one sample for each"
+            )
+        return self.global_batch_size
 
 
 class ExpressionDataModule(FaceDataModule):
     """Face images with one expression each.
 
-    A subclass says what its classes are (`class_names`, known without reading anything) and implements `load_split`.
-    Images stay uint8 until they have reached the training device; there `Augmentation` is applied to each sample of a
-    training batch with draws that depend on the seed, the epoch and the sample only. Each process has other samples,
-    so its draws differ from those of the others, and a run with several processes trains on the very pixels of a run
-    with one.
+    A subclass sets ``class_names``, where they are not those of FER-2013, before anything is read, and implements
+    `load_split`. Images stay uint8 until they have reached the training device; there `Augmentation` is applied to each
+    sample of a training batch with draws that depend on the seed, the epoch and the sample only. Each process has other
+    samples, so its draws differ from those of the others, and a run with several processes trains on the very pixels of
+    a run with one.
+
+    Attributes:
+        class_names: names of the classes in index order.
 
     Args:
-        batch_size: images in a batch of one process.
         augment: random changes to the training images; all are off by default.
-        drop_last: leave an incomplete last batch out of each training epoch.
-        class_names: names of the classes in index order.
-        global_batch_size: images in a training step of all processes together; each takes its part. By default
-            batch_size times the number of processes.
     """
 
     suits = "probabilities"
+    class_names: tuple[str, ...] = FER_NAMES
 
-    def __init__(
-        self,
-        batch_size: int = 128,
-        augment: Augmentation | None = None,
-        drop_last: bool = False,
-        class_names: Sequence[str] = FER_NAMES,
-        global_batch_size: int | None = None,
-    ) -> None:
-        super().__init__()
-        require_at_least(1, "batch_size", batch_size)
-        require_at_least(1, "global_batch_size", global_batch_size)
-        self.batch_size = batch_size
-        self.global_batch_size = global_batch_size
+    def __init__(self, augment: Augmentation | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.augment = augment or Augmentation()
-        self.drop_last = drop_last
-        self.class_names = tuple(class_names)
         self.splits: dict[Stage, FaceSplit] = {}
 
     def load_split(self, stage: Stage) -> FaceSplit:
@@ -113,22 +240,15 @@ class ExpressionDataModule(FaceDataModule):
         """Whether the model remembers its training data: each sample once, as it is, and none left out."""
         return bool(getattr(getattr(self.trainer, "lightning_module", None), "remembers", False))
 
-    def _loader(self, stage: Stage) -> BatchLoader:
-        trainer = self.trainer
-        world_size, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+    def split_loader(self, stage: Stage) -> BatchLoader:
         split = self.split(stage)
-        sampler = BatchSampler(
-            size=len(split),
-            batch_size=self.batch_size,
-            training=stage == "train" and not self._remembering,
-            shuffle=trainer is None or not trainer.overfit_batches,  # type: ignore[attr-defined]  # set at run time
-            drop_last=self.drop_last,
-            seed=self.seed,
-            num_replicas=world_size,
-            rank=rank,
-            global_batch_size=self.step_size if stage == "train" else None,
-        )
-        return BatchLoader(split, sampler)
+        num_workers = 0 if isinstance(split.images, Tensor) else self.num_workers_to_read
+        return self.make_loader(stage, split, len(split), num_workers, stage == "train" and not self._remembering)
+
+    @property
+    def num_workers_to_read(self) -> int | None:
+        """Processes that read images which are not in memory; see `make_loader`."""
+        return None
 
     @property
     def network_size(self) -> int:
@@ -136,18 +256,6 @@ class ExpressionDataModule(FaceDataModule):
         model = getattr(self.trainer, "lightning_module", None)
         preprocess = getattr(getattr(model, "net", None), "preprocess", None)
         return int(getattr(preprocess, "size", 48))
-
-    def train_dataloader(self) -> BatchLoader:
-        return self._loader("train")
-
-    def val_dataloader(self) -> BatchLoader:
-        return self._loader("val")
-
-    def test_dataloader(self) -> BatchLoader:
-        return self._loader("test")
-
-    def predict_dataloader(self) -> BatchLoader:
-        return self._loader("predict")
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         if not isinstance(batch, dict):  # the example input of the model summary comes this way too
@@ -174,3 +282,67 @@ class ExpressionDataModule(FaceDataModule):
             batch["image"], batch["target"], batch["index"], self.augment, (self.seed, epoch), len(self.class_names)
         )
         return {**batch, "image": image, "target": target}
+
+
+class ImageFilesModule(ExpressionDataModule):
+    """Expression data in image files, decoded once into memory or, where there are too many, each time.
+
+    Args:
+        image_size: side in pixels that the images are resized to; by default what the network takes.
+        channels: 1 for grey, 3 for RGB; a network that wants grey converts by itself.
+        max_pixels: an image with more pixels is not read.
+        memory_gib: the decoded images of a split are kept in memory where they need no more than this. More are decoded
+            anew each time they are needed, and only their headers are looked at before.
+        num_workers: processes that decode images then, for each process of the run; by default the CPU cores that it
+            leaves, 16 at most. 0 decodes in the process itself.
+    """
+
+    def __init__(
+        self,
+        image_size: int | None = None,
+        channels: Literal[1, 3] = 1,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        memory_gib: float = 4.0,
+        num_workers: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        require_at_least(1, "image_size", image_size)
+        require_at_least(1, "max_pixels", max_pixels)
+        require_at_least(0, "memory_gib", memory_gib)
+        require_at_least(0, "num_workers", num_workers)
+        if channels not in (1, 3):
+            raise FaceExprError(f"channels is {channels}; expected 1 (grey) or 3 (RGB)")
+        self.image_size = image_size
+        self.channels = channels
+        self.max_pixels = max_pixels
+        self.memory_gib = memory_gib
+        self.num_workers = num_workers
+        self.box: Box | None = None
+
+    @property
+    def reader(self) -> FaceReader:
+        """What reads each file."""
+        return FaceReader(self.image_size or self.network_size, self.channels, self.box, self.max_pixels)
+
+    @property
+    def num_workers_to_read(self) -> int | None:
+        return self.num_workers
+
+    def streams(self, files: FileNames) -> bool:
+        """Tell whether the decoded faces need more memory than allowed."""
+        return len(files) * torch.Size(self.reader.shape).numel() > self.memory_gib * 2**30
+
+    def read(self, files: FileNames) -> FaceSplit:
+        """Return the faces as a split without labels, in memory where there is room."""
+        return (stream_faces if self.streams(files) else read_faces)(files, self.reader)
+
+
+def require_at_least(least: int, name: str, value: float | None) -> None:
+    """Refuse an option below its least value; None is an option that is not given.
+
+    Raises:
+        FaceExprError: it is too small.
+    """
+    if value is not None and not value >= least:  # also what is not a number
+        raise FaceExprError(f"{name} is {value}; expected {least} or more")

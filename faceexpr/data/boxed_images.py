@@ -10,14 +10,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
 from faceexpr.data.annotations.records import AnnotatedImage
+from faceexpr.data.base import SPLITS, FaceDataModule, Stage, require_at_least
 from faceexpr.data.box_augment import BoxAugmentation
-from faceexpr.data.broken_pictures import tell_of_broken
-from faceexpr.data.loading import BatchSampler
-from faceexpr.data.module import SPLITS, FaceDataModule, Stage, require_at_least
-from faceexpr.data.picture_batches import Batches, PictureLoader
-from faceexpr.data.pictures import Pictures
-from faceexpr.data.together import gathered
-from faceexpr.data.workers import workers
+from faceexpr.data.box_batches import BoxBatches, BoxSplit
+from faceexpr.data.image_reading import warn_of_broken
+from faceexpr.data.loading import BatchLoader, gather
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.text import counted
 
@@ -36,11 +33,8 @@ class DetectionDataModule(FaceDataModule):
             default none where the pictures are in memory, and the CPU cores that training leaves, 16 at most, where
             they are not.
         augment: random crops and changes of the training pictures; without it they are taken whole.
-        drop_last: leave an incomplete last batch out of each training epoch.
         memory_gib: the decoded pictures of a split are kept in memory where they need no more than this. More are
             decoded anew each time they are needed, and only their headers are looked at before training.
-        global_batch_size: pictures in a training step of all processes together; each takes its part. By default
-            batch_size times the number of processes.
     """
 
     suits = "detections"
@@ -51,22 +45,16 @@ class DetectionDataModule(FaceDataModule):
         batch_size: int = 16,
         num_workers: int | None = None,
         augment: BoxAugmentation | None = None,
-        drop_last: bool = False,
         memory_gib: float = 4.0,
-        global_batch_size: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
-        require_at_least(1, "batch_size", batch_size)
-        require_at_least(1, "global_batch_size", global_batch_size)
+        super().__init__(batch_size=batch_size, **kwargs)
         require_at_least(0, "num_workers", num_workers)
         require_at_least(0, "memory_gib", memory_gib)
-        self.batch_size = batch_size
-        self.global_batch_size = global_batch_size
         self.num_workers = num_workers
         self.augment = augment
-        self.drop_last = drop_last
         self.memory_gib = memory_gib
-        self.splits: dict[Stage, Pictures] = {}
+        self.splits: dict[Stage, BoxSplit] = {}
 
     def load_records(self, stage: Stage) -> list[AnnotatedImage]:
         """Read the annotations of one split.
@@ -90,18 +78,18 @@ class DetectionDataModule(FaceDataModule):
             ImageError: it is seen to be broken.
         """
 
-    def split(self, stage: Stage) -> Pictures:
+    def split(self, stage: Stage) -> BoxSplit:
         """Return a split, read once."""
         if stage not in self.splits:
             records = self.load_records(stage)
             if not records:
                 raise FaceExprError(f"{type(self).__name__}: the {stage} split holds no picture")
-            self.splits[stage] = Pictures(self.read_pixels, self.check, records, self.leaves_out_broken)
+            self.splits[stage] = BoxSplit(self.read_pixels, self.check, records, self.leaves_out_broken)
         return self.splits[stage]
 
     def picture(self, stage: Stage, index: int) -> NDArray[np.uint8]:
         """Return a picture of a split as it is, RGB uint8 (H, W, 3)."""
-        return self.split(stage).read(index)
+        return self.split(stage).pixels(index)
 
     def source(self, stage: Stage, index: int) -> str:
         """Return what to call a picture of a split: its path."""
@@ -127,49 +115,23 @@ class DetectionDataModule(FaceDataModule):
         """Tell whether a split has a face that is not to be ignored, without which no average precision is defined."""
         return any(not record.ignored.all() for record in self.split(stage).records)
 
-    def _loader(self, stage: Stage) -> PictureLoader:
-        trainer = self.trainer
-        world_size, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-        training = stage == "train"
-        pictures = self.split(stage)
-        pictures.prepare(self.memory_gib)
-        sampler = BatchSampler(
-            size=len(pictures),
-            batch_size=self.batch_size,
-            training=training,
-            shuffle=trainer is None or not trainer.overfit_batches,  # type: ignore[attr-defined]  # set at run time
-            drop_last=self.drop_last,
-            seed=self.seed,
-            num_replicas=world_size,
-            rank=rank,
-            global_batch_size=self.step_size if training else None,
-        )
-        number = 0 if self.num_workers is None and pictures.kept is not None else self.num_workers
-        batches = Batches(pictures, self.seed if training else None, self.augment)
-        return self.opened(PictureLoader(batches, sampler, workers(number, trainer)))
-
-    def train_dataloader(self) -> PictureLoader:
-        return self._loader("train")
-
-    def val_dataloader(self) -> PictureLoader:
-        return self._loader("val")
-
-    def test_dataloader(self) -> PictureLoader:
-        return self._loader("test")
-
-    def predict_dataloader(self) -> PictureLoader:
-        return self._loader("predict")
+    def split_loader(self, stage: Stage) -> BatchLoader:
+        split = self.split(stage)
+        split.prepare(self.memory_gib)
+        num_workers = 0 if self.num_workers is None and split.kept is not None else self.num_workers
+        batches = BoxBatches(split, self.seed, self.augment)
+        return self.make_loader(stage, batches, len(split), num_workers, training=stage == "train")
 
     def teardown(self, stage: str) -> None:
         super().teardown(stage)
         for name in SPLITS[stage]:
             if name not in self.splits:
                 continue
-            pictures = self.splits[name]
-            for broken in gathered(pictures.broken):
-                pictures.broken.update(broken)
-            reasons = {self.source(name, index): reason for index, reason in sorted(pictures.broken.items())}
-            tell_of_broken(name, len(pictures), reasons, "picture")
+            split = self.splits[name]
+            for broken in gather(split.broken):
+                split.broken.update(broken)
+            reasons = {self.source(name, index): reason for index, reason in sorted(split.broken.items())}
+            warn_of_broken(name, len(split), reasons)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         if not isinstance(batch, dict):  # the example input of the model summary comes this way too

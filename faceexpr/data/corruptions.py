@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as change
 from torchvision.transforms.v2.functional import InterpolationMode
 
-from faceexpr.data.draws import uniform
+from faceexpr.data.augment import uniform
 
 REFERENCE_SIDE = 48
 """Side in pixels of the face that lengths in the table are given for; with a larger image they grow."""

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from faceexpr.data.annotations.reading import read_annotations
 from faceexpr.data.annotations.records import AnnotatedImage, ReadOptions
+from faceexpr.data.base import Stage
 from faceexpr.data.box_augment import BoxAugmentation
 from faceexpr.data.box_split import listed, seeded
 from faceexpr.data.boxed_images import DetectionDataModule
-from faceexpr.data.broken_pictures import check_picture
-from faceexpr.data.module import Stage
+from faceexpr.data.image_reading import check_image
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import DEFAULT_MAX_PIXELS, read_image
 
@@ -74,7 +74,9 @@ class FaceBoxes(DetectionDataModule):
         reading: ReadOptions | None = None,
         global_batch_size: int | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, augment, drop_last, memory_gib, global_batch_size=global_batch_size)
+        super().__init__(
+            batch_size, num_workers, augment, memory_gib, drop_last=drop_last, global_batch_size=global_batch_size
+        )
         for option, beside in (("val", val_list), ("test", test_list)):
             if beside is not None and (val if option == "val" else test) is not None:
                 raise FaceExprError(f"data.{option} and data.{option}_list are both given; expected one of them")
@@ -109,7 +111,7 @@ class FaceBoxes(DetectionDataModule):
         return pixels
 
     def check(self, record: AnnotatedImage) -> None:
-        check_picture(str(record.path), self.max_pixels)
+        check_image(str(record.path), self.max_pixels)
 
     def _parts(self) -> dict[str, list[AnnotatedImage]]:
         """Return the splits that the training file is divided into, which is done once."""

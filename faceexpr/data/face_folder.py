@@ -3,40 +3,47 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
 
-from faceexpr.data.augment import Augmentation
-from faceexpr.data.base import ExpressionDataModule
-from faceexpr.data.broken_pictures import tell_of_broken
-from faceexpr.data.cache import cached_arrays
-from faceexpr.data.face_reading import FaceReader, check_image_options, read_faces
-from faceexpr.data.file_names import FileNames
-from faceexpr.data.folder_layout import Listing, list_splits
-from faceexpr.data.loading import BatchLoader, FaceSplit
-from faceexpr.data.module import SPLITS, Stage, require_at_least
-from faceexpr.data.streaming import FaceFiles, StreamLoader, needs_streaming, share_findings, streamed
-from faceexpr.data.workers import workers
+from faceexpr.data.base import SPLITS, ImageFilesModule, Stage
+from faceexpr.data.cache import load_cached
+from faceexpr.data.image_reading import FileNames, warn_of_broken
+from faceexpr.data.loading import FaceSplit
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.images import DEFAULT_MAX_PIXELS
-from faceexpr.utils.labels import FER_NAMES
+from faceexpr.utils.images import EXTENSIONS, list_images
+from faceexpr.utils.labels import FER_NAMES, canonical
 
-_STAGES: dict[str, tuple[Stage, ...]] = {
-    "fit": ("train", "val"),
-    "validate": ("val",),
-    "test": ("test",),
-    "predict": ("predict",),
+SPLIT_FOLDERS: dict[str, Stage] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "public": "val",
+    "publictest": "val",
+    "test": "test",
+    "testing": "test",
+    "private": "test",
+    "privatetest": "test",
 }
+"""Folder names (lower case, without blanks, ``-`` and ``_``) and the split that each means, FER-2013's among them."""
+
+_LAYOUTS = "train/CLASS/*, val/CLASS/* and test/CLASS/*, or CLASS/*"
 
 
-class FaceFolder(ExpressionDataModule):
+class FaceFolder(ImageFilesModule):
     """Face images in one folder a class: train/CLASS/*, val/CLASS/* and test/CLASS/*, or just CLASS/*.
 
     Folders are matched to classes by name (``happiness`` means Happy), and the index of a class never depends on
@@ -47,24 +54,12 @@ class FaceFolder(ExpressionDataModule):
 
     Args:
         path: the folder.
-        batch_size: images in a batch of one process.
-        augment: random changes to the training images; all are off by default.
-        drop_last: leave an incomplete last batch out of each training epoch.
-        global_batch_size: images in a training step of all processes together; each takes its part. By default
-            batch_size times the number of processes.
         class_names: the classes in index order; by default the seven of FER-2013.
-        image_size: side in pixels that the images are resized to; by default what the network takes.
-        channels: 1 for grey, 3 for RGB.
         on_bad_image: what to do about images that cannot be read: ``stop`` lists all with their reasons before
             training, ``skip`` leaves them out and says how many.
         val_fraction: part of each class that is held out for validation where there is no folder for it.
         test_fraction: part of each class that is held out for the test where there are no folders for the splits.
         split_seed: seed of that choice.
-        max_pixels: an image with more pixels is not read.
-        memory_gib: the decoded images of a split are kept in memory where they need no more than this. More are decoded
-            anew each time they are needed, and only their headers are looked at before training.
-        num_workers: processes that decode images then, for each process that trains; by default the CPU cores that
-            training leaves, 16 at most. 0 decodes in the training process.
         cache_dir: folder for the cache; by default ``.faceexpr-cache`` beside the folder, or the user's cache folder
             where that cannot be written.
     """
@@ -72,58 +67,37 @@ class FaceFolder(ExpressionDataModule):
     def __init__(
         self,
         path: str,
-        batch_size: int = 128,
-        augment: Augmentation | None = None,
-        drop_last: bool = False,
         class_names: list[str] | None = None,
-        image_size: int | None = None,
-        channels: Literal[1, 3] = 1,
         on_bad_image: Literal["stop", "skip"] = "stop",
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
         split_seed: int = 0,
-        max_pixels: int = DEFAULT_MAX_PIXELS,
-        memory_gib: float = 4.0,
-        num_workers: int | None = None,
         cache_dir: str | None = None,
-        global_batch_size: int | None = None,
+        **kwargs: Any,
     ) -> None:
         names = list(FER_NAMES) if class_names is None else class_names
         if not names or len({name.strip().lower() for name in names}) < len(names):
-            raise FaceExprError(f"data.class_names is {names}; expected one or more names, each once")
-        super().__init__(
-            batch_size=batch_size,
-            augment=augment,
-            drop_last=drop_last,
-            class_names=names,
-            global_batch_size=global_batch_size,
-        )
-        check_image_options(image_size, channels, max_pixels)
-        require_at_least(0, "num_workers", num_workers)
-        require_at_least(0, "memory_gib", memory_gib)
+            raise FaceExprError(f"class_names is {names}; expected one or more names, each once")
+        super().__init__(**kwargs)
         if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
             raise FaceExprError(
-                f"data.val_fraction is {val_fraction} and data.test_fraction is {test_fraction}; expected 0 or more "
+                f"val_fraction is {val_fraction} and test_fraction is {test_fraction}; expected 0 or more "
                 "each, and less than 1 together"
             )
         self.path = path
-        self.image_size = image_size
-        self.channels = channels
+        self.class_names = tuple(names)
         self.on_bad_image = on_bad_image
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
         self.split_seed = split_seed
-        self.max_pixels = max_pixels
-        self.memory_gib = memory_gib
-        self.num_workers = num_workers
         self.cache_dir = cache_dir
         self._read: dict[Stage, FaceSplit] = {}
 
     def prepare_data(self) -> None:
         # One process a node fills the cache before the others look for it.
         if self.trainer is not None and self.trainer.state.fn is not None:
-            stages = [stage for stage in _STAGES[self.trainer.state.fn] if stage not in self.splits]
-            self._read_all(stage for stage in stages if not self._streams(stage))
+            stages = [stage for stage in SPLITS[self.trainer.state.fn] if stage not in self.splits]
+            self._read_all(stage for stage in stages if not self.streams(self._listing(stage).files))
 
     def load_split(self, stage: Stage) -> FaceSplit:
         # Who is about to train wants to know of the bad images in both splits at once.
@@ -131,23 +105,15 @@ class FaceFolder(ExpressionDataModule):
         self._read_all(("train", "val") if with_val else (stage,))
         return self._read.pop(stage)
 
-    def _loader(self, stage: Stage) -> BatchLoader:
-        loader = super()._loader(stage)
-        if not isinstance(loader.split.images, FaceFiles):
-            return loader
-        advice = "leave such images out with data.on_bad_image=skip" if self.on_bad_image == "stop" else None
-        processes = workers(self.num_workers, self.trainer)
-        return self.opened(StreamLoader(loader.split, loader.sampler, processes, advice))
-
     def teardown(self, stage: str) -> None:
         super().teardown(stage)
         for name in SPLITS[stage]:
             split = self.splits.get(name)
             if split is None or stage == "predict":  # whose result says it for each image
                 continue
-            share_findings(split)
+            split.share_findings()
             reasons = {split.sources[index]: reason for index, reason in sorted(split.broken.items())}
-            tell_of_broken(name, len(split), reasons)
+            warn_of_broken(name, len(split), reasons)
 
     @property
     def _root(self) -> Path:
@@ -172,9 +138,7 @@ class FaceFolder(ExpressionDataModule):
         found = f"{len(failures):,} of {total:,} images in {self.path} cannot be read"
         reasons = "".join(f"\n  {failure.source}: {failure.reason}" for failure in failures)
         if self.on_bad_image == "stop":
-            raise FaceExprError(
-                f"{found}; repair or remove them, or leave them out with data.on_bad_image=skip:{reasons}"
-            )
+            raise FaceExprError(f"{found}; repair or remove them, or leave them out with on_bad_image skip:{reasons}")
         if len(failures) == total:
             raise FaceExprError(f"{found}, so nothing is left:{reasons}")
         rank_zero_warn(f"{found} and are left out:{reasons}")
@@ -187,37 +151,29 @@ class FaceFolder(ExpressionDataModule):
             )
         return self._listings[stage]
 
-    @property
-    def _reader(self) -> FaceReader:
-        return FaceReader(self.image_size or self.network_size, self.channels, max_pixels=self.max_pixels)
-
-    def _streams(self, stage: Stage) -> bool:
-        return needs_streaming(len(self._listing(stage).files), self._reader, self.memory_gib)
-
     def _read_one(self, stage: Stage) -> FaceSplit:
         listing = self._listing(stage)
-        split = streamed(listing.files, self._reader) if self._streams(stage) else self._read_cached(listing.files)
+        split = self.read(listing.files) if self.streams(listing.files) else self._read_cached(listing.files)
         readable = torch.ones(len(listing.labels), dtype=torch.bool)
         readable[[failure.position for failure in split.failures]] = False
-        return dataclasses.replace(split, targets=listing.labels[readable])
+        advice = "leave such images out with on_bad_image skip" if self.on_bad_image == "stop" else None
+        return dataclasses.replace(split, targets=listing.labels[readable], advice=advice)
 
     def _read_cached(self, files: FileNames) -> FaceSplit:
-        reader = self._reader
-
         def build() -> dict[str, np.ndarray]:
-            split = read_faces(files, reader)
+            split = self.read(files)
             if split.failures:
                 raise _IncompleteError(split)
             notes = json.dumps([split.notes.get(index, "") for index in range(len(split))])
             return {"images": split.tensor.numpy(), "notes": np.frombuffer(notes.encode(), np.uint8)}
 
         try:
-            arrays = cached_arrays(
+            arrays = load_cached(
                 [self._root.resolve(), *(path for path in map(Path, files) if path.exists())],
                 kind="face-folder-2",
                 build=build,
-                cache_dir=None if self.cache_dir is None else Path(self.cache_dir),
-                options=f"{reader.image_size} {self.channels} {self.max_pixels} {list(files)}",
+                cache_dir=self.cache_dir,
+                options=f"{self.reader.image_size} {self.channels} {self.max_pixels} {list(files)}",
             )
         except _IncompleteError as incomplete:
             return incomplete.split
@@ -240,3 +196,131 @@ class _IncompleteError(Exception):
     def __init__(self, split: FaceSplit) -> None:
         super().__init__()
         self.split = split
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The image files of a split.
+
+    Attributes:
+        files: sorted by class, then by path.
+        labels: the class index of each, int64 (N,).
+    """
+
+    files: FileNames
+    labels: Tensor
+
+
+def list_splits(
+    root: Path, class_names: Sequence[str], val_fraction: float, test_fraction: float, seed: int
+) -> dict[Stage, Listing]:
+    """Find the splits of a folder; what is held out is announced.
+
+    Args:
+        root: holds one folder a split with one folder a class in each, or one folder a class.
+        class_names: the classes in index order.
+        val_fraction: part to hold out for validation where there is no folder for it.
+        test_fraction: part to hold out for the test where there are no folders for the splits.
+        seed: seed of the choice.
+
+    Returns:
+        The splits that there are; one may be empty.
+
+    Raises:
+        FaceExprError: there is no such folder, or one of its folders means no split or no class.
+    """
+    if not root.is_dir():
+        found = "is a file" if root.exists() else "does not exist"
+        raise FaceExprError(f"path: {root} {found}; expected a folder with {_LAYOUTS}")
+    folders = _subfolders(root)
+    if not folders:
+        raise FaceExprError(f"path: {root} holds no folders; expected {_LAYOUTS}")
+    if not any(_split_of(folder) for folder in folders):
+        return _held_out(_list_classes(root, class_names), root, {"test": test_fraction, "val": val_fraction}, seed)
+    splits: dict[Stage, Path] = {}
+    for folder in folders:
+        stage = _split_of(folder)
+        if stage is None:
+            raise FaceExprError(
+                f"{folder} means no split but stands beside {next(filter(_split_of, folders)).name}; expected train, "
+                "val and test"
+            )
+        if stage in splits:
+            raise FaceExprError(f"{splits[stage]} and {folder} both mean the {stage} split; expected one of them")
+        splits[stage] = folder
+    _warn_of_strays(root)
+    listings = {stage: _list_classes(folder, class_names) for stage, folder in splits.items()}
+    if "train" in listings and "val" not in listings:
+        listings |= _held_out(listings["train"], root, {"val": val_fraction}, seed)
+    return listings
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    # __MACOSX is what a zip file made on a Mac leaves beside the data.
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))
+
+
+def _split_of(folder: Path) -> Stage | None:
+    return SPLIT_FOLDERS.get(folder.name.lower().translate(str.maketrans("", "", " -_")))
+
+
+def _list_classes(folder: Path, class_names: Sequence[str]) -> Listing:
+    found: list[tuple[int, list[Path]]] = []
+    for subfolder in _subfolders(folder):
+        name = canonical(subfolder.name, class_names)
+        if name is None:
+            raise FaceExprError(f"the folder {subfolder} means no class; expected {', '.join(class_names)}")
+        found.append((list(class_names).index(name), list_images(subfolder)))
+    _warn_of_strays(folder)
+    found.sort(key=lambda one: one[0])  # the folders of a class stay in the order of their names
+    return Listing(
+        files=FileNames(str(file) for _, files in found for file in files),
+        labels=torch.tensor([label for label, files in found for _ in files], dtype=torch.int64),
+    )
+
+
+def _warn_of_strays(folder: Path) -> None:
+    strays = [
+        entry
+        for entry in folder.iterdir()
+        if entry.is_file() and entry.suffix.lower() in EXTENSIONS and not entry.name.startswith(".")
+    ]
+    if strays:
+        rank_zero_warn(f"{len(strays):,} images that lie in {folder} itself, in no class, are left out")
+
+
+def _held_out(listing: Listing, root: Path, fractions: dict[Stage, float], seed: int) -> dict[Stage, Listing]:
+    """Divide a listing into train and the splits named, in proportion within each class, and say so.
+
+    The order of choice is a hash of each file's path below ``root``: adding or removing a few images hardly moves the
+    others between the splits, and moving the whole folder does not move any.
+    """
+    digests = [
+        hashlib.sha256(
+            f"{seed}:{Path(file).relative_to(root).as_posix()}".encode("utf-8", "surrogateescape")
+        ).hexdigest()
+        for file in listing.files
+    ]
+    labels = listing.labels.tolist()
+    # The smallest shares over all classes come from each class in proportion and give the total exactly.
+    order: list[tuple[float, str, int]] = []
+    for label in set(labels):
+        members = sorted((digests[index], index) for index, other in enumerate(labels) if other == label)
+        order += [((rank + 0.5) / len(members), digest, index) for rank, (digest, index) in enumerate(members)]
+    indices = [index for *_, index in sorted(order)]
+    parts: dict[Stage, list[int]] = {}
+    start = 0
+    for stage, fraction in fractions.items():
+        if fraction > 0:
+            count = max(1, round(fraction * len(indices)))
+            parts[stage] = indices[start : start + count]
+            start += count
+    parts["train"] = indices[start:]
+    sizes = ", ".join(f"{len(parts[stage]):,} to {stage}" for stage in ("train", "val", "test") if stage in parts)
+    rank_zero_info(f"{root} has no folder for each split: by class and with seed {seed}, {sizes}")
+    return {stage: _part(listing, part) for stage, part in parts.items()}
+
+
+def _part(listing: Listing, indices: list[int]) -> Listing:
+    chosen = sorted(indices)
+    return Listing(files=listing.files.pick(chosen), labels=listing.labels[chosen])

@@ -1,12 +1,27 @@
 """FER+ (Barsoum et al., 2016): FER-2013's images with the votes of ten people on each; the paper's Fig. 18.
 
 The article: "Training deep networks for facial expression recognition with crowd-sourced label distribution", ICMI.
+
+The rule from votes to labels: votes that nobody shares are removed first, as the article's reference code does; a row
+without a vote then has no label: "no two votes agree".
+
+Majority labels: a row's label is the choice of more than half of all remaining votes, those for unknown, not a face and
+contempt among them. The row is dropped with that reason where the choice is unknown, not a face or, with 7 classes,
+contempt; and as "no majority" where no choice has more than half, as in every tie.
+
+Soft labels: a row's label is the share of each emotion in the votes on emotions, whether one has a majority or not. The
+row is dropped as unknown, not a face or, with 7 classes, contempt, where that has at least as many votes as the best
+emotion. Otherwise its votes for these are left out.
+
+With 8 classes contempt is index 7. It is never counted as another emotion.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Literal
+import csv
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,19 +29,45 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from faceexpr.data.augment import Augmentation
-from faceexpr.data.base import ExpressionDataModule
-from faceexpr.data.draws import uniform
-from faceexpr.data.fer2013 import USAGE_OF, find_files
-from faceexpr.data.fer2013_csv import NO_LABEL, USAGES
-from faceexpr.data.fer2013_table import BadRowPolicy, FerTable, read_table
-from faceexpr.data.ferplus_labels import NumClasses, majority_labels, soft_labels
-from faceexpr.data.ferplus_votes import Votes, matched, read_votes
-from faceexpr.data.leaks import leaked
+from faceexpr.data.augment import uniform
+from faceexpr.data.base import ExpressionDataModule, Stage
+from faceexpr.data.fer2013 import (
+    LISTED,
+    NO_LABEL,
+    USAGE_OF,
+    USAGES,
+    BadRowPolicy,
+    FerTable,
+    csv_stream,
+    find_files,
+    read_table,
+    usage_code,
+)
 from faceexpr.data.loading import FaceSplit, Selection
-from faceexpr.data.module import Stage
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.labels import FER_NAMES, FERPLUS_NAMES
+from faceexpr.utils.labels import FER_NAMES, FERPLUS_NAMES, canonical
+
+COLUMNS = (*FERPLUS_NAMES, "unknown", "NF")
+"""What can be voted for, in the order of `Votes.counts`: the eight emotions, then unknown and not a face."""
+
+UNKNOWN = COLUMNS.index("unknown")
+NOT_A_FACE = COLUMNS.index("NF")
+
+_FILE_NAME = "fer2013new.csv"
+_EXPECTED = "expected the columns Usage, neutral, happiness, surprise, sadness, anger, disgust, fear, contempt, \
+unknown and NF, as in fer2013new.csv"
+
+NumClasses = Literal[7, 8]
+
+CONTEMPT = len(FER_NAMES)
+
+_REASON_OF = {NOT_A_FACE: "not a face", UNKNOWN: "unknown", CONTEMPT: "contempt"}
+NO_MAJORITY = "no majority"
+NO_AGREEMENT = "no two votes agree"
+REASONS = (*_REASON_OF.values(), NO_MAJORITY, NO_AGREEMENT)
+"""Why a row has no label."""
+
+KEPT = -1
 
 USUAL_AGREEMENT = 0.68
 """Share of the majority labels that equal FER-2013's own, files in their original order."""
@@ -50,7 +91,7 @@ class FERPlus(ExpressionDataModule):
     Votes are matched to images by the order of the rows. Votes that nobody shares are removed; then a majority label
     is what more than half of the remaining votes are for. Rows without one (ties, unknown, not a face, contempt with
     7 classes) are dropped, and the number is printed for each reason and split; so is the number that stays, on which
-    every published figure depends. `faceexpr.data.ferplus_labels` has the rule in full.
+    every published figure depends. The module has the rule in full.
 
     Training can use the whole distribution instead. Validation, test and predict take the images with a majority label,
     whatever training uses, so that accuracies compare. Their targets are the distributions, whose highest share is that
@@ -62,11 +103,6 @@ class FERPlus(ExpressionDataModule):
         labels: of the training images: ``majority``; ``soft``, the fractions of the votes on each emotion; ``drawn``,
             one emotion drawn from those fractions each time that an image is used.
         classes: 7, in the order of FER-2013, or 8 with Contempt as index 7.
-        batch_size: images in a batch of one process.
-        augment: random changes to the training images; all are off by default.
-        drop_last: leave an incomplete last batch out of each training epoch.
-        global_batch_size: images in a training step of all processes together; each takes its part. By default
-            batch_size times the number of processes.
         on_bad_row: what to do about images that cannot be read: ``stop`` lists them with their lines and reasons,
             ``skip`` leaves them and their votes out and says how many and why.
         cache_dir: folder for the cache; by default ``.faceexpr-cache`` beside the file, or the user's cache folder
@@ -81,27 +117,19 @@ class FERPlus(ExpressionDataModule):
         votes: str,
         labels: Literal["majority", "soft", "drawn"] = "majority",
         classes: NumClasses = 7,
-        batch_size: int = 128,
-        augment: Augmentation | None = None,
-        drop_last: bool = False,
         on_bad_row: BadRowPolicy = "stop",
         cache_dir: str | None = None,
-        global_batch_size: int | None = None,
         evaluate: Literal["majority", "soft"] = "majority",
+        **kwargs: Any,
     ) -> None:
         if evaluate not in RULES:
-            raise FaceExprError(f"data.evaluate is {evaluate!r}; expected majority or soft")
+            raise FaceExprError(f"evaluate is {evaluate!r}; expected majority or soft")
         if labels not in ("majority", "soft", "drawn"):
-            raise FaceExprError(f"data.labels is {labels!r}; expected majority, soft or drawn")
+            raise FaceExprError(f"labels is {labels!r}; expected majority, soft or drawn")
         if classes not in (7, 8):
-            raise FaceExprError(f"data.classes is {classes}; expected 7, or 8 with contempt")
-        super().__init__(
-            batch_size=batch_size,
-            augment=augment,
-            drop_last=drop_last,
-            class_names=FER_NAMES if classes == 7 else FERPLUS_NAMES,
-            global_batch_size=global_batch_size,
-        )
+            raise FaceExprError(f"classes is {classes}; expected 7, or 8 with contempt")
+        super().__init__(**kwargs)
+        self.class_names = FER_NAMES if classes == 7 else FERPLUS_NAMES
         self.path = path
         self.votes = votes
         self.labels = labels
@@ -144,7 +172,7 @@ class FERPlus(ExpressionDataModule):
 
     def leaked(self, stage: Stage) -> npt.NDArray[np.bool_] | None:
         training = self._rows()[0].with_usage(USAGE_OF["train"])
-        return leaked(self.split(stage), training) if stage != "train" and len(training) else None
+        return self.split(stage).find_leaked(training) if stage != "train" and len(training) else None
 
     def augmented(self, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         if self.labels == "drawn":
@@ -201,3 +229,200 @@ def drawn(distributions: Tensor, numbers: npt.NDArray[np.float32]) -> Tensor:
     # added to the uniform ones, so that none of these is 0.
     race = torch.from_numpy(-np.log(numbers.astype(np.float64) + 2.0**-25)).float()
     return (distributions / race.to(distributions.device, non_blocking=True)).argmax(1)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of rows.
+
+    Attributes:
+        targets: int64 class indices (N,) or float32 distributions (N, classes); meaningless where a row is dropped.
+        dropped: index in `REASONS`, or `KEPT`, int64 (N,).
+    """
+
+    targets: npt.NDArray[np.int64] | npt.NDArray[np.float32]
+    dropped: npt.NDArray[np.int64]
+
+    @property
+    def kept(self) -> npt.NDArray[np.bool_]:
+        """Which rows have a label, bool (N,)."""
+        return np.equal(self.dropped, KEPT)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many rows were dropped for each reason, reasons without a row left out."""
+        counts = {reason: int((self.dropped == code).sum()) for code, reason in enumerate(REASONS)}
+        return {reason: count for reason, count in counts.items() if count}
+
+
+def majority_labels(counts: npt.NDArray[np.int64], classes: NumClasses) -> Labels:
+    """Give each row the emotion that more than half of the votes are for.
+
+    Args:
+        counts: votes in the order of `COLUMNS`, (N, 10).
+        classes: 7, or 8 with contempt.
+
+    Returns:
+        Targets int64 (N,).
+    """
+    votes = _shared(counts)
+    total, top = votes.sum(1), votes.argmax(1)
+    dropped = _reason(top, classes)
+    dropped[2 * votes.max(1) <= total] = REASONS.index(NO_MAJORITY)
+    dropped[total == 0] = REASONS.index(NO_AGREEMENT)
+    return Labels(np.where(dropped == KEPT, top, 0), dropped)
+
+
+def soft_labels(counts: npt.NDArray[np.int64], classes: NumClasses) -> Labels:
+    """Give each row the distribution of its votes over the emotions.
+
+    Args:
+        counts: votes in the order of `COLUMNS`, (N, 10).
+        classes: 7, or 8 with contempt.
+
+    Returns:
+        Targets float32 (N, classes), whose rows sum to 1; all 0 where a row is dropped.
+    """
+    votes = _shared(counts)
+    emotions = votes[:, :classes]
+    others = np.array([place for place in _REASON_OF if place >= classes])
+    best_other = others[votes[:, others].argmax(1)]
+    doubtful = votes[:, others].max(1) >= emotions.max(1)
+    dropped = np.where(doubtful, _reason(best_other, classes), KEPT)
+    dropped[votes.sum(1) == 0] = REASONS.index(NO_AGREEMENT)
+    # A row that is kept has an emotion with more votes than something else has, hence more than none.
+    kept = (dropped == KEPT)[:, None]
+    targets = np.divide(emotions, emotions.sum(1, keepdims=True), out=np.zeros(emotions.shape), where=kept)
+    return Labels(targets.astype(np.float32), dropped)
+
+
+def _shared(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the counts without the votes that nobody shares."""
+    return np.where(counts > 1, counts, 0)
+
+
+def _reason(top: npt.NDArray[np.int64], classes: NumClasses) -> npt.NDArray[np.int64]:
+    """Return for each row why its highest choice is no label of the classes, or `KEPT`: int64 (N,)."""
+    dropped = np.full(len(top), KEPT)
+    for place, reason in _REASON_OF.items():
+        if place >= classes:
+            dropped[top == place] = REASONS.index(reason)
+    return dropped
+
+
+@dataclass(frozen=True)
+class Votes:
+    """A label file.
+
+    Attributes:
+        path: the file.
+        counts: votes for each of `COLUMNS`, int64 (N, 10).
+        usages: codes of the column Usage, uint8 (N,).
+        lines: lines in the file, counted from 1, int64 (N,).
+    """
+
+    path: Path
+    counts: npt.NDArray[np.int64]
+    usages: npt.NDArray[np.uint8]
+    lines: npt.NDArray[np.int64]
+
+
+def read_votes(path: str) -> Votes:
+    """Read a label file, plain or compressed (.gz), or the one in a folder.
+
+    A row that cannot be read is an error whatever is done about bad rows of images: rows are matched by order alone.
+
+    Raises:
+        FaceExprError: the file cannot be read, has other columns, or has rows that are not ten vote counts.
+    """
+    place = Path(path).expanduser()
+    file = place / _FILE_NAME if place.is_dir() else place
+    if not file.exists():
+        raise FaceExprError(f"votes: {file} does not exist; expected FER+'s {_FILE_NAME}")
+    rows: list[list[int]] = []
+    problems: list[str] = []
+    try:
+        with csv_stream(file) as stream:
+            reader = csv.reader(line.decode("utf-8-sig", "replace") for line in stream)
+            header = next(reader, [])
+            usage, places = _places(file, header)
+            for fields in reader:
+                if not any(field.strip() for field in fields):
+                    continue
+                row = _row(fields, len(header), usage, places)
+                if isinstance(row, str):
+                    problems.append(f"line {reader.line_num}: {row}")
+                else:
+                    rows.append([reader.line_num, *row])
+    except csv.Error as error:
+        raise FaceExprError(f"{file} is not comma-separated text ({error}); {_EXPECTED}") from error
+    if problems:
+        listed = "; ".join(problems[:LISTED]) + (
+            f"; and {len(problems) - LISTED:,} more" if len(problems) > LISTED else ""
+        )
+        raise FaceExprError(
+            f"{file}: {len(problems):,} of {len(problems) + len(rows):,} rows cannot be read ({listed}); correct "
+            "them, since votes and images are matched row by row"
+        )
+    table = np.array(rows, dtype=np.int64).reshape(-1, 2 + len(COLUMNS))
+    return Votes(path=file, counts=table[:, 2:], usages=table[:, 1].astype(np.uint8), lines=table[:, 0])
+
+
+def _places(file: Path, header: list[str]) -> tuple[int, list[int]]:
+    """Return where Usage and each of `COLUMNS` stand, found by name."""
+    names = [name.strip() for name in header]
+    known = [canonical(name, FERPLUS_NAMES) or {"unknown": "unknown", "nf": "NF"}.get(name.lower()) for name in names]
+    usage = [place for place, name in enumerate(names) if name.lower() == "usage"]
+    if len(usage) != 1 or any(known.count(name) != 1 for name in COLUMNS):
+        shown = ", ".join(names)
+        raise FaceExprError(
+            f"{file} is not FER+'s label file: line 1 reads {shown[:60]!r}{'…' * (len(shown) > 60)}; {_EXPECTED}"
+        )
+    return usage[0], [known.index(name) for name in COLUMNS]
+
+
+def _row(fields: list[str], expected: int, usage: int, places: list[int]) -> list[int] | str:
+    """Return the code of Usage and the ten counts, or what is wrong, as a phrase."""
+    if len(fields) != expected:
+        return f"{len(fields)} field{'s' * (len(fields) != 1)}, expected {expected}"
+    code = usage_code(fields[usage])
+    if code is None:
+        return f"Usage {fields[usage].strip()[:24]!r}, expected {', '.join(USAGES)}"
+    counts = []
+    for place in places:
+        text = fields[place].strip()
+        if not (text.isascii() and text.isdigit() and len(text) <= 9):
+            return f"{text[:24]!r} votes, expected a whole number, 0 or more"
+        counts.append(int(text))
+    return [code, *counts]
+
+
+def matched(votes: Votes, table: FerTable) -> npt.NDArray[np.int64]:
+    """Return the votes on each row of a FER-2013 file, int64 (N, 10), matched by the order of the rows.
+
+    The number in a vote's image name is not the row's: it counts the named images only, and equals the row's index
+    for 57 of 35,714.
+
+    Raises:
+        FaceExprError: the files have different numbers of rows, or a row that belongs to different splits.
+    """
+    if not table.has_usage:
+        raise FaceExprError(
+            f"{table.path} has no column Usage; FER+ labels the whole of FER-2013, row by row: expected fer2013.csv"
+        )
+    images = len(table) + len(table.bad_lines)
+    if images != len(votes.lines):
+        raise FaceExprError(
+            f"{table.path} has {images:,} rows and {votes.path} has {len(votes.lines):,}; expected one row of votes "
+            "for each image, in the same order"
+        )
+    places = table.positions
+    different = np.flatnonzero(table.usages != votes.usages[places])
+    if len(different):
+        row = int(different[0])
+        place = places[row]
+        raise FaceExprError(
+            f"line {table.lines[row]} of {table.path} belongs to {USAGES[table.usages[row]]} and line "
+            f"{votes.lines[place]} of {votes.path}, which is about the same image, to {USAGES[votes.usages[place]]} "
+            f"({len(different):,} of {len(places):,} rows differ); expected the same images in the same order"
+        )
+    return votes.counts[places]

@@ -1,17 +1,25 @@
-"""A data split in memory, and the loader that hands it out in whole batches."""
+"""Splits of a data set, and the one loader that hands their samples out in whole batches."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler
+from torch import Tensor, distributed
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from faceexpr.data.resumable import ResumableLoader
+from faceexpr.utils.errors import FaceExprError
+
+Value = TypeVar("Value")
+
+Batch = dict[str, Any]
 
 PADDING = -1
 """The ``index`` of a sample that only fills the last batch of a process; neither losses nor metrics count it."""
@@ -32,17 +40,6 @@ class Failure:
     reason: str
 
 
-class Images(Protocol):
-    """Images (N, C, H, W) of uint8: a tensor, or what reads them when they are asked for."""
-
-    @property
-    def shape(self) -> torch.Size:
-        """N, C, H and W."""
-
-    def __getitem__(self, index: Any, /) -> Tensor:
-        """Return the images at an index: a number, or int64 (B,)."""
-
-
 @dataclass(frozen=True)
 class Selection:
     """Which images of a source are in a split, where a rule gives them their labels.
@@ -54,6 +51,56 @@ class Selection:
 
     rule: str
     left_out: Mapping[str, int]
+
+
+class BatchRequest(NamedTuple):
+    """A batch of one process, before it is read.
+
+    Attributes:
+        indices: positions in the split or `PADDING`.
+        share: what the mean over the batch's samples counts in the mean over the step of all processes. The mean of
+            the batch times this is the process's part of the mean over the step: the mean of the parts over all
+            processes is exact, however unevenly the samples are spread. It is 1 in an even step.
+        epoch: number of the epoch.
+        training: whether the batch is trained on.
+    """
+
+    indices: list[int]
+    share: float = 1.0
+    epoch: int = 0
+    training: bool = False
+
+
+class ReadFaces(NamedTuple):
+    """Faces that were read for a batch.
+
+    Attributes:
+        index: int64 (B,), the position of each in its split, or `PADDING` where there is none or it is broken.
+        image: uint8 (B, C, H, W); in the place of a broken face another one of the batch, black where there is none.
+        broken: reasons by position.
+        notes: remarks by position.
+        share: as in the `BatchRequest`; None outside of training.
+    """
+
+    index: Tensor
+    image: Tensor
+    broken: dict[int, str]
+    notes: dict[int, str]
+    share: float | None
+
+
+class Images(Protocol):
+    """Images (N, C, H, W) of uint8 that are read when they are asked for."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """N, C, H and W."""
+
+    def __getitem__(self, index: Any, /) -> Tensor:
+        """Return the images at an index: a number, or int64 (B,)."""
+
+    def read(self, request: BatchRequest) -> ReadFaces:
+        """Read the images of a batch."""
 
 
 @dataclass
@@ -70,15 +117,17 @@ class FaceSplit:
         notes: remarks by image index, such as "first of 2 frames".
         broken: reasons by image index, for images that turned out to be unreadable when they were asked for.
         selection: the rule of the labels, for data that have one; what is measured is true of these images only.
+        advice: how to go on without images that turn out to be broken; None where that is done without asking.
     """
 
-    images: Images
+    images: Tensor | Images
     targets: Tensor | None
     sources: Sequence[str]
     failures: list[Failure] = field(default_factory=list)
     notes: dict[int, str] = field(default_factory=dict)
     broken: dict[int, str] = field(default_factory=dict)
     selection: Selection | None = None
+    advice: str | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -89,9 +138,63 @@ class FaceSplit:
         assert isinstance(self.images, Tensor)
         return self.images
 
+    def find_leaked(self, training: FaceSplit) -> npt.NDArray[np.bool_]:
+        """Tell which images are pixel-equal to one for training, bool (N,); both splits are in memory."""
+        known = {image.tobytes() for image in training.tensor.numpy()}
+        return np.fromiter((image.tobytes() in known for image in self.tensor.numpy()), np.bool_, count=len(self))
 
-class BatchSampler(DistributedSampler[int]):
-    """Index batches for one process, of equal number in every process.
+    def pick(self, kept: npt.NDArray[np.bool_]) -> FaceSplit:
+        """Return a split of some of the images, bool (N,)."""
+        rows = np.flatnonzero(kept)
+        return dataclasses.replace(
+            self,
+            images=self.images[torch.from_numpy(rows)],
+            targets=None if self.targets is None else self.targets[torch.from_numpy(rows)],
+            sources=[self.sources[index] for index in rows.tolist()],
+            notes={new: self.notes[old] for new, old in enumerate(rows.tolist()) if old in self.notes},
+        )
+
+    def read(self, request: BatchRequest) -> ReadFaces:
+        """Read the images of a batch."""
+        if not isinstance(self.images, Tensor):
+            return self.images.read(request)
+        index = torch.tensor(request.indices, dtype=torch.int64)
+        return ReadFaces(index, self.images[index.clamp(min=0)], {}, {}, request.share if request.training else None)
+
+    def finish(self, faces: ReadFaces) -> Batch:
+        """Return a batch, and keep account of what was found while it was read.
+
+        Returns:
+            ``image`` uint8 (B, C, H, W); ``index`` int64 (B,), the sample's position in the split or `PADDING`; where
+            the split has labels, ``target`` int64 (B,) or float32 (B, K); and, in training, ``share`` float32 (), see
+            `BatchRequest`.
+
+        Raises:
+            FaceExprError: an image turned out to be broken, and is not to be left out.
+        """
+        for place, reason in faces.broken.items():
+            if self.advice is not None:
+                raise FaceExprError(
+                    f"{self.sources[place]} cannot be read: {reason}; repair or remove it, or {self.advice}"
+                )
+            self.broken[place] = reason
+        self.notes.update(faces.notes)
+        batch = {"image": faces.image, "index": faces.index}
+        if self.targets is not None:
+            batch["target"] = self.targets[faces.index.clamp(min=0)]
+        if faces.share is not None:
+            batch["share"] = torch.tensor(faces.share)
+        return batch
+
+    def share_findings(self) -> None:
+        """Let every process know what all of them have found out while they read the split; all have to ask."""
+        for broken, notes in gather((self.broken, self.notes)):
+            self.broken.update(broken)
+            self.notes.update(notes)
+
+
+class BatchSampler(Sampler[BatchRequest]):
+    """Say what the batches of one process hold; they are of equal number in every process.
 
     The samples of a step of all processes together are a stretch of the epoch's order, and each process takes its
     part of them. So the same samples meet in a step whatever the number of processes, none is left out, and none is
@@ -106,7 +209,7 @@ class BatchSampler(DistributedSampler[int]):
         shuffle: draw the order of a training epoch; evaluation is never shuffled.
         drop_last: leave an incomplete last step out of the training epoch, unless it is the only one.
         seed: seed of the order; the same in every process.
-        num_replicas: number of processes.
+        world_size: number of processes.
         rank: this process.
         global_batch_size: samples in a training step of all processes together; by default ``batch_size`` for each.
     """
@@ -119,18 +222,24 @@ class BatchSampler(DistributedSampler[int]):
         shuffle: bool = True,
         drop_last: bool = False,
         seed: int = 0,
-        num_replicas: int = 1,
+        world_size: int = 1,
         rank: int = 0,
         global_batch_size: int | None = None,
     ) -> None:
-        super().__init__(
-            _Sized(size), num_replicas=num_replicas, rank=rank, shuffle=training and shuffle, seed=seed, drop_last=False
-        )
         self.size = size
         self.training = training
+        self.shuffle = training and shuffle
         self.drop_last = drop_last
-        self.together = (global_batch_size if training else None) or batch_size * num_replicas
+        self.seed = seed
+        self.world_size = world_size
+        self.rank = rank
+        self.step_size = (global_batch_size if training else None) or batch_size * world_size
+        self.epoch = 0
         self._left_out = (0, 0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the number of the epoch, on which its order depends; Lightning does so."""
+        self.epoch = epoch
 
     def leave_out(self, epoch: int, batches: int) -> None:
         """Begin one epoch after some of its batches, which a training that is resumed in its middle has done."""
@@ -143,81 +252,138 @@ class BatchSampler(DistributedSampler[int]):
         return batches if epoch == self.epoch else 0
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.size, self.together)
+        whole, rest = divmod(self.size, self.step_size)
         return whole + (rest > 0 and not (self.training and self.drop_last and whole > 0))
 
-    def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]  # batches of indices, not single ones
-        for indices, _ in self.weighted():
-            yield indices
-
-    def weighted(self) -> Iterator[tuple[list[int], float]]:
-        """Yield each batch with the share of its samples in the step of all processes, times their number.
-
-        The mean over the batch, times this, is the process's part of the mean over the step: the mean of the parts
-        over all processes is exact, however unevenly the samples are spread. It is 1 in an even step.
-        """
+    def __iter__(self) -> Iterator[BatchRequest]:
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed + self.epoch)
             order = torch.randperm(self.size, generator=generator).tolist()
         else:
             order = list(range(self.size))
-        most = math.ceil(self.together / self.num_replicas)
-        for start in range(self.first * self.together, len(self) * self.together, self.together):
-            stretch = order[start : start + self.together]
-            mine = stretch[self.rank :: self.num_replicas]
-            length = math.ceil(len(stretch) / self.num_replicas)
+        most = math.ceil(self.step_size / self.world_size)
+        for start in range(self.first * self.step_size, len(self) * self.step_size, self.step_size):
+            stretch = order[start : start + self.step_size]
+            mine = stretch[self.rank :: self.world_size]
+            length = math.ceil(len(stretch) / self.world_size)
             if self.training:
                 length = max(length, min(2, most))
-            yield mine + [PADDING] * (length - len(mine)), len(mine) * self.num_replicas / len(stretch)
+            share = len(mine) * self.world_size / len(stretch)
+            yield BatchRequest(mine + [PADDING] * (length - len(mine)), share, self.epoch, self.training)
 
 
-class _Sized(Dataset[int]):
-    """A length, which is all that the sampler's base class asks of a data set."""
+class BatchSource(Protocol):
+    """What a loader takes batches from: a `FaceSplit`, or a split of images with boxes."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def read(self, request: BatchRequest, /) -> Any:
+        """Read what is asked for. Worker processes do this on a copy, so nothing that it changes is seen elsewhere."""
 
-    def __len__(self) -> int:
-        return self.size
+    def finish(self, found: Any, /) -> Batch:
+        """Make a batch of what was read, in the training process."""
 
 
-class BatchLoader(ResumableLoader):
-    """Iterate over a split in whole batches.
+class BatchLoader:
+    """Iterate over a split in whole batches, prepared by worker processes where there are any.
 
-    A split is one tensor, so a batch is one index operation, far cheaper than the worker processes and the
-    collation of single samples that a ``DataLoader`` is made for.
+    Lightning saves and restores the loader's position by `state_dict` and `load_state_dict`. It is that of the
+    training, not that of workers which prepare batches in advance. The order of an epoch is a function of its seed and
+    its number, so a resumed epoch leaves out the batches that were trained, and none of them is read.
+
+    Workers start with the first batch and stay until `close`, so that no later epoch waits for them to start.
 
     Args:
-        split: the samples.
-        sampler: which of them make up each batch.
-
-    Yields:
-        ``image`` uint8 (B, C, H, W); ``index`` int64 (B,), the sample's position in the split or `PADDING`; where the
-        split has labels, ``target`` int64 (B,) or float32 (B, K); and, in training, ``share`` float32 (), what the
-        mean over the batch's samples counts in the mean over the step of all processes (`BatchSampler.weighted`).
+        source: reads the batches.
+        sampler: which samples make up each batch.
+        num_workers: processes that read; 0 reads in this one.
+        pin_memory: hand batches out in memory that a GPU copies from without waiting.
     """
 
-    # What Lightning looks at, as in a ``DataLoader(batch_size=None)``: the sampler gives whole batches.
-    batch_sampler = None
-
-    def __init__(self, split: FaceSplit, sampler: BatchSampler) -> None:
-        self.split = split
+    def __init__(
+        self, source: BatchSource, sampler: BatchSampler, num_workers: int = 0, pin_memory: bool = False
+    ) -> None:
+        self.source = source
         self.sampler = sampler
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
+        self._loader: DataLoader[Any] | None = None
+        self._running: weakref.ref[Generator[Batch, None, None]] | None = None
+        self._given = 0
 
     def __len__(self) -> int:
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for index, image, share in self.counted(self.read(self.sampler.weighted())):
-            batch = {"image": image, "index": index}
-            if self.split.targets is not None:
-                batch["target"] = self.split.targets[index.clamp(min=0)]
-            if self.sampler.training:
-                batch["share"] = torch.tensor(share)
-            yield batch
+    def __iter__(self) -> Iterator[Batch]:
+        batches = self._batches()
+        self._running = weakref.ref(batches)
+        return batches
 
-    def read(self, asked: Iterable[tuple[list[int], float]]) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """Yield the index and the images of each batch that is asked for, and its share."""
-        for indices, share in asked:
-            index = torch.tensor(indices, dtype=torch.int64)
-            yield index, self.split.images[index.clamp(min=0)], share
+    def _batches(self) -> Generator[Batch, None, None]:
+        if self._loader is None:
+            self._loader = DataLoader(
+                _Requested(self.source),
+                sampler=self.sampler,
+                batch_size=None,  # whole batches are asked for, so nothing is left to collate
+                num_workers=self.num_workers,
+                persistent_workers=self.num_workers > 0,
+                pin_memory=self.pin_memory,
+                # Else each epoch would draw a number from the generator of everything else.
+                generator=torch.Generator(),
+            )
+        self._given = self.sampler.first
+        try:
+            for found in self._loader:
+                self._given += 1
+                yield self.source.finish(found)
+        except RuntimeError as error:
+            if "DataLoader worker (pid" not in str(error):
+                raise
+            raise FaceExprError(
+                "the system has ended a process that prepares batches, as it does where memory runs out; try a "
+                f"smaller num_workers than {self.num_workers} or a smaller batch_size"
+            ) from error
+
+    def close(self) -> None:
+        """End the workers; they start anew where further batches are asked for."""
+        # They end when nothing refers to torch's loader and to the iterator of an epoch that was not finished.
+        running = self._running() if self._running is not None else None
+        if running is not None:
+            running.close()
+        self._loader = None
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the number of the epoch, of the batches that were taken from it, and of the samples in a step."""
+        return {"epoch": self.sampler.epoch, "batches": self._given, "samples": self.sampler.step_size}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Leave those batches out when that epoch is iterated over; any other epoch is whole."""
+        self.sampler.leave_out(state["epoch"], self.batches_done(state))
+
+    def batches_done(self, state: Mapping[str, int]) -> int:
+        """Return a position as a number of the present batches, which may be of another size than those before."""
+        return state["batches"] * state["samples"] // self.sampler.step_size
+
+
+class _Requested(Dataset[Any]):
+    """A source as torch's workers ask for it."""
+
+    def __init__(self, source: BatchSource) -> None:
+        self.source = source
+
+    def __getitem__(self, request: BatchRequest) -> Any:
+        return self.source.read(request)
+
+
+def find_process() -> tuple[int, int]:
+    """Return this process's rank among those of the run, and their number."""
+    together = distributed.is_available() and distributed.is_initialized()
+    return (distributed.get_rank(), distributed.get_world_size()) if together else (0, 1)
+
+
+def gather(value: Value) -> list[Value]:
+    """Return the values of all processes, by rank; every process has to ask."""
+    world_size = find_process()[1]
+    if world_size == 1:
+        return [value]
+    values: list[Value | None] = [None] * world_size
+    distributed.all_gather_object(values, value)
+    return values  # type: ignore[return-value]  # all are filled

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from faceexpr.data.face_reading import face_tensor
+from faceexpr.data.image_reading import face_tensor
 from faceexpr.pipeline.classifier import TaskClassifier
 from faceexpr.pipeline.pipeline import Analysed
 from faceexpr.utils.labels import colour

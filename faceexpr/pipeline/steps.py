@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faceexpr.boxes.detections import Detections
-from faceexpr.data.face_reading import face_tensor
+from faceexpr.data.image_reading import face_tensor
 from faceexpr.models.calibrator import mass_before
 from faceexpr.pipeline.classifier import Classifier
 from faceexpr.pipeline.crop import Box, Crop, clipped, cut

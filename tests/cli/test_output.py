@@ -89,7 +89,7 @@ def test_c09_names_outside_the_consoles_encoding(encoding: str, run: Run, workdi
         "predict",
         "--ckpt_path",
         "lightning_logs/version_0",
-        "--data=FaceImages",
+        "--data=FaceFiles",
         "--data.paths=été",
         *TINY_RUN[1:],
     ]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from faceexpr.data import draws
-from faceexpr.data.draws import uniform
+from faceexpr.data.augment import uniform
 from faceexpr.data.ferplus import drawn
 
 N, COLUMNS = 100_000, 12

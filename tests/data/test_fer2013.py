@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from faceexpr.data.fer2013 import FER2013, stratified_holdout
-from faceexpr.data.fer2013_csv import parse_csv
+from faceexpr.data.fer2013 import FER2013, parse_csv, stratified_holdout
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 
@@ -266,7 +265,7 @@ def test_real_file_has_the_published_counts(real_cache):
 @pytest.mark.skipif(not REAL.exists(), reason="FER-2013 is not here")
 def test_real_file_is_mapped_and_not_copied(real_cache, monkeypatch):
     FER2013(str(REAL), cache_dir=real_cache).split("test")
-    monkeypatch.setattr("faceexpr.data.fer2013_table.parse_csv", lambda path: pytest.fail("parsed again"))
+    monkeypatch.setattr("faceexpr.data.fer2013.parse_csv", lambda path: pytest.fail("parsed again"))
     data = FER2013(str(REAL), cache_dir=real_cache)
     train, test = data.split("train").images, data.split("test").images
     assert test.data_ptr() - train.data_ptr() == (28709 + 3589) * 2304

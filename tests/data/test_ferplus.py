@@ -9,10 +9,8 @@ import pytest
 import torch
 
 from faceexpr.data.augment import Augmentation
-from faceexpr.data.fer2013_table import FerTable
-from faceexpr.data.ferplus import FERPlus, check_agreement
-from faceexpr.data.ferplus_labels import majority_labels
-from faceexpr.data.ferplus_votes import Votes
+from faceexpr.data.fer2013 import FerTable
+from faceexpr.data.ferplus import FERPlus, Votes, check_agreement, majority_labels
 from faceexpr.data.loading import Selection
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES, FERPLUS_NAMES

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from faceexpr.data.ferplus_labels import majority_labels, soft_labels
-from faceexpr.data.ferplus_votes import COLUMNS, read_votes
+from faceexpr.data.ferplus import COLUMNS, majority_labels, read_votes, soft_labels
 from faceexpr.utils.labels import FERPLUS_NAMES
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "fer2013"

@@ -13,11 +13,10 @@ from PIL import Image
 from processes import run_together, start
 
 from faceexpr.cli.main import main
-from faceexpr.data.face_files import FaceImages
+from faceexpr.data.face_files import FaceFiles
 from faceexpr.data.face_folder import FaceFolder
-from faceexpr.data.file_names import FileNames
+from faceexpr.data.image_reading import FileNames
 from faceexpr.data.loading import PADDING
-from faceexpr.data.streaming import FaceFiles, StreamLoader
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 
@@ -184,7 +183,7 @@ def test_c05_skip_leaves_it_out_of_its_batch(root, folder, num_workers):
 
 def test_c05_a_batch_of_broken_images_only_is_padding(tmp_path):
     path = inner_damage(tmp_path / "a.png")
-    data = FaceImages(str(path), memory_gib=0, num_workers=0)
+    data = FaceFiles(str(path), memory_gib=0, num_workers=0)
     (batch,) = data.predict_dataloader()
     assert batch["index"].tolist() == [PADDING]
     assert not batch["image"].any()
@@ -194,7 +193,7 @@ def test_notes_are_found_while_reading(tmp_path):
     frames = [Image.new("L", (8, 8), grey) for grey in (40, 255)]
     frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:])
     photograph(tmp_path / "a.jpg", 0)
-    data = FaceImages(str(tmp_path), memory_gib=0, num_workers=1)
+    data = FaceFiles(str(tmp_path), memory_gib=0, num_workers=1)
     list(data.predict_dataloader())
     data.teardown("predict")
     assert data.split("predict").notes == {1: "first of 2 frames"}

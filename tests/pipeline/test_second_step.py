@@ -9,8 +9,8 @@ from red_finder import RedFinder, save_task, tiny_classifier
 from stub_steps import WHOLE, Boxes, Levels, pipeline
 
 from faceexpr.cli.export import export, load_exported
-from faceexpr.data.face_files import FaceImages
-from faceexpr.data.face_reading import face_tensor
+from faceexpr.data.face_files import FaceFiles
+from faceexpr.data.image_reading import face_tensor
 from faceexpr.pipeline.classifier import TaskClassifier, load_classifier
 from faceexpr.pipeline.crop import Crop
 from faceexpr.pipeline.pipeline import FacePipeline
@@ -32,7 +32,7 @@ def test_f01_a_face_has_the_same_probabilities_by_every_path(tmp_path):
     with torch.no_grad():
         row = model.eval()(torch.from_numpy(grey)[None, None])[0]
         predicted = [
-            model(FaceImages(str(tmp_path / name)).split("predict").images)[0] for name in ("grey.png", "rgb.png")
+            model(FaceFiles(str(tmp_path / name)).split("predict").images)[0] for name in ("grey.png", "rgb.png")
         ]
         exported = program(torch.from_numpy(grey)[None, None])[0]
     whole = [[*system(tmp_path / name).faces[0].probabilities.values()] for name in ("grey.png", "rgb.png")]
@@ -48,7 +48,7 @@ def test_f09_a_large_face_is_resized_as_everywhere_else(tmp_path):
     classifier = Levels()
     classifier.image_size = 48
     pipeline(WHOLE, classifier=classifier)(tmp_path / "stripes.png")
-    data = FaceImages(str(tmp_path / "stripes.png"), image_size=48).split("predict").images
+    data = FaceFiles(str(tmp_path / "stripes.png"), image_size=48).split("predict").images
     assert (classifier.batches[0].float() - data.float()).abs().mean() < 2
     surround = np.full((600, 700), 128, np.uint8)
     surround[60:540, 100:580] = stripes

@@ -9,7 +9,7 @@ from PIL import Image
 from red_finder import save_task
 from torchvision.ops import box_iou
 
-from faceexpr.data.face_reading import face_tensor
+from faceexpr.data.image_reading import face_tensor
 from faceexpr.data.synthetic.drawing import draw_scene
 from faceexpr.models.light_detector import LightDetector
 from faceexpr.models.mlp import MLP

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from faceexpr.data.augment import Augmentation
-from faceexpr.data.base import ExpressionDataModule
+from faceexpr.data.base import ExpressionDataModule, Stage
 from faceexpr.data.loading import FaceSplit
-from faceexpr.data.module import Stage
 from faceexpr.data.synthetic.drawing import draw_face
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
@@ -34,11 +32,6 @@ class SyntheticFaces(ExpressionDataModule):
         image_size: side of the images in pixels, 16 or more.
         channels: 1 for grey images, 3 for RGB.
         data_seed: seed of the images, 0 or more; the seed of the training does not change them.
-        batch_size: images in a batch of one process.
-        augment: random changes to the training images; all are off by default.
-        drop_last: leave an incomplete last batch out of each training epoch.
-        global_batch_size: images in a training step of all processes together; each takes its part. By default
-            batch_size times the number of processes.
     """
 
     def __init__(
@@ -49,28 +42,19 @@ class SyntheticFaces(ExpressionDataModule):
         image_size: int = 48,
         channels: Literal[1, 3] = 1,
         data_seed: int = 0,
-        batch_size: int = 128,
-        augment: Augmentation | None = None,
-        drop_last: bool = False,
-        global_batch_size: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            augment=augment,
-            drop_last=drop_last,
-            class_names=FER_NAMES,
-            global_batch_size=global_batch_size,
-        )
+        super().__init__(**kwargs)
         self.sizes: dict[Stage, int] = {"train": train_size, "val": val_size, "test": test_size, "predict": test_size}
         for stage in ("train", "val", "test"):
             if self.sizes[stage] < 1:
-                raise FaceExprError(f"data.{stage}_size is {self.sizes[stage]}; expected 1 or more")
+                raise FaceExprError(f"{stage}_size is {self.sizes[stage]}; expected 1 or more")
         if image_size < 16:
-            raise FaceExprError(f"data.image_size is {image_size}; expected 16 or more pixels")
+            raise FaceExprError(f"image_size is {image_size}; expected 16 or more pixels")
         if channels not in (1, 3):
-            raise FaceExprError(f"data.channels is {channels}; expected 1 (grey) or 3 (RGB)")
+            raise FaceExprError(f"channels is {channels}; expected 1 (grey) or 3 (RGB)")
         if data_seed < 0:
-            raise FaceExprError(f"data.data_seed is {data_seed}; expected 0 or more")
+            raise FaceExprError(f"data_seed is {data_seed}; expected 0 or more")
         self.image_size = image_size
         self.channels = channels
         self.data_seed = data_seed

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceexpr.data.annotations.records import AnnotatedImage
+from faceexpr.data.base import Stage
 from faceexpr.data.box_augment import BoxAugmentation
 from faceexpr.data.boxed_images import DetectionDataModule
-from faceexpr.data.module import Stage
 from faceexpr.data.synthetic.drawing import draw_scene
 from faceexpr.utils.errors import FaceExprError
 
@@ -58,7 +58,12 @@ class SyntheticScenes(DetectionDataModule):
         global_batch_size: int | None = None,
     ) -> None:
         super().__init__(
-            batch_size, num_workers, augment, drop_last, memory_gib=float("inf"), global_batch_size=global_batch_size
+            batch_size,
+            num_workers,
+            augment,
+            memory_gib=float("inf"),
+            drop_last=drop_last,
+            global_batch_size=global_batch_size,
         )
         self.sizes: dict[Stage, int] = {"train": train_size, "val": val_size, "test": test_size, "predict": test_size}
         for option, value, least in (

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from faceexpr.data.face_files import FaceImages
+from faceexpr.data.face_files import FaceFiles
 from faceexpr.data.face_folder import FaceFolder
-from faceexpr.data.face_reading import face_tensor
+from faceexpr.data.image_reading import face_tensor
 from faceexpr.models.preprocess import Preprocess
 from faceexpr.utils.errors import FaceExprError
 
@@ -30,7 +30,7 @@ def test_c05_failures_keep_their_place_and_the_rest_its_result(tmp_path):
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("no picture")
     paths = [str(tmp_path / f"{name}.jpg") for name in ("cut", "empty", "ok", "text", "absent")]
-    data = FaceImages(paths)
+    data = FaceFiles(paths)
     data.setup("predict")
     split = data.split("predict")
     assert split.sources == [str(ok)]
@@ -46,7 +46,7 @@ def test_c05_failures_keep_their_place_and_the_rest_its_result(tmp_path):
 
 
 def test_c05_nothing_readable_is_an_empty_split_with_failures(tmp_path):
-    split = FaceImages(str(tmp_path / "absent.png"), channels=1, image_size=32).split("predict")
+    split = FaceFiles(str(tmp_path / "absent.png"), channels=1, image_size=32).split("predict")
     assert split.images.shape == (0, 1, 32, 32)
     assert split.images.dtype == torch.uint8
     assert [failure.reason for failure in split.failures] == ["no such file"]
@@ -56,7 +56,7 @@ def test_c06_a_too_large_image_does_not_end_the_run(tmp_path):
     small = save(tmp_path / "a.png", np.zeros((10, 10)))
     save(tmp_path / "b.png", np.zeros((30, 40)))
     last = save(tmp_path / "c.png", np.zeros((10, 10)))
-    split = FaceImages(str(tmp_path), max_pixels=500).split("predict")
+    split = FaceFiles(str(tmp_path), max_pixels=500).split("predict")
     assert split.sources == [str(small), str(last)]
     (failure,) = split.failures
     assert failure.position == 1
@@ -71,7 +71,7 @@ def test_c09_c11_files_and_folders_in_the_order_given_with_their_notes(tmp_path)
     frames[0].save(folder / "A.GIF", save_all=True, append_images=frames[1:])
     frames[0].save(folder / "C.TIF", save_all=True, append_images=frames[1:])
     bare = save(tmp_path / "d.png", np.full((8, 8), 70)).rename(tmp_path / "café 顔")
-    split = FaceImages([str(bare), str(folder)], channels=1, image_size=8).split("predict")
+    split = FaceFiles([str(bare), str(folder)], channels=1, image_size=8).split("predict")
     assert split.sources == [str(bare), *(str(folder / name) for name in ("A.GIF", "B.JPEG", "C.TIF"))]
     assert split.images[:, 0, 0, 0].tolist() == [70, 40, 0, 40]
     assert split.notes == {1: "first of 2 frames", 3: "first of 2 frames"}
@@ -80,14 +80,14 @@ def test_c09_c11_files_and_folders_in_the_order_given_with_their_notes(tmp_path)
 def test_c11_a_folder_without_images_is_an_error(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(FaceExprError, match="holds no image"):
-        FaceImages([str(tmp_path)]).setup("predict")
+        FaceFiles([str(tmp_path)]).setup("predict")
 
 
 def test_notes_follow_their_image_past_a_failure(tmp_path):
     (tmp_path / "a.gif").write_bytes(b"")
     frames = [Image.new("L", (8, 8), 40), Image.new("L", (8, 8), 255)]
     frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:])
-    assert FaceImages(str(tmp_path)).split("predict").notes == {0: "first of 2 frames"}
+    assert FaceFiles(str(tmp_path)).split("predict").notes == {0: "first of 2 frames"}
 
 
 def test_c01_the_box_refers_to_the_upright_image(tmp_path):
@@ -97,7 +97,7 @@ def test_c01_the_box_refers_to_the_upright_image(tmp_path):
     exif[0x0112] = 6
     turned = save(tmp_path / "turned.png", raw, exif=exif)
     upright = save(tmp_path / "upright.png", np.rot90(raw, -1))
-    images = FaceImages([str(turned), str(upright)], box=(0, 0, 8, 8), image_size=8).split("predict").images
+    images = FaceFiles([str(turned), str(upright)], box=(0, 0, 8, 8), image_size=8).split("predict").images
     assert torch.equal(images[0], images[1])
     assert (images[0] == torch.tensor([255, 0, 0])[:, None, None]).all()
 
@@ -106,27 +106,27 @@ def test_the_box_is_clipped_and_noted_and_outside_is_a_failure(tmp_path):
     pixels = np.zeros((20, 20), np.uint8)
     pixels[10:, 10:] = 200
     path = str(save(tmp_path / "a.png", pixels))
-    split = FaceImages(path, box=(10, 10, 99, 99), image_size=10).split("predict")
+    split = FaceFiles(path, box=(10, 10, 99, 99), image_size=10).split("predict")
     assert (split.images == 200).all()
     assert split.notes == {0: "box clipped to the image"}
-    (failure,) = FaceImages(path, box=(20, 0, 30, 10)).split("predict").failures
+    (failure,) = FaceFiles(path, box=(20, 0, 30, 10)).split("predict").failures
     assert "outside the image of 20 x 20 pixels" in failure.reason
     with pytest.raises(FaceExprError, match="x0 < x1"):
-        FaceImages(path, box=(5, 5, 5, 9))
+        FaceFiles(path, box=(5, 5, 5, 9))
 
 
 @pytest.mark.parametrize("stage", ["train", "val", "test"])
 def test_only_predict_is_offered(stage):
     with pytest.raises(FaceExprError, match=f"no {stage} split"):
-        FaceImages("a.png").split(stage)
+        FaceFiles("a.png").split(stage)
 
 
 def test_bad_options_are_refused():
     for options in ({"image_size": 0}, {"channels": 2}, {"max_pixels": 0}, {"batch_size": 0}):
         with pytest.raises(FaceExprError, match=next(iter(options))):
-            FaceImages("a.png", **options)
+            FaceFiles("a.png", **options)
     with pytest.raises(FaceExprError, match="paths is empty"):
-        FaceImages([])
+        FaceFiles([])
 
 
 def test_f09_data_set_predict_and_network_reduce_alike(tmp_path):
@@ -136,11 +136,11 @@ def test_f09_data_set_predict_and_network_reduce_alike(tmp_path):
     folder = FaceFolder(str(tmp_path / "faces"), val_fraction=0, test_fraction=0, cache_dir=str(tmp_path / "cache"))
     raw = torch.from_numpy(pixels)[None, None]
     network = Preprocess(channels=1, size=48, mean=(0.0,), std=(1.0,))
-    rgb = FaceImages(str(file), channels=3).split("predict").images
+    rgb = FaceFiles(str(file), channels=3).split("predict").images
     pillow = Image.fromarray(pixels).resize((48, 48), Image.Resampling.BILINEAR)
     paths = {
         "data set": folder.split("train").images.float(),
-        "predict, grey": FaceImages(str(file), channels=1).split("predict").images.float(),
+        "predict, grey": FaceFiles(str(file), channels=1).split("predict").images.float(),
         "predict, RGB": network(rgb) * 255,
         "network": network(raw) * 255,
         "Pillow": torch.from_numpy(np.array(pillow))[None, None].float(),
@@ -156,5 +156,5 @@ def test_f09_data_set_predict_and_network_reduce_alike(tmp_path):
 def test_f09_shrinking_while_decoding_changes_little(tmp_path, image_format):
     pixels = stripes(1700)
     file = save(tmp_path / f"a.{image_format}", pixels, quality=95)
-    predict = FaceImages(str(file), channels=1).split("predict").images[0].float()
+    predict = FaceFiles(str(file), channels=1).split("predict").images[0].float()
     assert (predict - face_tensor(pixels, 48).float()).abs().mean() < 1

@@ -1,0 +1,342 @@
+"""Images in files: read into memory or each time they are asked for, and which of them are broken."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate, chain
+from typing import Literal, TypeVar, overload
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from faceexpr.data.loading import PADDING, BatchRequest, FaceSplit, Failure, ReadFaces, find_process, gather
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.image_decoding import too_large
+from faceexpr.utils.images import DEFAULT_MAX_PIXELS, ImageError, read_picture, resize, upright_size
+from faceexpr.utils.text import counted
+
+Box = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in pixels of the upright image."""
+
+OVERSAMPLING = 8
+"""A large photograph is first shrunk by a whole factor, which is cheap, to no less than this many times the final side:
+what the resize then does to it differs from resizing the original by less than one grey level."""
+
+MANY = 10_000
+"""Images whose check at the start takes long enough to be announced."""
+
+_TAIL = 4096
+"""Bytes at the end of a JPEG file among which its end mark is looked for: some cameras write notes after it."""
+
+_AT_ONCE = 1024
+"""Places that the threads are given at a time; what is kept for each would add up over a million of them."""
+
+Result = TypeVar("Result")
+
+
+class FileNames(Sequence[str]):
+    """The names of very many files, in one run of bytes and one array of offsets.
+
+    A name takes its bytes and 8 more, where a list of strings takes some 60 more. What matters as much: a forked
+    process that reads strings counts references to them, and so comes to own a copy of every page that holds one.
+
+    Args:
+        names: the paths; bytes that are no text have come through `os.fsdecode`, as those of `os.listdir` have.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        encoded = [os.fsencode(name) for name in names]
+        self._bytes = b"".join(encoded)
+        self._ends = np.fromiter(accumulate(map(len, encoded), initial=0), np.int64, count=len(encoded) + 1)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> FileNames: ...
+    def __getitem__(self, index: int | slice) -> str | FileNames:
+        if isinstance(index, slice):
+            return self.pick(range(*index.indices(len(self))))
+        index = range(len(self))[index]
+        return os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as of a list
+
+    @property
+    def digest(self) -> str:
+        """A short text that is another for other names."""
+        return hashlib.sha256(self._ends.tobytes() + self._bytes).hexdigest()
+
+    def pick(self, indices: Iterable[int]) -> FileNames:
+        """Return the names at these places, in their order."""
+        return FileNames(self[index] for index in indices)
+
+
+def check_image(file: str, max_pixels: int) -> None:
+    """Read an image's header and see whether the file has its end; one that has not is decoded to find out.
+
+    Raises:
+        ImageError: the image cannot be read. One that passes may still be damaged inside.
+    """
+    width, height = upright_size(file)
+    if width * height > max_pixels:
+        raise ImageError(file, too_large(f"{width} x {height}", max_pixels))
+    try:
+        cut = _looks_cut(file)
+    except OSError as error:
+        raise ImageError(file, f"cannot be opened: {error.strerror}") from error
+    if cut:
+        read_picture(file, max_pixels=max_pixels, reduce_to=1)
+
+
+def _looks_cut(file: str) -> bool:
+    """Tell whether a JPEG or PNG file is without its end mark; of other formats nothing is said."""
+    with open(file, "rb", buffering=0) as opened:  # noqa: PTH123  # a name is all there is
+        head = opened.read(4)
+        size = opened.seek(0, os.SEEK_END)
+        opened.seek(max(0, size - _TAIL))
+        tail = opened.read(_TAIL)
+    # Within compressed data no mark of this value occurs: JPEG writes a zero after each byte of 255.
+    return (head[:3] == b"\xff\xd8\xff" and b"\xff\xd9" not in tail) or (head == b"\x89PNG" and b"IEND" not in tail)
+
+
+def find_broken(check: Callable[[int], None], number: int) -> dict[int, str]:
+    """Check many images; each process of a run takes its part, and all have to ask.
+
+    Args:
+        check: raises an `ImageError` where the image at a place is broken.
+        number: of images.
+
+    Returns:
+        Reasons by place, ascending.
+    """
+    rank, world_size = find_process()
+
+    def reason(place: int) -> tuple[int, str] | None:
+        try:
+            check(place)
+        except ImageError as error:
+            return place, error.reason
+        return None
+
+    mine = [found for found in map_in_threads(reason, range(rank, number, world_size)) if found is not None]
+    return dict(sorted(chain.from_iterable(gather(mine))))
+
+
+def map_in_threads(function: Callable[[int], Result], places: range) -> Iterator[Result]:
+    """Yield the function's results for the places, in their order, computed by several threads."""
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(places), _AT_ONCE):
+            yield from pool.map(function, places[start : start + _AT_ONCE])
+
+
+def warn_of_broken(split: str, number: int, broken: Mapping[str, str]) -> None:
+    """Count and name the images that turned out to be broken while they were used, where there are any.
+
+    Args:
+        split: its name.
+        number: of its images.
+        broken: reasons by name, in the order of the split.
+    """
+    if broken:
+        reasons = "".join(f"\n  {name}: {reason}" for name, reason in broken.items())
+        rank_zero_warn(
+            f"{len(broken):,} of {counted(number, 'image')} of the {split} split turned out to be broken and "
+            f"{'was' if len(broken) == 1 else 'were'} left out:{reasons}"
+        )
+
+
+@dataclass(frozen=True)
+class FaceReader:
+    """Read faces from image files.
+
+    Attributes:
+        image_size: side of the faces in pixels.
+        channels: 1 for grey, 3 for RGB.
+        box: the part of each image to take; None for all of it.
+        max_pixels: an image with more pixels is not read.
+    """
+
+    image_size: int
+    channels: Literal[1, 3] = 1
+    box: Box | None = None
+    max_pixels: int = DEFAULT_MAX_PIXELS
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a face."""
+        return self.channels, self.image_size, self.image_size
+
+    def read(self, file: str) -> tuple[Tensor, tuple[str, ...]]:
+        """Return a face, uint8 of the shape, and remarks such as "first of 2 frames".
+
+        Raises:
+            ImageError: the file cannot be read.
+        """
+        decoded = read_picture(
+            file,
+            mode="L" if self.channels == 1 else "RGB",
+            max_pixels=self.max_pixels,
+            reduce_to=OVERSAMPLING * self.image_size if self.box is None else None,
+        )
+        pixels, notes = decoded.pixels, decoded.notes
+        if self.box is not None:
+            pixels, clipped = _crop(pixels, self.box, file)
+            notes = (*notes, "box clipped to the image") if clipped else notes
+        return face_tensor(pixels, self.image_size), notes
+
+
+def _crop(pixels: np.ndarray, box: Box, name: str) -> tuple[np.ndarray, bool]:
+    height, width = pixels.shape[:2]
+    x0, y0, x1, y1 = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
+    if x0 >= x1 or y0 >= y1:
+        raise ImageError(name, f"the box {list(box)} lies outside the image of {width} x {height} pixels")
+    return pixels[y0:y1, x0:x1], (x0, y0, x1, y1) != tuple(box)
+
+
+def face_tensor(pixels: np.ndarray, image_size: int) -> Tensor:
+    """Resize a face to what a data set holds; pixels that have the size already stay as they are.
+
+    Args:
+        pixels: uint8, shape (H, W) or (H, W, 3).
+        image_size: side of the result in pixels.
+
+    Returns:
+        uint8, shape (1 or 3, image_size, image_size).
+    """
+    image = torch.from_numpy(np.ascontiguousarray(pixels))
+    image = image[None] if image.ndim == 2 else image.permute(2, 0, 1)
+    resized = resize(image[None].float(), image_size)[0]
+    return resized.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def read_faces(files: Sequence[str], reader: FaceReader) -> FaceSplit:
+    """Read image files into memory, and keep account of those that cannot be read.
+
+    Args:
+        files: in the order of the result.
+        reader: reads each.
+
+    Returns:
+        A split without labels. A failure's ``position`` is the file's place in ``files``; the images, their sources
+        and the keys of the notes are those that are left.
+    """
+    images = torch.empty((len(files), *reader.shape), dtype=torch.uint8)
+
+    def read(position: int) -> Failure | tuple[str, ...]:
+        try:
+            images[position], notes = reader.read(files[position])
+        except ImageError as error:
+            return Failure(position, files[position], error.reason)
+        return notes
+
+    kept: list[int] = []
+    failures: list[Failure] = []
+    notes: dict[int, str] = {}
+    # Decoders release the interpreter's lock, so threads help; they share the one tensor, which processes would not.
+    for position, result in enumerate(map_in_threads(read, range(len(files)))):
+        if isinstance(result, Failure):
+            failures.append(result)
+            continue
+        if result:
+            notes[len(kept)] = "; ".join(result)
+        kept.append(position)
+    if failures:
+        # In place: a copy of those that are left would need the memory of a second split.
+        for place, position in enumerate(kept):
+            images[place] = images[position]
+    sources = [files[position] for position in kept]
+    return FaceSplit(images[: len(kept)], targets=None, sources=sources, failures=failures, notes=notes)
+
+
+class StreamedFaces:
+    """Faces in files, which look like the tensor (N, C, H, W) that they are too large for.
+
+    Args:
+        files: one for each face.
+        reader: reads them.
+    """
+
+    def __init__(self, files: FileNames, reader: FaceReader) -> None:
+        self.files = files
+        self.reader = reader
+
+    @property
+    def shape(self) -> torch.Size:
+        """N, C, H and W."""
+        return torch.Size((len(self.files), *self.reader.shape))
+
+    def __getitem__(self, index: int | Tensor, /) -> Tensor:
+        """Return faces, uint8 (C, H, W) or (B, C, H, W).
+
+        Raises:
+            ImageError: one cannot be read.
+        """
+        if isinstance(index, Tensor):
+            return torch.stack([self[row] for row in index.tolist()])
+        return self.reader.read(self.files[index])[0]
+
+    def read(self, request: BatchRequest) -> ReadFaces:
+        """Read the faces of a batch."""
+        image = torch.empty((len(request.indices), *self.reader.shape), dtype=torch.uint8)
+        if get_worker_info() is not None:
+            image.share_memory_()  # read into it, and not copied there to be handed over
+        index = torch.tensor(request.indices, dtype=torch.int64)
+        faces = ReadFaces(index, image, {}, {}, request.share if request.training else None)
+        gaps: list[int] = []
+        for row, position in enumerate(request.indices):
+            try:
+                image[row], notes = self.reader.read(self.files[max(position, 0)])
+            except ImageError as error:
+                gaps.append(row)
+                if position != PADDING:
+                    faces.broken[position] = error.reason
+                continue
+            if notes and position != PADDING:
+                faces.notes[position] = "; ".join(notes)
+        index[gaps] = PADDING
+        if gaps:
+            # Batch normalisation looks at all of a batch, so what fills a gap has to be a face.
+            whole = next((row for row in range(len(index)) if row not in gaps), None)
+            image[gaps] = torch.zeros_like(image[0]) if whole is None else image[whole].clone()
+        return faces
+
+
+def stream_faces(files: FileNames, reader: FaceReader) -> FaceSplit:
+    """Return a split of faces that are read when they are asked for.
+
+    Every file is looked at, each process of a run taking its part; those that are seen to be broken are failures.
+    What is damaged inside shows later.
+
+    Args:
+        files: in the order of the result.
+        reader: reads each.
+
+    Raises:
+        FaceExprError: not all processes see the same files.
+    """
+    start = time.perf_counter()
+    if len(set(gather(files.digest))) > 1:
+        raise FaceExprError(
+            f"the processes of this run see different files, the first being {files[0]}; expected the same files, "
+            "under the same names, on every machine"
+        )
+    bad = find_broken(lambda position: check_image(files[position], reader.max_pixels), len(files))
+    failures = [Failure(position, files[position], reason) for position, reason in bad.items()]
+    if len(files) >= MANY:
+        rank_zero_info(f"looked at the headers of {len(files):,} images in {time.perf_counter() - start:.0f} s")
+    kept = files.pick(position for position in range(len(files)) if position not in bad) if bad else files
+    return FaceSplit(images=StreamedFaces(kept, reader), targets=None, sources=kept, failures=failures)
