@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceexpr.data.annotations.records import FaceImage
+from faceexpr.data.annotations.records import AnnotatedImage
 from faceexpr.data.augment import seed_of
 from faceexpr.data.box_augment import BoxAugmentation, augment_sample
 from faceexpr.data.image_reading import find_broken
@@ -50,9 +50,9 @@ class BoxSplit:
 
     def __init__(
         self,
-        read: Callable[[FaceImage], NDArray[np.uint8]],
-        check: Callable[[FaceImage], None],
-        records: list[FaceImage],
+        read: Callable[[AnnotatedImage], NDArray[np.uint8]],
+        check: Callable[[AnnotatedImage], None],
+        records: list[AnnotatedImage],
         leave_out_broken: bool = False,
     ) -> None:
         self._read = read

@@ -20,7 +20,7 @@ from torch.utils.data import get_worker_info
 from faceexpr.data.loading import PADDING, BatchRequest, FaceSplit, Failure, ReadFaces, find_process, gather
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.image_decoding import too_large
-from faceexpr.utils.images import DEFAULT_MAX_PIXELS, ImageError, read_picture, resize, upright_size
+from faceexpr.utils.images import DEFAULT_MAX_PIXELS, ImageError, read_image, resize, upright_size
 from faceexpr.utils.text import counted
 
 Box = tuple[int, int, int, int]
@@ -99,7 +99,7 @@ def check_image(file: str, max_pixels: int) -> None:
     except OSError as error:
         raise ImageError(file, f"cannot be opened: {error.strerror}") from error
     if cut:
-        read_picture(file, max_pixels=max_pixels, reduce_to=1)
+        read_image(file, max_pixels=max_pixels, reduce_to=1)
 
 
 def _looks_cut(file: str) -> bool:
@@ -186,7 +186,7 @@ class FaceReader:
         Raises:
             ImageError: the file cannot be read.
         """
-        decoded = read_picture(
+        decoded = read_image(
             file,
             mode="L" if self.channels == 1 else "RGB",
             max_pixels=self.max_pixels,

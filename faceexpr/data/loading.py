@@ -75,14 +75,14 @@ class ReadFaces(NamedTuple):
     """Faces that were read for a batch.
 
     Attributes:
-        index: int64 (B,), the position of each in its split, or `PADDING` where there is none or it is broken.
+        indices: int64 (B,), the position of each in its split, or `PADDING` where there is none or it is broken.
         image: uint8 (B, C, H, W); in the place of a broken face another one of the batch, black where there is none.
         broken: reasons by position.
         notes: remarks by position.
         share: as in the `BatchRequest`; None outside of training.
     """
 
-    index: Tensor
+    indices: Tensor
     image: Tensor
     broken: dict[int, str]
     notes: dict[int, str]
@@ -179,9 +179,9 @@ class FaceSplit:
                 )
             self.broken[place] = reason
         self.notes.update(faces.notes)
-        batch = {"image": faces.image, "index": faces.index}
+        batch = {"image": faces.image, "index": faces.indices}
         if self.targets is not None:
-            batch["target"] = self.targets[faces.index.clamp(min=0)]
+            batch["target"] = self.targets[faces.indices.clamp(min=0)]
         if faces.share is not None:
             batch["share"] = torch.tensor(faces.share)
         return batch
@@ -191,6 +191,36 @@ class FaceSplit:
         for broken, notes in gather((self.broken, self.notes)):
             self.broken.update(broken)
             self.notes.update(notes)
+
+
+class EpochOrder(Sampler[int]):
+    """Give the order of an epoch's samples, drawn anew from (seed, epoch), or as they are.
+
+    Args:
+        size: number of samples.
+        shuffle: draw an order.
+        seed: of the draws; the same in every process.
+    """
+
+    def __init__(self, size: int, shuffle: bool, seed: int) -> None:
+        self.size = size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the number of the epoch; Lightning does so for each."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed + self.epoch)
+            yield from torch.randperm(self.size, generator=generator).tolist()
+        else:
+            yield from range(self.size)
 
 
 class BatchSampler(Sampler[BatchRequest]):
@@ -226,20 +256,19 @@ class BatchSampler(Sampler[BatchRequest]):
         rank: int = 0,
         global_batch_size: int | None = None,
     ) -> None:
+        self.sampler = EpochOrder(size, training and shuffle, seed)
         self.size = size
         self.training = training
-        self.shuffle = training and shuffle
         self.drop_last = drop_last
-        self.seed = seed
         self.world_size = world_size
         self.rank = rank
         self.step_size = (global_batch_size if training else None) or batch_size * world_size
-        self.epoch = 0
         self._left_out = (0, 0)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Set the number of the epoch, on which its order depends; Lightning does so."""
-        self.epoch = epoch
+    @property
+    def epoch(self) -> int:
+        """Number of the present epoch."""
+        return self.sampler.epoch
 
     def leave_out(self, epoch: int, batches: int) -> None:
         """Begin one epoch after some of its batches, which a training that is resumed in its middle has done."""
@@ -256,11 +285,7 @@ class BatchSampler(Sampler[BatchRequest]):
         return whole + (rest > 0 and not (self.training and self.drop_last and whole > 0))
 
     def __iter__(self) -> Iterator[BatchRequest]:
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed + self.epoch)
-            order = torch.randperm(self.size, generator=generator).tolist()
-        else:
-            order = list(range(self.size))
+        order = list(self.sampler)
         most = math.ceil(self.step_size / self.world_size)
         for start in range(self.first * self.step_size, len(self) * self.step_size, self.step_size):
             stretch = order[start : start + self.step_size]
@@ -293,16 +318,16 @@ class BatchLoader:
 
     Args:
         source: reads the batches.
-        sampler: which samples make up each batch.
+        batch_sampler: which samples make up each batch.
         num_workers: processes that read; 0 reads in this one.
         pin_memory: hand batches out in memory that a GPU copies from without waiting.
     """
 
     def __init__(
-        self, source: BatchSource, sampler: BatchSampler, num_workers: int = 0, pin_memory: bool = False
+        self, source: BatchSource, batch_sampler: BatchSampler, num_workers: int = 0, pin_memory: bool = False
     ) -> None:
         self.source = source
-        self.sampler = sampler
+        self.batch_sampler = batch_sampler
         self.num_workers = num_workers
         self.pin_memory = pin_memory
         self._loader: DataLoader[Any] | None = None
@@ -310,7 +335,7 @@ class BatchLoader:
         self._given = 0
 
     def __len__(self) -> int:
-        return len(self.sampler)
+        return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[Batch]:
         batches = self._batches()
@@ -321,7 +346,7 @@ class BatchLoader:
         if self._loader is None:
             self._loader = DataLoader(
                 _Requested(self.source),
-                sampler=self.sampler,
+                sampler=self.batch_sampler,
                 batch_size=None,  # whole batches are asked for, so nothing is left to collate
                 num_workers=self.num_workers,
                 persistent_workers=self.num_workers > 0,
@@ -329,7 +354,7 @@ class BatchLoader:
                 # Else each epoch would draw a number from the generator of everything else.
                 generator=torch.Generator(),
             )
-        self._given = self.sampler.first
+        self._given = self.batch_sampler.first
         try:
             for found in self._loader:
                 self._given += 1
@@ -352,15 +377,16 @@ class BatchLoader:
 
     def state_dict(self) -> dict[str, int]:
         """Return the number of the epoch, of the batches that were taken from it, and of the samples in a step."""
-        return {"epoch": self.sampler.epoch, "batches": self._given, "samples": self.sampler.step_size}
+        sampler = self.batch_sampler
+        return {"epoch": sampler.epoch, "batches": self._given, "samples": sampler.step_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Leave those batches out when that epoch is iterated over; any other epoch is whole."""
-        self.sampler.leave_out(state["epoch"], self.batches_done(state))
+        self.batch_sampler.leave_out(state["epoch"], self.batches_done(state))
 
     def batches_done(self, state: Mapping[str, int]) -> int:
         """Return a position as a number of the present batches, which may be of another size than those before."""
-        return state["batches"] * state["samples"] // self.sampler.step_size
+        return state["batches"] * state["samples"] // self.batch_sampler.step_size
 
 
 class _Requested(Dataset[Any]):

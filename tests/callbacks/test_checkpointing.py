@@ -120,11 +120,11 @@ def test_a_resumed_epoch_leaves_out_its_first_batches_and_no_other_epoch_does() 
         return BatchLoader(split, BatchSampler(10, 3, training=True, seed=4))
 
     def epoch(of: BatchLoader, number: int) -> list[list[int]]:
-        of.sampler.set_epoch(number)
+        of.batch_sampler.sampler.set_epoch(number)
         return [batch["index"].tolist() for batch in of]
 
     whole, resumed = loader(), loader()
-    whole.sampler.set_epoch(1)
+    whole.batch_sampler.sampler.set_epoch(1)
     batches = iter(whole)
     next(batches), next(batches)
     assert whole.state_dict() == {"epoch": 1, "batches": 2, "samples": 3}

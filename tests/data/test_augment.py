@@ -273,5 +273,5 @@ def test_a_batch_of_one_works():
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(name, value):
-    with pytest.raises(FaceExprError, match=rf"data\.augment\.{name} is .*; expected"):
+    with pytest.raises(FaceExprError, match=rf"^augment\.{name} is .*; expected"):
         Augmentation(**{name: value})

@@ -261,13 +261,13 @@ def test_no_warning_where_every_class_is_present():
 
 @pytest.mark.parametrize("batch_size", [0, -3])
 def test_a_batch_size_below_one_is_refused(batch_size):
-    with pytest.raises(FaceExprError, match=rf"^data\.batch_size is {batch_size}; expected 1 or more$"):
+    with pytest.raises(FaceExprError, match=rf"^batch_size is {batch_size}; expected 1 or more$"):
         GivenFaces(batch_size=batch_size)
 
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_global_batch_below_one_is_refused(size):
-    with pytest.raises(FaceExprError, match=rf"^data\.global_batch_size is {size}; expected 1 or more$"):
+    with pytest.raises(FaceExprError, match=rf"^global_batch_size is {size}; expected 1 or more$"):
         SyntheticFaces(global_batch_size=size)
 
 
@@ -280,7 +280,7 @@ def test_a_global_batch_sets_the_length_of_an_epoch_and_not_the_batches_of_evalu
 def test_a_global_batch_smaller_than_the_number_of_processes_is_refused():
     data = SyntheticFaces(train_size=30, batch_size=4, global_batch_size=3)
     data.trainer = SimpleNamespace(world_size=4)
-    with pytest.raises(FaceExprError, match=r"^data\.global_batch_size is 3, but there are 4 processes"):
+    with pytest.raises(FaceExprError, match=r"^global_batch_size is 3, but there are 4 processes"):
         data.step_size  # noqa: B018
 
 

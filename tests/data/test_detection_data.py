@@ -120,7 +120,7 @@ def test_ignored_faces_are_painted_over_in_training_and_kept_in_validation(tmp_p
 
 def draws(module: SyntheticScenes, epoch: int) -> dict[int, torch.Tensor]:
     loader = module.train_dataloader()
-    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    loader.batch_sampler.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
     return {
         index: image for batch in loader for index, image in zip(batch["index"].tolist(), batch["image"], strict=True)
     }
@@ -171,10 +171,10 @@ def test_all_pictures_that_cannot_be_decoded_are_listed_or_left_out(tmp_path: Pa
         (tmp_path / "images" / name).write_bytes((tmp_path / "images" / name).read_bytes()[:60])
     (tmp_path / "val.txt").write_text("0.png")
     options = {"train": str(file), "images": str(tmp_path / "images"), "val_list": str(tmp_path / "val.txt")}
-    with pytest.raises(FaceExprError, match=r"2 of 5 pictures cannot be read: .*1\.png: .*; .*4\.png: .*leave_out"):
+    with pytest.raises(FaceExprError, match=r"2 of 5 images cannot be read: .*1\.png: .*; .*4\.png: .*leave_out"):
         FaceBoxes(**options).train_dataloader()
     going_on = FaceBoxes(**options, reading=ReadOptions(missing="leave_out"))
-    with pytest.warns(UserWarning, match="2 of 5 pictures cannot be read"):
+    with pytest.warns(UserWarning, match="2 of 5 images cannot be read"):
         (batch,) = going_on.train_dataloader()
     assert sorted(int(image[0, 0, 0]) for image in batch["image"]) == [2, 3, 5]
     assert [Path(record.path).name for record in going_on.split("train").records] == ["2.png", "3.png", "5.png"]
@@ -193,11 +193,11 @@ def test_a_picture_that_cannot_be_decoded_is_named(boxes: FaceBoxes, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "data.batch_size is 0"),
-        ({"memory_gib": -1.0}, r"data.memory_gib is -1\.0; expected 0 or more"),
-        ({"memory_gib": float("nan")}, "data.memory_gib is nan; expected 0 or more"),
-        ({"num_workers": -1}, "data.num_workers is -1"),
-        ({"val_fraction": 1.0}, "data.val_fraction is 1.0"),
+        ({"batch_size": 0}, "^batch_size is 0"),
+        ({"memory_gib": -1.0}, r"^memory_gib is -1\.0; expected 0 or more"),
+        ({"memory_gib": float("nan")}, "^memory_gib is nan; expected 0 or more"),
+        ({"num_workers": -1}, "^num_workers is -1"),
+        ({"val_fraction": 1.0}, "val_fraction is 1.0"),
         ({"val": "a", "val_list": "b"}, "data.val and data.val_list are both given"),
     ],
 )

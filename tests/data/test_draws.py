@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from faceexpr.data import draws
+from faceexpr.data import augment as draws
 from faceexpr.data.augment import uniform
 from faceexpr.data.ferplus import drawn
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from faceexpr.data import face_folder
+from faceexpr.data import base
 from faceexpr.data.face_folder import FaceFolder
 from faceexpr.data.fer2013 import FER2013
 from faceexpr.utils.errors import FaceExprError
@@ -262,13 +262,13 @@ def test_the_cache_is_used_and_follows_the_files(tmp_path, folder, monkeypatch):
     frames = [Image.new("L", (48, 48), grey) for grey in (5, 250)]
     frames[0].save(root / "train" / "happy" / "z.gif", save_all=True, append_images=frames[1:])
     reads = []
-    original = face_folder.read_faces
+    original = base.read_faces
 
     def counting(files, *args, **kwargs):
         reads.append(len(files))
         return original(files, *args, **kwargs)
 
-    monkeypatch.setattr(face_folder, "read_faces", counting)
+    monkeypatch.setattr(base, "read_faces", counting)
     first, second = folder(val_fraction=0).split("train"), folder(val_fraction=0).split("train")
     assert reads == [8]
     assert torch.equal(first.images, second.images)

@@ -278,16 +278,16 @@ def test_files_in_each_others_place_are_told(tmp_path):
         FERPlus(votes, fer).split("train")
     with pytest.raises(FaceExprError, match="is not FER\\+'s label file: line 1 reads 'emotion, pixels, Usage'"):
         FERPlus(fer, fer).split("train")
-    with pytest.raises(FaceExprError, match=r"data\.votes: .*fer2013new\.csv does not exist"):
+    with pytest.raises(FaceExprError, match=r"^votes: .*fer2013new\.csv does not exist"):
         FERPlus(fer, str(tmp_path)).split("train")
 
 
 def test_options_are_checked():
-    with pytest.raises(FaceExprError, match=r"data\.classes is 6"):
+    with pytest.raises(FaceExprError, match=r"^classes is 6"):
         FERPlus("x", "y", classes=6)
-    with pytest.raises(FaceExprError, match=r"data\.labels is 'hard'"):
+    with pytest.raises(FaceExprError, match=r"^labels is 'hard'"):
         FERPlus("x", "y", labels="hard")
-    with pytest.raises(FaceExprError, match=r"data\.evaluate is 'all'"):
+    with pytest.raises(FaceExprError, match=r"^evaluate is 'all'"):
         FERPlus("x", "y", evaluate="all")
 
 

@@ -1,11 +1,14 @@
 """Which samples each process sees, in which batches."""
 
 import itertools
+import multiprocessing
+import os
 
 import pytest
 import torch
 
 from faceexpr.data.loading import PADDING, BatchLoader, BatchSampler, FaceSplit
+from faceexpr.utils.errors import FaceExprError
 
 SIZES = (1, 2, 3, 4, 5, 7, 8, 13, 16, 31)
 BATCHES = (1, 2, 3, 5, 8, 64)
@@ -17,9 +20,9 @@ def batches(size, batch_size, world=1, epoch=0, **options):
     """The batches of every process: a list of batches for each rank."""
     ranks = []
     for rank in range(world):
-        sampler = BatchSampler(size, batch_size, num_replicas=world, rank=rank, **options)
-        sampler.set_epoch(epoch)
-        ranks.append(list(sampler))
+        sampler = BatchSampler(size, batch_size, world_size=world, rank=rank, **options)
+        sampler.sampler.set_epoch(epoch)
+        ranks.append([request.indices for request in sampler])
         assert len(sampler) == len(ranks[-1])
     return ranks
 
@@ -32,7 +35,7 @@ def lengths(rank):
     return [len(batch) for batch in rank]
 
 
-def test_e11_evaluation_sees_each_sample_once_and_fills_up_with_padding():
+def test_evaluation_sees_each_sample_once_and_fills_up_with_padding():
     for size, batch_size, world in COMBINATIONS:
         ranks = batches(size, batch_size, world, training=False)
         seen = flat(ranks)
@@ -43,7 +46,7 @@ def test_e11_evaluation_sees_each_sample_once_and_fills_up_with_padding():
 
 
 def test_evaluation_is_in_order_whatever_is_asked():
-    assert batches(5, 2, training=False, shuffle=True, drop_last=True) == [[[0, 1], [2, 3], [4]]]
+    assert batches(5, 2, training=False, shuffle=True, drop_last=True) == [[[0, 1], [2, 3], [4]]]  # one stays one
     assert batches(5, 2, world=2, training=False) == [[[0, 2], [4]], [[1, 3], [PADDING]]]
 
 
@@ -55,7 +58,7 @@ def test_padding_stands_at_the_end_of_a_process():
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_e11_processes_train_on_equally_many_different_samples(drop_last):
+def test_processes_train_on_equally_many_different_samples(drop_last):
     for size, batch_size, world in COMBINATIONS:
         ranks = batches(size, batch_size, world, training=True, drop_last=drop_last)
         assert all(lengths(rank) == lengths(ranks[0]) for rank in ranks)
@@ -84,16 +87,15 @@ def test_the_shares_make_a_mean_over_processes_the_mean_over_the_step():
     values = torch.rand(64, dtype=torch.float64).tolist()
     for size, batch_size, world in COMBINATIONS:
         ranks = [
-            list(BatchSampler(size, batch_size, training=True, num_replicas=world, rank=rank).weighted())
-            for rank in range(world)
+            list(BatchSampler(size, batch_size, training=True, world_size=world, rank=rank)) for rank in range(world)
         ]
         for step in zip(*ranks, strict=True):
-            real = [[values[index] for index in indices if index != PADDING] for indices, _ in step]
-            parts = [share * sum(own) / max(len(own), 1) for own, (_, share) in zip(real, step, strict=True)]
+            real = [[values[index] for index in request.indices if index != PADDING] for request in step]
+            parts = [one.share * sum(own) / max(len(own), 1) for own, one in zip(real, step, strict=True)]
             everybody = [value for own in real for value in own]
             assert sum(parts) / world == pytest.approx(sum(everybody) / len(everybody), rel=1e-12)
             if len(everybody) == batch_size * world:
-                assert [share for _, share in step] == [1.0] * world
+                assert [request.share for request in step] == [1.0] * world
 
 
 def test_processes_stay_in_step_where_there_are_more_of_them_than_samples():
@@ -104,7 +106,7 @@ def test_processes_stay_in_step_where_there_are_more_of_them_than_samples():
         assert ranks[3] == [[PADDING, PADDING]]
 
 
-def test_e19_no_training_batch_of_one_where_a_batch_holds_more():
+def test_no_training_batch_of_one_where_a_batch_holds_more():
     for size, batch_size, world in COMBINATIONS:
         for drop_last in (False, True):
             own = lengths(batches(size, batch_size, world, training=True, drop_last=drop_last)[0])
@@ -127,12 +129,8 @@ def test_e19_no_training_batch_of_one_where_a_batch_holds_more():
         (3, 1, False, [1, 1, 1]),
     ],
 )
-def test_e19_lengths_of_training_batches(size, batch_size, drop_last, expected):
+def test_lengths_of_training_batches(size, batch_size, drop_last, expected):
     assert lengths(batches(size, batch_size, training=True, drop_last=drop_last)[0]) == expected
-
-
-def test_an_evaluation_batch_of_one_stays():
-    assert lengths(batches(3, 2, training=False)[0]) == [2, 1]
 
 
 def test_the_order_depends_on_seed_and_epoch_alone():
@@ -144,11 +142,6 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     assert order(seed=3, epoch=2) == order(seed=3, epoch=2)
     orders = [order(seed=seed, epoch=epoch) for seed in (0, 100) for epoch in range(5)]
     assert len({tuple(each) for each in orders}) == len(orders)
-
-
-def test_iterating_twice_in_an_epoch_gives_the_same():
-    sampler = BatchSampler(20, 3, training=True)
-    assert list(sampler) == list(sampler)
 
 
 def test_the_samples_left_out_change_with_the_epoch():
@@ -177,7 +170,7 @@ def test_a_loader_gives_the_rows_of_its_sampler(targets):
     loader = BatchLoader(split, sampler)
     given = list(loader)
     assert len(loader) == len(given) == 3
-    assert [batch["index"].tolist() for batch in given] == list(sampler)
+    assert [batch["index"].tolist() for batch in given] == [request.indices for request in sampler]
     assert given[-1]["index"][1] == PADDING
     for batch in given:
         assert {name: value.dtype for name, value in batch.items()} == {
@@ -193,7 +186,7 @@ def test_a_loader_gives_the_rows_of_its_sampler(targets):
 
 
 def test_a_loader_marks_padding_in_the_index():
-    loader = BatchLoader(a_split(torch.arange(5)), BatchSampler(5, 8, training=False, num_replicas=2, rank=1))
+    loader = BatchLoader(a_split(torch.arange(5)), BatchSampler(5, 8, training=False, world_size=2, rank=1))
     (batch,) = loader
     assert batch["index"].tolist() == [1, 3, PADDING]
     assert batch["image"].shape == (3, 1, 2, 2)
@@ -212,3 +205,73 @@ def test_a_batch_can_be_changed_without_changing_the_split():
     batch["target"].zero_()
     assert split.images.sum() == 4 * (10 + 20 + 30 + 40)
     assert split.targets.tolist() == [0, 1, 2, 3, 4]
+
+
+def flat_images(values):
+    return torch.tensor(values, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 4, 4).contiguous()
+
+
+def test_images_of_the_training_split_are_found_and_left_out_with_all_that_belongs_to_them():
+    training = FaceSplit(flat_images([1, 2, 3]), torch.tensor([0, 1, 2]), ["a", "b", "c"])
+    notes = {0: "x", 2: "y", 3: "z"}
+    split = FaceSplit(flat_images([9, 2, 8, 3]), torch.tensor([3, 4, 5, 6]), ["d", "e", "f", "g"], notes=notes)
+    leaked = split.find_leaked(training)
+    assert leaked.tolist() == [False, True, False, True]
+    kept = split.pick(~leaked)
+    assert kept.images[:, 0, 0, 0].tolist() == [9, 8]
+    assert kept.targets.tolist() == [3, 5]
+    assert list(kept.sources) == ["d", "f"]
+    assert kept.notes == {0: "x", 1: "y"}
+    assert FaceSplit(split.images, None, split.sources).pick(~leaked).targets is None
+
+
+class Numbers:
+    """A source whose batches are the numbers that are asked for, read by process ``worker``."""
+
+    def read(self, request):
+        return torch.tensor(request.indices), os.getpid()
+
+    def finish(self, found):
+        return {"index": found[0], "process": found[1]}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_epoch_goes_on_where_it_was_left_and_the_others_are_whole(num_workers):
+    def epoch(loader, number):
+        loader.batch_sampler.sampler.set_epoch(number)
+        return [batch["index"].tolist() for batch in loader]
+
+    def loader(batch_size=3):
+        return BatchLoader(Numbers(), BatchSampler(10, batch_size, training=True, seed=4), num_workers)
+
+    whole, resumed, other = loader(), loader(), loader(batch_size=2)
+    whole.batch_sampler.sampler.set_epoch(1)
+    batches = iter(whole)
+    next(batches), next(batches)  # workers may have read more
+    assert whole.state_dict() == {"epoch": 1, "batches": 2, "samples": 3}
+    resumed.load_state_dict(whole.state_dict())
+    assert epoch(resumed, 1) == epoch(loader(), 1)[2:]
+    assert resumed.state_dict() == {"epoch": 1, "batches": 4, "samples": 3}
+    assert epoch(resumed, 2) == epoch(loader(), 2)
+    assert len(resumed) == 4
+    other.load_state_dict(whole.state_dict())  # with steps of another size
+    assert epoch(other, 1) == epoch(loader(batch_size=2), 1)[3:]
+
+
+def test_workers_stay_until_the_loader_is_closed():
+    loader = BatchLoader(Numbers(), BatchSampler(6, 2, training=False), num_workers=1)
+    processes = {batch["process"] for _ in range(2) for batch in loader}
+    assert len(processes) == 1
+    assert os.getpid() not in processes
+    unfinished = iter(loader)
+    next(unfinished)
+    loader.close()
+    assert not multiprocessing.active_children()
+    assert next(iter(loader))["process"] not in processes
+    loader.close()
+
+
+def test_a_worker_that_the_system_ends_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(Numbers, "read", lambda *_: os._exit(9))
+    with pytest.raises(FaceExprError, match=r"has ended a process that prepares batches.*smaller num_workers than 1"):
+        list(BatchLoader(Numbers(), BatchSampler(6, 2, training=False), num_workers=1))

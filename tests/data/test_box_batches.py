@@ -58,7 +58,7 @@ def pictures(tmp_path: Path):
 
 def batches(module: FaceBoxes) -> list[dict]:
     loader = module.train_dataloader()
-    loader.sampler.set_epoch(1)
+    loader.batch_sampler.sampler.set_epoch(1)
     return list(loader)
 
 
@@ -79,10 +79,10 @@ def test_pictures_cut_short_are_listed_or_left_out_before_training(pictures, tmp
     for name in ("1.png", "4.png"):
         path = tmp_path / "images" / name
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(FaceExprError, match=r"2 of 5 pictures cannot be read: .*1\.png: .*; .*4\.png: .*leave_out"):
+    with pytest.raises(FaceExprError, match=r"2 of 5 images cannot be read: .*1\.png: .*; .*4\.png: .*leave_out"):
         pictures().train_dataloader()
     module = pictures(leave_out=True)
-    with pytest.warns(UserWarning, match="2 of 5 pictures cannot be read"):
+    with pytest.warns(UserWarning, match="2 of 5 images cannot be read"):
         module.train_dataloader()
     assert [record.path.name for record in module.split("train").records] == ["2.png", "3.png", "5.png"]
 
@@ -120,7 +120,7 @@ def test_a_picture_that_turns_out_to_be_broken_is_left_out(pictures, tmp_path, a
 
 def test_workers_are_there_where_pictures_are_not_in_memory(pictures):
     numbers = {
-        (gib, asked): pictures(memory_gib=gib, num_workers=asked).train_dataloader().workers.number
+        (gib, asked): pictures(memory_gib=gib, num_workers=asked).train_dataloader().num_workers
         for gib in (0, 4)
         for asked in (None, 0, 3)
     }
@@ -134,7 +134,7 @@ def test_a_worker_can_be_started_afresh(pictures):
     module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     module.trainer.unsendable = lambda: None
     copied = pickle.loads(pickle.dumps(module.split("train")))
-    assert np.array_equal(copied.read(2), module.split("train").read(2))
+    assert np.array_equal(copied.pixels(2), module.split("train").pixels(2))
 
 
 def test_a_detector_is_trained_on_what_is_left_and_the_rest_named(pictures, tmp_path, workdir):
@@ -143,7 +143,7 @@ def test_a_detector_is_trained_on_what_is_left_and_the_rest_named(pictures, tmp_
             f"--data.val_list={tmp_path / 'val.txt'}", "--data.reading.missing=leave_out", "--data.memory_gib=0",
             "--data.num_workers=1", "--data.batch_size=2"]  # fmt: skip
     options = [option for option in TINY_RUN if "evaluation." not in option]
-    with pytest.warns(UserWarning, match=r"1 of 5 pictures of the train split turned out to be broken and was left"):
+    with pytest.warns(UserWarning, match=r"1 of 5 images of the train split turned out to be broken and was left"):
         main(
             [
                 "fit",
