@@ -28,10 +28,10 @@ from experiments.paper.experiments import (
 from faceexpr import __version__
 from faceexpr.cli.parser import read_config
 from faceexpr.data.annotations.reading import read_annotations, read_document
+from faceexpr.data.base import Stage
 from faceexpr.data.fer2013 import FER2013
 from faceexpr.data.ferplus import USUAL_AGREEMENT, FERPlus
 from faceexpr.data.loading import FaceSplit
-from faceexpr.data.base import Stage
 from faceexpr.pipeline.records import RECORDS, read_records
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say, write_file

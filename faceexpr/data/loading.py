@@ -382,11 +382,7 @@ class BatchLoader:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Leave those batches out when that epoch is iterated over; any other epoch is whole."""
-        self.batch_sampler.leave_out(state["epoch"], self.batches_done(state))
-
-    def batches_done(self, state: Mapping[str, int]) -> int:
-        """Return a position as a number of the present batches, which may be of another size than those before."""
-        return state["batches"] * state["samples"] // self.batch_sampler.step_size
+        self.batch_sampler.leave_out(state["epoch"], state["batches"])
 
 
 class _Requested(Dataset[Any]):

@@ -241,10 +241,10 @@ def test_an_epoch_goes_on_where_it_was_left_and_the_others_are_whole(num_workers
         loader.batch_sampler.sampler.set_epoch(number)
         return [batch["index"].tolist() for batch in loader]
 
-    def loader(batch_size=3):
-        return BatchLoader(Numbers(), BatchSampler(10, batch_size, training=True, seed=4), num_workers)
+    def loader():
+        return BatchLoader(Numbers(), BatchSampler(10, 3, training=True, seed=4), num_workers)
 
-    whole, resumed, other = loader(), loader(), loader(batch_size=2)
+    whole, resumed = loader(), loader()
     whole.batch_sampler.sampler.set_epoch(1)
     batches = iter(whole)
     next(batches), next(batches)  # workers may have read more
@@ -254,8 +254,6 @@ def test_an_epoch_goes_on_where_it_was_left_and_the_others_are_whole(num_workers
     assert resumed.state_dict() == {"epoch": 1, "batches": 4, "samples": 3}
     assert epoch(resumed, 2) == epoch(loader(), 2)
     assert len(resumed) == 4
-    other.load_state_dict(whole.state_dict())  # with steps of another size
-    assert epoch(other, 1) == epoch(loader(batch_size=2), 1)[3:]
 
 
 def test_workers_stay_until_the_loader_is_closed():
