@@ -22,13 +22,10 @@ from torch import Tensor
 
 from faceexpr.callbacks.evaluation import AUTO, Evaluation, resolve_monitor
 from faceexpr.data.augment import seed_of
-from faceexpr.data.loading import BatchLoader
+from faceexpr.data.loading import POSITION, BatchLoader
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import replacing
 from faceexpr.weights.checkpoints import read_checkpoint
-
-POSITION = "train_position"
-"""Key of a checkpoint: the training loader's position, as its ``state_dict`` gives it."""
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

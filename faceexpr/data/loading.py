@@ -25,6 +25,10 @@ PADDING = -1
 """The ``index`` of a sample that only fills the last batch of a process; neither losses nor metrics count it."""
 
 
+POSITION = "train_position"
+"""Key of a checkpoint: the training loader's position, as its ``state_dict`` gives it."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """An input that could not be read.

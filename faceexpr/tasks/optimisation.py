@@ -16,8 +16,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from faceexpr.data.module import FaceDataModule
-from faceexpr.data.resumable import POSITION
+from faceexpr.data.base import FaceDataModule
+from faceexpr.data.loading import POSITION
 from faceexpr.tasks.base import check_weights_fit, load_weights
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.specs import callable_class
