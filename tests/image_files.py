@@ -11,7 +11,7 @@ from faceexpr.utils.images import ImageError, read_image
 
 
 def smooth_image(width=64, height=64, seed=0):
-    """A smooth random RGB picture, so that lossy formats stay close to it."""
+    """A smooth random RGB image, so that lossy formats stay close to it."""
     small = np.random.default_rng(seed).integers(30, 226, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 

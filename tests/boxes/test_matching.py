@@ -59,7 +59,7 @@ def test_an_ignored_face_that_is_not_found_is_not_missed():
     assert outcome.true.shape == outcome.false.shape == (0,)
 
 
-def test_pictures_stay_apart_and_the_surest_of_each_are_looked_at():
+def test_images_stay_apart_and_the_surest_of_each_are_looked_at():
     faces = [truth((0, 0, 10, 10)), truth(), truth((0, 0, 10, 10))]
     boxes = [found((50, 50, 60, 60, 0.2), (0, 0, 10, 10, 0.9)), found((0, 0, 10, 10, 0.5)), no_detections()]
     stacked = stack(faces, boxes, 1)

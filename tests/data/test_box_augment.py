@@ -1,4 +1,4 @@
-"""Augmentation of pictures with boxes: boxes stay on their faces."""
+"""Augmentation of images with boxes: boxes stay on their faces."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ STILL = {"flip": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "gr
 
 
 def sample() -> tuple[Tensor, Tensor]:
-    """A black picture with two patches, red and green, and their boxes."""
+    """A black image with two patches, red and green, and their boxes."""
     image = torch.zeros(3, 90, 120, dtype=torch.uint8)
     boxes = torch.tensor([[10.0, 20.0, 40.0, 60.0], [70.0, 30.0, 100.0, 60.0]])
     for channel, (left, top, right, bottom) in enumerate(boxes.long().tolist()):
@@ -55,7 +55,7 @@ def test_boxes_stay_on_their_faces(mosaic: float) -> None:
 
 def test_faces_shrink_below_and_grow_beyond_their_size() -> None:
     sides = [float(box[2] - box[0]) for seed in range(60) for box in changed(seed, **STILL)[1]]
-    assert min(sides) < 30 * 96 / 120  # the crop is larger than the picture's longer side
+    assert min(sides) < 30 * 96 / 120  # the crop is larger than the image's longer side
     assert max(sides) > 60
 
 
@@ -67,7 +67,7 @@ def test_a_face_of_which_too_little_is_left_goes() -> None:
         assert all(size.round().tolist() in ([30, 40], [30, 30]) for size in sizes)
 
 
-def test_mirroring_moves_boxes_with_the_picture() -> None:
+def test_mirroring_moves_boxes_with_the_image() -> None:
     once = changed(1, **{**STILL, "flip": 0.0})
     mirrored = changed(1, **{**STILL, "flip": 1.0})
     assert torch.equal(mirrored[0].flip(-1), once[0])
@@ -104,10 +104,10 @@ SIZE = 128
 
 
 def source() -> tuple[Tensor, Tensor]:
-    """A black picture with one face, which is white."""
-    picture = torch.zeros(3, 120, 160, dtype=torch.uint8)
-    picture[:, 30:90, 40:80] = 255
-    return picture, FACE
+    """A black image with one face, which is white."""
+    image = torch.zeros(3, 120, 160, dtype=torch.uint8)
+    image[:, 30:90, 40:80] = 255
+    return image, FACE
 
 
 def pasted(seed: int, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,21 +150,21 @@ def test_a_face_is_not_pasted_over_another() -> None:
 
 
 def test_a_small_face_is_not_blown_up() -> None:
-    picture = torch.zeros(3, 60, 60, dtype=torch.uint8)
+    image = torch.zeros(3, 60, 60, dtype=torch.uint8)
     face = torch.tensor([[20.0, 20.0, 32.0, 32.0]])
     for seed in range(40):
         torch.manual_seed(seed)
-        _, boxes = paste_face(torch.zeros(3, SIZE, SIZE, dtype=torch.uint8), torch.zeros(0, 4), picture, face)
+        _, boxes = paste_face(torch.zeros(3, SIZE, SIZE, dtype=torch.uint8), torch.zeros(0, 4), image, face)
         assert float(boxes[0, 3] - boxes[0, 1]) < 12 * MOST_ENLARGED + 1
 
 
-def test_the_share_of_pictures_with_pasted_faces() -> None:
-    pictures = [(torch.zeros(3, SIZE, SIZE, dtype=torch.uint8), torch.zeros(0, 4)), source()]
+def test_the_share_of_images_with_pasted_faces() -> None:
+    images = [(torch.zeros(3, SIZE, SIZE, dtype=torch.uint8), torch.zeros(0, 4)), source()]
     counts = []
     for seed in range(100):
         torch.manual_seed(seed)
         options = BoxAugmentation(size=SIZE, paste=0.5)
-        counts.append(len(augment_sample(0, pictures.__getitem__, len(pictures), options)[1]))
-    # Half of the pictures are to get faces, and half of these draw them from the picture that has one.
+        counts.append(len(augment_sample(0, images.__getitem__, len(images), options)[1]))
+    # Half of the images are to get faces, and half of these draw them from the image that has one.
     assert 0.15 < sum(count > 0 for count in counts) / 100 < 0.35
     assert set(counts) == {0, 1, 2, 3}

@@ -125,7 +125,7 @@ def test_crowds_are_ignored_and_not_dropped(read: Any) -> None:
 
 
 # Case C01
-def test_boxes_lie_on_the_upright_picture(read: Any, tmp_path: Path) -> None:
+def test_boxes_lie_on_the_upright_image(read: Any, tmp_path: Path) -> None:
     upright = Image.new("RGB", (20, 40))
     upright.paste((255, 0, 0), (4, 6, 14, 16))
     exif = Image.Exif()

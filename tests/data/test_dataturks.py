@@ -26,7 +26,7 @@ def record(content: str, *boxes: Any, unlabelled: bool = False) -> str:
     return json.dumps({"content": content, "annotation": None if unlabelled else boxes, "extras": None})
 
 
-def picture(path: Path, width: int = 100, height: int = 50) -> None:
+def write_image(path: Path, width: int = 100, height: int = 50) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height), "grey").save(path)
 
@@ -36,7 +36,7 @@ def read(tmp_path: Path) -> Any:
     """Write the text beside ``a.png`` of 100 x 50 pixels, and read it: ``read(text, min_size=2)``."""
 
     def from_text(text: str | bytes, **options: Any) -> Annotations:
-        picture(tmp_path / "a.png")
+        write_image(tmp_path / "a.png")
         path = tmp_path / "faces.json"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return read_annotations(path, options=ReadOptions(**options))
@@ -47,7 +47,7 @@ def read(tmp_path: Path) -> Any:
 # Case B01
 def test_an_unlabelled_image_shifts_nothing(tmp_path: Path, read: Any) -> None:
     for name, side in (("one.png", 40), ("two.png", 50), ("three.png", 60)):
-        picture(tmp_path / name, side, side)
+        write_image(tmp_path / name, side, side)
     text = "\n".join(
         [
             record("one.png", box(0, 0, 0.5, 0.5)),
@@ -140,7 +140,7 @@ def test_lines_an_array_and_a_cut_file(read: Any) -> None:
 # Case B04
 def test_names_beyond_ascii_survive(tmp_path: Path, read: Any) -> None:
     name = "Gruppe 家族 é.png"
-    picture(tmp_path / name)
+    write_image(tmp_path / name)
     for text in (
         record(name, box(0, 0, 1, 1, ["Gesicht_ü"])),
         json.dumps([json.loads(record(name))], ensure_ascii=False),
@@ -152,13 +152,13 @@ def test_images_are_found_by_the_names_that_fetching_and_browsers_give(tmp_path:
     first, second = "http://host/a/my%20group.png", "http://host/b/my%20group.png?size=2"
     text = record(first, box(0, 0, 1, 1)) + "\n" + record(second, box(0, 0, 1, 1))
     folder = tmp_path / "images"
-    picture(folder / fetched_name(first), 10, 10)
-    picture(folder / fetched_name(second), 20, 20)
+    write_image(folder / fetched_name(first), 10, 10)
+    write_image(folder / fetched_name(second), 20, 20)
     assert [image.size for image in read(text).images] == [(10, 10), (20, 20)]
     assert [image.url for image in read(text).images] == [first, second]
     for file in folder.iterdir():
         file.unlink()
-    picture(folder / "my group.png", 30, 30)
+    write_image(folder / "my group.png", 30, 30)
     assert read(record(first)).images[0].size == (30, 30)
     with pytest.raises(FaceExprError, match=r"would be the image of line 1 and of line 2, whose links differ"):
         read(text)
@@ -176,7 +176,7 @@ def test_missing_images_are_one_error_and_a_choice(tmp_path: Path, read: Any) ->
     kept = read(text, missing="keep")
     assert len(kept.images) == 15
     assert kept.images[0].boxes.tolist() == [[0, 0, 100, 50]]
-    (tmp_path / "b.png").write_bytes(b"no picture")
+    (tmp_path / "b.png").write_bytes(b"no image")
     with pytest.raises(FaceExprError, match=r"1 of 1 image missing or unreadable: .*b\.png \(not an image\)"):
         read(record("b.png"))
     with pytest.raises(FaceExprError, match=r"nowhere is no folder"):
@@ -188,7 +188,7 @@ def test_the_paper_s_first_data_set(tmp_path: Path) -> None:
     kept = read_annotations(REAL, options=ReadOptions(missing="keep"))
     assert (len(kept.images), sum(len(image.boxes) for image in kept.images)) == (408, 1131)
     for image in kept.images[:20]:
-        picture(tmp_path / image.path.name, *image.size)
+        write_image(tmp_path / image.path.name, *image.size)
     found = read_annotations(REAL, tmp_path, options=ReadOptions(missing="leave_out"))
     assert [image.boxes.tolist() for image in found.images] == [image.boxes.tolist() for image in kept.images[:20]]
     assert not any("another size" in note for note in found.notes)

@@ -1,4 +1,4 @@
-"""Damaged and very large pictures: one kind of error with its reason, and bounded memory."""
+"""Damaged and very large images: one kind of error with its reason, and bounded memory."""
 
 import os
 import pickle
@@ -26,7 +26,7 @@ def shape_or_reason(content):
 # Case C05
 def test_each_bad_file_is_named_with_its_reason(tmp_path):
     good = encoded(smooth_image(), "JPEG")
-    files = {"ok": good, "cut": good[: len(good) * 6 // 10], "empty": b"", "text": b"not a picture at all\n"}
+    files = {"ok": good, "cut": good[: len(good) * 6 // 10], "empty": b"", "text": b"not an image at all\n"}
     for name, content in files.items():
         (tmp_path / f"{name}.jpg").write_bytes(content)
     assert read_image(tmp_path / "ok.jpg").size == (64, 64)
@@ -41,7 +41,7 @@ def test_each_bad_file_is_named_with_its_reason(tmp_path):
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP", "PPM", "JPEG2000", "HEIF"])
 # Case C05
-def test_a_cut_anywhere_is_an_image_error_or_a_whole_picture(image_format):
+def test_a_cut_anywhere_is_an_image_error_or_a_whole_image(image_format):
     if image_format == "HEIF":
         pytest.importorskip("pillow_heif").register_heif_opener()
     content = encoded(smooth_image(40, 30), image_format)
@@ -123,7 +123,7 @@ def test_a_hundred_megapixels_are_read_reduced():
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
 @pytest.mark.parametrize("size", [(640, 480), (641, 487), (150, 100), (99, 300), (3000, 110)])
-def test_reduction_keeps_the_shorter_side_and_the_picture(image_format, size):
+def test_reduction_keeps_the_shorter_side_and_the_image(image_format, size):
     got = read_image(encoded(smooth_image(*size), image_format, quality=95), reduce_to=100)
     assert got.size == size
     assert got.reduction == max(1, min(size) // 100)
@@ -135,7 +135,7 @@ def test_reduction_keeps_the_shorter_side_and_the_picture(image_format, size):
 
 
 def test_strips_leave_no_seam():
-    """Tall pictures are converted in strips; the result is that of one piece."""
+    """Tall images are converted in strips; the result is that of one piece."""
     tall = np.random.default_rng(0).integers(0, 256, (1030, 6, 3), dtype=np.uint8)
     assert np.array_equal(read_image(tall).pixels, tall)
     assert np.array_equal(read_image(tall, reduce_to=2).pixels, np.asarray(Image.fromarray(tall).reduce(3)))

@@ -1,4 +1,4 @@
-"""Reading pictures: every kind of file that people hand to the product, and the folders they lie in."""
+"""Reading images: every kind of file that people hand to the product, and the folders they lie in."""
 
 import io
 import struct
@@ -306,7 +306,7 @@ def test_names_with_accents_and_blanks(tmp_path):
 def test_the_header_tells_the_upright_size(image_format, orientation, tmp_path):
     if image_format == "HEIF":
         pytest.importorskip("pillow_heif").register_heif_opener()
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     path.write_bytes(encoded(smooth_image(48, 24), image_format, exif=with_orientation(orientation)))
     assert upright_size(path) == read_image(path).size
     if image_format != "HEIF":  # whose writer keeps no orientation
@@ -339,7 +339,7 @@ def test_only_the_header_is_needed(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"), [(b"", "empty file"), (b"hello", "not an image"), (b"\xff\xd8\xff\xe0", "JPEG header")]
 )
-def test_what_is_no_picture_is_named(content, reason, tmp_path):
+def test_what_is_no_image_is_named(content, reason, tmp_path):
     path = tmp_path / "no.jpg"
     path.write_bytes(content)
     with pytest.raises(ImageError, match=reason) as error:

@@ -14,53 +14,29 @@ def test_the_order_is_fer_2013_s():
 
 
 @pytest.mark.parametrize("name", FERPLUS_NAMES)
-@pytest.mark.parametrize("spelling", ["{}", " {} ", "Emotion_{}", "emotion_{}"])
-def test_spellings_of_a_class(name, spelling):
-    for cased in (name, name.lower(), name.upper()):
-        assert canonical(spelling.format(cased), FERPLUS_NAMES) == name
-
-
-@pytest.mark.parametrize(
-    ("alias", "name"),
-    [
-        ("anger", "Angry"),
-        ("disgusted", "Disgust"),
-        ("fearful", "Fear"),
-        ("happiness", "Happy"),
-        ("Joy", "Happy"),
-        ("sadness", "Sad"),
-        ("surprised", "Surprise"),
-        ("Emotion_Happiness", "Happy"),
-    ],
-)
-def test_aliases(alias, name):
-    assert canonical(alias) == name
+def test_spellings_of_a_class(name):
+    for spelling in ("{}", " {} ", "Emotion_{}", "emotion_{}"):
+        for cased in (name, name.lower(), name.upper()):
+            assert canonical(spelling.format(cased), FERPLUS_NAMES) == name
 
 
 def test_every_alias_means_a_class_of_the_vocabulary():
     assert set(ALIASES.values()) == set(FERPLUS_NAMES)
     for alias, name in ALIASES.items():
         assert alias == alias.lower()
-        assert canonical(alias, FERPLUS_NAMES) == name
+        assert canonical(alias, FERPLUS_NAMES) == canonical(f"Emotion_{alias.title()}", FERPLUS_NAMES) == name
 
 
-@pytest.mark.parametrize("name", ["", "  ", "bored", "happ", "Not_Face", "Emotion_", "3"])
+@pytest.mark.parametrize("name", ["", "  ", "bored", "happ", "Not_Face", "Emotion_", "3", "contempt"])
 def test_other_names_mean_nothing(name):
-    assert canonical(name) is None
-
-
-def test_contempt_is_no_class_of_fer_2013():
-    assert canonical("contempt", FER_NAMES) is None
+    assert canonical(name, FER_NAMES) is None
 
 
 def test_classes_of_one_s_own():
     own = ("calm", "Happiness", "scared", "fear")
-    assert canonical("Calm", own) == "calm"
-    assert canonical("happy", own) == "Happiness"  # the classes may be called by aliases too
-    assert canonical("Joy", own) == "Happiness"
+    asked = {"Calm": "calm", "happy": "Happiness", "Joy": "Happiness", "FEAR": "fear", "sad": None}
+    assert {name: canonical(name, own) for name in asked} == asked
     assert canonical("scared", own) == "scared"  # the name itself before any alias
-    assert canonical("FEAR", own) == "fear"
-    assert canonical("sad", own) is None
 
 
 # Case A08
@@ -68,16 +44,9 @@ def test_indices_go_by_name_and_not_by_position():
     alphabetical = sorted(FER_NAMES)
     mapping = index_map(alphabetical, FER_NAMES)
     assert mapping == [0, 1, 2, 3, 6, 4, 5]
-    assert [FER_NAMES[index] for index in mapping] == alphabetical
     assert index_map(FER_NAMES, alphabetical) == [mapping.index(index) for index in range(7)]
-
-
-def test_index_map_understands_aliases_on_either_side():
     assert index_map(["happiness", "anger"], FER_NAMES) == [3, 0]
     assert index_map(["Happy", "Angry"], ["anger", "happiness"]) == [1, 0]
-
-
-def test_fewer_classes_than_the_model_has():
     assert index_map(["Neutral", "Happy"], FERPLUS_NAMES) == [6, 3]
     assert index_map([], FER_NAMES) == []
 
@@ -90,8 +59,7 @@ def test_unknown_classes_are_named_with_what_is_known():
 
 def test_every_class_has_a_colour_of_its_own():
     assert set(COLOURS) == set(FERPLUS_NAMES)
-    assert len(set(COLOURS.values())) == len(COLOURS)
+    assert len({*COLOURS.values(), colour("somebody else's class")}) == len(COLOURS) + 1
     for value in (*COLOURS.values(), colour("somebody else's class")):
         assert re.fullmatch("#[0-9a-f]{6}", value)
     assert colour("Happy") == COLOURS["Happy"]
-    assert colour("somebody else's class") not in COLOURS.values()

@@ -10,11 +10,11 @@ GREY = np.full((240, 320, 3), 128, np.uint8)
 
 
 def changed(before, after):
-    """Return where two pictures differ, as (H, W)."""
+    """Return where two images differ, as (H, W)."""
     return (before != after).any(axis=2)
 
 
-def test_no_box_leaves_the_picture_as_it_is_and_the_input_is_never_changed():
+def test_no_box_leaves_the_image_as_it_is_and_the_input_is_never_changed():
     assert (draw_boxes(GREY, np.zeros((0, 4))) == GREY).all()
     before = GREY.copy()
     out = draw_boxes(before, [[20, 30, 90, 120]], ["Happy 91%"])

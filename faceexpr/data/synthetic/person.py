@@ -111,6 +111,7 @@ class Person:
     hairstyle: str
     glasses: bool
     beard: bool
+    side: int
     width: float = _between(0.9, 1.08)
     height: float = _between(1.2, 1.38)
     taper: float = _between(0.12, 0.36)
@@ -128,7 +129,6 @@ class Person:
     turn: float = _between(-0.14, 0.14)
     nod: float = _between(-0.07, 0.07)
     gaze: float = _between(-0.3, 0.3)
-    side: int = field()
 
 
 def draw_person(rng: np.random.Generator) -> Person:
