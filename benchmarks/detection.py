@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from faceexpr.boxes.detections import Detections
 from faceexpr.metrics.detection import score_detections
 from faceexpr.utils.images import read_image
-from faceexpr.weights.shipped import DETECTOR
+from faceexpr.weights.model_file import DETECTOR
 
 WARM_UP = 3
 """Pictures that are looked at before the clock runs."""

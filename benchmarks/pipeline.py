@@ -45,7 +45,7 @@ from jsonargparse import auto_cli
 from faceexpr.boxes.detections import Detections, no_detections
 from faceexpr.boxes.matching import match, stack
 from faceexpr.utils.labels import FER_NAMES
-from faceexpr.weights.shipped import CLASSIFIER, DETECTOR
+from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
 
 WARM_UP = 2
 """Pictures that are looked at before the clock runs."""

@@ -12,9 +12,9 @@ import yaml
 from conftest import REPOSITORY
 from torch.utils.tensorboard import SummaryWriter
 
-from faceexpr.cli.export_model import load_exportable
+from faceexpr.cli.export import load_exportable
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.weights.shipped import shipped_models
+from faceexpr.weights.model_file import shipped_models
 
 sys.path.insert(0, str(REPOSITORY / "docs"))
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from faceexpr.boxes.detections import Detections, no_detections
 from faceexpr.pipeline.ground_truth import GroundTruth
 from faceexpr.pipeline.load import load_detector
-from faceexpr.weights.shipped import DETECTOR
+from faceexpr.weights.model_file import DETECTOR
 
 Finder: TypeAlias = "Callable[[NDArray[np.uint8]], Detections]"
 """Takes an RGB picture, uint8 (H, W, 3)."""

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from common.finders import installed
 from faceexpr.pipeline.pipeline import FacePipeline
 from faceexpr.utils.labels import canonical
-from faceexpr.weights.shipped import CLASSIFIER, DETECTOR
+from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
 
 
 @dataclass(frozen=True)

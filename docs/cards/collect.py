@@ -14,12 +14,12 @@ from experiments.paper.record import processor
 
 from cards.benchmark import read_benchmark
 from cards.command import commands, without_folder
-from faceexpr.cli.export_model import load_exportable
+from faceexpr.cli.export import load_exportable
 from faceexpr.metrics.predictions import file_name, unleaked_accuracy
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.text import counted
 from faceexpr.weights.checkpoints import find_checkpoint, read_checkpoint
-from faceexpr.weights.shipped import shipped_models
+from faceexpr.weights.model_file import shipped_models
 
 FIGURES = ("confusion_matrix", "reliability", "prediction_sets", "robustness", "precision_recall")
 """Figures of a test that a card shows; those with faces of a data set are not among them."""

@@ -17,8 +17,7 @@ from experiments.paper.experiments import RUNS, TEST, Experiment, experiment, tr
 from experiments.paper.figures import Drawn, file_name
 from experiments.paper.published import Published
 from experiments.paper.runs import CHOSEN, Results, Run, Settings, curves, read_results
-from faceexpr.cli.compare import on_all_and_unleaked
-from faceexpr.cli.comparison_report import sections
+from faceexpr.cli.compare import on_all_and_unleaked, sections
 from faceexpr.cli.parser import read_config
 from faceexpr.metrics import predictions
 from faceexpr.metrics.comparison import check_same, over_seeds

@@ -35,7 +35,7 @@ from faceexpr.utils.termination import Terminated, Termination
 from faceexpr.utils.text import counted
 from faceexpr.visualization.explain import explained_network
 from faceexpr.weights.checkpoints import find_checkpoint
-from faceexpr.weights.shipped import CLASSIFIER, DETECTOR
+from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
 
 DESCRIPTION = (
     "Find the faces in photographs and tell the expression of each: faces.jsonl has a record for each image, faces.csv "

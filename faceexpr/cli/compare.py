@@ -1,23 +1,25 @@
-"""``faceexpr compare``: whether the difference between trained classifiers is more than chance."""
+"""``faceexpr compare``: tell whether the difference between trained classifiers is more than chance, in tables."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from faceexpr.cli import comparison_report as reports
 from faceexpr.cli.parser import Parser
 from faceexpr.metrics.classification import check_resamples
-from faceexpr.metrics.comparison import Comparison, check_same, compare, known_leaks
+from faceexpr.metrics.comparison import CONFIDENCE, Comparison, check_same, compare, known_leaks
 from faceexpr.metrics.predictions import SavedSamples, file_name, read_samples
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say, write_file
-from faceexpr.utils.text import counted
+from faceexpr.utils.text import counted, markdown_table
 
 DESCRIPTION = (
     "Compare classifiers sample by sample: accuracy of each with its interval, and of each pair the difference with a "
@@ -26,6 +28,21 @@ DESCRIPTION = (
 RUNS = "Run folder of faceexpr test or validate (of fit for --split val), or its predictions_test.csv.gz; two or more."
 ENDINGS = (".csv", ".md", ".json")
 VERB = {"test": "test", "val": "validate"}
+
+RUN_HEADER = ("run", "accuracy", f"{CONFIDENCE:.0%} interval", "balanced", "macro F1")
+PAIR_HEADER = (
+    "first", "second", "difference", f"{CONFIDENCE:.0%} interval", "only first", "only second", "McNemar's p",
+    "Holm's p",
+)  # fmt: skip
+COLUMNS = (
+    "samples", "run", "against", "n", "accuracy", "low", "high", "balanced_accuracy", "macro_f1", "difference",
+    "difference_low", "difference_high", "only_first", "only_second", "p", "p_holm",
+)  # fmt: skip
+
+NOTE = (
+    "The difference is in points, of the first less the second; only first: samples that only it has right. Holm's p "
+    "counts for all pairs of a table together."
+)
 
 
 def run(args: list[str]) -> None:
@@ -44,7 +61,7 @@ def run(args: list[str]) -> None:
         raise FaceExprError(f"--out is {config.out}; expected a file that ends in {', '.join(ENDINGS[:-1])} or .json")
     runs = load([Path(given) for given in config.runs], config.split)
     compared, note = on_all_and_unleaked(runs, config.resamples, config.seed)
-    say(reports.as_text(compared))
+    say(as_text(compared))
     say(note)
     if config.out is not None:
         settings = {"split": config.split, "resamples": config.resamples, "seed": config.seed, "leaks": note}
@@ -54,10 +71,10 @@ def run(args: list[str]) -> None:
 
 def _written(suffix: str, compared: dict[str, Comparison], settings: dict[str, Any]) -> str:
     if suffix == ".csv":
-        return reports.as_csv(compared)
+        return as_csv(compared)
     if suffix == ".md":
-        return reports.as_markdown(compared) + f"\n{settings['leaks']}\n"
-    return reports.as_json(compared, settings)
+        return as_markdown(compared) + f"\n{settings['leaks']}\n"
+    return as_json(compared, settings)
 
 
 def load(paths: Sequence[Path], split: str) -> dict[str, SavedSamples]:
@@ -139,3 +156,120 @@ def on_all_and_unleaked(runs: dict[str, SavedSamples], resamples: int, seed: int
     if 0 < number < count:
         compared["samples that are in no training data"] = compare(runs, ~leaked, resamples, seed)
     return compared, note
+
+
+def as_text(compared: Mapping[str, Comparison]) -> str:
+    """Return the tables for the console, by what the samples are."""
+    blocks = []
+    for samples, comparison in compared.items():
+        tables = [(RUN_HEADER, _run_rows(comparison)), (PAIR_HEADER, _pair_rows(comparison))]
+        lines = [_aligned([header, *rows]) for header, rows in tables]
+        blocks.append("\n\n".join([_heading(samples, comparison), *lines]))
+    return "\n\n".join([*blocks, NOTE])
+
+
+def as_markdown(compared: Mapping[str, Comparison]) -> str:
+    """Return the tables as a page in Markdown."""
+    return "\n".join(["# Runs compared", "", *sections(compared, 2), ""])
+
+
+def sections(compared: Mapping[str, Comparison], level: int) -> list[str]:
+    """Return the lines of the tables in Markdown.
+
+    Args:
+        compared: by what the samples are.
+        level: of the headings.
+    """
+    lines = []
+    for samples, comparison in compared.items():
+        lines += [f"{'#' * level} {_heading(samples, comparison)}", ""]
+        for header, rows in ((RUN_HEADER, _run_rows(comparison)), (PAIR_HEADER, _pair_rows(comparison))):
+            lines += [*markdown_table(header, rows), ""]
+    return [*lines, NOTE]
+
+
+def as_csv(compared: Mapping[str, Comparison]) -> str:
+    """Return one table: a row for each run, then a row for each pair, in whole numbers and shares."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for samples, comparison in compared.items():
+        for run in comparison.runs:
+            low, high = run.interval
+            writer.writerow(
+                {
+                    "samples": samples, "run": run.run, "n": run.count, "accuracy": run.accuracy, "low": low,
+                    "high": high, "balanced_accuracy": run.balanced_accuracy, "macro_f1": run.macro_f1,
+                }
+            )  # fmt: skip
+        for pair in comparison.pairs:
+            low, high = pair.interval
+            writer.writerow(
+                {
+                    "samples": samples, "run": pair.first, "against": pair.second, "n": comparison.runs[0].count,
+                    "difference": pair.difference, "difference_low": low, "difference_high": high,
+                    "only_first": pair.only_first, "only_second": pair.only_second, "p": pair.p, "p_holm": pair.p_holm,
+                }
+            )  # fmt: skip
+    return text.getvalue()
+
+
+def as_json(compared: Mapping[str, Comparison], settings: Mapping[str, Any]) -> str:
+    """Return the comparisons as JSON, with all their numbers.
+
+    Args:
+        compared: by what the samples are.
+        settings: how it was computed.
+    """
+    found = {**settings, "confidence": CONFIDENCE, "samples": {name: asdict(one) for name, one in compared.items()}}
+    return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _heading(samples: str, comparison: Comparison) -> str:
+    return f"{samples}: {comparison.runs[0].count:,}"
+
+
+def _run_rows(comparison: Comparison) -> list[Sequence[str]]:
+    return [
+        (
+            run.run,
+            f"{run.accuracy:.2%}",
+            "{:.2%} to {:.2%}".format(*run.interval),
+            f"{run.balanced_accuracy:.2%}",
+            f"{run.macro_f1:.4f}",
+        )
+        for run in comparison.runs
+    ]
+
+
+def _pair_rows(comparison: Comparison) -> list[Sequence[str]]:
+    return [
+        (
+            pair.first,
+            pair.second,
+            f"{100 * pair.difference:+.2f}",
+            "{:+.2f} to {:+.2f}".format(*(100 * end for end in pair.interval)),
+            f"{pair.only_first:,}",
+            f"{pair.only_second:,}",
+            _p(pair.p),
+            _p(pair.p_holm),
+        )
+        for pair in comparison.pairs
+    ]
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    # Names at the left, numbers at the right.
+    names = 2 if len(widths) == len(PAIR_HEADER) else 1
+    return "\n".join(
+        "  " + "  ".join(
+            cell.ljust(width) if place < names else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )  # fmt: skip

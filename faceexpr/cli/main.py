@@ -1,4 +1,4 @@
-"""The ``faceexpr`` command: which verbs there are and where each one lives; nothing but wiring."""
+"""The ``faceexpr`` command: find the verb, run it, and end with one sentence and an exit code where that fails."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ VERBS: dict[str, tuple[str, str]] = {
     "fetch": ("faceexpr.cli.fetch:run", "Fetch the pictures that an annotation file names by links."),
     "detectron2": ("faceexpr.cli.detectron2:run", "Train or measure a detector of Detectron2."),
     "compare": ("faceexpr.cli.compare:run", "Tell whether the difference between runs is more than chance."),
-    "paper": ("experiments.paper.run:run", "Run the paper's experiments and write docs/paper.md."),
     "export": ("faceexpr.cli.export:run", "Write a checkpoint as one file: a program or a model file."),
 }
 """Each verb with its function (module:name, called with all arguments) and one line of help."""
@@ -55,9 +54,9 @@ def main(args: Sequence[str] | None = None) -> None:
     if str(Path.cwd()) not in sys.path:
         # Classes of the user's own, named by import path, lie in the current folder; last, where it hides nothing.
         sys.path.append(str(Path.cwd()))
-    verb = next((argument for argument in arguments if argument in VERBS), None)
-    if verb is None or arguments[0] in ("-h", "--help", "--version"):
-        _overview().parse_args(arguments or ["--help"])
+    verb = arguments[0] if arguments else "--help"
+    if verb not in VERBS:
+        _overview().parse_args([verb])
         return
     # Torch's C++ part would warn with a stack trace where another process has gone, which a sentence says already.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -3,46 +3,45 @@
 from __future__ import annotations
 
 import logging
-import threading
+import pkgutil
+import sys
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import yaml
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+import faceexpr.data
+import faceexpr.models
+import faceexpr.tasks
 from faceexpr import __version__
 from faceexpr.callbacks.calibration import Calibrate
 from faceexpr.callbacks.checkpointing import BestCheckpoint, EpochSeed, LastCheckpoint, WholeCheckpointIO
 from faceexpr.callbacks.checks import RunChecks, check_batch_norm
 from faceexpr.callbacks.classification import ClassificationEvaluation
 from faceexpr.callbacks.detection import DetectionEvaluation
-from faceexpr.callbacks.evaluation import Evaluation, can_judge
 from faceexpr.callbacks.predictions import PredictionWriter
 from faceexpr.callbacks.progress import LineProgress, RateMonitor, SaveRunConfig, on_terminal
 from faceexpr.callbacks.robustness import Robustness
-from faceexpr.cli.known_classes import WRITTEN_OUT, default_classes, import_short_names
-from faceexpr.cli.parser import Parser, bad_input, class_change_logger, is_written
-from faceexpr.cli.written import last_folder, written_path
+from faceexpr.cli.parser import Parser, flat, name_option, one_line, read_config
 from faceexpr.data.base import FaceDataModule
-from faceexpr.utils.errors import INTERRUPTED, PREEMPTED, SOME_FAILED, FaceExprError
-from faceexpr.utils.labels import FER_NAMES
+from faceexpr.utils.errors import INTERRUPTED, PREEMPTED, SOME_FAILED, FaceExprError, of_file
 from faceexpr.weights.checkpoints import find_checkpoint, newest_loadable, remembered, require_checkpoint
 
-ADVERTISEMENT = "\N{ELECTRIC LIGHT BULB} Tip"
-
-LOGGER_CLASS = "lightning.pytorch.loggers.TensorBoardLogger"
-RUNS = "lightning_logs"
-"""Folder of the runs, in ``trainer.default_root_dir`` where that is given."""
-DEFAULT_LOGGER_OPTIONS = {"save_dir": RUNS, "name": "", "default_hp_metric": False}
-
 # The best epoch is saved before the newest state, which then knows of it.
-CONFIGURED: dict[str, type[Callback]] = {
+CALLBACKS: dict[str, type[Callback]] = {
     "checkpoint": BestCheckpoint,
     "last_checkpoint": LastCheckpoint,
     "lr_monitor": RateMonitor,
@@ -53,152 +52,189 @@ CONFIGURED: dict[str, type[Callback]] = {
     "predictions": PredictionWriter,
     "progress": LineProgress,
 }
-"""The callbacks that every run has, each with the name of its options in a configuration."""
+"""The callbacks of a run, each with the name of its options in a configuration."""
+
+FOR = {
+    "evaluation": "probabilities",
+    "robustness": "probabilities",
+    "calibration": "probabilities",
+    "predictions": "probabilities",
+    "detection_evaluation": "detections",
+}
+"""Those that only a classifier's or only a detector's run has, each with what the model then ``gives``."""
+
+RUNS = "lightning_logs"
+"""Folder of the runs, in ``trainer.default_root_dir`` where that is given."""
+
+DEFAULTS = {"model": "ExpressionClassifier", "data": "SyntheticFaces"}
+"""The classes that are used where no other is named."""
+
+LOGGER = ("=TensorBoardLogger", f".save_dir={RUNS}", ".name=", ".default_hp_metric=false")
+"""The logger of runs that name none, as flags of ``--trainer.logger``."""
+
+LINKS = {
+    "evaluation.monitor": "checkpoint.monitor",
+    "detection_evaluation.monitor": "checkpoint.monitor",
+    "model.class_names": "data.class_names",
+}
+"""Options that nobody may give, each with the one that it is taken from."""
+
+VALUE_CHECKERS = ("lightning.", "torch.optim.")
+"""Modules that check values from the configuration by raising a ValueError, a RuntimeError or an ImportError."""
+
+ONE_IN_A_STEP = "Expected more than 1 value per channel when training"
+"""What torch's batch normalisation says of a batch of one."""
+
+
+class TrainingParser(Parser, LightningArgumentParser):
+    """Lightning's parser with our errors."""
 
 
 class FaceExprCLI(LightningCLI):
-    """Lightning's command line with this project's defaults.
+    """Lightning's command line with this project's defaults: parse the options, and build what they name.
+
+    The options are parsed twice. The first parse only collects what is written, to find the checkpoint. What that
+    remembers of its model and its data are the defaults of the second parse, so that whatever the user writes, in a
+    file or a flag, comes before it.
 
     Args:
-        args: the arguments, verb included.
-        remembered: hyper-parameters of the checkpoint that the arguments name. They are defaults: what the user
-            writes, in a file or a flag, comes before them.
-        checkpoint: that checkpoint's file.
+        verb: fit, validate, test or predict.
+        args: the arguments after it.
         callbacks: further callbacks that no configuration names.
     """
 
-    def __init__(
-        self,
-        args: ArgsType,
-        remembered: dict[str, Any] | None = None,
-        checkpoint: Path | None = None,
-        callbacks: Sequence[Callback] = (),
-    ) -> None:
-        self.remembered = remembered or {}
-        self.defaults = default_classes([*args] if isinstance(args, list) else []) | {
-            option: self.remembered[option] for option in ("model", "data") if option in self.remembered
-        }
-        self.checkpoint = checkpoint
-        self.notes = class_change_logger(
-            silent=self.remembered.get("data", {}).get("class_path"),
-            unwritten={LOGGER_CLASS: DEFAULT_LOGGER_OPTIONS, **WRITTEN_OUT},
-        )
+    def __init__(self, verb: str, args: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
+        self.verb = verb
+        self.written = written_options(args)
+        for target, source in LINKS.items():
+            if target in self.written:
+                raise FaceExprError(f"--{target} is taken from --{source} and cannot be given itself")
+        self.checkpoint = _checkpoint(verb, self.written)
+        self.remembered = {} if self.checkpoint is None else remembered(self.checkpoint)
+        # Flags, not defaults of the parser: another class would take over the values of a default class's options.
+        defaults = [f"--{option}={name}" for option, name in DEFAULTS.items() if option not in self.remembered]
+        defaults += [f"--trainer.logger{option}" for option in LOGGER]
         super().__init__(
             LightningModule,
             FaceDataModule,
             save_config_callback=SaveRunConfig,
             seed_everything_default=0,
-            trainer_defaults={
-                "callbacks": [EpochSeed(), RunChecks(), *callbacks],
-                "logger": {"class_path": LOGGER_CLASS, "init_args": DEFAULT_LOGGER_OPTIONS},
-            },
-            parser_class=Parser,
-            parser_kwargs={"prog": "faceexpr", "version": __version__},
+            trainer_defaults={"callbacks": [EpochSeed(), RunChecks(), *callbacks]},
+            parser_class=TrainingParser,
+            parser_kwargs={"prog": f"faceexpr {verb}", "version": __version__, "description": None},
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
-            args=args,
+            run=False,
+            args=[*defaults, *args],
         )
 
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        return super().init_parser(logger=self.notes, **kwargs)
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        skipped = {name: set(names) for name, names in LightningCLI.subcommands().items()}
-        for names in skipped.values():
-            names.add("weights_only")  # checkpoints are never unpickled, so there is nothing to choose
-        # With these, a configuration that one verb has saved would not be understood by the others.
-        skipped["validate"].add("verbose")
-        skipped["test"].add("verbose")
-        skipped["predict"].add("return_predictions")
-        return skipped
-
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for name, callback in CONFIGURED.items():
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="Checkpoint to go on from or to measure: a file, a run folder, last, or a model that faceexpr ships.",
+        )
+        for name, callback in CALLBACKS.items():
             parser.add_lightning_class_args(callback, name)
         parser.link_arguments("checkpoint.monitor", "evaluation.monitor")
         parser.link_arguments("checkpoint.monitor", "detection_evaluation.monitor")
         parser.link_arguments(
             "data.class_names", "model.init_args.class_names", self._model_class_names, apply_on="instantiate"
         )
-        parser.set_defaults(self.defaults)
+        parser.set_defaults({option: self.remembered[option] for option in DEFAULTS if option in self.remembered})
 
     def _model_class_names(self, data_class_names: Sequence[str]) -> list[str]:
         # A trained model's outputs keep their meaning, whatever the order of the classes in the data.
         return list(self.remembered.get("class_names", data_class_names))
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        self.config = parser.parse_args(args)  # type: ignore[arg-type]  # a list, from `run`
-        # Lightning merges a checkpoint's hyper-parameters over the user's; here they came in as defaults, and the
-        # path is put back below.
-        self.config[self.config.subcommand].ckpt_path = None
-
     def before_instantiate_classes(self) -> None:
-        config = self.config[self.subcommand]
+        config = self.config
         config.ckpt_path = None if self.checkpoint is None else str(self.checkpoint)
-        if self.subcommand != "fit":
+        if self.verb != "fit":
             if self.checkpoint is None:
-                raise require_checkpoint(str(self.subcommand), runs_folder(config.trainer))
+                raise require_checkpoint(self.verb, runs_folder(config.trainer))
             # Weights are measured as they are: whatever else went into their training need not be there again.
             warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`")
             warnings.filterwarnings("ignore", message=r"You're using the WeightAveraging callback, but loading")
-        if is_written(config.model, "class_names", FER_NAMES):
-            raise FaceExprError("model.class_names is taken from data.class_names and cannot be given itself")
         logger = config.trainer.logger
         if getattr(logger, "class_path", "").endswith(".TensorBoardLogger"):
             # Lightning would write a placeholder of -1 in the place of the final metrics.
             logger.init_args.default_hp_metric = False
             if config.trainer.default_root_dir and logger.init_args.save_dir == RUNS:
                 logger.init_args.save_dir = str(Path(config.trainer.default_root_dir) / RUNS)
+        if config.trainer.enable_checkpointing is False:
+            # The product's callbacks are always there; these are told to keep nothing.
+            config.checkpoint.save_top_k = config.last_checkpoint.save_top_k = 0
+            config.trainer.enable_checkpointing = None
+            rank_zero_info("trainer.enable_checkpointing is false: no checkpoint is kept")
+        self._leave_out_other_kind()
+        for note in dropped_options(self.written, config):
+            print(f"note: {note}", file=sys.stderr)
+
+    def _leave_out_other_kind(self) -> None:
+        """Take the evaluation of the other kind of model out of the configuration; a saved one of 0.1 has both."""
+        gives = getattr(pkgutil.resolve_name(self.config.model.class_path), "gives", "probabilities")
+        defaults = dict(flat(self.parser.get_defaults().as_dict()))
+        for name in [name for name, kind in FOR.items() if kind != gives]:
+            given = flat({name: self.config.pop(name).as_dict()})
+            lost = [option for option, value in given if option in self.written and value != defaults[option]]
+            self.parser.callback_keys.remove(name)
+            if lost:
+                model = self.config.model.class_path.rpartition(".")[2]
+                print(f"note: {model} has no use for {', '.join(lost)}; left out", file=sys.stderr)
+
+    def instantiate_classes(self) -> None:
+        with self.explained():
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        check_match(self.model, self.datamodule, str(self.subcommand))
-        trainer = self.config_init[self.subcommand].trainer
-        if trainer.max_epochs is None and getattr(self.model, "remembers", False):
-            trainer.max_epochs = 1  # a second look at the same samples changes nothing
-        callbacks = [*(trainer.callbacks or [])]
+        check_match(self.model, self.datamodule, self.verb)
+        options = self.config_init.trainer
+        if options.max_epochs is None and getattr(self.model, "remembers", False):
+            kwargs["max_epochs"] = 1  # a second look at the same samples changes nothing
+        callbacks = [*(options.callbacks or [])]
         if not on_terminal():
             # Bars redraw themselves with control characters, which flood a file; LineProgress stands in.
             callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
             kwargs["enable_progress_bar"] = False
-        if trainer.enable_model_summary is not False:
+        if options.enable_model_summary is not False:
             # The plain table; Lightning's default draws boxes where rich happens to be installed.
             kwargs["enable_model_summary"] = False
             if not any(isinstance(callback, ModelSummary) for callback in callbacks):
                 callbacks.append(ModelSummary())
-        trainer.callbacks = callbacks
-        plugins = trainer.plugins if isinstance(trainer.plugins, list) else [trainer.plugins] * bool(trainer.plugins)
+        plugins = options.plugins if isinstance(options.plugins, list) else [options.plugins] * bool(options.plugins)
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            trainer.plugins = [*plugins, WholeCheckpointIO()]
-        if trainer.enable_checkpointing is False:
-            # The product's callbacks are always there; these are told to keep nothing.
-            config = self.config_init[self.subcommand]
-            config.checkpoint.save_top_k = config.last_checkpoint.save_top_k = 0
-            kwargs["enable_checkpointing"] = True
-            rank_zero_info("trainer.enable_checkpointing is false: no checkpoint is kept")
-        built = super().instantiate_trainer(**kwargs)
-        check_batch_norm(built, bool(trainer.sync_batchnorm))
-        for callback in [*built.callbacks]:  # type: ignore[attr-defined]  # set at run time
-            if isinstance(callback, Evaluation) and not can_judge(callback, self.model):
-                built.callbacks.remove(callback)  # type: ignore[attr-defined]
-        return built
+            kwargs["plugins"] = [*plugins, WholeCheckpointIO()]
+        trainer = super().instantiate_trainer(**kwargs, callbacks=callbacks)
+        check_batch_norm(trainer, bool(options.sync_batchnorm))
+        return trainer
 
-    def fit(self, **kwargs: Any) -> None:
-        # A path that is given to the call is not known yet when the model is set up, and would load its first weights.
-        self.trainer.ckpt_path = kwargs.pop("ckpt_path", None)
-        self.trainer.fit(**kwargs)
+    def execute(self) -> None:
+        """Train, measure or predict.
 
-    def validate(self, **kwargs: Any) -> None:
-        self.trainer.validate(verbose=False, **kwargs)
+        Raises:
+            FaceExprError: bad input.
+            SystemExit: inputs of ``predict`` that could not be read, or Ctrl-C.
+        """
+        trainer: Any = self.trainer
+        options = {"model": self.model, "datamodule": self.datamodule}
+        path = self.config.ckpt_path
+        with self.explained():
+            if self.verb == "fit":
+                # The model asks for it in `setup`, and leaves its first weights alone where a checkpoint brings others.
+                trainer.ckpt_path = path
+                trainer.fit(**options)
+                self._report_best()
+            elif self.verb == "predict":
+                trainer.predict(**options, ckpt_path=path, return_predictions=False)
+                if any(isinstance(callback, PredictionWriter) and callback.failed for callback in trainer.callbacks):
+                    raise SystemExit(SOME_FAILED)
+            else:
+                getattr(trainer, self.verb)(**options, ckpt_path=path, verbose=False)
 
-    def test(self, **kwargs: Any) -> None:
-        self.trainer.test(verbose=False, **kwargs)
-
-    def predict(self, **kwargs: Any) -> None:
-        self.trainer.predict(return_predictions=False, **kwargs)
-
-    def after_fit(self) -> None:
+    def _report_best(self) -> None:
         checkpoint = self.trainer.checkpoint_callback
         if self.trainer.interrupted or not isinstance(checkpoint, BestCheckpoint) or not checkpoint.best_model_path:
             return
@@ -207,10 +243,111 @@ class FaceExprCLI(LightningCLI):
         rank_zero_info(f"{best}{checkpoint.best_model_path}")
         rank_zero_info(f"measure it with: faceexpr test --ckpt_path {checkpoint.best_model_path}")
 
-    def after_predict(self) -> None:
-        writers = [callback for callback in self.trainer.callbacks if isinstance(callback, PredictionWriter)]  # type: ignore[attr-defined]
-        if any(writer.failed for writer in writers):
-            raise SystemExit(SOME_FAILED)
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Raise what a user can do something about as an error in one sentence that names the option."""
+        try:
+            yield
+        except Exception as error:
+            known = bad_input(error)
+            if known is None:
+                raise
+            raise name_option(known, self.config) from None
+
+
+def written_options(args: Sequence[str]) -> dict[str, Any]:
+    """Return the options that a command line and its configuration files give, by their dotted names.
+
+    Nothing is checked and no class is looked at; values of flags are texts. Where the arguments are wrong, nothing is
+    returned: whoever parses them for good says what is wrong.
+
+    Raises:
+        FaceExprError: a configuration file does not hold options.
+    """
+    parser = Parser(add_help=False, print_config=None)
+    parser.add_argument("-c", "--config", action="append", default=[])
+    for name in ("model", "data", "trainer", *CALLBACKS):
+        parser.add_argument(f"--{name}", type=dict[str, Any] | str | None)
+    for name in ("ckpt_path", "seed_everything"):
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--print_config", nargs="?")
+    for flags in (("-h", "--help"), ("--version",)):
+        parser.add_argument(*flags, action="store_true")
+    try:
+        flags = parser.parse_args(args).as_dict()
+    except FaceExprError:
+        return {}
+    written: dict[str, Any] = {}
+    for options in (*(read_config(Path(path)) for path in flags.pop("config")), flags):
+        for name, value in flat({key: value for key, value in options.items() if options is not flags or value}):
+            if value is None or value is False:  # nothing is left of what it held
+                written = {key: kept for key, kept in written.items() if not key.startswith(f"{name}.")}
+            written[name] = value
+    return written
+
+
+def dropped_options(written: Mapping[str, Any], config: Namespace) -> list[str]:
+    """Return a note for each class that does not have options which were written for another class in its place.
+
+    Args:
+        written: as `written_options` returns them.
+        config: all options, as they are used.
+    """
+    used = dict(flat(config.as_dict()))
+    dropped: dict[str, list[str]] = {}
+    for name, value in written.items():
+        holder = name
+        while holder not in used and "." in holder:
+            holder = holder.rpartition(".")[0]
+        if holder != name and isinstance(used.get(holder), str):
+            dropped.setdefault(holder, []).append(f"{name.removeprefix(f'{holder}.')} {value}")
+    return [
+        f"{holder} is {used[holder].rpartition('.')[2]}, which does not have these options; they are dropped: "
+        f"{', '.join(options)}"
+        for holder, options in dropped.items()
+    ]
+
+
+def _checkpoint(verb: str, written: Mapping[str, Any]) -> Path | None:
+    """Return the checkpoint that a command line begins with."""
+    name = written.get("ckpt_path")
+    if name in (None, "", "null"):
+        return None
+    runs = last_folder(written)
+    if name == "last" and verb == "fit" and (found := newest_loadable(runs)) is None:
+        # So that one command starts a training and, whenever it was interrupted, goes on with it.
+        rank_zero_info(
+            f"--ckpt_path is last, and there is no last.ckpt to go on from below {runs}: training starts anew"
+        )
+        return found
+    return find_checkpoint(str(name), runs, resumes=verb == "fit")
+
+
+def last_folder(written: Mapping[str, Any]) -> Path:
+    """Return the folder that holds the last checkpoints of a command line's runs, as its options say.
+
+    That is the folder of the checkpoints where it is given, the run's where its name (``version``) is given, or else
+    the folder of all runs.
+    """
+    if folder := written.get("last_checkpoint.dirpath"):
+        return Path(folder)
+    root = written.get("trainer.default_root_dir")
+    if written.get("trainer.logger") in (False, "false", "False"):
+        return Path(root or ".") / "checkpoints"
+    runs = Path(written.get("trainer.logger.save_dir") or Path(root or ".") / RUNS)
+    runs /= written.get("trainer.logger.name") or ""
+    version = written.get("trainer.logger.version")
+    if version is None:
+        return runs
+    return runs / (f"version_{version}" if isinstance(yaml.safe_load(str(version)), int) else version)
+
+
+def runs_folder(trainer: Any) -> Path:
+    """Return the folder that the configured logger puts its runs into."""
+    init_args = getattr(trainer.logger, "init_args", None)
+    if init_args is None:
+        return Path(trainer.default_root_dir or ".") / RUNS
+    return Path(init_args.get("save_dir") or ".") / (init_args.get("name") or "")
 
 
 def check_match(model: LightningModule, data: FaceDataModule, verb: str) -> None:
@@ -234,6 +371,33 @@ def check_match(model: LightningModule, data: FaceDataModule, verb: str) -> None
         raise FaceExprError(f"--data is {type(data).__name__}, but {type(model).__name__} needs {wanted}")
 
 
+def bad_input(error: Exception) -> FaceExprError | None:
+    """Return what a user can do something about in an error of a run; None where it is a defect."""
+    causes: list[BaseException] = [error]
+    # jsonargparse gathers what constructors raise and raises that it could build nothing.
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    for cause in causes:
+        if isinstance(cause, FaceExprError):
+            return cause
+    origin = causes[-1]
+    if isinstance(origin, OSError) and origin.filename is not None:
+        return of_file(origin)
+    if str(origin).startswith(ONE_IN_A_STEP):
+        return FaceExprError(
+            "batch normalisation has nothing to compare where a step has one image for a process; expected "
+            "data.batch_size of at least 2, and data.global_batch_size of at least 2 for each process"
+        )
+    frames = [frame for frame, _ in traceback.walk_tb(origin.__traceback__)]
+    raised_by = frames[-1].f_globals.get("__name__", "") if frames else ""
+    if raised_by.startswith(("jsonargparse.", "yaml.")):
+        return FaceExprError(one_line(str(error), error))
+    checked = isinstance(origin, ValueError | RuntimeError | ImportError) and raised_by.startswith(VALUE_CHECKERS)
+    if checked or isinstance(origin, MisconfigurationException):
+        return FaceExprError(" ".join(str(origin).split()))
+    return None
+
+
 def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
     """Run one of Lightning's verbs.
 
@@ -246,10 +410,9 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
         SystemExit: bad options, inputs of ``predict`` that could not be read, SIGTERM or Ctrl-C.
     """
     import_short_names()
-    _quiet()
+    quieten_libraries()
     try:
-        checkpoint = _checkpoint(args)
-        FaceExprCLI(args, remembered(checkpoint) if checkpoint else None, checkpoint, callbacks)
+        FaceExprCLI(args[0], args[1:], callbacks).execute()
     except SIGTERMException:
         raise SystemExit(PREEMPTED) from None
     except Exception as error:
@@ -264,59 +427,33 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
         raise
 
 
-def _checkpoint(args: Sequence[str]) -> Path | None:
-    """Return the checkpoint that a command line begins with."""
-    written = written_path(args)
-    if written is None:
-        return None
-    runs = last_folder(args, Path(RUNS))
-    if written == "last" and "fit" in args and (found := newest_loadable(runs)) is None:
-        # So that one command starts a training and, whenever it was interrupted, goes on with it.
-        rank_zero_info(
-            f"--ckpt_path is last, and there is no last.ckpt to go on from below {runs}: training starts anew"
-        )
-        return found
-    return find_checkpoint(written, runs, resumes="fit" in args)
-
-
-def _as_line(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """Return a warning as a user reads it, without the place in the source where it was raised."""
-    return f"warning: {' '.join(str(message).split())}\n"
+def import_short_names() -> None:
+    """Import every module of data, models and tasks, so that the names of their classes are understood alone."""
+    for package in (faceexpr.data, faceexpr.models, faceexpr.tasks):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            import_module(module.name)
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
     # A function of its own, which is added once however often `run` is called in a process.
-    return not record.getMessage().startswith(ADVERTISEMENT)
+    return not record.getMessage().startswith("\N{ELECTRIC LIGHT BULB} Tip")
 
 
-def _thread_has_failed(failure: threading.ExceptHookArgs) -> None:
-    """Show why a thread has ended, but for TensorBoard's, which cannot write: the main thread is told, and ends too."""
-    if not type(failure.thread).__module__.startswith("tensorboard."):
-        threading.__excepthook__(failure)
-
-
-def _quiet() -> None:
-    """Show warnings as lines, and leave out what Lightning says to everybody and nobody here can act on."""
-    warnings.formatwarning = _as_line
-    warnings.filterwarnings("ignore", message=r"Total length of `BatchLoader` across ranks is zero")
+def quieten_libraries() -> None:
+    """Leave out what Lightning says to everybody and nobody here can act on."""
+    for message in (
+        "Total length of `BatchLoader` across ranks is zero",
+        "`LightningModule.configure_optimizers` returned `None`",
+        # The best checkpoint of another run is no concern of this one.
+        "The dirpath has changed from ",
+        # As in a process that has had no sample in an epoch.
+        r"The ``compute`` method of metric \w+ was called before",
+        # Nothing in it is overwritten but what is gone on from.
+        "Checkpoint directory .* exists and is not empty",
+        ".*number of training batches .* smaller than the logging interval",
+        # What `main` was given is what the process was given, or it is called from Python.
+        "LightningCLI's args parameter is intended to run from within Python",
+    ):
+        warnings.filterwarnings("ignore", message=message)
     warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=r"`LightningModule.configure_optimizers` returned `None`")
-    # The best checkpoint of another run is no concern of this one.
-    warnings.filterwarnings("ignore", message=r"The dirpath has changed from ")
-    # As in a process that has had no sample in an epoch.
-    warnings.filterwarnings("ignore", message=r"The ``compute`` method of metric \w+ was called before")
-    # Nothing in it is overwritten but what is gone on from.
-    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
-    warnings.filterwarnings("ignore", message=r".*number of training batches .* smaller than the logging interval")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
-    threading.excepthook = _thread_has_failed
-
-
-def runs_folder(trainer: Any) -> Path:
-    """Return the folder that the configured logger puts its runs into."""
-    init_args = getattr(trainer.logger, "init_args", None)
-    if init_args is None:
-        return Path(trainer.default_root_dir or ".") / "lightning_logs"
-    return Path(init_args.get("save_dir") or ".") / (init_args.get("name") or "")

@@ -130,7 +130,7 @@ def load_classifier(source: str | Path, device: str | torch.device = "cpu") -> T
         FaceExprError: there is no checkpoint, it is damaged, it holds no classifier of expressions, or its class names
             do not fit its outputs.
     """
-    path = find_checkpoint(source, Path("lightning_logs"), "--classifier")
+    path = find_checkpoint(source, Path("lightning_logs"), "classifier")
     kinds: list[type[ExpressionTask]] = [ExpressionClassifier, KNNClassifier]
     wanted = "a classifier of expressions, an ExpressionClassifier or a KNNClassifier"
     return TaskClassifier(load_task(path, kinds, "a classifier", wanted), device, str(path))

@@ -12,8 +12,7 @@ from faceexpr.pipeline.detectors import Detector, NetDetector
 from faceexpr.pipeline.ground_truth import GroundTruth
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.weights.checkpoints import find_checkpoint, newest
-from faceexpr.weights.model_file import is_model_file
-from faceexpr.weights.shipped import shipped_models
+from faceexpr.weights.model_file import is_model_file, shipped_models
 
 RUNS = Path("lightning_logs")
 
@@ -72,7 +71,7 @@ def detector_file(source: str | Path) -> Path:
         of_detectron2 = newest(path, "best*.pth") or newest(path, "*.pth")
         if of_detectron2 is not None and newest(path, "*.ckpt") is None:
             return of_detectron2
-    return find_checkpoint(source, RUNS, "--detector")
+    return find_checkpoint(source, RUNS, "detector")
 
 
 def _kind(path: Path) -> str:

@@ -24,7 +24,7 @@ from faceexpr.pipeline.result import PictureResult, failed
 from faceexpr.pipeline.steps import Found, classify, find
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import DEFAULT_MAX_PIXELS, DecodedImage, ImageError, Source, read_image, source_name
-from faceexpr.weights.shipped import CLASSIFIER, DETECTOR
+from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
 
 READERS = min(4, os.cpu_count() or 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pkgutil
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -19,7 +20,6 @@ from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import canonical, index_map
 from faceexpr.utils.specs import Described, class_path, describe
 from faceexpr.weights.checkpoints import class_of, find_checkpoint, read_checkpoint
-from faceexpr.weights.model_file import is_model_file
 
 TaskType = TypeVar("TaskType", bound="Task")
 
@@ -129,14 +129,14 @@ def load_task(path: Path, kinds: Sequence[type[TaskType]], role: str, wanted: st
     """
     checkpoint = read_checkpoint(path)
     name = class_of(checkpoint, path)
-    kind = next((kind for kind in kinds if class_path(kind) == name), None)
+    kind = next((kind for kind in kinds if _names(name, kind)), None)
     if kind is None:
         raise FaceExprError(
             f"{path} cannot be loaded as {role}: it holds {name.rpartition('.')[2]}; expected the checkpoint of "
             f"{wanted}"
         )
     try:
-        return kind.load_from_checkpoint(_as_lightning_reads(path, checkpoint), map_location="cpu")
+        return kind.load_from_checkpoint(_in_memory(checkpoint), map_location="cpu")
     except (FaceExprError, ArgumentError, ValueError, TypeError, RuntimeError) as error:
         raise FaceExprError(
             f"{path} cannot be loaded as {role}: its weights do not fit what it says of its network and its classes; "
@@ -144,10 +144,16 @@ def load_task(path: Path, kinds: Sequence[type[TaskType]], role: str, wanted: st
         ) from error
 
 
-def _as_lightning_reads(path: Path, checkpoint: Mapping[str, Any]) -> Path | io.BytesIO:
-    """Return a checkpoint's file, or what a model file holds as such a file in memory."""
-    if not is_model_file(path):
-        return path
+def _names(path: str, kind: type) -> bool:
+    """Tell whether an import path is of a class; a class that its folder re-exports has two."""
+    try:
+        return pkgutil.resolve_name(path) is kind
+    except (ImportError, AttributeError, ValueError):
+        return False
+
+
+def _in_memory(checkpoint: Mapping[str, Any]) -> io.BytesIO:
+    """Return a checkpoint as Lightning reads it: a model file is none, and the class paths of 0.1 are redirected."""
     content = io.BytesIO()
     torch.save(checkpoint, content)
     content.seek(0)

@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 RENAMED: dict[str, str] = {
     "faceexpr.data.face_images.FaceImages": "faceexpr.data.face_files.FaceFiles",
     "faceexpr.data.synthetic_scenes.SyntheticScenes": "faceexpr.data.synthetic.SyntheticScenes",
 }
 """The import path of a class as version 0.1 wrote it, and where the class is now."""
+
+REMOVED: tuple[str, ...] = ()
+"""Options of version 0.1 that saved configurations hold and that are gone, such as ``last_checkpoint.name``."""
+
+
+def redirect(value: Any) -> Any:
+    """Return plain values in which each class path of an earlier version is the one of today."""
+    if isinstance(value, Mapping):
+        return {key: redirect(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redirect(item) for item in value]
+    return RENAMED.get(value, value) if isinstance(value, str) else value
+
+
+def without_removed(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a saved configuration without the options that are gone."""
+    return {
+        key: without_removed(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if f"{prefix}{key}" not in REMOVED
+    }

@@ -12,8 +12,8 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_warn
 
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.weights.model_file import is_model_file, read_model_file
-from faceexpr.weights.shipped import shipped_models
+from faceexpr.utils.redirects import redirect
+from faceexpr.weights.model_file import is_model_file, read_model_file, shipped_models
 
 NAMING = ("class_path", "_class_path", "net", "optimizer", "scheduler")
 """Keys of hyper-parameters under which a text names what is called to build a part of a model."""
@@ -28,6 +28,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     checkpoint = read_model_file(path) if is_model_file(path) else _read(path)
     for stored in ("hyper_parameters", "datamodule_hyper_parameters"):
+        if stored in checkpoint:
+            checkpoint[stored] = redirect(checkpoint[stored])
         _check_described(path, stored, checkpoint.get(stored))
     return checkpoint
 
@@ -129,15 +131,15 @@ def remembered(path: Path) -> dict[str, Any]:
     return found
 
 
-def find_checkpoint(written: str | Path, runs: Path, option: str = "--ckpt_path", resumes: bool = False) -> Path:
-    """Return the file that an option means.
+def find_checkpoint(written: str | Path, runs: Path, parameter: str = "ckpt_path", resumes: bool = False) -> Path:
+    """Return the checkpoint or model file that somebody names.
 
     Args:
         written: a file, a run folder (its best checkpoint, calibrated where that was done since), ``last`` (the newest
             last.ckpt below ``runs`` that can be loaded), or the name of a model that comes with the package, which goes
             before a file of that name.
         runs: folder of the runs, such as ``lightning_logs``.
-        option: its name, for messages.
+        parameter: the name of the parameter that names the file, for messages.
         resumes: a training shall go on from it, which takes more than the weights.
 
     Raises:
@@ -148,27 +150,27 @@ def find_checkpoint(written: str | Path, runs: Path, option: str = "--ckpt_path"
     path = shipped.get(written, Path(written)) if isinstance(written, str) else written
     if resumes and is_model_file(path):
         raise FaceExprError(
-            f"{option} is {written}, a model, which does not say how far its training has come; expected a checkpoint "
-            f"to go on from, or --model.weights {written} for a new training that starts with its weights"
+            f"{parameter} is {written}, a model, which does not say how far its training has come; expected a "
+            f"checkpoint to go on from, or a new training whose model begins with these weights (weights: {written})"
         )
     if written == "last":
         found = newest_loadable(runs)
         if found is None:
-            raise FaceExprError(f"{option} is last, but there is no last.ckpt below {runs}; expected a file")
+            raise FaceExprError(f"{parameter} is last, but there is no last.ckpt below {runs}; expected a file")
         return found
     if written == "best":
         raise FaceExprError(
-            f"{option} is best, but a new process knows of no run that it could be the best of; name the file or "
-            f"the run folder{_example(runs, option)}"
+            f"{parameter} is best, but a new process knows of no run that it could be the best of; name the file or "
+            f"the run folder{_example(runs, parameter)}"
         )
     if path.is_dir():
         found = newest(path, "best*.ckpt", "calibrated*.ckpt")
         if found is None:
-            raise FaceExprError(f"{option}: there is no best.ckpt in the run folder {path}; expected a file")
+            raise FaceExprError(f"{parameter}: there is no best.ckpt in the run folder {path}; expected a file")
         return found
     if not path.is_file():
         raise FaceExprError(
-            f"{option}: {written} does not exist; expected a checkpoint, a model file, a run folder or one of the "
+            f"{parameter}: {written} does not exist; expected a checkpoint, a model file, a run folder or one of the "
             f"models that come with faceexpr: {', '.join(shipped) or 'none in this installation'}"
         )
     return path
@@ -176,9 +178,7 @@ def find_checkpoint(written: str | Path, runs: Path, option: str = "--ckpt_path"
 
 def require_checkpoint(verb: str, runs: Path) -> FaceExprError:
     """Return the error for a verb that was given no checkpoint."""
-    return FaceExprError(
-        f"no weights to {verb}: name a checkpoint file or a run folder with --ckpt_path{_example(runs)}"
-    )
+    return FaceExprError(f"no weights to {verb}: name a checkpoint file or a run folder with ckpt_path{_example(runs)}")
 
 
 def newest_loadable(runs: Path) -> Path | None:
@@ -204,6 +204,6 @@ def _by_age(folder: Path, *patterns: str) -> list[Path]:
     return sorted(found, key=lambda path: path.stat().st_mtime)
 
 
-def _example(runs: Path, option: str = "--ckpt_path") -> str:
+def _example(runs: Path, parameter: str = "ckpt_path") -> str:
     found = newest(runs, "best*.ckpt")
-    return f", such as {option} {found or 'lightning_logs/version_0'}"
+    return f", such as {parameter}={found or 'lightning_logs/version_0'}"

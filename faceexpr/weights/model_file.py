@@ -27,6 +27,12 @@ FORMAT = 1
 VERSION = re.compile(r"\d+\.\d+(\.\d+)*((a|b|rc|\.?dev|\.?post)\d+)*(\+[\w.]+)?$")
 """As far as Lightning, which asks for it, has had any."""
 
+FOLDER = Path(__file__).parent
+"""Of the trained models that come with the package, each a model file."""
+
+DETECTOR, CLASSIFIER = "wider_light", "fer2013_compact"
+"""What is used where no other is named: files without their folder and their ending."""
+
 TOLD = ("data", "licence", "command", "seed")
 """What a file says of its origin, in words."""
 
@@ -34,6 +40,11 @@ TOLD = ("data", "licence", "command", "seed")
 def is_model_file(path: Path | str) -> bool:
     """Tell by its ending whether a file is a model file."""
     return Path(path).suffix.lower() == ENDING
+
+
+def shipped_models() -> dict[str, Path]:
+    """Return the files of the models that come with the package, by name."""
+    return {path.stem: path for path in sorted(FOLDER.glob(f"*{ENDING}"))}
 
 
 def packed(state: Mapping[str, Tensor], halved: Collection[str], header: Mapping[str, Any]) -> bytes:

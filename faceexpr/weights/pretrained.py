@@ -29,8 +29,8 @@ def download_weights(entry: WeightsEnum, written: str, spoken: str) -> dict[str,
     # OSError: the network (URLError) or the disk; RuntimeError: what arrived has another checksum.
     except (OSError, RuntimeError) as error:
         raise FaceExprError(
-            f"model.net.weights is {written}, and torchvision could not download the {spoken} weights ({error}); give "
-            "a local file instead, --model.net.weights FILE, or train from scratch with none"
+            f"weights is {written}, and torchvision could not download the {spoken} weights ({error}); give "
+            "a local file instead, or train from scratch with none"
         ) from error
     return state
 
@@ -46,12 +46,12 @@ def read_weights_file(path: Path, choices: str) -> Any:
         FaceExprError: there is no such file, or it cannot be loaded with ``weights_only=True``.
     """
     if not path.is_file():
-        raise FaceExprError(f"model.net.weights: {path} is not a file; expected {choices} or a local file with weights")
+        raise FaceExprError(f"weights: {path} is not a file; expected {choices} or a local file with weights")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a file that is not its own
         raise FaceExprError(
-            f"model.net.weights: {path} cannot be read as weights ({type(error).__name__}); expected a state dict "
+            f"weights: {path} cannot be read as weights ({type(error).__name__}); expected a state dict "
             "saved with torch.save"
         ) from error
 
@@ -63,7 +63,7 @@ def require_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
         FaceExprError: it is something else.
     """
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise FaceExprError(f"model.net.weights: {path} is not a state dict; expected tensors by name")
+        raise FaceExprError(f"weights: {path} is not a state dict; expected tensors by name")
     return dict(content)
 
 

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from faceexpr.callbacks.checkpointing import EpochSeed, WholeCheckpointIO
 from faceexpr.cli.main import main
-from faceexpr.cli.written import last_folder
+from faceexpr.cli.train import last_folder, written_options
 from faceexpr.data.loading import BatchLoader, BatchSampler, FaceSplit
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.weights.checkpoints import newest_loadable
@@ -46,7 +46,7 @@ def test_last_is_looked_for_where_the_runs_go(args: list[str], folder: str, work
     Path("a.yaml").write_text("trainer: {default_root_dir: from_file}\n")
     logger = "{class_path: TensorBoardLogger, init_args: {save_dir: saved, name: b}}"
     Path("b.yaml").write_text(f"trainer: {{logger: {logger}}}\n")
-    assert last_folder(["fit", *args], DEFAULT) == Path(folder)
+    assert last_folder(written_options(args)) == Path(folder)
 
 
 def test_one_command_starts_a_training_and_goes_on_with_it(run: Run, workdir: Path) -> None:

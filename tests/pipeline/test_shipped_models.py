@@ -11,8 +11,7 @@ from faceexpr import FacePipeline
 from faceexpr.cli.analyze import run
 from faceexpr.pipeline.inputs import OPTIONS
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.weights.model_file import read_header
-from faceexpr.weights.shipped import CLASSIFIER, DETECTOR, FOLDER, shipped_models
+from faceexpr.weights.model_file import CLASSIFIER, DETECTOR, FOLDER, read_header, shipped_models
 
 PORTRAIT = get_sample_data("grace_hopper.jpg", asfileobj=False)
 EYES_AND_MOUTH = [(222, 190), (305, 190), (270, 278)]

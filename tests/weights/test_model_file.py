@@ -12,7 +12,7 @@ from red_finder import save_task, tiny_classifier
 from safetensors import safe_open
 from safetensors.torch import save, save_file
 
-from faceexpr.cli.export_model import without_folders
+from faceexpr.cli.export import without_folders
 from faceexpr.cli.main import main
 from faceexpr.models.compact_resnet import CompactResNet
 from faceexpr.models.light_detector import LightDetector
@@ -22,8 +22,16 @@ from faceexpr.tasks.detect import FaceDetector
 from faceexpr.tasks.knn import KNNClassifier
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.weights.checkpoints import class_of, find_checkpoint, read_checkpoint, remembered
-from faceexpr.weights.model_file import FORMAT, KEY, packed, read_header, read_model_file
-from faceexpr.weights.shipped import CLASSIFIER, DETECTOR, shipped_models
+from faceexpr.weights.model_file import (
+    CLASSIFIER,
+    DETECTOR,
+    FORMAT,
+    KEY,
+    packed,
+    read_header,
+    read_model_file,
+    shipped_models,
+)
 
 HEADER = {"lightning": "2.6.0", "hyper_parameters": {}, "data_hyper_parameters": {}}
 LAMBDA_LR = "torch.optim.lr_scheduler.LambdaLR"
@@ -277,7 +285,7 @@ def test_a_name_is_a_shipped_model_and_a_path_is_a_file(workdir):
     assert find_checkpoint(Path(CLASSIFIER), runs) == Path(CLASSIFIER)
     assert find_checkpoint("model.safetensors", runs) == Path("model.safetensors")
     with pytest.raises(FaceExprError, match=f"--classifier: fer2013 does not exist; .*{CLASSIFIER}, .*{DETECTOR}"):
-        find_checkpoint("fer2013", runs, "--classifier")
+        find_checkpoint("fer2013", runs, "classifier")
     for name in (CLASSIFIER, "model.safetensors"):
         with pytest.raises(FaceExprError, match=f"--model.weights {name} for a new training"):
             find_checkpoint(name, runs, resumes=True)
