@@ -22,8 +22,6 @@ from torch import Tensor
 
 from faceexpr.callbacks.evaluation import AUTO, Evaluation, resolve_monitor
 from faceexpr.data.augment import seed_of
-from faceexpr.data.loading import POSITION, BatchLoader
-from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import replacing
 from faceexpr.weights.checkpoints import read_checkpoint
 
@@ -186,18 +184,12 @@ class LastCheckpoint(ModelCheckpoint):
         self.epochs = every_n_epochs if every_n_train_steps is None else 1
         self.steps = every_n_train_steps
         self.saved_step = 0
-        self._position: dict[str, int] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        self.saved_step, self._position = 0, {}
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if isinstance(trainer.train_dataloader, BatchLoader):
-            checkpoint[POSITION] = trainer.train_dataloader.state_dict()
+        self.saved_step = 0
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._position = checkpoint.get(POSITION, {})
         self.saved_step = checkpoint.get("global_step", 0)
         resumed, folder = Path(str(trainer.ckpt_path)), Path(str(self.dirpath))
         if resumed.name.startswith("last") and resumed.parent.absolute() == folder.absolute():
@@ -205,19 +197,6 @@ class LastCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take nothing over: where the file goes follows from the one that is resumed."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        loader, position = trainer.train_dataloader, self._position
-        # Lightning gives the loader its position too, but not where a schedule has asked for the number of steps.
-        if isinstance(loader, BatchLoader) and position.get("epoch") == trainer.current_epoch:
-            samples = loader.state_dict()["samples"]
-            if samples != position["samples"]:
-                raise FaceExprError(
-                    f"{trainer.ckpt_path} was saved within an epoch with {position['samples']} samples in a step, and "
-                    f"this training has {samples}; expected as many, or a checkpoint from the end of an epoch"
-                )
-            loader.load_state_dict(position)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -25,10 +25,6 @@ PADDING = -1
 """The ``index`` of a sample that only fills the last batch of a process; neither losses nor metrics count it."""
 
 
-POSITION = "train_position"
-"""Key of a checkpoint: the training loader's position, as its ``state_dict`` gives it."""
-
-
 @dataclass(frozen=True)
 class Failure:
     """An input that could not be read.
@@ -385,8 +381,20 @@ class BatchLoader:
         return {"epoch": sampler.epoch, "batches": self._given, "samples": sampler.step_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Leave those batches out when that epoch is iterated over; any other epoch is whole."""
-        self.batch_sampler.leave_out(state["epoch"], state["batches"])
+        """Leave those batches out when that epoch is iterated over; any other epoch is whole.
+
+        Raises:
+            FaceExprError: the state is from within an epoch, whose steps had another number of samples.
+        """
+        sampler = self.batch_sampler
+        if sampler.step_size != state["samples"] and 0 < state["batches"] * state["samples"] < sampler.size:
+            raise FaceExprError(
+                f"the checkpoint was saved within an epoch with {state['samples']} samples in a step, and this "
+                f"training has {sampler.step_size}; expected as many, or a checkpoint from the end of an epoch"
+            )
+        sampler.sampler.set_epoch(state["epoch"])
+        sampler.leave_out(state["epoch"], state["batches"])
+        self._given = state["batches"]
 
 
 class _Requested(Dataset[Any]):

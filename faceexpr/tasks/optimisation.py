@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from faceexpr.data.base import FaceDataModule
-from faceexpr.data.loading import POSITION
+from faceexpr.data.loading import BatchLoader
 from faceexpr.tasks.base import check_weights_fit, load_weights
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.specs import callable_class
@@ -30,6 +30,8 @@ RATES = ("max_lr", "base_lr", "eta_min", "min_lr")
 TRAINING_OPTIONS = ("optimizer", "scheduler", "scheduler_interval", "lr")
 LR_FACTOR = "lr_factor"
 """Key of a checkpoint: what the written learning rates were multiplied by, for the number of samples in a step."""
+UNKNOWN_LENGTH = 1_000_000
+"""Steps of a schedule that is built before the length of the training can be known."""
 
 
 class Optimised(LightningModule):
@@ -78,7 +80,7 @@ class Optimised(LightningModule):
         self.lr_scaling = lr_scaling
         self.channels_last = channels_last
         self.weights = weights
-        self._position: Mapping[str, int] = {}
+        self._schedule_restarts = False
 
     def use_memory_format(self) -> None:
         """Lay the network's weights out in memory as the options say; convolutions take the format of their weights."""
@@ -147,6 +149,10 @@ class Optimised(LightningModule):
         if any(given.get(name) is not None for name in ("total_steps", "epochs")):
             return {}
         by_epoch = self.scheduler_interval == "epoch"
+        if not by_epoch and self.trainer.ckpt_path is not None and self.trainer.train_dataloader is None:
+            # Any will do until training starts. To ask now would set up the data, before Lightning knows where in the
+            # epoch they go on.
+            return {"total_steps": UNKNOWN_LENGTH}
         total = float((self.trainer.max_epochs if by_epoch else self.trainer.estimated_stepping_batches) or 1)
         if not 0 < total < math.inf:
             raise FaceExprError(
@@ -198,7 +204,6 @@ class Optimised(LightningModule):
                     f"{self.trainer.ckpt_path} holds the weights alone, and not how far their training has come; "
                     "expected a checkpoint to go on from, or a new training that starts with these weights"
                 )
-            self._position = checkpoint.get(POSITION, {})
             self._keep_written_options(checkpoint)
 
     def _keep_written_options(self, checkpoint: dict[str, Any]) -> None:
@@ -213,6 +218,7 @@ class Optimised(LightningModule):
         changed = [name for name in TRAINING_OPTIONS if written.get(name) != remembered.get(name)]
         if checkpoint.get(LR_FACTOR, 1.0) != self.lr_factor:
             changed.append("the samples in a step, for which the learning rate is scaled")
+        self._schedule_restarts = bool(changed)
         if not changed:
             return
         checkpoint["lr_schedulers"] = []
@@ -249,19 +255,24 @@ class Optimised(LightningModule):
         scheduler: Any = config.scheduler
         if getattr(scheduler, "total_steps", total) == total:  # the learning-rate finder has a scheduler of its own
             return
+        if self._schedule_restarts:
+            config.scheduler = self._build_scheduler(trainer.optimizers[0], total_steps=total)
+            return
         left = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs - trainer.current_epoch
         if config.interval == "step":
-            within = self._position.get("epoch") == trainer.current_epoch
-            done = self._position["batches"] // trainer.accumulate_grad_batches if within else 0
-            left = left * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches) - done
+            batches, loader = 0, trainer.train_dataloader
+            if isinstance(loader, BatchLoader) and loader.state_dict()["epoch"] == trainer.current_epoch:
+                batches = loader.state_dict()["batches"]
+            every = trainer.accumulate_grad_batches
+            left = left * math.ceil(trainer.num_training_batches / every) - batches // every
             if trainer.max_steps > 0:
                 left = min(left, trainer.max_steps - trainer.global_step)
-        position = max(total - int(left), 0)
+        step = max(total - int(left), 0)
         rank_zero_info(
             f"the training is longer or shorter than when the checkpoint was written: "
-            f"{type(scheduler).__name__} goes on at step {position} of {total}"
+            f"{type(scheduler).__name__} goes on at step {step} of {total}"
         )
-        config.scheduler = self._build_scheduler(trainer.optimizers[0], total_steps=total, last_epoch=position - 1)
+        config.scheduler = self._build_scheduler(trainer.optimizers[0], total_steps=total, last_epoch=step - 1)
 
 
 def lr_factor(trainer: Trainer, scaling: LRScaling) -> float:
