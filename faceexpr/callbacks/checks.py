@@ -94,7 +94,7 @@ def check_batch_norm(trainer: Trainer, synchronised: bool) -> None:
 
     Args:
         trainer: not yet running.
-        synchronised: the option ``trainer.sync_batchnorm``, which the trainer does not tell.
+        synchronised: the option ``sync_batchnorm``, which the trainer does not tell.
 
     Raises:
         FaceExprError: the processes train on the CPU.
@@ -102,8 +102,7 @@ def check_batch_norm(trainer: Trainer, synchronised: bool) -> None:
     strategy = trainer.strategy
     if synchronised and isinstance(strategy, ParallelStrategy) and strategy.root_device.type == "cpu":
         raise FaceExprError(
-            "trainer.sync_batchnorm is true, but torch synchronises batch normalisation on GPUs only; expected false "
-            "on a CPU"
+            "sync_batchnorm is true, but torch synchronises batch normalisation on GPUs only; expected false on a CPU"
         )
 
 
@@ -113,8 +112,8 @@ def _check_faces(trainer: Trainer, monitor: str, option: str) -> None:
         return
     if trainer.limit_val_batches and not data.has_faces("val"):
         raise FaceExprError(
-            f"{option} watches {monitor}, which is not defined: no picture of the val split has a face; expected "
-            "pictures with faces, or the monitor val/loss with mode min"
+            f"{option} watches {monitor}, which is not defined: no image of the val split has a face; expected "
+            "images with faces, or the monitor val/loss with mode min"
         )
 
 

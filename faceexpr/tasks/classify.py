@@ -28,7 +28,7 @@ class ExpressionClassifier(Optimised, ExpressionTask):
     With several processes, a step learns from the mean loss over the images of all, however unevenly they are spread:
     as a step of one process with all the images would. Two things are a process's own: a loss with class weights is
     divided by the sum of the weights of its own images, and batch normalisation takes the statistics of its own
-    images unless ``trainer.sync_batchnorm`` is on.
+    images unless the trainer's ``sync_batchnorm`` is on.
 
     Args:
         net: the network: a class of `faceexpr.models`, or yours derived from ``ExpressionNet``. The number of classes
@@ -38,8 +38,8 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         loss: cross-entropy unless another is named.
         mirror: give the mean of the probabilities of each image and of its mirror image, where they are measured or
             used; training does not. It takes twice as long and is a little more often right.
-        calibration: what makes the probabilities mean what they say; ``faceexpr validate`` with
-            ``--calibration.enabled true`` finds it and puts it into a checkpoint. A training drops it.
+        calibration: what makes the probabilities mean what they say; ``faceexpr validate``
+            finds it and puts it into a checkpoint. A training drops it.
     """
 
     def __init__(

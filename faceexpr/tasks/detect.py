@@ -21,11 +21,11 @@ from faceexpr.utils.errors import FaceExprError
 
 
 class FaceDetector(Optimised, Task):
-    """Train a network to find the faces in pictures.
+    """Train a network to find the faces in images.
 
-    With several processes, each counts in a training step with its share of the pictures. What a network's losses are
-    divided by, such as the number of faces or of boxes looked at, is that of a process's own pictures: a step of
-    several processes is nearly, and not exactly, that of one with all their pictures.
+    With several processes, each counts in a training step with its share of the images. What a network's losses are
+    divided by, such as the number of faces or of boxes looked at, is that of a process's own images: a step of
+    several processes is nearly, and not exactly, that of one with all their images.
 
     Args:
         net: the network: a class of `faceexpr.models`, or yours derived from ``DetectionNet``; the light one-stage
@@ -63,7 +63,7 @@ class FaceDetector(Optimised, Task):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         real = _real(batch)
-        # Without a picture of its own, a process takes part in the step with padding and gradients of 0.
+        # Without a image of its own, a process takes part in the step with padding and gradients of 0.
         places = real or range(len(batch["image"]))
         parts = self.net.losses(
             [batch["image"][place] for place in places], [batch["boxes"][place] for place in places]
@@ -72,10 +72,10 @@ class FaceDetector(Optimised, Task):
         # One look at the device a step: at a detector's pace it costs nothing that could be measured.
         if not torch.isfinite(mean):
             raise self._diverged(parts, [int(batch["index"][place]) for place in real])
-        # The mean of this over all processes is the mean over the step's pictures.
+        # The mean of this over all processes is the mean over the step's images.
         loss = mean * batch["share"]
         self.train_loss.update(mean.detach(), weight=len(real))
-        # Lightning averages the numbers of pictures over the processes, and cuts what is not whole.
+        # Lightning averages the numbers of images over the processes, and cuts what is not whole.
         count = len(real) * self.trainer.world_size
         self.log("train/loss_step", mean_over_processes(loss), on_step=True, on_epoch=False, batch_size=count)
         for name, part in parts.items():
@@ -95,8 +95,8 @@ class FaceDetector(Optimised, Task):
         files = [datamodule.source("train", index) for index in indices] if datamodule is not None else []
         return FaceExprError(
             f"the training loss is not finite ({wrong or 'the sum of its parts'}) at step {self.trainer.global_step} "
-            f"(epoch {self.trainer.current_epoch}), on the pictures {', '.join(files)}: lower the learning rate, "
-            "and look at the boxes of these pictures"
+            f"(epoch {self.trainer.current_epoch}), on the images {', '.join(files)}: lower the learning rate, "
+            "and look at the boxes of these images"
         )
 
     def _evaluate(self, batch: dict[str, Any], with_candidates: bool) -> dict[str, Any]:
@@ -121,5 +121,5 @@ class FaceDetector(Optimised, Task):
 
 
 def _real(batch: dict[str, Any]) -> list[int]:
-    """Return the places of a batch's pictures that are no padding."""
+    """Return the places of a batch's images that are no padding."""
     return [place for place, index in enumerate(batch["index"].tolist()) if index != PADDING]

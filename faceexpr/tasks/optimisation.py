@@ -46,10 +46,10 @@ class Optimised(LightningModule):
         scheduler_interval: whether the scheduler moves on after each ``epoch`` or each ``step``.
         monitor: metric that a ``ReduceLROnPlateau`` scheduler without a monitor of its own watches.
         lr: learning rate, in place of the optimizer's; the value that Lightning's ``LearningRateFinder`` sets.
-        lr_scaling: what becomes of the learning rates, which are written for steps of ``data.batch_size`` samples,
-            where all processes together take more (``data.global_batch_size`` times
-            ``trainer.accumulate_grad_batches``): they stay (``none``), grow as much (``linear``), or by the square
-            root (``sqrt``).
+        lr_scaling: what becomes of the learning rates, which are written for steps of the data's ``batch_size``
+            samples, where all processes together take more (``global_batch_size`` times the trainer's
+            ``accumulate_grad_batches``): they stay (``none``), grow as much (``linear``), or by the square root
+            (``sqrt``).
         channels_last: memory format of images and weights; faster for convolutions on most devices.
         weights: what training starts with: the name of a model that comes with the package (``fer2013_compact``,
             ``wider_light``), a model file, a checkpoint or a run folder, of the same network; from scratch, or as the
@@ -278,8 +278,8 @@ class Optimised(LightningModule):
 def lr_factor(trainer: Trainer, scaling: LRScaling) -> float:
     """Return what learning rates are multiplied by.
 
-    A rate is written for steps of ``data.batch_size`` samples. With k times as many, the steps of an epoch are k times
-    fewer: ``linear`` takes k times the rate (Goyal et al., "Accurate, large minibatch SGD", 2017), ``sqrt`` its root,
+    A rate is written for steps of the data's ``batch_size`` samples. With k times as many, an epoch has k times fewer
+    steps: ``linear`` takes k times the rate (Goyal et al., "Accurate, large minibatch SGD", 2017), ``sqrt`` its root,
     which keeps the noise of the steps (Hoffer et al., "Train longer, generalize better", 2017).
 
     Args:

@@ -15,7 +15,6 @@ from lightning.pytorch import LightningModule, Trainer
 from faceexpr.callbacks.checkpointing import EpochSeed, WholeCheckpointIO
 from faceexpr.cli.main import main
 from faceexpr.cli.train import last_folder, written_options
-from faceexpr.data.loading import BatchLoader, BatchSampler, FaceSplit
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.weights.checkpoints import newest_loadable
 
@@ -111,28 +110,6 @@ def test_a_checkpoint_is_whole_or_the_one_before(tmp_path: Path, monkeypatch: py
     assert torch.load(path)["step"] == 1
     assert [entry.name for entry in path.parent.iterdir()] == ["last.ckpt"]
     assert modes == {0o644}  # as any other file, not private as temporary ones
-
-
-def test_a_resumed_epoch_leaves_out_its_first_batches_and_no_other_epoch_does() -> None:
-    split = FaceSplit(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.zeros(10, dtype=torch.int64), ["x"] * 10)
-
-    def loader() -> BatchLoader:
-        return BatchLoader(split, BatchSampler(10, 3, training=True, seed=4))
-
-    def epoch(of: BatchLoader, number: int) -> list[list[int]]:
-        of.batch_sampler.sampler.set_epoch(number)
-        return [batch["index"].tolist() for batch in of]
-
-    whole, resumed = loader(), loader()
-    whole.batch_sampler.sampler.set_epoch(1)
-    batches = iter(whole)
-    next(batches), next(batches)
-    assert whole.state_dict() == {"epoch": 1, "batches": 2, "samples": 3}
-    resumed.load_state_dict(whole.state_dict())
-    assert epoch(resumed, 1) == epoch(loader(), 1)[2:]
-    assert resumed.state_dict() == {"epoch": 1, "batches": 4, "samples": 3}
-    assert epoch(resumed, 2) == epoch(loader(), 2)
-    assert len(resumed) == 4
 
 
 def test_random_numbers_of_an_epoch_follow_from_the_epoch_alone() -> None:

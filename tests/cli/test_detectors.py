@@ -88,7 +88,7 @@ def test_d10_without_a_face_to_validate_on_the_run_stops_before_it_trains(
     data = ["--data", "FaceBoxes", "--data.train", "train.txt", "--data.val", "val.txt"]
     assert exit_code(lambda: main(["fit", *NET, *data, *TRAINER])) == 2
     shown = capsys.readouterr()
-    assert "watches val/ap50, which is not defined: no picture of the val split has a face" in shown.err
+    assert "watches val/ap50, which is not defined: no image of the val split has a face" in shown.err
     assert "epoch 1/1" not in shown.out + shown.err
     main(["fit", *NET, *data, *TRAINER, "--checkpoint.monitor=val/loss", "--checkpoint.mode=min"])
 

@@ -64,7 +64,7 @@ def test_padding_takes_no_part_in_a_step(monkeypatch: pytest.MonkeyPatch) -> Non
     assert float(logged["train/loss_step"]) == 0
 
 
-def test_d07_a_loss_that_is_not_finite_ends_training_and_names_part_step_and_pictures(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_training_and_names_part_step_and_images(tmp_path: Path) -> None:
     class OneBoxIsNan(SyntheticScenes):
         """Scenes with a damaged box."""
 
@@ -79,7 +79,7 @@ def test_d07_a_loss_that_is_not_finite_ends_training_and_names_part_step_and_pic
         trainer(tmp_path).fit(detector(), datamodule=data)
 
 
-def test_d07_a_learning_rate_that_is_far_too_high_ends_training(tmp_path: Path) -> None:
+def test_a_learning_rate_that_is_far_too_high_ends_training(tmp_path: Path) -> None:
     with pytest.raises(FaceExprError, match="lower the learning rate"):
         Trainer(
             default_root_dir=tmp_path, accelerator="cpu", max_epochs=40, logger=False, enable_checkpointing=False,
@@ -103,7 +103,7 @@ def test_a_checkpoint_builds_its_network_again(tmp_path: Path) -> None:
 
 
 def boxes_of(coco_boxes: list[list[float]], category: int, folder: Path) -> FaceBoxes:
-    """Write two pictures and a COCO file in which the first has these boxes; both are trained on."""
+    """Write two images and a COCO file in which the first has these boxes; both are trained on."""
     for name in ("a.png", "b.png", "c.png"):
         Image.new("RGB", (96, 96), (90, 120, 150)).save(folder / name)
     images = [{"id": i, "file_name": f"{name}.png", "width": 96, "height": 96} for i, name in enumerate("abc")]
@@ -120,7 +120,7 @@ def boxes_of(coco_boxes: list[list[float]], category: int, folder: Path) -> Face
 
 
 def total_loss(data: FaceBoxes) -> torch.Tensor:
-    """Make one step's loss, at half the size of the pictures."""
+    """Make one step's loss, at half the size of the images."""
     torch.manual_seed(0)
     net = LightDetector(widths=(4, 4, 8, 8, 8), neck=8, test_side=48)
     (batch,) = data.train_dataloader()
