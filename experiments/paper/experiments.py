@@ -178,7 +178,7 @@ def steps_of_system(experiment: Experiment, seed: int) -> list[Step]:
     photographs = analysis(experiment, seed, "data/wider/WIDER_val/images", "photographs")
     shown = analysis(experiment, seed, str(EXAMPLES / "pictures"), "examples")
     model = ("--ckpt_path", str(RUNS / experiment.classifier / "seed_0"))
-    data = ("--data", "FaceImages", "--data.paths", f"[{EXAMPLES / 'faces'}]")
+    data = ("--data", "FaceFiles", "--data.paths", f"[{EXAMPLES / 'faces'}]")
     return [
         Step(photographs.name, (*photographs.args, "--pictures", "true")),
         _before(photographs),

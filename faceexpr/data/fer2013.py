@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -307,7 +307,7 @@ class FerTable:
         return FaceSplit(
             images=torch.from_numpy(images).unsqueeze(1),
             targets=targets,
-            sources=LineSources(self.path.name, lines),
+            sources=[f"{self.path.name}:{line}" for line in lines.tolist()],
             failures=[
                 Failure(position=int(place), source=f"{self.path.name}:{line}", reason=str(reason))
                 for place, line, reason in zip(places, bad_lines, self.bad_reasons[bad], strict=True)
@@ -326,31 +326,6 @@ class FerTable:
     def with_usage(self, code: int) -> FaceSplit:
         """Return the rows of one value of the column Usage."""
         return self.labelled(np.flatnonzero(self.usages == code), self.bad_usages == code)
-
-
-class LineSources(Sequence[str]):
-    """Names of rows, ``fer2013.csv:2``, made when they are asked for.
-
-    Args:
-        name: the file.
-        lines: the rows' lines.
-    """
-
-    def __init__(self, name: str, lines: npt.NDArray[np.int64]) -> None:
-        self.name = name
-        self.lines = lines
-
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> LineSources: ...
-    def __getitem__(self, index: int | slice) -> str | LineSources:
-        if isinstance(index, slice):
-            return LineSources(self.name, self.lines[index])
-        return f"{self.name}:{self.lines[index]}"
 
 
 def read_table(path: Path, on_bad_row: BadRowPolicy, cache_dir: str | None) -> FerTable:

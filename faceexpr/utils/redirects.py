@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 RENAMED: dict[str, str] = {
+    "FaceImages": "faceexpr.data.face_files.FaceFiles",
     "faceexpr.data.face_images.FaceImages": "faceexpr.data.face_files.FaceFiles",
     "faceexpr.data.synthetic_scenes.SyntheticScenes": "faceexpr.data.synthetic.SyntheticScenes",
 }
-"""The import path of a class as version 0.1 wrote it, and where the class is now."""
+"""The import path of a class as version 0.1 wrote it, or its short name, and where the class is now."""
 
 REMOVED: tuple[str, ...] = ()
 """Options of version 0.1 that saved configurations hold and that are gone, such as ``last_checkpoint.name``."""

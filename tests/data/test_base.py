@@ -200,13 +200,13 @@ def test_a_split_is_read_once():
     assert data.loaded == ["train", "val"]
 
 
-def test_e19_one_training_image_is_a_clear_error():
+def test_one_training_image_is_a_clear_error():
     with pytest.raises(FaceExprError, match=r"^GivenFaces: the train split holds 1 image; training needs at least 2"):
         fitted(GivenFaces({"train": 1}))
 
 
 @pytest.mark.parametrize(("size", "batch_size", "drop_last"), [(3, 2, False), (3, 8, True), (2, 8, True)])
-def test_e19_few_images_train_with_batch_norm(size, batch_size, drop_last):
+def test_few_images_train_with_batch_norm(size, batch_size, drop_last):
     data = GivenFaces({"train": size}, batch_size=batch_size, drop_last=drop_last)
     model, trainer = fitted(data)
     steps = [2, 2] if size > batch_size else [size]  # the lengths of an epoch's batches
@@ -240,7 +240,7 @@ def test_a_split_of_nothing_but_failures_is_kept():
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_a10_absent_classes_are_named_once(soft):
+def test_absent_classes_are_named_once(soft):
     data = GivenFaces(labels=[name for name in FER_NAMES if name not in ("Disgust", "Sad")])
     if soft:
         split = data.load_split("train")

@@ -47,7 +47,7 @@ def test_each_strength_changes_more_than_the_one_before(grey, name):
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_e11_an_image_comes_out_the_same_in_every_batch(grey, name):
+def test_an_image_comes_out_the_same_in_every_batch(grey, name):
     whole = spoilt(grey, name, 3)
     for rows in ([5], [9, 2, 2, 15]):
         assert torch.equal(corrupt(grey[rows], torch.tensor(rows), name, 3), whole[rows])

@@ -24,7 +24,7 @@ def stripes(side):
     return ((x[None, :] + x[:, None] // 7) % 3 * 127).astype(np.uint8)
 
 
-def test_c05_failures_keep_their_place_and_the_rest_its_result(tmp_path):
+def test_failures_keep_their_place_and_the_rest_its_result(tmp_path):
     ok = save(tmp_path / "ok.jpg", np.full((60, 60, 3), 90))
     (tmp_path / "cut.jpg").write_bytes(ok.read_bytes()[: ok.stat().st_size * 6 // 10])
     (tmp_path / "empty.jpg").write_bytes(b"")
@@ -45,14 +45,14 @@ def test_c05_failures_keep_their_place_and_the_rest_its_result(tmp_path):
     assert batch["index"].tolist() == [0]
 
 
-def test_c05_nothing_readable_is_an_empty_split_with_failures(tmp_path):
+def test_nothing_readable_is_an_empty_split_with_failures(tmp_path):
     split = FaceFiles(str(tmp_path / "absent.png"), channels=1, image_size=32).split("predict")
     assert split.images.shape == (0, 1, 32, 32)
     assert split.images.dtype == torch.uint8
     assert [failure.reason for failure in split.failures] == ["no such file"]
 
 
-def test_c06_a_too_large_image_does_not_end_the_run(tmp_path):
+def test_a_too_large_image_does_not_end_the_run(tmp_path):
     small = save(tmp_path / "a.png", np.zeros((10, 10)))
     save(tmp_path / "b.png", np.zeros((30, 40)))
     last = save(tmp_path / "c.png", np.zeros((10, 10)))
@@ -63,7 +63,7 @@ def test_c06_a_too_large_image_does_not_end_the_run(tmp_path):
     assert failure.reason.startswith("too large: 40 x 30 pixels, the limit is 500")
 
 
-def test_c09_c11_files_and_folders_in_the_order_given_with_their_notes(tmp_path):
+def test_files_and_folders_in_the_order_given_with_their_notes(tmp_path):
     folder = tmp_path / "été"
     save(folder / "B.JPEG", np.zeros((8, 8)))
     (folder / "notes.txt").write_text("x")
@@ -77,7 +77,7 @@ def test_c09_c11_files_and_folders_in_the_order_given_with_their_notes(tmp_path)
     assert split.notes == {1: "first of 2 frames", 3: "first of 2 frames"}
 
 
-def test_c11_a_folder_without_images_is_an_error(tmp_path):
+def test_a_folder_without_images_is_an_error(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(FaceExprError, match="holds no image"):
         FaceFiles([str(tmp_path)]).setup("predict")
@@ -90,7 +90,7 @@ def test_notes_follow_their_image_past_a_failure(tmp_path):
     assert FaceFiles(str(tmp_path)).split("predict").notes == {0: "first of 2 frames"}
 
 
-def test_c01_the_box_refers_to_the_upright_image(tmp_path):
+def test_the_box_refers_to_the_upright_image(tmp_path):
     raw = np.zeros((20, 40, 3), np.uint8)
     raw[12:20, 0:8] = (255, 0, 0)  # lower left as stored: upper left of the upright 20 x 40 image
     exif = Image.Exif()
@@ -129,7 +129,7 @@ def test_bad_options_are_refused():
         FaceFiles([])
 
 
-def test_f09_data_set_predict_and_network_reduce_alike(tmp_path):
+def test_data_set_predict_and_network_reduce_alike(tmp_path):
     """Grey levels of a striped 480 x 480 picture at 48 x 48 along every path, and Pillow's as the reference."""
     pixels = stripes(480)
     file = save(tmp_path / "faces" / "happy" / "a.png", pixels)
@@ -153,7 +153,7 @@ def test_f09_data_set_predict_and_network_reduce_alike(tmp_path):
 
 
 @pytest.mark.parametrize("image_format", ["png", "jpg"])
-def test_f09_shrinking_while_decoding_changes_little(tmp_path, image_format):
+def test_shrinking_while_decoding_changes_little(tmp_path, image_format):
     pixels = stripes(1700)
     file = save(tmp_path / f"a.{image_format}", pixels, quality=95)
     predict = FaceFiles(str(file), channels=1).split("predict").images[0].float()

@@ -42,7 +42,7 @@ def folder(tmp_path):
     return build
 
 
-def test_a08_folders_and_csv_give_the_same_indices(tmp_path, folder):
+def test_folders_and_csv_give_the_same_indices(tmp_path, folder):
     seven(tmp_path / "faces", "train")
     rows = [f"{index},{' '.join([str(10 + 30 * index)] * 2304)},Training" for index in range(7)]
     (tmp_path / "fer.csv").write_text("\n".join(["emotion,pixels,Usage", *rows]) + "\n")
@@ -67,7 +67,7 @@ def test_pixels_come_out_as_they_are(tmp_path, folder):
 
 
 @pytest.mark.parametrize("empty", [False, True])
-def test_a10_absent_or_empty_class_keeps_the_indices_and_warns_once(tmp_path, folder, empty):
+def test_absent_or_empty_class_keeps_the_indices_and_warns_once(tmp_path, folder, empty):
     root = seven(tmp_path / "faces", "train", "val")
     shutil.rmtree(root / "val" / "disgust")
     if empty:
@@ -149,7 +149,7 @@ def test_images_outside_every_class_are_announced(tmp_path, folder):
         assert len(folder(val_fraction=0).split("train")) == 7
 
 
-def test_c05_stop_lists_all_bad_files_of_train_and_val_at_once(tmp_path, folder):
+def test_stop_lists_all_bad_files_of_train_and_val_at_once(tmp_path, folder):
     root = seven(tmp_path / "faces", "train", "val")
     good = Image.effect_noise((64, 64), 50)
     good.save(root / "train" / "fear" / "ok.jpg")
@@ -180,14 +180,14 @@ def test_c05_stop_lists_all_bad_files_of_train_and_val_at_once(tmp_path, folder)
     assert [failure.reason for failure in train.failures] == ["truncated", "empty file"]
 
 
-def test_c05_nothing_left_is_an_error_even_when_skipping(tmp_path, folder):
+def test_nothing_left_is_an_error_even_when_skipping(tmp_path, folder):
     (tmp_path / "faces" / "test" / "sad").mkdir(parents=True)
     (tmp_path / "faces" / "test" / "sad" / "a.jpg").write_bytes(b"")
     with pytest.raises(FaceExprError, match="nothing is left"):
         folder(on_bad_image="skip").setup("test")
 
 
-def test_c02_c04_cmyk_and_transparent_files_train_like_their_twins(tmp_path, folder):
+def test_cmyk_and_transparent_files_train_like_their_twins(tmp_path, folder):
     root = tmp_path / "faces" / "train" / "happy"
     root.mkdir(parents=True)
     image = Image.new("RGB", (48, 48), (200, 60, 30))

@@ -17,8 +17,8 @@ REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "fer2013
 RAMP = " ".join(str(value % 256) for value in range(2304))
 
 
-def grey(value):
-    return " ".join([str(value)] * 2304)
+def grey(value, count=2304):
+    return " ".join([str(value)] * count)
 
 
 def write(path, *lines):
@@ -35,7 +35,7 @@ def canonical(path, rows):
 THREE = [(0, grey(0), "Training"), (3, grey(128), "PublicTest"), (6, RAMP, "PrivateTest")]
 
 
-def test_a01_columns_are_found_by_trimmed_name(tmp_path):
+def test_columns_are_found_by_trimmed_name(tmp_path):
     icml = write(
         tmp_path / "icml.csv",
         "emotion, Usage, pixels",
@@ -63,7 +63,7 @@ def test_a01_columns_are_found_by_trimmed_name(tmp_path):
         "id,Usage,pixels,emotion\n7,Training,{p},3\n",
     ],
 )
-def test_a01_other_spellings_of_the_same_file(tmp_path, text):
+def test_other_spellings_of_the_same_file(tmp_path, text):
     path = tmp_path / "fer.csv"
     path.write_bytes(text.format(p=RAMP).encode())
     split = FER2013(str(path)).split("train")
@@ -80,7 +80,7 @@ def kaggle(tmp_path, test_header="pixels"):
 
 
 @pytest.mark.parametrize("name", ["", "train.csv"])
-def test_a02_kaggle_folder_fits_on_an_announced_holdout_and_predicts(tmp_path, caplog, name):
+def test_kaggle_folder_fits_on_an_announced_holdout_and_predicts(tmp_path, caplog, name):
     data = FER2013(str(Path(kaggle(tmp_path)) / name))
     with caplog.at_level(logging.INFO):
         data.setup("fit")
@@ -100,12 +100,12 @@ def test_a02_kaggle_folder_fits_on_an_announced_holdout_and_predicts(tmp_path, c
     assert list(predict.sources) == ["test.csv:2", "test.csv:3"]
 
 
-def test_a02_test_without_labels_stops_and_says_so(tmp_path):
+def test_test_without_labels_stops_and_says_so(tmp_path):
     with pytest.raises(FaceExprError, match=r"test\.csv has no labels"):
         FER2013(kaggle(tmp_path)).setup("test")
 
 
-def test_a02_only_test_csv_predicts_and_does_not_fit(tmp_path):
+def test_only_test_csv_predicts_and_does_not_fit(tmp_path):
     kaggle(tmp_path)
     data = FER2013(str(tmp_path / "test.csv"))
     assert len(data.split("predict")) == 2
@@ -113,12 +113,12 @@ def test_a02_only_test_csv_predicts_and_does_not_fit(tmp_path):
         data.setup("fit")
 
 
-def test_a02_labelled_test_csv_is_tested(tmp_path):
+def test_labelled_test_csv_is_tested(tmp_path):
     data = FER2013(kaggle(tmp_path, test_header="emotion,pixels"))
     assert data.split("test").targets.tolist() == [2, 2]
 
 
-def test_a02_train_csv_alone_has_no_test_split(tmp_path):
+def test_train_csv_alone_has_no_test_split(tmp_path):
     kaggle(tmp_path)
     (tmp_path / "test.csv").unlink()
     data = FER2013(str(tmp_path))
@@ -127,7 +127,7 @@ def test_a02_train_csv_alone_has_no_test_split(tmp_path):
     assert len(data.split("predict")) == 4
 
 
-def test_a02_predict_does_not_read_train_csv(tmp_path):
+def test_predict_does_not_read_train_csv(tmp_path):
     kaggle(tmp_path)
     write(tmp_path / "train.csv", "emotion,pixels", "broken")
     data = FER2013(str(tmp_path))
@@ -139,7 +139,7 @@ def test_a02_predict_does_not_read_train_csv(tmp_path):
         data.prepare_data()
 
 
-def test_a08_labels_mean_the_same_names_as_in_the_vocabulary(tmp_path):
+def test_labels_mean_the_same_names_as_in_the_vocabulary(tmp_path):
     order = [6, 2, 0, 5, 3, 1, 4]
     data = FER2013(canonical(tmp_path / "fer.csv", [(label, grey(30 * label), "Training") for label in order]))
     split = data.split("train")
@@ -282,3 +282,104 @@ def test_parser_gives_plain_arrays(tmp_path):
         "bad_usages": ("u", (0,)),
         "bad_reasons": ("U", (0,)),
     }
+
+
+def broken(tmp_path):
+    return write(
+        tmp_path / "broken.csv",
+        "emotion,pixels,Usage",
+        f"4,{grey(77)},Training",
+        f"1,{grey(1, 2303)},Training",
+        "2,,Training",
+        f"3,{grey(3)},Training,5,6,7",
+        "",
+    )
+
+
+def test_bad_rows_stop_with_line_and_reason(tmp_path):
+    with pytest.raises(FaceExprError) as caught:
+        FER2013(broken(tmp_path)).split("train")
+    message = str(caught.value)
+    assert "3 of 4 rows" in message
+    assert "line 3: 2303 of 2304 values; line 4: no pixels; line 5: 6 fields, expected 3)" in message
+    assert "line 2" not in message
+    assert "line 6" not in message
+
+
+def test_skipping_counts_and_keeps_image_and_label_together(tmp_path, recwarn):
+    data = FER2013(broken(tmp_path), on_bad_row="skip")
+    split = data.split("train")
+    assert len(split) == 1
+    assert split.targets.tolist() == [4]
+    assert split.images.unique().tolist() == [77]
+    assert list(split.sources) == ["broken.csv:2"]
+    assert [(failure.position, failure.source) for failure in split.failures] == [
+        (1, "broken.csv:3"),
+        (2, "broken.csv:4"),
+    ]  # line 5 does not say which split it belongs to
+    told = [str(warning.message) for warning in recwarn if "cannot be read" in str(warning.message)]
+    assert len(told) == 1
+    assert "3 of 4 rows" in told[0]
+    assert "skipped" in told[0]
+
+
+def test_policy_holds_when_the_rows_come_from_the_cache(tmp_path):
+    path = broken(tmp_path)
+    assert len(FER2013(path, on_bad_row="skip").split("train")) == 1
+    with pytest.raises(FaceExprError, match="line 3: 2303 of 2304 values"):
+        FER2013(path).split("train")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (f"7,{grey(1)},Training", "label '7', expected 0 to 6"),
+        (f"-1,{grey(1)},Training", "label '-1', expected 0 to 6"),
+        (f"3.0,{grey(1)},Training", "label '3.0', expected 0 to 6"),
+        (f",{grey(1)},Training", "label '', expected 0 to 6"),
+        (f"0,{grey(1, 2303)} 256,Training", "pixel '256'"),
+        (f"0,{grey(1, 2303)} -1,Training", "pixel '-1'"),
+        (f"0,{grey(1, 2303)} 1.5,Training", "pixel '1.5'"),
+        (f"0,{grey(1, 2303)} 1e2,Training", "pixel '1e2'"),
+        (f"0,{grey(1, 2303)} nan,Training", "pixel 'nan'"),
+        (f"0,{grey(1, 2303)} {2**64 + 5},Training", f"pixel '{2**64 + 5}'"),
+        (f"0,{grey(1, 2303)} {2**32 + 5},Training", f"pixel '{2**32 + 5}'"),
+        (f"0,{grey(1, 2305)},Training", "2305 of 2304 values"),
+        ("0,   ,Training", "no pixels"),
+        (f"0,{grey(1)},Testing", "Usage 'Testing', expected Training, PublicTest, PrivateTest"),
+        (f"0,{grey(1)},", "Usage '', expected Training"),
+        (f"0,{grey(1)}", "2 fields, expected 3"),
+        ("garbage", "1 field, expected 3"),
+        (",,", "Usage ''"),
+    ],
+)
+def test_every_kind_of_bad_row_is_named_at_its_line(tmp_path, row, reason):
+    path = write(tmp_path / "fer.csv", "emotion,pixels,Usage", f"0,{grey(1)},Training", "", "  ", row)
+    with pytest.raises(FaceExprError) as caught:
+        FER2013(path).split("train")
+    assert f"1 of 2 rows cannot be read (line 5: {reason}" in str(caught.value)
+
+
+def test_long_lists_end_with_a_count(tmp_path):
+    path = write(tmp_path / "fer.csv", "emotion,pixels,Usage", *["9"] * 1234)
+    with pytest.raises(FaceExprError) as caught:
+        FER2013(path).split("train")
+    message = str(caught.value)
+    assert "1,234 of 1,234 rows" in message
+    assert message.count("line ") == 20
+    assert "and 1,214 more" in message
+
+
+def test_nothing_left_after_skipping_is_an_error(tmp_path):
+    path = write(tmp_path / "fer.csv", "emotion,pixels,Usage", "9,,Training")
+    with pytest.raises(FaceExprError, match="no image is left"):
+        FER2013(path, on_bad_row="skip").split("train")
+
+
+def test_unreadable_rows_keep_their_place_among_the_predictions(tmp_path):
+    rows = [grey(1), "x", grey(2), grey(3), "y"]
+    path = write(tmp_path / "test.csv", "pixels", *rows)
+    split = FER2013(path, on_bad_row="skip").split("predict")
+    assert split.images[:, 0, 0, 0].tolist() == [1, 2, 3]
+    assert [(failure.position, failure.source) for failure in split.failures] == [(1, "test.csv:3"), (4, "test.csv:6")]
+    assert split.failures[0].reason == "pixel 'x', expected whole numbers from 0 to 255"

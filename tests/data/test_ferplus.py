@@ -10,7 +10,15 @@ import torch
 
 from faceexpr.data.augment import Augmentation
 from faceexpr.data.fer2013 import FerTable
-from faceexpr.data.ferplus import FERPlus, Votes, check_agreement, majority_labels
+from faceexpr.data.ferplus import (
+    COLUMNS,
+    FERPlus,
+    Votes,
+    check_agreement,
+    majority_labels,
+    read_votes,
+    soft_labels,
+)
 from faceexpr.data.loading import Selection
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES, FERPLUS_NAMES
@@ -61,7 +69,7 @@ def named(data, stage="train"):
     }
 
 
-def test_a05_rows_are_matched_by_order(tmp_path, caplog):
+def test_rows_are_matched_by_order(tmp_path, caplog):
     data = FERPlus(*a05(tmp_path))
     with caplog.at_level(logging.INFO):
         assert named(data) == {10: "Neutral", 20: "Happy", 40: "Sad", 50: "Angry"}
@@ -70,7 +78,7 @@ def test_a05_rows_are_matched_by_order(tmp_path, caplog):
     assert list(data.split("train").sources) == [f"fer.csv:{line}" for line in (2, 3, 5, 6)]
 
 
-def test_a05_other_column_order_and_blank_lines_change_nothing(tmp_path):
+def test_other_column_order_and_blank_lines_change_nothing(tmp_path):
     fer, votes = a05(tmp_path)
     lines = [line.split(",") for line in Path(votes).read_text().splitlines()]
     mixed = [",".join(f" {field} " for field in reversed(line)) for line in lines]
@@ -80,7 +88,7 @@ def test_a05_other_column_order_and_blank_lines_change_nothing(tmp_path):
     assert named(FERPlus(fer, str(other))) == named(FERPlus(fer, votes))
 
 
-def test_a05_a_skipped_image_does_not_shift_the_others(tmp_path):
+def test_a_skipped_image_does_not_shift_the_others(tmp_path):
     fer, votes = a05(tmp_path)
     images(Path(fer), [10, None, 30, 40, 50])
     assert named(FERPlus(fer, votes, on_bad_row="skip")) == {10: "Neutral", 40: "Sad", 50: "Angry"}
@@ -88,14 +96,14 @@ def test_a05_a_skipped_image_does_not_shift_the_others(tmp_path):
         FERPlus(fer, votes).split("train")
 
 
-def test_a05_other_row_count_is_an_error(tmp_path):
+def test_other_row_count_is_an_error(tmp_path):
     fer, votes = a05(tmp_path)
     images(Path(fer), [10, 20, 30, 40])
     with pytest.raises(FaceExprError, match=r"fer\.csv has 4 rows and .*ferplus\.csv has 5"):
         FERPlus(fer, votes).split("train")
 
 
-def test_a05_other_usage_in_any_row_is_an_error(tmp_path):
+def test_other_usage_in_any_row_is_an_error(tmp_path):
     fer, votes = a05(tmp_path)
     images(Path(fer), [10, 20, 30, 40, 50], ["Training", "Training", "Training", "PublicTest", "Training"])
     with pytest.raises(
@@ -106,7 +114,7 @@ def test_a05_other_usage_in_any_row_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(("shift", "warned"), [(0, False), (1, True)])
-def test_a05_votes_that_are_about_other_images_are_noticed(shift, warned):
+def test_votes_that_are_about_other_images_are_noticed(shift, warned):
     labels = np.random.default_rng(0).integers(0, 7, size=1200)
     table = FerTable(
         path=Path("fer.csv"),
@@ -126,7 +134,7 @@ def test_a05_votes_that_are_about_other_images_are_noticed(shift, warned):
     assert [("the wrong images" in str(warning.message)) for warning in caught] == [True] * warned
 
 
-def test_a05_file_without_usage_is_an_error(tmp_path):
+def test_file_without_usage_is_an_error(tmp_path):
     _, votes = a05(tmp_path)
     fer = tmp_path / "train.csv"
     fer.write_text("emotion,pixels\n0," + " ".join(["1"] * 2304) + "\n")
@@ -158,7 +166,7 @@ def labelled(tmp_path, mode, classes, cases=A07):
         (8, {0: "Happy", 3: "Contempt"}, "2 unknown, 1 no majority, 1 no two votes agree"),
     ],
 )
-def test_a07_majority_labels(tmp_path, caplog, classes, kept, dropped):
+def test_majority_labels(tmp_path, caplog, classes, kept, dropped):
     with caplog.at_level(logging.INFO):
         data, _ = labelled(tmp_path, "majority", classes)
     assert named(data) == kept
@@ -178,7 +186,7 @@ def test_a07_majority_labels(tmp_path, caplog, classes, kept, dropped):
         ),
     ],
 )
-def test_a07_soft_labels(tmp_path, caplog, classes, kept, dropped):
+def test_soft_labels(tmp_path, caplog, classes, kept, dropped):
     with caplog.at_level(logging.INFO):
         data, split = labelled(tmp_path, "soft", classes)
     assert split.targets.shape == (len(kept), classes)
@@ -314,3 +322,92 @@ def test_real_splits_hold_the_rows_with_a_label(tmp_path):
     torch.testing.assert_close(train.targets.sum(1), torch.ones(28153))
     row = int(train.sources[-1].removeprefix("fer2013.csv.gz:")) - 2
     assert torch.equal(train.images[-1, 0], torch.from_numpy(data._rows()[0].images[row]))
+
+
+def counts(**votes):
+    return np.array([[votes.get(NAMES.get(column, column), 0) for column in COLUMNS]])
+
+
+NAMES = {
+    "Angry": "anger",
+    "Disgust": "disgust",
+    "Fear": "fear",
+    "Happy": "happiness",
+    "Sad": "sadness",
+    "Surprise": "surprise",
+    "Neutral": "neutral",
+    "Contempt": "contempt",
+}
+
+
+@pytest.mark.parametrize(
+    ("votes", "classes", "majority", "soft"),
+    [
+        # Exactly half is no majority; single votes count for nothing, neither as an emotion nor in the sum.
+        ({"fear": 5, "surprise": 3, "neutral": 2}, 7, "no majority", {"Fear": 0.5, "Surprise": 0.3, "Neutral": 0.2}),
+        ({"fear": 4, "surprise": 3, "neutral": 1, "anger": 1, "NF": 1}, 7, "Fear", {"Fear": 4 / 7, "Surprise": 3 / 7}),
+        # Contempt below the best emotion: with 7 classes left out of the fractions, never moved to another class.
+        ({"neutral": 6, "contempt": 4}, 7, "Neutral", {"Neutral": 1.0}),
+        ({"neutral": 6, "contempt": 4}, 8, "Neutral", {"Neutral": 0.6, "Contempt": 0.4}),
+        ({"neutral": 4, "contempt": 4, "sadness": 2}, 7, "no majority", "contempt"),
+        ({"neutral": 4, "unknown": 4, "sadness": 2}, 8, "no majority", "unknown"),
+        ({"neutral": 4, "unknown": 3, "sadness": 3}, 8, "no majority", {"Neutral": 4 / 7, "Sad": 3 / 7}),
+        ({"NF": 10}, 8, "not a face", "not a face"),
+        ({"unknown": 5, "NF": 5}, 8, "no majority", "not a face"),
+        ({"contempt": 9, "unknown": 1}, 8, "Contempt", {"Contempt": 1.0}),
+        ({"contempt": 9, "unknown": 1}, 7, "contempt", "contempt"),
+        ({}, 8, "no two votes agree", "no two votes agree"),
+    ],
+)
+def test_rule(votes, classes, majority, soft):
+    hard, fractions = majority_labels(counts(**votes), classes), soft_labels(counts(**votes), classes)
+    found = next(iter(hard.counts()), FERPLUS_NAMES[int(hard.targets[0])])
+    assert found == majority
+    if isinstance(soft, str):
+        assert fractions.counts() == {soft: 1}
+        assert fractions.targets.sum() == 0
+    else:
+        expected = [soft.get(name, 0) for name in FERPLUS_NAMES[:classes]]
+        np.testing.assert_allclose(fractions.targets[0], expected, rtol=1e-6)
+
+
+def test_all_possible_votes_give_finite_distributions():
+    votes = np.random.default_rng(0).multinomial(10, np.ones(10) / 10, size=20000)
+    for classes in (7, 8):
+        labels = soft_labels(votes, classes)
+        assert np.isfinite(labels.targets).all()
+        np.testing.assert_allclose(labels.targets[labels.kept].sum(1), 1, rtol=1e-6)
+        assert (labels.targets[~labels.kept] == 0).all()
+        assert sum(labels.counts().values()) == (~labels.kept).sum() > 0
+        hard = majority_labels(votes, classes)
+        assert (labels.kept[hard.kept]).all()
+        np.testing.assert_array_equal(labels.targets[hard.kept].argmax(1), hard.targets[hard.kept])
+
+
+def test_the_highest_share_is_the_majority_label():
+    rng = np.random.default_rng(0)
+    counts = np.stack([rng.multinomial(10, shares) for shares in rng.dirichlet(np.full(10, 0.3), 5000)])
+    for classes in (7, 8):
+        majority, soft = majority_labels(counts, classes), soft_labels(counts, classes)
+        assert 1000 < majority.kept.sum() < 4500
+        assert soft.kept[majority.kept].all()
+        np.testing.assert_array_equal(soft.targets.argmax(1)[majority.kept], majority.targets[majority.kept])
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="FER+ is not here")
+def test_real_votes_give_the_counts_of_the_reference_code():
+    votes = read_votes(str(REAL))
+    kept = {classes: majority_labels(votes.counts, classes).kept for classes in (7, 8)}
+    assert [int((kept[8] & (votes.usages == code)).sum()) for code in range(3)] == [25060, 3199, 3153]
+    assert [int((kept[7] & (votes.usages == code)).sum()) for code in range(3)] == [24941, 3186, 3137]
+    test = majority_labels(votes.counts, 8).targets[kept[8] & (votes.usages == 2)]
+    assert dict(zip(FERPLUS_NAMES, np.bincount(test).tolist(), strict=True)) == {
+        "Neutral": 1090,
+        "Happy": 893,
+        "Surprise": 396,
+        "Sad": 384,
+        "Angry": 273,
+        "Fear": 83,
+        "Disgust": 18,
+        "Contempt": 16,
+    }
