@@ -1,4 +1,4 @@
-"""What every set of pictures with boxes shares: records, loaders, and augmentation."""
+"""What every set of images with boxes shares: records, loaders, and augmentation."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from faceexpr.utils.text import counted
 
 
 class DetectionDataModule(FaceDataModule):
-    """Pictures with a box around each face.
+    """Images with a box around each face.
 
-    A subclass implements `load_records`, and `read_pixels` where its pictures are not files. Training pictures are
-    augmented with draws that depend on the seed, the epoch and the picture only, so that a resumed run, and any
+    A subclass implements `load_records`, and `read_pixels` where its images are not files. Training images are
+    augmented with draws that depend on the seed, the epoch and the image only, so that a resumed run, and any
     number of processes and workers, sees the same ones. Faces to be ignored are painted over in training, so that
     nothing learns that they are no faces.
 
     Args:
-        batch_size: pictures in a batch of one process.
+        batch_size: images in a batch of one process.
         num_workers: processes that prepare batches, for each process that trains; 0 prepares them in that process. By
-            default none where the pictures are in memory, and the CPU cores that training leaves, 16 at most, where
+            default none where the images are in memory, and the CPU cores that training leaves, 16 at most, where
             they are not.
-        augment: random crops and changes of the training pictures; without it they are taken whole.
-        memory_gib: the decoded pictures of a split are kept in memory where they need no more than this. More are
+        augment: random crops and changes of the training images; without it they are taken whole.
+        memory_gib: the decoded images of a split are kept in memory where they need no more than this. More are
             decoded anew each time they are needed, and only their headers are looked at before training.
     """
 
@@ -68,11 +68,11 @@ class DetectionDataModule(FaceDataModule):
         raise NotImplementedError
 
     def read_pixels(self, record: AnnotatedImage) -> NDArray[np.uint8]:
-        """Return the picture of a record, upright, RGB uint8 (H, W, 3)."""
+        """Return the image of a record, upright, RGB uint8 (H, W, 3)."""
         raise NotImplementedError
 
     def check(self, record: AnnotatedImage) -> None:
-        """Look at the picture of a record without decoding it; one that is no file is always whole.
+        """Look at the image of a record without decoding it; one that is no file is always whole.
 
         Raises:
             ImageError: it is seen to be broken.
@@ -83,16 +83,12 @@ class DetectionDataModule(FaceDataModule):
         if stage not in self.splits:
             records = self.load_records(stage)
             if not records:
-                raise FaceExprError(f"{type(self).__name__}: the {stage} split holds no picture")
+                raise FaceExprError(f"{type(self).__name__}: the {stage} split holds no image")
             self.splits[stage] = BoxSplit(self.read_pixels, self.check, records, self.leaves_out_broken)
         return self.splits[stage]
 
-    def picture(self, stage: Stage, index: int) -> NDArray[np.uint8]:
-        """Return a picture of a split as it is, RGB uint8 (H, W, 3)."""
-        return self.split(stage).pixels(index)
-
     def source(self, stage: Stage, index: int) -> str:
-        """Return what to call a picture of a split: its path."""
+        """Return what to call an image of a split: its path."""
         return str(self.split(stage).records[index].path)
 
     def setup(self, stage: str) -> None:
@@ -103,12 +99,12 @@ class DetectionDataModule(FaceDataModule):
                 sum(not len(record.boxes) for record in records),
             )
             rank_zero_info(
-                f"{type(self).__name__}: {counted(len(records), 'picture')} in the {name} split with "
+                f"{type(self).__name__}: {counted(len(records), 'image')} in the {name} split with "
                 f"{counted(faces, 'face')}" + (f", {empty:,} of them without a face" if empty else "")
             )
         if stage == "fit" and not self.has_faces("train"):
             raise FaceExprError(
-                f"{type(self).__name__}: no picture of the train split has a face; there is nothing to learn"
+                f"{type(self).__name__}: no image of the train split has a face; there is nothing to learn"
             )
 
     def has_faces(self, stage: Stage) -> bool:

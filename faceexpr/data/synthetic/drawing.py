@@ -12,11 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from faceexpr.data.base import Stage
 from faceexpr.data.synthetic.parts import Points, head_outline, list_shapes
 from faceexpr.data.synthetic.person import PROTOTYPES, Movements, Person, draw_movements, draw_person
 from faceexpr.utils.errors import FaceExprError
 
 Pixels = NDArray[np.uint8]
+
+STREAMS: dict[Stage, int] = {"train": 0, "val": 1, "test": 2, "predict": 2}
+"""Each split of a data set draws from numbers of its own; what is predicted are the test images."""
 
 OVERSAMPLING = 3
 """Polygons are painted without anti-aliasing on a canvas this many times larger, and averaged down."""

@@ -9,14 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from faceexpr.data.base import ExpressionDataModule, Stage
+from faceexpr.data.base import ExpressionDataModule, Stage, require_at_least
 from faceexpr.data.loading import FaceSplit
-from faceexpr.data.synthetic.drawing import draw_face
+from faceexpr.data.synthetic.drawing import STREAMS, draw_face
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
-
-_STREAMS: dict[Stage, int] = {"train": 0, "val": 1, "test": 2, "predict": 2}
-"""Each split draws from numbers of its own; what is predicted are the test images."""
 
 
 class SyntheticFaces(ExpressionDataModule):
@@ -47,14 +44,11 @@ class SyntheticFaces(ExpressionDataModule):
         super().__init__(**kwargs)
         self.sizes: dict[Stage, int] = {"train": train_size, "val": val_size, "test": test_size, "predict": test_size}
         for stage in ("train", "val", "test"):
-            if self.sizes[stage] < 1:
-                raise FaceExprError(f"{stage}_size is {self.sizes[stage]}; expected 1 or more")
-        if image_size < 16:
-            raise FaceExprError(f"image_size is {image_size}; expected 16 or more pixels")
+            require_at_least(1, f"{stage}_size", self.sizes[stage])
+        require_at_least(16, "image_size", image_size)
+        require_at_least(0, "data_seed", data_seed)
         if channels not in (1, 3):
             raise FaceExprError(f"channels is {channels}; expected 1 (grey) or 3 (RGB)")
-        if data_seed < 0:
-            raise FaceExprError(f"data_seed is {data_seed}; expected 0 or more")
         self.image_size = image_size
         self.channels = channels
         self.data_seed = data_seed
@@ -69,7 +63,7 @@ class SyntheticFaces(ExpressionDataModule):
         return FaceSplit(images, targets, sources=[f"synthetic {name} {index}" for index in range(size)])
 
     def _draw(self, expression: str, stage: Stage, index: int) -> Tensor:
-        rng = np.random.default_rng([self.data_seed, _STREAMS[stage], index])
+        rng = np.random.default_rng([self.data_seed, STREAMS[stage], index])
         face = draw_face(expression, rng, self.image_size)
         if self.channels == 1:
             return torch.from_numpy(np.array(Image.fromarray(face).convert("L")))[None]

@@ -1,0 +1,87 @@
+"""Drawn faces and scenes: decided by their generator, and boxes that hold the faces."""
+
+import numpy as np
+import pytest
+
+from faceexpr.data.synthetic import drawing, parts
+from faceexpr.data.synthetic.drawing import draw_face, draw_scene
+from faceexpr.data.synthetic.parts import head_outline
+from faceexpr.data.synthetic.person import PROTOTYPES, Movements, draw_movements, draw_person
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.labels import FER_NAMES
+
+
+@pytest.mark.parametrize("size", [16, 48, 101])
+def test_a_face_is_decided_by_its_generator(size):
+    first, second, other = (draw_face("Happy", np.random.default_rng(seed), size) for seed in (1, 1, 2))
+    assert first.shape == (size, size, 3)
+    assert first.dtype == np.uint8
+    assert np.array_equal(first, second)
+    assert np.abs(first.astype(int) - other).mean() > 5
+
+
+def test_expressions_of_one_generator_differ():
+    assert set(PROTOTYPES) == set(FER_NAMES)
+    faces = [draw_face(name, np.random.default_rng(4)) for name in FER_NAMES]
+    assert len({face.tobytes() for face in faces}) == len(FER_NAMES)
+
+
+def test_what_cannot_be_drawn_is_refused():
+    with pytest.raises(FaceExprError, match="'Bored'; expected one of Angry"):
+        draw_face("Bored", np.random.default_rng(0))
+    with pytest.raises(FaceExprError, match="40 x 30 has no room for 50 faces"):
+        draw_scene(np.random.default_rng(0), 40, 30, 50)
+
+
+def test_movements_follow_the_prototypes():
+    moves = {name: [draw_movements(name, np.random.default_rng(seed)) for seed in range(50)] for name in FER_NAMES}
+    assert min(m.corner_pull for m in moves["Happy"]) > max(m.corner_pull for m in moves["Sad"])
+    assert min(m.jaw_drop for m in moves["Surprise"]) > max(m.jaw_drop for m in moves["Neutral"])
+    assert min(m.brow_lower for m in moves["Angry"]) > max(m.brow_lower for m in moves["Surprise"])
+
+
+def test_an_open_jaw_lengthens_the_head():
+    who = draw_person(np.random.default_rng(0))
+    assert head_outline(who, Movements(jaw_drop=1))[:, 1].max() > head_outline(who, Movements())[:, 1].max() + 0.1
+
+
+@pytest.mark.parametrize("faces", [0, 1, 6])
+def test_boxes_lie_inside_the_image_and_apart(faces):
+    for seed in range(4):
+        image, boxes, expressions = draw_scene(np.random.default_rng(seed), 200, 150, faces)
+        assert (image.shape, image.dtype) == ((150, 200, 3), np.uint8)
+        assert (boxes.shape, boxes.dtype) == ((faces, 4), np.float32)
+        assert len(expressions) == faces
+        assert set(expressions) <= set(FER_NAMES)
+        assert (boxes >= 0).all()
+        assert (boxes <= (200, 150, 200, 150)).all()
+        assert (boxes[:, 2:] - boxes[:, :2] > 8).all()
+        for place, box in enumerate(boxes):
+            rest = boxes[:place]
+            shared = np.minimum(box[2:], rest[:, 2:]) - np.maximum(box[:2], rest[:, :2])
+            assert (shared.min(axis=1) < 0).all()
+
+
+def test_a_scene_is_decided_by_its_generator():
+    first, second, other = (draw_scene(np.random.default_rng(seed), 96, 64, 2) for seed in (0, 0, 1))
+    assert np.array_equal(first[0], second[0])
+    assert np.array_equal(first[1], second[1])
+    assert first[2] == second[2]
+    assert not np.array_equal(first[0], other[0])
+
+
+def test_boxes_hold_the_faces(monkeypatch):
+    # Without hair, shoulders, background and camera, what differs from the empty image is heads with ears.
+    monkeypatch.setattr(parts, "back", lambda who: [])
+    monkeypatch.setattr(parts, "hair", lambda who, outline: [])
+    monkeypatch.setattr(drawing, "_background", lambda rng, w, h: drawing.Image.new("RGB", (w, h), (0, 0, 255)))
+    monkeypatch.setattr(drawing, "_photograph", lambda canvas, rng: np.asarray(canvas.reduce(drawing.OVERSAMPLING)))
+    image, boxes, _ = draw_scene(np.random.default_rng(5), 240, 180, 3)
+    drawn = (image != (0, 0, 255)).any(2)
+    for left, top, right, bottom in boxes:
+        inside = drawn[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))]
+        assert inside.mean() > 0.6
+        for border in (inside[:3], inside[-3:], inside[:, :3], inside[:, -3:]):
+            assert border.any()
+        drawn[max(int(top) - 1, 0) : int(bottom) + 2, max(int(left) - 1, 0) : int(right) + 2] = False
+    assert not drawn.any()
