@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 import lightning
 import numpy as np
 import torch
-from jsonargparse import auto_cli
 from torch import Tensor, nn
 
 from faceexpr import __version__
+from faceexpr.cli.parser import Parser, naming_options
 from faceexpr.data.synthetic.drawing import draw_scene
 from faceexpr.models.calibrator import class_probabilities
 from faceexpr.models.light_detector import MEAN, STD, STRIDES, LightDetector
@@ -294,4 +294,8 @@ def _apart(boxes: Tensor, scores: Tensor, other_boxes: Tensor, other_scores: Ten
 
 def run(args: list[str]) -> None:
     """Run ``faceexpr export``."""
-    auto_cli(export, as_positional=False, args=args[1:], prog="faceexpr export")
+    parser = Parser(prog="faceexpr export")
+    parser.add_function_arguments(export)
+    config = parser.parse_args(args[1:])
+    with naming_options(config):
+        export(**config.as_dict())

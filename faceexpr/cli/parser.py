@@ -26,9 +26,10 @@ class Parser(ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("parser_mode", MODE)
         super().__init__(*args, **kwargs)
+        self.configs: dict[str, dict[str, Any]] = {}  # what the configuration files hold, by their paths
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
-        config = read_config(Path(path))
+        config = self.configs[os.fspath(path)] = read_config(Path(path))
         try:
             parsed: Namespace
             if REMOVED and (kept := without_removed(config)) != config:
@@ -43,23 +44,37 @@ class Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser within the parser, whose message becomes part of a longer one
             super().error(message, ex)
+        # An unknown option of a file is noticed when all files have been read.
+        names = [
+            path for path, config in self.configs.items() if any(f"'{name}'" in message for name, _ in flat(config))
+        ]
         # argparse would print the usage, hundreds of lines for a verb, and then the message.
-        raise FaceExprError(one_line(message, ex)) from ex
+        raise FaceExprError(": ".join([*names[:1], one_line(message, ex)])) from ex
 
 
 def one_line(message: str, error: BaseException | None) -> str:
-    """Return where jsonargparse has found an error, and the last of its reasons.
+    """Return where jsonargparse has found an error, and the innermost of its reasons.
 
-    The errors in the chain of causes go from the outermost option to the innermost one, each with a first line that
-    names it and ends with a colon; the last one says what is wrong.
+    Its messages are trees of indented lines: a line that ends with a colon names an option or a class, and those below
+    it say what is wrong there. Where one of several types is expected, the reason that lies deepest is of the one that
+    fits best. The last cause of the exception often says the same, with the value.
     """
-    chain = [message]
+    cause = ""
     while error is not None:
-        chain.append(str(error))
-        error = error.__cause__
-    *outer, reason = chain
-    places = [line for line in (text.strip().partition("\n")[0] for text in outer) if line.endswith(":")]
-    return " ".join([*dict.fromkeys(places), *reason.split()])
+        cause, error = str(error), error.__cause__
+    lines = [(len(line) - len(line.lstrip(" -")), line.strip(" -")) for line in message.splitlines() if line.strip()]
+    deepest = max(depth for depth, _ in lines)
+    reasons = [(place, line) for place, (depth, line) in enumerate(lines) if depth == deepest]
+    last = " ".join(cause.split())
+    place, reason = next(
+        ((place, last) for place, line in reasons if last and (last in line or last.startswith(line))), reasons[0]
+    )
+    above = []
+    for depth, line in reversed(lines[:place]):
+        if depth < deepest:
+            deepest = depth
+            above.append(line)
+    return " ".join([*(line for line in reversed(above) if line.endswith(":") and " " in line), reason])
 
 
 def read_config(path: Path) -> dict[str, Any]:

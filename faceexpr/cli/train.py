@@ -271,10 +271,10 @@ def written_options(args: Sequence[str]) -> dict[str, Any]:
     for name in ("ckpt_path", "seed_everything"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--print_config", nargs="?")
-    for flags in (("-h", "--help"), ("--version",)):
-        parser.add_argument(*flags, action="store_true")
+    for names in (("-h", "--help"), ("--version",)):
+        parser.add_argument(*names, action="store_true")
     try:
-        flags = parser.parse_args(args).as_dict()
+        flags: dict[str, Any] = parser.parse_args(args).as_dict()
     except FaceExprError:
         return {}
     written: dict[str, Any] = {}
