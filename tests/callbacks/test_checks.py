@@ -172,7 +172,8 @@ def test_the_written_rate_is_said(run: Run, caplog: pytest.LogCaptureFixture) ->
     ],
 )
 def test_a_run_of_nothing_is_refused(stage: str, option: str) -> None:
-    trainer = Trainer(**{option: 0}, logger=False, enable_checkpointing=False, accelerator="cpu")
+    nothing: Any = {option: 0}
+    trainer = Trainer(**nothing, logger=False, enable_checkpointing=False, accelerator="cpu")
     with pytest.raises(FaceExprError, match=f"{option} is 0; expected more than 0"):
         RunChecks().setup(trainer, LightningModule(), stage)
 
