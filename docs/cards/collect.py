@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from experiments.paper.events import minutes
-from experiments.paper.record import processor
+from experiments.paper.runs import minutes, processor
 
 from cards.benchmark import read_benchmark
 from cards.command import commands, without_folder
