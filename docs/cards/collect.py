@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from experiments.paper.runs import minutes, processor
 
 from cards.benchmark import read_benchmark
 from cards.command import commands, without_folder
+from experiments.paper.runs import minutes, processor
 from faceexpr.cli.export import load_exportable
 from faceexpr.metrics.predictions import file_name, unleaked_accuracy
 from faceexpr.utils.errors import FaceExprError
