@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import os
 from argparse import SUPPRESS
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from faceexpr.boxes.suppression import Suppression
 from faceexpr.cli.parser import Parser
 from faceexpr.data.annotations.reading import read_annotations
-from faceexpr.pipeline.claim import claim, fingerprint
-from faceexpr.pipeline.classifier import TaskClassifier, load_classifier
+from faceexpr.pipeline.classifiers import load_classifier
 from faceexpr.pipeline.coco import FILE, write_coco
 from faceexpr.pipeline.crop import Crop
-from faceexpr.pipeline.explained import explained
-from faceexpr.pipeline.ground_truth import GroundTruth
-from faceexpr.pipeline.inputs import CROPS, EXPLAINED, PICTURES, collect
-from faceexpr.pipeline.load import detector_file, load_detector
-from faceexpr.pipeline.output import Output
-from faceexpr.pipeline.pictures import draw, write_picture
-from faceexpr.pipeline.pipeline import MIN_SCORE, Analysed, FacePipeline, usable_device
-from faceexpr.pipeline.progress import progress, tell
+from faceexpr.pipeline.detectors import GroundTruth, find_detector_file, load_detector
+from faceexpr.pipeline.drawing import ImageFiles
+from faceexpr.pipeline.engines import analyze_items, analyze_with_ray
+from faceexpr.pipeline.inputs import collect_inputs, digest_items
+from faceexpr.pipeline.output import Output, Shard, check_options, fingerprint, report, show_progress
+from faceexpr.pipeline.pipeline import MIN_SCORE, FacePipeline, find_device
 from faceexpr.pipeline.records import RECORDS, ROWS, read_records
-from faceexpr.pipeline.shard import Shard, find_shard
-from faceexpr.pipeline.share import Share, folder_of, share_out
-from faceexpr.utils.errors import INTERRUPTED, PREEMPTED, SOME_FAILED, FaceExprError
+from faceexpr.utils.errors import INTERRUPTED, SOME_FAILED, FaceExprError
 from faceexpr.utils.files import say
 from faceexpr.utils.images import DEFAULT_MAX_PIXELS
-from faceexpr.utils.termination import Terminated, Termination
 from faceexpr.utils.text import counted
 from faceexpr.visualization.explain import explained_network
 from faceexpr.weights.checkpoints import find_checkpoint
@@ -39,13 +34,15 @@ from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
 
 DESCRIPTION = (
     "Find the faces in photographs and tell the expression of each: faces.jsonl has a record for each image, faces.csv "
-    "a row for each face. Interrupted, the same command goes on where it stopped. Several processes, started by "
-    "torchrun or SLURM, analyse a part each, and `faceexpr merge OUT` puts the parts together."
+    "a row for each face. Interrupted, the same command goes on where it stopped. With --shard several processes "
+    "analyse a part each, and `faceexpr merge OUT` puts the parts together; --engine ray uses several processes of one "
+    "machine or of a cluster."
 )
 PATHS = "Image files, folders with images, and tar files with images; - is a list at standard input."
-STOPPED = "stopped by SIGTERM"
-
 LIST = "File with further paths of images and tar files, one a line; - is standard input."
+
+TASKS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+"""Variables by which torchrun and SLURM announce several tasks; a step of SLURM may have fewer than its job."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +73,13 @@ class AnalyzeOptions:
         reduce_to: large images are shrunk by a whole factor such that the shorter side keeps this many pixels; more
             finds smaller faces in large images and takes longer; null shrinks none.
         max_pixels: images with more pixels are not read and count as failed.
-        device: auto takes the GPU where there is one, and of several a process's own; cpu; cuda; cuda:1.
+        device: auto takes the GPU where there is one, and of several each shard another; cpu; cuda; cuda:1.
         batch_size: images that are looked at together.
         face_batch: faces that are classified together.
-        shard: INDEX/COUNT where this is one of COUNT processes that share the images, with INDEX from 0, such as 3/16;
-            by default what torchrun or SLURM says.
+        shard: INDEX/COUNT where this is one of COUNT processes that divide the list of images, with INDEX from 0, such
+            as 3/16; 0/1 for the only one.
+        engine: local analyses in this process; ray in processes of Ray Data, on this machine or on a cluster.
+        workers: number of Ray's processes, each with a core, and with a GPU where there are any.
     """
 
     out: Path
@@ -106,6 +105,8 @@ class AnalyzeOptions:
     batch_size: int = 8
     face_batch: int = 64
     shard: str | None = None
+    engine: Literal["local", "ray"] = "local"
+    workers: int = 2
 
 
 def run(args: list[str]) -> None:
@@ -120,82 +121,108 @@ def run(args: list[str]) -> None:
     paths = config.get("paths") or []
     if "" in paths:  # as of a variable that is not set; it would be the current folder
         raise FaceExprError("a PATH is empty; expected a file or a folder")
-    with Termination() as termination:
-        try:
-            analyze([Path(path) for path in paths], AnalyzeOptions(**values), config["list"], termination)
-        except Terminated:
-            say(f"{STOPPED}; the same command goes on")
-            raise SystemExit(PREEMPTED) from None
+    if values["shard"] is None:
+        refuse_several_tasks(os.environ)
+    analyze([Path(path) for path in paths], AnalyzeOptions(**values), config["list"])
 
 
-def analyze(
-    paths: Sequence[Path],
-    options: AnalyzeOptions,
-    listed: str | None = None,
-    termination: Termination | None = None,
-) -> None:
+def refuse_several_tasks(environment: Mapping[str, str]) -> None:
+    """Refuse to be one of several tasks of a launcher, each of which would analyse all images."""
+    name = next((name for name in TASKS if environment.get(name, "").isdigit()), None)
+    if name is not None and int(environment[name]) > 1:
+        raise FaceExprError(
+            f"{name} is {environment[name]}, and each of these tasks would analyse all images; expected --shard "
+            "INDEX/COUNT, such as --shard $SLURM_PROCID/$SLURM_NTASKS, or --shard 0/1 where this is the only process"
+        )
+
+
+def analyze(paths: Sequence[Path], options: AnalyzeOptions, listed: str | None = None) -> None:
     """Analyse images.
 
     Args:
         paths: what to analyse.
         options: with what, and what is written.
         listed: file with further paths.
-        termination: what SIGTERM does; nothing of ours by default.
 
     Raises:
         FaceExprError: an option is wrong, or nothing is there to analyse.
-        SystemExit: some images could not be analysed, or Ctrl-C was pressed, or SIGTERM has come.
+        SystemExit: some images could not be analysed, or Ctrl-C was pressed.
     """
     if not options.coco and options.annotations is not None:
-        raise FaceExprError("--annotations is for the ids of COCO detections; expected --coco true with it")
-    shard = find_shard(options.shard, os.environ)
-    inputs = collect(paths, listed, shard.count == 1)
+        raise FaceExprError("annotations is for the ids of COCO detections; expected coco true with it")
+    if options.workers < 1:
+        raise FaceExprError(f"workers is {options.workers}; expected at least 1")
+    shard = Shard() if options.shard is None else Shard.parse(options.shard)
+    if options.coco and shard.count > 1:
+        raise FaceExprError("coco needs the records of all parts; expected it with `faceexpr merge`")
+    inputs = collect_inputs(paths, listed, shard.count == 1)
     annotations = None if options.annotations is None else read_annotations(options.annotations, options.images)
-    pipeline, kept = build(options, shard)
-    folder = folder_of(options.out, shard)
-    if options.coco and folder != options.out:
-        raise FaceExprError("--coco needs the records of all parts; expected it with `faceexpr merge`")
-    claim(options.out, kept)
-    with closing(Output(folder, pipeline.classifier.class_names)) as output:
-        share = share_out(options.out, inputs, shard, output)
+    # The pipelines of Ray's processes are on their devices; this one tells what is wrong before they are started.
+    pipeline = build(options if options.engine == "local" else replace(options, device="cpu"), shard.index)
+    dependent = find_dependent_options(options)
+    if shard.count > 1:
+        everything = inputs.items({})
+        dependent |= {"shards": shard.count}
+        dependent |= {"inputs": {"count": len(everything), "sha256": digest_items(everything)}}
+    check_options(options.out, dependent)
+    with closing(Output(shard.folder(options.out), pipeline.classifier.class_names)) as output:
+        if shard.count == 1:
+            everything = inputs.items({source: done.name for source, done in output.done.items()})
+        items = everything[shard.index :: shard.count]
         for note in inputs.notes() if shard.index == 0 else ():
             say(f"note: {note}")
+        part = "" if shard.count == 1 else f"part {shard}: "
+        remaining = [item for item in items if item.source not in output.done]
+        if before := len(items) - len(remaining):
+            say(f"{part}{counted(before, 'image was', 'images were')} done before; {len(remaining):,} to go")
+        files = ImageFiles(options.out, options.pictures, options.crops, options.explain)
+        if options.engine == "local":
+            records = analyze_items(pipeline, remaining, files)
+        else:
+            gpu = None if options.device == "auto" else options.device.startswith("cuda")
+            build_there = partial(build, options)
+            records = analyze_with_ray(build_there, remaining, files, options.workers, options.batch_size, gpu)
         try:
-            failed = work(pipeline, share, options, termination or Termination())
-        except (KeyboardInterrupt, Terminated) as stop:
-            what, code = ("interrupted", INTERRUPTED) if isinstance(stop, KeyboardInterrupt) else (STOPPED, PREEMPTED)
-            done = f"{share.done():,} of {len(share.names):,} images are done"
-            say(f"{share.part}{what}: {done}; the same command goes on from there")
-            raise SystemExit(code) from None
+            with show_progress(len(items), before, part) as advance:
+                for record in records:
+                    output.write(record)
+                    advance(len(record["faces"]))
+        except KeyboardInterrupt:
+            done = sum(item.source in output.done for item in items)
+            say(f"{part}interrupted: {done:,} of {len(items):,} images are done; the same command goes on from there")
+            raise SystemExit(INTERRUPTED) from None
+        failed = report((output.done[item.source] for item in items), part)
+    if part:
+        say(f"{part}written to {output.folder}; `faceexpr merge {options.out}` puts all parts together")
+    else:
+        say(f"written to {output.folder / RECORDS} and {output.folder / ROWS}")
     if options.coco:
         write_coco(options.out / FILE, read_records(options.out / RECORDS), annotations, str(options.annotations))
     # A code other than 0 would make launchers end the other processes; what has failed is told when parts are merged.
-    if failed and not share.part:
+    if failed and not part:
         raise SystemExit(SOME_FAILED)
 
 
-def build(options: AnalyzeOptions, shard: Shard) -> tuple[FacePipeline, dict[str, Any]]:
-    """Return the pipeline, and the options that its results depend on.
+def build(options: AnalyzeOptions, index: int = 0) -> FacePipeline:
+    """Return the pipeline that options describe.
+
+    Args:
+        options: those of the verb.
+        index: of the process, by which it takes one of several GPUs.
 
     Raises:
         FaceExprError: an option is wrong, or a checkpoint cannot be loaded.
     """
     crop = Crop(options.margin, options.shape, options.min_face)
-    changes: dict[str, Any] = {"min_score": options.min_score, "max_faces": options.max_faces}
-    changes |= {} if options.iou is None else {"iou": options.iou}
-    changes |= {} if options.suppression is None else {"method": options.suppression}
-    try:
-        Suppression(**changes)
-    except FaceExprError as error:  # which calls its options by the names that they have in a training
-        raise FaceExprError(str(error).removeprefix("suppression.")) from error
-    device = usable_device(options.device, shard.local)
-    classifier_file = find_checkpoint(options.classifier, Path("lightning_logs"), "--classifier")
-    files = {"detector": fingerprint(detector_file(options.detector)), "classifier": fingerprint(classifier_file)}
-    detector = load_detector(options.detector, device, changes, options.batch_size, options.images)
-    classifier = load_classifier(classifier_file, device)
+    suppression = suppression_of(options)
+    device = find_device(options.device, index)
+    detector = load_detector(options.detector, device, suppression, options.batch_size, options.images)
+    if options.images is not None and options.annotations is None and not isinstance(detector, GroundTruth):
+        raise FaceExprError("images is for the images that annotations name; expected annotations with it")
+    classifier = load_classifier(options.classifier, device)
     if options.explain:
         explained_network(classifier.task)
-    pipeline = FacePipeline(
+    return FacePipeline(
         detector,
         classifier,
         crop,
@@ -205,47 +232,29 @@ def build(options: AnalyzeOptions, shard: Shard) -> tuple[FacePipeline, dict[str
         options.max_pixels,
         options.coverage,
     )
-    written = {"pictures": options.pictures, "crops": options.crops, "explain": options.explain}
-    read = {"reduce_to": options.reduce_to, "max_pixels": options.max_pixels}
-    if options.images is not None and options.annotations is None and not isinstance(pipeline.detector, GroundTruth):
-        raise FaceExprError("--images is for the images that annotations name; expected annotations with it")
-    return pipeline, {**files, **changes, **asdict(crop), **read, **written, "coverage": options.coverage}
 
 
-def work(pipeline: FacePipeline, share: Share, options: AnalyzeOptions, termination: Termination) -> int:
-    """Analyse what is not done yet, and say what came out.
+def suppression_of(options: AnalyzeOptions) -> dict[str, Any]:
+    """Return the options of `Suppression` that were given.
 
-    Returns:
-        The number of images that could not be analysed, those of earlier runs included.
+    Raises:
+        FaceExprError: one is out of range.
     """
-    total, before = len(share.names), share.done()
-    if before:
-        say(f"{share.part}{counted(before, 'image was', 'images were')} done before; {total - before:,} to go")
-    with progress(total, before, share.part) as step:
-        for analysed in pipeline.analysed(share.remaining()):
-            with termination.held():
-                _write(analysed, pipeline, share, options)
-            step(len(analysed.result.faces))
-    failed = tell((share.output.done[source] for source in share.names), share.part)
-    folder = share.output.folder
-    if share.part:
-        say(f"{share.part}written to {folder}; `faceexpr merge {options.out}` puts all parts together")
-    else:
-        say(f"written to {folder / RECORDS} and {folder / ROWS}")
-    return failed
+    given = {"min_score": options.min_score, "max_faces": options.max_faces, "iou": options.iou,
+             "method": options.suppression}  # fmt: skip
+    given = {name: value for name, value in given.items() if value is not None}
+    Suppression(**given)  # type: ignore[arg-type]
+    return given
 
 
-def _write(analysed: Analysed, pipeline: FacePipeline, share: Share, options: AnalyzeOptions) -> None:
-    result = analysed.result
-    name = share.names[result.source]
-    # What belongs to a record is there before the record says so.
-    if options.pictures and analysed.pixels is not None:
-        write_picture(draw(analysed, share.output.class_names), options.out / PICTURES / name)
-    if options.crops:
-        for number, crop in enumerate(analysed.crops, 1):
-            write_picture(crop, options.out / CROPS / f"{name}.{number}.png")
-    if options.explain:
-        assert isinstance(pipeline.classifier, TaskClassifier)  # as `build` has made it
-        for number, drawn in explained(pipeline.classifier, analysed, pipeline.face_batch):
-            write_picture(drawn, options.out / EXPLAINED / f"{name}.{number}.png")
-    share.output.write({"image": result.source, "name": name, **result.record()})
+def find_dependent_options(options: AnalyzeOptions) -> dict[str, Any]:
+    """Return the options that results depend on, with the content of the models."""
+    classifier = find_checkpoint(options.classifier, Path("lightning_logs"), "--classifier")
+    return {
+        "detector": fingerprint(find_detector_file(options.detector)),
+        "classifier": fingerprint(classifier),
+        **suppression_of(options),
+        **asdict(Crop(options.margin, options.shape, options.min_face)),
+        **{name: getattr(options, name) for name in ("reduce_to", "max_pixels", "pictures", "crops", "explain")},
+        "coverage": options.coverage,
+    }

@@ -1,4 +1,4 @@
-"""From a box to the pixels of a face."""
+"""How a face is cut out of its image: from a box to pixels."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Box: TypeAlias = "tuple[float, float, float, float]"
 
 @dataclass(frozen=True)
 class Crop:
-    """How a face is cut out of its picture.
+    """How a face is cut out of its image.
 
     Args:
-        margin: what is added on each side, as a part of the box's width and height; less at the border of the picture.
+        margin: what is added on each side, as a part of the box's width and height; less at the border of the image.
         shape: ``square`` lengthens the shorter side, so that a face keeps its proportions; the square is moved into
-            the picture where it would leave it, and where the picture is too narrow its border pixels are repeated.
+            the image where it would leave it, and where the image is too narrow its border pixels are repeated.
             ``stretched`` takes the box as it is, and its proportions change when it is resized.
         min_face: faces whose shorter side has fewer pixels are left out.
     """
@@ -41,12 +41,12 @@ class Crop:
             raise FaceExprError(f"min_face is {self.min_face}; expected 1 or more")
 
 
-def clipped(box: Sequence[float], size: tuple[int, int], min_face: float) -> Box | str:
-    """Return the part of a box that lies in the picture, or the reason for leaving the box out.
+def clip_box(box: Sequence[float], size: tuple[int, int], min_face: float) -> Box | str:
+    """Return the part of a box that lies in the image, or the reason for leaving the box out.
 
     Args:
         box: left, top, right, bottom in pixels.
-        size: width and height of the picture.
+        size: width and height of the image.
         min_face: the least length of the shorter side.
     """
     if not all(isfinite(value) for value in box):
@@ -55,18 +55,18 @@ def clipped(box: Sequence[float], size: tuple[int, int], min_face: float) -> Box
         return "without area"
     left, top, right, bottom = max(box[0], 0.0), max(box[1], 0.0), min(box[2], size[0]), min(box[3], size[1])
     if left >= right or top >= bottom:
-        return "outside the picture"
+        return "outside the image"
     if min(right - left, bottom - top) < min_face:
         return f"smaller than {min_face:g} pixels"
     return left, top, right, bottom
 
 
-def cut(pixels: NDArray[np.uint8], box: Sequence[float], options: Crop) -> NDArray[np.uint8]:
+def cut_face(pixels: NDArray[np.uint8], box: Sequence[float], options: Crop) -> NDArray[np.uint8]:
     """Return the pixels of a face, in their own resolution.
 
     Args:
         pixels: uint8 (H, W, 3).
-        box: left, top, right, bottom, inside the picture.
+        box: left, top, right, bottom, inside the image.
         options: margin and shape.
 
     Returns:
@@ -80,13 +80,13 @@ def cut(pixels: NDArray[np.uint8], box: Sequence[float], options: Crop) -> NDArr
     if options.shape == "stretched":
         return pixels[top:bottom, left:right]
     side = max(right - left, bottom - top)
-    left, right, before, after = _lengthened(left, right, side, width)
-    top, bottom, above, below = _lengthened(top, bottom, side, height)
+    left, right, before, after = _lengthen(left, right, side, width)
+    top, bottom, above, below = _lengthen(top, bottom, side, height)
     return np.pad(pixels[top:bottom, left:right], ((above, below), (before, after), (0, 0)), mode="edge")
 
 
-def _lengthened(low: int, high: int, side: int, limit: int) -> tuple[int, int, int, int]:
-    """Return an interval of this length, moved into the picture, and how much of it lacks before and after."""
+def _lengthen(low: int, high: int, side: int, limit: int) -> tuple[int, int, int, int]:
+    """Return an interval of this length, moved into the image, and how much of it lacks before and after."""
     start = low - (side - (high - low)) // 2
     start = max(min(start, limit - side), 0) if side <= limit else -((side - limit) // 2)
     end = start + side

@@ -1,9 +1,12 @@
-"""What every detector is to the pipeline, and the networks of this package as detectors."""
+"""The first step: what finds the faces in images, networks or annotations, and how it is loaded from a file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -11,34 +14,39 @@ import torch
 from numpy.typing import NDArray
 
 from faceexpr.boxes.detections import Detections
+from faceexpr.data.annotations.records import AnnotatedImage, Annotations
 from faceexpr.models.detector import DetectionNet
 from faceexpr.utils.errors import FaceExprError
+from faceexpr.weights.checkpoints import find_checkpoint, newest
+from faceexpr.weights.model_file import is_model_file, shipped_models
+
+RUNS = Path("lightning_logs")
 
 
 class Detector(Protocol):
-    """Finds the faces in pictures."""
+    """Finds the faces in images."""
 
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
         """Find faces.
 
         Args:
-            images: upright pictures of any sizes, RGB, each uint8 (H, W, 3).
+            images: upright images of any sizes, RGB, each uint8 (H, W, 3).
 
         Returns:
-            For each picture its faces on the host, in pixels of that picture.
+            For each image its faces on the host, in pixels of that image.
         """
 
 
 class NetDetector:
     """A detection network as a detector.
 
-    Only pictures of one size share a batch. A network would fill the others up to the largest, and what it finds in a
-    picture would then depend, at the edges, on the pictures that happen to stand beside it.
+    Only images of one size share a batch. A network would fill the others up to the largest, and what it finds in a
+    image would then depend, at the edges, on the images that happen to stand beside it.
 
     Args:
         net: the network; it is moved to the device and set to evaluation.
         device: such as ``cpu`` or ``cuda``.
-        batch_size: pictures in a batch.
+        batch_size: images in a batch.
     """
 
     def __init__(self, net: DetectionNet, device: str | torch.device = "cpu", batch_size: int = 8) -> None:
@@ -57,11 +65,115 @@ class NetDetector:
             indices = list(group)
             for start in range(0, len(indices), self.batch_size):
                 batch = indices[start : start + self.batch_size]
-                tensors = [_as_tensor(images[index]).to(self.device) for index in batch]
+                tensors = [_to_tensor(images[index]).to(self.device) for index in batch]
                 found.update(zip(batch, (result.cpu() for result in self.net(tensors)), strict=True))
         return [found[index] for index in range(len(images))]
 
 
-def _as_tensor(image: NDArray[np.uint8]) -> torch.Tensor:
-    # A picture from Pillow may be read-only, which torch warns about.
+def _to_tensor(image: NDArray[np.uint8]) -> torch.Tensor:
+    # A image from Pillow may be read-only, which torch warns about.
     return torch.tensor(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
+
+
+class GroundTruth:
+    """Annotated boxes in the place of a detector's: what the second step does when the first makes no mistake.
+
+    The faces of an image are looked up by its real path, through links and relative parts.
+
+    Faces that are marked to be ignored are left out. Every score is 1.
+
+    Args:
+        annotations: the images and their faces.
+        name: of the file that they come from, for messages.
+    """
+
+    def __init__(self, annotations: Annotations, name: str = "the annotations") -> None:
+        self.name = name
+        self._records: dict[str, AnnotatedImage] = {os.path.realpath(record.path): record for record in annotations.images}
+
+    def faces(self, path: str | os.PathLike[str], reduction: int = 1) -> Detections:
+        """Return the faces of one image.
+
+        Args:
+            path: its file.
+            reduction: how many pixels of the file, in each direction, one pixel of the image at hand stands for.
+
+        Raises:
+            FaceExprError: nothing is known of the faces of this image.
+        """
+        record = self._records.get(os.path.realpath(path))
+        if record is None or not record.labelled:
+            raise FaceExprError(f"{Path(path)}: {self.name} does not say where its faces are")
+        boxes = torch.from_numpy(record.boxes[~record.ignored]).float() / reduction
+        return Detections(boxes, torch.ones(len(boxes)))
+
+
+def load_detector(
+    source: str | Path,
+    device: str | torch.device = "cpu",
+    suppression: Mapping[str, float | int | str] | None = None,
+    batch_size: int = 8,
+    images: Path | None = None,
+) -> Detector | GroundTruth:
+    """Load a detector.
+
+    Args:
+        source: a checkpoint of ``faceexpr fit`` or of ``faceexpr detectron2 fit``, the folder of such a run (its best
+            checkpoint), a model file, the name of a model that comes with the package, or a file of annotations, whose
+            boxes then stand in the place of a detector's.
+        device: where it shall run.
+        suppression: options of `Suppression` that differ from those of its training, such as ``{"min_score": 0.5}``.
+        batch_size: images in a batch of the network.
+        images: folder of the images, for a file of annotations.
+
+    Raises:
+        FaceExprError: nothing of these is there, or it cannot be loaded.
+    """
+    path = find_detector_file(source)
+    kind = _tell_kind(path)
+    if kind == "annotations":
+        from faceexpr.data.annotations.reading import read_annotations
+
+        return GroundTruth(read_annotations(path, images), str(path))
+    if kind == "detectron2":
+        from faceexpr.detectron2.detector import Detectron2Detector
+        from faceexpr.detectron2.installed import require_detectron2
+        from faceexpr.detectron2.runs import read_suppression, run_folder_of
+
+        require_detectron2()
+        options = replace(read_suppression(run_folder_of(path)), **(suppression or {}))  # type: ignore[arg-type]
+        return Detectron2Detector(path, options, str(device), batch_size)
+    from faceexpr.tasks.detect import FaceDetector
+    from faceexpr.tasks.base import load_task
+
+    task = load_task(path, [FaceDetector], "a detector", "a FaceDetector")
+    task.net.set_suppression(**(suppression or {}))
+    return NetDetector(task.net, device, batch_size)
+
+
+def find_detector_file(source: str | Path) -> Path:
+    """Return the file that a detector is loaded from.
+
+    Raises:
+        FaceExprError: there is none.
+    """
+    path = Path(source)
+    if path.is_dir() and source not in shipped_models():
+        of_detectron2 = newest(path, "best*.pth") or newest(path, "*.pth")
+        if of_detectron2 is not None and newest(path, "*.ckpt") is None:
+            return of_detectron2
+    return find_checkpoint(source, RUNS, "--detector")
+
+
+def _tell_kind(path: Path) -> str:
+    if is_model_file(path):
+        return "lightning"
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        raise FaceExprError(f"--detector: {path} cannot be read: {error.strerror}") from error
+    if head[:2] != b"PK":  # torch writes zip archives, and annotations are text
+        return "annotations" if head[:1] != b"\x80" else "lightning"
+    # Detectron2 calls the weights "model", Lightning calls them "state_dict"; an ending tells as much, without reading.
+    return "detectron2" if path.suffix == ".pth" else "lightning"

@@ -1,23 +1,149 @@
-"""The records that one process writes: one an image as JSON, one row a face as CSV, as they come."""
+"""Where the records of an analysis are written: one process's files, the parts of several, and what merges these."""
 
 from __future__ import annotations
 
-import os
+import json
+import shutil
+import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from faceexpr.pipeline.records import RECORDS, ROWS, Done, as_line, as_rows, done_with, header, read_records
+from faceexpr.pipeline.coco import FILE
+from faceexpr.pipeline.records import (
+    CROPS,
+    EXPLAINED,
+    OPTIONS,
+    PARTS,
+    PICTURES,
+    RECORDS,
+    ROWS,
+    Summary,
+    csv_header,
+    csv_rows,
+    json_line,
+    read_class_names,
+    read_lines,
+    summarize,
+)
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.files import as_bytes, lock, replacing
+from faceexpr.utils.files import as_bytes, digest, replacing, say, write_file
+from faceexpr.utils.text import counted, some
 
-_TRIES, _PAUSE = 10, 0.05  # seconds; whoever only looks whether a file is being written keeps it for a moment
+SECONDS_A_LINE = 10
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several processes that divide a list of images: image ``position`` is of shard ``position % count``.
+
+    Attributes:
+        index: from 0.
+        count: how many there are.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.index}-of-{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read ``INDEX/COUNT``, such as ``3/16``.
+
+        Raises:
+            FaceExprError: the text says something else.
+        """
+        index, count = (int(part) if part.isascii() and part.isdigit() else -1 for part in text.partition("/")[::2])
+        if not 0 <= index < count:
+            raise FaceExprError(f"shard is {text}; expected INDEX/COUNT with INDEX from 0 to COUNT - 1, such as 3/16")
+        return cls(index, count)
+
+    def folder(self, out: Path) -> Path:
+        """Return the folder of this process's records; that of the results where the process is the only one."""
+        return out if self.count == 1 else out / PARTS / str(self)
+
+
+def check_options(out: Path, options: Mapping[str, Any]) -> None:
+    """Record the options that results depend on, or make sure that a folder holds results of the same ones.
+
+    Args:
+        out: folder of the results.
+        options: plain values; of files and lists, what they are called and their ``sha256``.
+
+    Raises:
+        FaceExprError: the folder holds results of other options, or other files where the results would be, or cannot
+            be written.
+    """
+    before = read_options(out)
+    if before is None:
+        for name in (RECORDS, ROWS, FILE, PICTURES, CROPS, EXPLAINED, PARTS):
+            place = out / name
+            if place.is_file() or (place.is_dir() and any(place.iterdir())):
+                raise FaceExprError(
+                    f"out: {place} is there already, and no analysis has written it; expected a folder without it"
+                )
+        _write_options(out, options)
+        before = dict(options)
+    for name in {**before, **options}:
+        old, new = before.get(name), options.get(name)
+        if name not in before and new is False:
+            continue  # there was no such option when the folder was begun
+        # The same weights may lie elsewhere by now, and others in their place.
+        if _content(old) != _content(new):
+            raise FaceExprError(
+                f"out: {out} holds results with {name} {_show(old)}, and this run has {_show(new)}; expected the same "
+                "options, with which it goes on, or another folder"
+            )
+
+
+def read_options(out: Path) -> dict[str, Any] | None:
+    """Return the options that the results in a folder depend on; None where there are no results.
+
+    Raises:
+        FaceExprError: the file does not hold options.
+    """
+    path = out / OPTIONS
+    if not path.is_file():
+        return None
+    try:
+        options = json.loads(path.read_bytes())
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        raise FaceExprError(f"out: {path} does not hold the options of an analysis; expected a folder without it")
+    if (out / PARTS).is_dir() and "shards" not in options:
+        raise FaceExprError(
+            f"out: {out / PARTS} is of an earlier version; expected it to be merged and removed by that, or another folder"
+        )
+    return options
+
+
+def _write_options(out: Path, options: Mapping[str, Any]) -> None:
+    write_file(out / OPTIONS, json.dumps(options, ensure_ascii=False, indent=2) + "\n")
+
+
+def _content(value: Any) -> Any:
+    return value["sha256"] if isinstance(value, dict) else value
+
+
+def _show(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    return f"{value.get('path', value.get('count'))} ({value['sha256'][:8]})"
+
+
+def fingerprint(path: Path) -> dict[str, str]:
+    """Return the path of a file and what tells whether it still holds the same."""
+    return {"path": str(path), "sha256": digest(path)}
 
 
 class Output:
-    """The files of the records, new or of a run that was interrupted.
+    """The files of the records of one process, new or of a run that was interrupted.
 
     An image is done once its line in ``faces.jsonl`` is whole. What is left of a line that was being written is cut
     off; the CSV file is made from the lines.
@@ -27,39 +153,39 @@ class Output:
         class_names: names of the classifier's classes.
 
     Raises:
-        FaceExprError: the files cannot be written, or another analysis is writing to them.
+        FaceExprError: the files cannot be written, or hold something else.
     """
 
     def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
         self.folder = folder
         self.class_names = tuple(class_names)
-        self.done: dict[str, Done] = {}
+        self.done: dict[str, Summary] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        self._records = own(folder / RECORDS)
-        _cut_torn_line(self._records)
+        self._records: BinaryIO = (folder / RECORDS).open("ab")
+        end = 0
         with replacing(folder / ROWS) as rows:
-            rows.write(as_bytes(header(self.class_names)))
-            for record in read_records(folder / RECORDS):
-                self.done[record["image"]] = done_with(record)
-                rows.write(as_bytes("".join(as_rows(record, self.class_names))))
+            rows.write(as_bytes(csv_header(self.class_names)))
+            for line, record in read_lines(folder / RECORDS):
+                end += len(line)
+                self.done[record["image"]] = summarize(record)
+                rows.write(as_bytes(csv_rows(record, self.class_names)))
+        if end < self._records.tell():
+            self._records.truncate(end)
         self._rows: BinaryIO = (folder / ROWS).open("ab")
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Write the record of an image, and its rows.
+        """Append the record of an image, and its rows, as a whole.
 
         Raises:
             FaceExprError: the disk is full, or the like.
         """
         try:
-            for file, text in (
-                (self._records, as_line(record)),
-                (self._rows, "".join(as_rows(record, self.class_names))),
-            ):
+            for file, text in ((self._records, json_line(record)), (self._rows, csv_rows(record, self.class_names))):
                 file.write(as_bytes(text))
                 file.flush()
         except OSError as error:
-            raise FaceExprError(f"--out: {self.folder} cannot be written to: {error.strerror}") from error
-        self.done[record["image"]] = done_with(record)
+            raise FaceExprError(f"out: {self.folder} cannot be written to: {error.strerror}") from error
+        self.done[record["image"]] = summarize(record)
 
     def close(self) -> None:
         """Close the files."""
@@ -69,38 +195,122 @@ class Output:
                 file.close()
 
 
-def own(records: Path, shared: bool = False) -> BinaryIO:
-    """Open a file of records to read it and write to its end, for this process alone.
+def merge_parts(out: Path, partial: bool) -> tuple[int, int]:
+    """Put the parts of an analysis together, in the order of its images: as one process would have written them.
+
+    Image ``position`` is in part ``position % count``, and each part holds its images in order and perhaps not yet all
+    of them: the parts are read in turns, in constant memory.
 
     Args:
-        records: the file.
-        shared: keep others from writing, but not from looking whether somebody does.
+        out: folder of the results; without parts its own records are written anew.
+        partial: write what there is although some images are not analysed yet.
+
+    Returns:
+        How many images are missing, and how many could not be analysed; nothing is written where some are missing and
+        ``partial`` is false.
 
     Raises:
-        FaceExprError: another process has it.
+        FaceExprError: there is nothing to merge, or a file is damaged.
     """
-    for attempt in range(_TRIES):
-        file = records.open("a+b")
-        # Merging puts another file in its place, and the old one must not be written to.
-        if lock(file, shared) and records.exists() and os.path.samestat(os.fstat(file.fileno()), records.stat()):
-            return file
-        file.close()
-        time.sleep(_PAUSE if attempt < _TRIES - 1 else 0)
-    raise FaceExprError(
-        f"--out: another analysis is writing to {records.parent}; expected its end to be waited for, or another folder"
-    )
+    options = read_options(out) or {}
+    count = options.get("shards", 1)
+    folders = [Shard(index, count).folder(out) for index in range(count)]
+    tables = [folder / ROWS for folder in folders if (folder / ROWS).is_file()]
+    if not tables:
+        raise FaceExprError(f"{out} holds no results; expected the folder of an analysis")
+    missing = _count_missing(folders, options["inputs"]["count"]) if count > 1 else 0
+    if missing and not partial:
+        return missing, 0
+    class_names = read_class_names(tables[0])
+    summaries = []
+    with replacing(out / ROWS) as rows, replacing(out / RECORDS) as records:
+        rows.write(as_bytes(csv_header(class_names)))
+        for line, record in _take_turns([read_lines(folder / RECORDS) for folder in folders]):
+            records.write(line)
+            rows.write(as_bytes(csv_rows(record, class_names)))
+            summaries.append(summarize(record))
+    return missing, report(summaries)
 
 
-def _cut_torn_line(file: BinaryIO) -> None:
-    """Cut off what follows the last end of a line."""
-    size = end = file.seek(0, os.SEEK_END)
-    while end:
-        start = max(0, end - 65536)
-        file.seek(start)
-        newline = file.read(end - start).rfind(b"\n")
-        if newline >= 0:
-            end = start + newline + 1
-            break
-        end = start
-    if end < size:
-        file.truncate(end)
+def _count_missing(folders: Sequence[Path], total: int) -> int:
+    missing, where = 0, []
+    for index, folder in enumerate(folders):
+        expected = len(range(index, total, len(folders)))
+        found = sum(1 for _ in read_lines(folder / RECORDS))
+        if found > expected:
+            raise FaceExprError(
+                f"{folder / RECORDS} has {found:,} records for {expected:,} images; expected one process at a time to "
+                "have written it"
+            )
+        missing += expected - found
+        where += [f"{folder.name} ({expected - found:,})"] if found < expected else []
+    if missing:
+        say(f"{missing:,} of {total:,} images are not analysed yet; they are those of {some(where)}")
+    return missing
+
+
+def _take_turns(parts: list[Iterator[tuple[bytes, dict[str, Any]]]]) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    while parts:
+        going = []
+        for part in parts:
+            if (entry := next(part, None)) is not None:
+                yield entry
+                going.append(part)
+        parts = going
+
+
+def remove_parts(out: Path) -> None:
+    """Remove parts that were merged: the folder is then that of one process, which can go on in it."""
+    options = read_options(out) or {}
+    _write_options(out, {name: value for name, value in options.items() if name not in ("shards", "inputs")})
+    shutil.rmtree(out / PARTS, ignore_errors=True)
+
+
+@contextmanager
+def show_progress(total: int, before: int, part: str = "") -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal, and a line now and then elsewhere.
+
+    Args:
+        total: images.
+        before: how many of them are done.
+        part: begins the lines of one of several processes, which share a terminal and have no bar.
+
+    Yields:
+        A function that moves on by an image; it takes the number of its faces.
+    """
+    from tqdm import tqdm
+
+    done, found = before, 0
+    start = last = time.monotonic()
+    as_lines = bool(part) or not sys.stderr.isatty()
+    with tqdm(total=total, initial=before, unit="image", disable=as_lines) as bar:
+
+        def advance(faces: int) -> None:
+            nonlocal done, found, last
+            done, found, now = done + 1, found + faces, time.monotonic()
+            bar.set_postfix_str(f"{found:,} faces", refresh=False)
+            bar.update()
+            if as_lines and now - last >= SECONDS_A_LINE:
+                last = now
+                left = (now - start) / (done - before) * (total - done)
+                say(f"{part}{done:,} of {total:,} images, {found:,} faces, about {left:,.0f} s left")
+
+        yield advance
+
+
+def report(done: Iterable[Summary], part: str = "") -> int:
+    """Say what was found in images.
+
+    Returns:
+        The number of those that could not be analysed.
+    """
+    images = faces = empty = failed = 0
+    for image in done:
+        images += 1
+        faces += image.faces
+        empty += not image.failed and not image.faces
+        failed += image.failed
+    say(f"{part}{counted(faces, 'face')} in {counted(images, 'image')}; {empty:,} of {images:,} without face")
+    if failed:
+        say(f"{part}{failed:,} of {images:,} could not be analysed; the reason of each is in its record")
+    return failed

@@ -1,4 +1,4 @@
-"""The two-step system: find the faces, then tell the expression of each."""
+"""`FacePipeline`, the two-step system: find the faces of an image, then tell the expression of each."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from faceexpr.boxes.suppression import Suppression
-from faceexpr.pipeline.classifier import Classifier, load_classifier, threshold_of
+from faceexpr.pipeline.classifiers import Classifier, find_threshold, load_classifier
 from faceexpr.pipeline.crop import Crop
-from faceexpr.pipeline.detectors import Detector
-from faceexpr.pipeline.ground_truth import GroundTruth
-from faceexpr.pipeline.load import load_detector
-from faceexpr.pipeline.result import PictureResult, failed
-from faceexpr.pipeline.steps import Found, classify, find
+from faceexpr.pipeline.detectors import Detector, GroundTruth, load_detector
+from faceexpr.pipeline.records import ImageResult
+from faceexpr.pipeline.steps import FoundFaces, classify_faces, find_faces
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import DEFAULT_MAX_PIXELS, DecodedImage, ImageError, Source, read_image, source_name
 from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
@@ -32,28 +30,28 @@ MIN_SCORE = 0.5
 """Faces that a detector is less sure of are left out."""
 
 Input: TypeAlias = "str | Path | tuple[str, bytes | Callable[[], bytes]]"
-"""A file; or what a picture is called, with the bytes of its file or what reads them when it is its turn."""
+"""A file; or what an image is called, with the bytes of its file or what reads them when it is its turn."""
 
 
 @dataclass(frozen=True, eq=False)
-class Analysed:
+class Analysis:
     """A result, and the pixels that it was made from.
 
     Attributes:
         result: what was found.
-        pixels: RGB, uint8 (H, W, 3), as they were analysed; None where the picture could not be read.
-        reduction: how many pixels of the picture, in each direction, one of ``pixels`` stands for.
+        pixels: RGB, uint8 (H, W, 3), as they were analysed; None where the image could not be read.
+        reduction: how many pixels of the image, in each direction, one of ``pixels`` stands for.
         crops: the faces as they were cut out, each uint8 (h, w, 3).
     """
 
-    result: PictureResult
+    result: ImageResult
     pixels: NDArray[np.uint8] | None = None
     reduction: int = 1
     crops: tuple[NDArray[np.uint8], ...] = ()
 
 
 class FacePipeline:
-    """Finds the faces in pictures and tells the expression of each.
+    """Finds the faces in images and tells the expression of each.
 
     Args:
         detector: finds the faces; or annotations, whose boxes are taken. By default the detector that comes with the
@@ -61,11 +59,11 @@ class FacePipeline:
         classifier: tells the expressions. Their number and their names are those of its checkpoint. By default the
             classifier that comes with the package.
         crop: how a face is cut out.
-        batch_size: pictures that are read and searched together; their faces are classified together.
+        batch_size: images that are read and searched together; their faces are classified together.
         face_batch: faces in a batch of the classifier.
-        reduce_to: large pictures are shrunk by a whole factor while they are read, such that the shorter side still
+        reduce_to: large images are shrunk by a whole factor while they are read, such that the shorter side still
             has this many pixels or more; boxes are given in pixels of the original. None keeps the size.
-        max_pixels: pictures with more pixels are refused before anything is decoded.
+        max_pixels: images with more pixels are refused before anything is decoded.
         coverage: also give each face its prediction set, which holds the true expression this often, such as 0.9; for
             classifiers that were calibrated for it.
     """
@@ -93,7 +91,7 @@ class FacePipeline:
         self.face_batch = face_batch
         self.reduce_to = reduce_to
         self.max_pixels = max_pixels
-        self.threshold = None if coverage is None else threshold_of(self.classifier, coverage)
+        self.threshold = None if coverage is None else find_threshold(self.classifier, coverage)
 
     @classmethod
     def from_checkpoints(
@@ -115,7 +113,7 @@ class FacePipeline:
             classifier: a checkpoint, a run folder, a model file or the name of a model, of any classifier.
             device: where both shall run; ``auto`` takes the GPU where there is one.
             min_score: faces that the detector is less sure of are left out.
-            max_faces: at most so many faces a picture are returned, the surest.
+            max_faces: at most so many faces an image are returned, the surest.
             crop: how a face is cut out.
             reduce_to: see `FacePipeline`.
             coverage: see `FacePipeline`.
@@ -125,12 +123,12 @@ class FacePipeline:
         """
         suppression: dict[str, float | int | str] = {"min_score": min_score, "max_faces": max_faces}
         Suppression(min_score=min_score, max_faces=max_faces)
-        device = usable_device(device)
+        device = find_device(device)
         found = load_detector(detector, device, suppression)
         return cls(found, load_classifier(classifier, device), crop, reduce_to=reduce_to, coverage=coverage)
 
-    def __call__(self, image: Source, bgr: bool = False) -> PictureResult:
-        """Analyse one picture.
+    def __call__(self, image: Source, bgr: bool = False) -> ImageResult:
+        """Analyse one image.
 
         Args:
             image: a path, the bytes of a file, a PIL image, or an array (H, W, 3) of RGB or (H, W) of grey: uint8, or
@@ -138,18 +136,18 @@ class FacePipeline:
             bgr: the array's channels are blue, green, red, as OpenCV has them.
 
         Raises:
-            ImageError: the picture cannot be read.
+            ImageError: the image cannot be read.
         """
         if bgr:
             if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] not in (3, 4):
-                raise FaceExprError("bgr is true, but the picture is not an array (height, width, 3); expected one")
+                raise FaceExprError("bgr is true, but the image is not an array (height, width, 3); expected one")
             image = image[:, :, [2, 1, 0, 3][: image.shape[2]]]
-        picture = self._read(image)
-        if isinstance(picture, ImageError):
-            raise picture
-        return self._batch([(source_name(image), picture)])[0].result
+        decoded = self._read(image)
+        if isinstance(decoded, ImageError):
+            raise decoded
+        return self._analyze([(source_name(image), decoded)])[0].result
 
-    def run(self, paths: Iterable[Input]) -> Iterator[PictureResult]:
+    def run(self, paths: Iterable[Input]) -> Iterator[ImageResult]:
         """Analyse files one after the other, in constant memory.
 
         A file that cannot be read becomes a result that says why.
@@ -157,11 +155,11 @@ class FacePipeline:
         Args:
             paths: files, in the order of the results; or names with bytes, such as of members of a tar file.
         """
-        for analysed in self.analysed(paths):
-            yield analysed.result
+        for analysis in self.run_with_pixels(paths):
+            yield analysis.result
 
-    def analysed(self, paths: Iterable[Input]) -> Iterator[Analysed]:
-        """Do the same as `run`, and give the pixels and the crops too.
+    def run_with_pixels(self, paths: Iterable[Input]) -> Iterator[Analysis]:
+        """Analyse files as `run` does, and give the pixels and the crops too.
 
         Raises:
             FaceExprError: one path is given in the place of several.
@@ -177,9 +175,9 @@ class FacePipeline:
             coming = read_on()
             while coming:
                 batch = [(source, future.result()) for source, future in coming]
-                # The next pictures are decoded while these are looked at.
+                # The next images are decoded while these are looked at.
                 coming = read_on()
-                yield from self._batch(batch)
+                yield from self._analyze(batch)
 
     def _coming(self, given: Input, readers: Executor) -> tuple[str, Future[DecodedImage | ImageError]]:
         name, source = given if isinstance(given, tuple) else (str(given), given)
@@ -193,42 +191,41 @@ class FacePipeline:
         except OSError as error:  # of what reads the bytes; `read_image` raises none
             return ImageError("bytes", f"cannot be opened: {error.strerror}")
 
-    def _batch(self, pictures: Sequence[tuple[str, DecodedImage | ImageError]]) -> list[Analysed]:
-        readable = [(source, picture) for source, picture in pictures if isinstance(picture, DecodedImage)]
-        first_step = iter(find(self.detector, readable, self.crop))
+    def _analyze(self, images: Sequence[tuple[str, DecodedImage | ImageError]]) -> list[Analysis]:
+        readable = [(source, image) for source, image in images if isinstance(image, DecodedImage)]
+        first_step = iter(find_faces(self.detector, readable, self.crop))
         steps = [
-            failed(source, picture.reason) if isinstance(picture, ImageError) else next(first_step)
-            for source, picture in pictures
+            ImageResult(source, "error", image.reason, None, ()) if isinstance(image, ImageError) else next(first_step)
+            for source, image in images
         ]
-        found = [step for step in steps if isinstance(step, Found)]
-        results = iter(classify(self.classifier, found, self.face_batch, self.threshold))
+        found = [step for step in steps if isinstance(step, FoundFaces)]
+        results = iter(classify_faces(self.classifier, found, self.face_batch, self.threshold))
         return [
-            Analysed(next(results), step.picture.pixels, step.picture.reduction, step.crops)
-            if isinstance(step, Found)
-            else Analysed(step)
+            Analysis(next(results), step.image.pixels, step.image.reduction, step.crops)
+            if isinstance(step, FoundFaces)
+            else Analysis(step)
             for step in steps
         ]
 
 
-def usable_device(device: str | torch.device, local: int = 0) -> torch.device:
+def find_device(device: str | torch.device, index: int = 0) -> torch.device:
     """Return the device that a name means.
 
     Args:
         device: ``auto``, or a name of torch's, such as ``cuda:1``.
-        local: which of the processes of this machine asks, from 0; with ``auto`` each has a GPU of its own where there
-            are enough.
+        index: which of several processes asks, from 0; with ``auto`` those of a machine take its GPUs in turns.
 
     Raises:
         FaceExprError: there is none of this name.
     """
     if device == "auto":
         return (
-            torch.device("cuda", local % torch.cuda.device_count())
+            torch.device("cuda", index % torch.cuda.device_count())
             if torch.cuda.is_available()
             else torch.device("cpu")
         )
     try:
         torch.empty(0, device=device).cpu()  # which the device "meta", without memory, does not do
     except (RuntimeError, AssertionError) as error:
-        raise FaceExprError(f"--device is {device}, which is not there; expected auto, cpu, cuda or cuda:1") from error
+        raise FaceExprError(f"device is {device}, which is not there; expected auto, cpu, cuda or cuda:1") from error
     return torch.device(device)

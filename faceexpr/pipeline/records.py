@@ -1,4 +1,4 @@
-"""What is written of an image: a record as a line of JSON, and its faces as rows of CSV."""
+"""What is known of an image after the two steps: as an object, as a line of JSON, and as rows of CSV."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from faceexpr.pipeline.result import NOT_FINITE
 from faceexpr.utils.errors import FaceExprError
 
-RECORDS, ROWS = "faces.jsonl", "faces.csv"
+RECORDS, ROWS, OPTIONS = "faces.jsonl", "faces.csv", "analysis.json"
+"""Files in the folder of the results: a record an image, a row a face, and the options that both depend on."""
+
+PICTURES, CROPS, EXPLAINED, PARTS = "pictures", "crops", "explained", "parts"
+"""Folders in the folder of the results: drawn images, faces, explained faces, and the records of several processes."""
+
+NOT_FINITE = "the classifier's probabilities are not finite"
 
 COLUMNS = ("image", "status", "reason", "width", "height", "face", "left", "top", "right", "bottom", "score")
 """Columns of the CSV file before those of the expressions and of each class's probability."""
@@ -22,11 +27,74 @@ _EXPRESSIONS = ("expression", "expressions")
 _FIELDS = {"image", "name", "status", "reason", "width", "height", "faces", "notes"}
 _FACE_FIELDS = {"box", "score", "expression", "expressions", "probabilities"}
 _LATER = {"expressions"}  # which records of earlier versions do not have
+_BLOCK = 1 << 16  # bytes of lines that are read at a time
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What is known of an image that was analysed before.
+@dataclass(frozen=True)
+class FaceResult:
+    """A face.
+
+    Attributes:
+        box: left, top, right, bottom in pixels of the upright image, inside it.
+        score: how sure the detector is, from 0 to 1.
+        expression: the most probable one; None where the classifier has given no finite probabilities.
+        probabilities: of each of the classifier's classes, in its order; they sum to 1. None as above.
+        expressions: those that it may be, the most probable first: the prediction set of the stated coverage. None
+            where no coverage was stated, or as above.
+    """
+
+    box: tuple[float, float, float, float]
+    score: float
+    expression: str | None
+    probabilities: Mapping[str, float] | None
+    expressions: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """An image.
+
+    Attributes:
+        source: its path, or what it was given as.
+        status: ``ok``, also where there is no face, or ``error``.
+        reason: what was wrong; None where nothing was.
+        size: width and height in pixels of the upright image; None where it could not be read.
+        faces: the faces, the surest first.
+        notes: remarks, such as "first of 2 frames".
+    """
+
+    source: str
+    status: Literal["ok", "error"]
+    reason: str | None
+    size: tuple[int, int] | None
+    faces: tuple[FaceResult, ...]
+    notes: tuple[str, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """Return the result as plain values, ready for JSON; every result has the same fields."""
+        width, height = self.size or (None, None)
+        return {
+            "image": self.source,
+            "status": self.status,
+            "reason": self.reason,
+            "width": width,
+            "height": height,
+            "faces": [
+                {
+                    "box": list(face.box),
+                    "score": face.score,
+                    "expression": face.expression,
+                    "expressions": None if face.expressions is None else list(face.expressions),
+                    "probabilities": None if face.probabilities is None else dict(face.probabilities),
+                }
+                for face in self.faces
+            ],
+            "notes": list(self.notes),
+        }
+
+
+class Summary(NamedTuple):
+    """What an analysis remembers of an image that is done.
 
     Attributes:
         name: of its files below ``pictures`` and ``crops``.
@@ -39,42 +107,41 @@ class Done:
     faces: int
 
 
-def done_with(record: Mapping[str, Any]) -> Done:
+def summarize(record: Mapping[str, Any]) -> Summary:
     """Return what is to be remembered of a record."""
-    return Done(record["name"], record["status"] != "ok", len(record["faces"]))
+    return Summary(record["name"], record["status"] != "ok", len(record["faces"]))
 
 
-def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a results file; none where there is no file.
+def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yield each whole line of a file of records with the record that it holds; nothing where there is no file.
 
-    A last line that was not written to its end, or is being written, is left out.
+    A last line without an end is left out. The file is opened for each block of lines and closed after it, so that any
+    number of files can be read in turns.
 
     Raises:
         FaceExprError: a line is not a record.
     """
-    for _, record in placed_records(path):
+    place = number = 0
+    while path.exists():
+        with path.open("rb") as file:  # as bytes: text would end lines at other characters too
+            file.seek(place)
+            lines = file.readlines(_BLOCK)
+        for number, line in enumerate(lines, number + 1):
+            if not line.endswith(b"\n"):
+                return
+            place += len(line)
+            yield line, _parse(line, f"{path}, line {number}")
+        if not lines:
+            return
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a file; see `read_lines`."""
+    for _, record in read_lines(path):
         yield record
 
 
-def placed_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Do the same as `read_records`, and give the place in the file, in bytes, at which each begins."""
-    if not path.is_file():
-        return
-    place = 0
-    with path.open("rb") as file:  # as bytes: text would end lines at other characters too
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            yield place, as_record(line, f"{path}, line {number}")
-            place += len(line)
-
-
-def as_record(line: bytes, where: str) -> dict[str, Any]:
-    """Return the record that a line holds.
-
-    Raises:
-        FaceExprError: it is none; the sentence begins with ``where``.
-    """
+def _parse(line: bytes, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except ValueError:
@@ -96,35 +163,34 @@ def _is_record(value: Any) -> bool:
     )
 
 
-def as_line(record: Mapping[str, Any]) -> str:
+def json_line(record: Mapping[str, Any]) -> str:
     """Return a record as one line of strict JSON."""
     return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def as_rows(record: Mapping[str, Any], class_names: Sequence[str]) -> Iterator[str]:
-    """Yield the lines of CSV for an image: one a face, or one whose cells of a face are empty."""
-    whole = (record["image"], record["width"], record["height"])
-    faces = record["faces"]
-    for number, face in enumerate(faces, 1):
-        broken = face["probabilities"] is None
-        status, reason = ("error", NOT_FINITE) if broken else ("ok", None)
-        values = (face["probabilities"] or {}).get
-        together = "; ".join(face.get("expressions") or ())
-        yield _csv_line(
-            whole[0], status, reason, *whole[1:], number, *face["box"], face["score"], face["expression"],
-            together, *(values(name) for name in class_names), "; ".join(record["notes"]),
+def csv_rows(record: Mapping[str, Any], class_names: Sequence[str]) -> str:
+    """Return the lines of CSV for an image: one a face, or one whose cells of a face are empty."""
+    image, size, notes = record["image"], (record["width"], record["height"]), "; ".join(record["notes"])
+    rows = []
+    for number, face in enumerate(record["faces"], 1):
+        probabilities = face["probabilities"] or {}
+        status, reason = ("error", NOT_FINITE) if face["probabilities"] is None else ("ok", None)
+        rows.append(
+            (image, status, reason, *size, number, *face["box"], face["score"], face["expression"],
+             "; ".join(face.get("expressions") or ()), *map(probabilities.get, class_names), notes)
         )  # fmt: skip
-    if not faces:
+    if not rows:
         empty = [None] * (len(COLUMNS) - 5 + len(_EXPRESSIONS) + len(class_names))
-        yield _csv_line(whole[0], record["status"], record["reason"], *whole[1:], *empty, "; ".join(record["notes"]))
+        rows.append((image, record["status"], record["reason"], *size, *empty, notes))
+    return "".join(_csv_line(*row) for row in rows)
 
 
-def header(class_names: Sequence[str]) -> str:
+def csv_header(class_names: Sequence[str]) -> str:
     """Return the first line of the CSV file."""
     return _csv_line(*COLUMNS, *_EXPRESSIONS, *class_names, "notes")
 
 
-def classes_in(rows: Path) -> tuple[str, ...]:
+def read_class_names(rows: Path) -> tuple[str, ...]:
     """Return the names of the classes in the first line of a CSV file.
 
     Raises:

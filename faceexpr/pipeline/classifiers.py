@@ -1,4 +1,4 @@
-"""Any trained classifier as the second step."""
+"""The second step: what tells the expressions of faces, and how any trained classifier is loaded for it."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class TaskClassifier:
         return class_maps(net, faces, chosen)
 
 
-def threshold_of(classifier: Classifier, coverage: float) -> float:
+def find_threshold(classifier: Classifier, coverage: float) -> float:
     """Return the threshold of a classifier's prediction sets.
 
     Args:
