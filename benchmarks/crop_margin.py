@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 from faceexpr.boxes.matching import match, stack
 from faceexpr.data.fer2013 import read_table, usage_split
 from faceexpr.data.image_reading import face_tensor
-from faceexpr.pipeline.classifier import Classifier, load_classifier
-from faceexpr.pipeline.crop import Box, Crop, clipped, cut
+from faceexpr.pipeline.classifiers import Classifier, load_classifier
+from faceexpr.pipeline.crop import Box, Crop, clip_box, cut_face
 from faceexpr.pipeline.pipeline import MIN_SCORE
 from faceexpr.utils.images import read_image
 from faceexpr.utils.labels import FER_NAMES
@@ -141,7 +141,7 @@ def accuracy(
     right = 0
     for start in range(0, len(found), BATCH):
         batch = found[start : start + BATCH]
-        crops = [cut(one.pixels, widened(one, margin), options) for one in batch]
+        crops = [cut_face(one.pixels, widened(one, margin), options) for one in batch]
         probabilities = classifier(torch.stack([face_tensor(crop, classifier.image_size) for crop in crops]))
         right += int((probabilities.argmax(axis=1) == [one.label for one in batch]).sum())
     return right / len(found)
@@ -152,7 +152,7 @@ def widened(found: Found, margin: float) -> Box:
     left, top, right, bottom = found.box
     across, down = margin * (right - left), margin * (bottom - top)
     height, width = found.pixels.shape[:2]
-    box = clipped((left - across, top - down, right + across, bottom + down), (width, height), 1)
+    box = clip_box((left - across, top - down, right + across, bottom + down), (width, height), 1)
     assert not isinstance(box, str), box
     return box
 

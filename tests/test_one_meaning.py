@@ -59,7 +59,7 @@ def measured(version: int, stage: str = "test") -> dict[str, Any]:
     return result
 
 
-def test_f01_one_face_has_the_same_probabilities_on_every_path(workdir: Path) -> None:
+def test_one_face_has_the_same_probabilities_on_every_path(workdir: Path) -> None:
     images = faces(14)
     write_csv(workdir / "fer.csv", images)
     fer = ["--data=FER2013", "--data.path=fer.csv"]
@@ -84,7 +84,7 @@ def test_f01_one_face_has_the_same_probabilities_on_every_path(workdir: Path) ->
     assert metadata["preprocess"] == {"channels": 1, "size": 48, "mean": [0.5], "std": [0.5]}
 
 
-def test_f09_an_exported_file_shrinks_like_every_other_path(run: Run, workdir: Path) -> None:
+def test_an_exported_file_shrinks_like_every_other_path(run: Run, workdir: Path) -> None:
     run("fit")
     main(["export", "--ckpt_path=lightning_logs/version_0", "--out=model.pt2"])
     program, _ = load_exported(Path("model.pt2"))
@@ -96,7 +96,7 @@ def test_f09_an_exported_file_shrinks_like_every_other_path(run: Run, workdir: P
     assert seen.abs().mean() < 0.2  # without anti-aliasing the stripes would stay near -1 and 1
 
 
-def test_a08_csv_and_folders_score_the_same(workdir: Path) -> None:
+def test_csv_and_folders_score_the_same(workdir: Path) -> None:
     images = faces(21)
     write_csv(workdir / "fer.csv", images)
     write_folders(workdir / "faces", images)
@@ -114,7 +114,7 @@ def test_a08_csv_and_folders_score_the_same(workdir: Path) -> None:
     assert first["accuracy"] > 1 / 7
 
 
-def test_f07_names_come_from_the_checkpoint(workdir: Path) -> None:
+def test_names_come_from_the_checkpoint(workdir: Path) -> None:
     order = tuple(sorted(FER_NAMES))
     write_folders(workdir / "faces", faces(14))
     names = f"--data.class_names=[{','.join(order)}]"
@@ -131,7 +131,7 @@ def test_f07_names_come_from_the_checkpoint(workdir: Path) -> None:
     assert model.class_names == order
 
 
-def test_f07_eight_classes_on_seven_and_seven_on_eight(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eight_classes_on_seven_and_seven_on_eight(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_folders(workdir / "faces", faces(14))
     eight = f"--data.class_names=[{','.join(FERPLUS_NAMES)}]"
     folder = ["--data=FaceFolder", "--data.path=faces"]
@@ -150,7 +150,7 @@ def test_f07_eight_classes_on_seven_and_seven_on_eight(workdir: Path, capsys: py
     assert "Contempt, which the model does not know" in capsys.readouterr().err
 
 
-def test_f07_a_list_of_names_of_the_wrong_length_is_an_error_at_load(run: Run, workdir: Path) -> None:
+def test_a_list_of_names_of_the_wrong_length_is_an_error_at_load(run: Run, workdir: Path) -> None:
     run("fit")
     checkpoint = torch.load("lightning_logs/version_0/checkpoints/best.ckpt", weights_only=True)
     checkpoint["hyper_parameters"]["class_names"] = list(FERPLUS_NAMES)
@@ -159,7 +159,7 @@ def test_f07_a_list_of_names_of_the_wrong_length_is_an_error_at_load(run: Run, w
         ExpressionClassifier.load_from_checkpoint("wrong.ckpt")
 
 
-def test_c05_unreadable_files_have_their_rows_and_the_exit_code_tells(run: Run, workdir: Path) -> None:
+def test_unreadable_files_have_their_rows_and_the_exit_code_tells(run: Run, workdir: Path) -> None:
     run("fit")
     face = Image.fromarray(faces(1)[0])
     face.save("ok.jpg")

@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from faceexpr.boxes.detections import Detections, no_detections
-from faceexpr.pipeline.ground_truth import GroundTruth
-from faceexpr.pipeline.load import load_detector
+from faceexpr.pipeline.detectors import GroundTruth, load_detector
 from faceexpr.weights.model_file import DETECTOR
 
 Finder: TypeAlias = "Callable[[NDArray[np.uint8]], Detections]"

@@ -23,7 +23,7 @@ from experiments.paper.experiments import BEFORE, RUNS, SYSTEM
 from experiments.paper.runs import Curve, Results, Run, curves
 from faceexpr.data.synthetic.drawing import draw_face, draw_scene
 from faceexpr.metrics.classification import Scores
-from faceexpr.pipeline.crop import Crop, cut
+from faceexpr.pipeline.crop import Crop, cut_face
 from faceexpr.pipeline.records import RECORDS, read_records
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import write_file
@@ -447,7 +447,7 @@ def _several(results: Results, rows: list[dict[str, Any]]) -> Drawn:
     """Return Figure 19: the faces whose second expression is the most probable, with their seven probabilities."""
     faces = [(_grey(drawn_face(row["number"], row["true"])), row["probabilities"]) for row in rows]
     for face in found_in_examples(results).get(PORTRAIT, []):
-        pixels = cut(portrait(), face["box"], Crop())
+        pixels = cut_face(portrait(), face["box"], Crop())
         faces.append((_grey(pixels), {name: round(face["probabilities"][name], 4) for name in FER_NAMES}))
     chosen = sorted(faces, key=lambda one: -sorted(one[1].values())[-2])[:4]
     figure = blank(11.0, 4.0)

@@ -11,13 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from faceexpr.boxes.suppression import Suppression
 from faceexpr.cli.parser import Parser
 from faceexpr.data.annotations.reading import read_annotations
-from faceexpr.pipeline.classifiers import load_classifier
 from faceexpr.pipeline.coco import FILE, write_coco
 from faceexpr.pipeline.crop import Crop
-from faceexpr.pipeline.detectors import GroundTruth, find_detector_file, load_detector
+from faceexpr.pipeline.detectors import RUNS, GroundTruth, find_detector_file
 from faceexpr.pipeline.drawing import ImageFiles
 from faceexpr.pipeline.engines import analyze_items, analyze_with_ray
 from faceexpr.pipeline.inputs import collect_inputs, digest_items
@@ -41,6 +39,7 @@ DESCRIPTION = (
 PATHS = "Image files, folders with images, and tar files with images; - is a list at standard input."
 LIST = "File with further paths of images and tar files, one a line; - is standard input."
 
+READING = ("reduce_to", "max_pixels")
 TASKS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
 """Variables by which torchrun and SLURM announce several tasks; a step of SLURM may have fewer than its job."""
 
@@ -213,48 +212,37 @@ def build(options: AnalyzeOptions, index: int = 0) -> FacePipeline:
     Raises:
         FaceExprError: an option is wrong, or a checkpoint cannot be loaded.
     """
-    crop = Crop(options.margin, options.shape, options.min_face)
-    suppression = suppression_of(options)
-    device = find_device(options.device, index)
-    detector = load_detector(options.detector, device, suppression, options.batch_size, options.images)
-    if options.images is not None and options.annotations is None and not isinstance(detector, GroundTruth):
-        raise FaceExprError("images is for the images that annotations name; expected annotations with it")
-    classifier = load_classifier(options.classifier, device)
-    if options.explain:
-        explained_network(classifier.task)
-    return FacePipeline(
-        detector,
-        classifier,
-        crop,
-        options.batch_size,
-        options.face_batch,
-        options.reduce_to,
-        options.max_pixels,
-        options.coverage,
+    pipeline = FacePipeline.from_checkpoints(
+        options.detector,
+        options.classifier,
+        find_device(options.device, index),
+        options.min_score,
+        options.max_faces,
+        options.images,
+        suppression=find_suppression(options),
+        crop=Crop(options.margin, options.shape, options.min_face),
+        **{name: getattr(options, name) for name in ("batch_size", "face_batch", "coverage", *READING)},
     )
+    if options.images is not None and options.annotations is None and not isinstance(pipeline.detector, GroundTruth):
+        raise FaceExprError("images is for the images that annotations name; expected annotations with it")
+    if options.explain:
+        explained_network(getattr(pipeline.classifier, "task", None))
+    return pipeline
 
 
-def suppression_of(options: AnalyzeOptions) -> dict[str, Any]:
-    """Return the options of `Suppression` that were given.
-
-    Raises:
-        FaceExprError: one is out of range.
-    """
-    given = {"min_score": options.min_score, "max_faces": options.max_faces, "iou": options.iou,
-             "method": options.suppression}  # fmt: skip
-    given = {name: value for name, value in given.items() if value is not None}
-    Suppression(**given)  # type: ignore[arg-type]
-    return given
+def find_suppression(options: AnalyzeOptions) -> dict[str, Any]:
+    """Return those options of the suppression that are not the detector's own."""
+    given = {"iou": options.iou, "method": options.suppression}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def find_dependent_options(options: AnalyzeOptions) -> dict[str, Any]:
     """Return the options that results depend on, with the content of the models."""
-    classifier = find_checkpoint(options.classifier, Path("lightning_logs"), "--classifier")
     return {
         "detector": fingerprint(find_detector_file(options.detector)),
-        "classifier": fingerprint(classifier),
-        **suppression_of(options),
+        "classifier": fingerprint(find_checkpoint(options.classifier, RUNS, "classifier")),
+        **{name: getattr(options, name) for name in ("min_score", "max_faces")},
+        **find_suppression(options),
         **asdict(Crop(options.margin, options.shape, options.min_face)),
-        **{name: getattr(options, name) for name in ("reduce_to", "max_pixels", "pictures", "crops", "explain")},
-        "coverage": options.coverage,
+        **{name: getattr(options, name) for name in (*READING, "pictures", "crops", "explain", "coverage")},
     }

@@ -89,7 +89,9 @@ class GroundTruth:
 
     def __init__(self, annotations: Annotations, name: str = "the annotations") -> None:
         self.name = name
-        self._records: dict[str, AnnotatedImage] = {os.path.realpath(record.path): record for record in annotations.images}
+        self._records: dict[str, AnnotatedImage] = {
+            os.path.realpath(record.path): record for record in annotations.images
+        }
 
     def faces(self, path: str | os.PathLike[str], reduction: int = 1) -> Detections:
         """Return the faces of one image.
@@ -143,8 +145,8 @@ def load_detector(
         require_detectron2()
         options = replace(read_suppression(run_folder_of(path)), **(suppression or {}))  # type: ignore[arg-type]
         return Detectron2Detector(path, options, str(device), batch_size)
-    from faceexpr.tasks.detect import FaceDetector
     from faceexpr.tasks.base import load_task
+    from faceexpr.tasks.detect import FaceDetector
 
     task = load_task(path, [FaceDetector], "a detector", "a FaceDetector")
     task.net.set_suppression(**(suppression or {}))
@@ -162,7 +164,7 @@ def find_detector_file(source: str | Path) -> Path:
         of_detectron2 = newest(path, "best*.pth") or newest(path, "*.pth")
         if of_detectron2 is not None and newest(path, "*.ckpt") is None:
             return of_detectron2
-    return find_checkpoint(source, RUNS, "--detector")
+    return find_checkpoint(source, RUNS, "detector")
 
 
 def _tell_kind(path: Path) -> str:
@@ -172,7 +174,7 @@ def _tell_kind(path: Path) -> str:
         with path.open("rb") as file:
             head = file.read(4)
     except OSError as error:
-        raise FaceExprError(f"--detector: {path} cannot be read: {error.strerror}") from error
+        raise FaceExprError(f"detector: {path} cannot be read: {error.strerror}") from error
     if head[:2] != b"PK":  # torch writes zip archives, and annotations are text
         return "annotations" if head[:1] != b"\x80" else "lightning"
     # Detectron2 calls the weights "model", Lightning calls them "state_dict"; an ending tells as much, without reading.

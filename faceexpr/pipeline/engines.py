@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import tee
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,18 +84,19 @@ def analyze_with_ray(
     if not items:
         return
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    share = BATCHES * batch_size
-    gpus = int(bool(ray.cluster_resources().get("GPU")) if gpu is None else gpu)
-    # A block becomes a task, and records come back by the task: small blocks lose little when the driver is killed.
+    # Small blocks for few images, so that every actor has some; whole batches, so that results stay the same.
+    share = batch_size * min(BATCHES, max(1, len(items) // (2 * workers * batch_size)))
+    gpus = int(bool(ray.cluster_resources().get("GPU")) if gpu is None else gpu)  # type: ignore[no-untyped-call]
+    # A block becomes a task, and records come back by the task: little is lost when the driver is killed.
     rows = ray.data.from_items(
         [{"item": pickle.dumps(item)} for item in items], override_num_blocks=-(-len(items) // share)
     ).map_batches(
         AnalysisActor,
-        fn_constructor_args=(make_pipeline, files, os.getcwd()),
+        fn_constructor_args=(make_pipeline, files, str(Path.cwd())),
         batch_size=share,
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=1,

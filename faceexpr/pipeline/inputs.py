@@ -56,7 +56,7 @@ class Inputs:
     """
 
     places: dict[str, str] = field(default_factory=dict)
-    members: dict[str, Member | Unreadable] = field(default_factory=dict)
+    members: dict[str, Member] = field(default_factory=dict)
     own: int = 0
     twice: int = 0
     others: int = 0
@@ -93,7 +93,7 @@ class Inputs:
         self.twice += content.replaced
         if damage := content.damage or (None if content.images else "no image in the tar file"):
             self.places[source] = place
-            self.members[source] = Unreadable(source, damage)
+            self.members[source] = Member(source, damage=damage)
 
     def _is_new(self, source: str) -> bool:
         folder, name = os.path.split(source)
@@ -296,34 +296,22 @@ class Member:
         tar: the file.
         start: where the image's bytes begin in it.
         size: how many there are.
+        damage: why they cannot be read, of what stands for images that a damaged file should have had.
     """
 
     tar: str
-    start: int
-    size: int
+    start: int = 0
+    size: int = 0
+    damage: str | None = None
 
     def __call__(self) -> bytes:
+        if self.damage is not None:
+            raise ImageError(self.tar, self.damage)
         if self.size > _LARGEST:
             raise ImageError(self.tar, f"a member of {self.size:,} bytes; expected at most {_LARGEST:,}")
         with open(self.tar, "rb", buffering=0) as file:  # noqa: PTH123 - a million of them
             file.seek(self.start)
             return file.read(self.size)
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """What stands for the images that a tar file should have had; a call says what is wrong.
-
-    Args:
-        tar: the file.
-        reason: what is wrong with it.
-    """
-
-    tar: str
-    reason: str
-
-    def __call__(self) -> bytes:
-        raise ImageError(self.tar, self.reason)
 
 
 @dataclass

@@ -118,7 +118,7 @@ def read_options(out: Path) -> dict[str, Any] | None:
         raise FaceExprError(f"out: {path} does not hold the options of an analysis; expected a folder without it")
     if (out / PARTS).is_dir() and "shards" not in options:
         raise FaceExprError(
-            f"out: {out / PARTS} is of an earlier version; expected it to be merged and removed by that, or another folder"
+            f"out: {out / PARTS} is of an earlier version, which has to merge and remove it; expected another folder"
         )
     return options
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -101,9 +101,9 @@ class FacePipeline:
         device: str | torch.device = "cpu",
         min_score: float = MIN_SCORE,
         max_faces: int = 300,
-        crop: Crop | None = None,
-        reduce_to: int | None = 1000,
-        coverage: float | None = None,
+        images: Path | None = None,
+        suppression: Mapping[str, float | int | str] | None = None,
+        **kwargs: Any,
     ) -> FacePipeline:
         """Build a pipeline from files, or from the models that come with the package.
 
@@ -114,18 +114,18 @@ class FacePipeline:
             device: where both shall run; ``auto`` takes the GPU where there is one.
             min_score: faces that the detector is less sure of are left out.
             max_faces: at most so many faces an image are returned, the surest.
-            crop: how a face is cut out.
-            reduce_to: see `FacePipeline`.
-            coverage: see `FacePipeline`.
+            images: folder of the images that a file of annotations names.
+            suppression: further options of `Suppression` that differ from those of the detector's training.
+            kwargs: see `FacePipeline`.
 
         Raises:
-            FaceExprError: one of them cannot be loaded.
+            FaceExprError: an option is out of range, or one of them cannot be loaded.
         """
-        suppression: dict[str, float | int | str] = {"min_score": min_score, "max_faces": max_faces}
-        Suppression(min_score=min_score, max_faces=max_faces)
+        changes = {"min_score": min_score, "max_faces": max_faces, **(suppression or {})}
+        Suppression(**changes)  # type: ignore[arg-type]
         device = find_device(device)
-        found = load_detector(detector, device, suppression)
-        return cls(found, load_classifier(classifier, device), crop, reduce_to=reduce_to, coverage=coverage)
+        found = load_detector(detector, device, changes, kwargs.get("batch_size", 8), images)
+        return cls(found, load_classifier(classifier, device), **kwargs)
 
     def __call__(self, image: Source, bgr: bool = False) -> ImageResult:
         """Analyse one image.

@@ -122,14 +122,14 @@ def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
         FaceExprError: a line is not a record.
     """
     place = number = 0
-    while path.exists():
+    while path.is_file():
         with path.open("rb") as file:  # as bytes: text would end lines at other characters too
             file.seek(place)
             lines = file.readlines(_BLOCK)
-        for number, line in enumerate(lines, number + 1):
+        for line in lines:
             if not line.endswith(b"\n"):
                 return
-            place += len(line)
+            number, place = number + 1, place + len(line)
             yield line, _parse(line, f"{path}, line {number}")
         if not lines:
             return

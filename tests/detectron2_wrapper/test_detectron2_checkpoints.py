@@ -19,7 +19,7 @@ from faceexpr.detectron2.checkpoints import FaceCheckpointer, read_weights
 from faceexpr.detectron2.config import build_config
 from faceexpr.detectron2.detector import Detectron2Detector
 from faceexpr.detectron2.trainer import FaceTrainer
-from faceexpr.pipeline.load import load_detector
+from faceexpr.pipeline.detectors import load_detector
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import read_image
 

@@ -12,8 +12,8 @@ from stub_steps import WHOLE, Levels, pipeline
 
 from faceexpr.cli.merge import run as merge
 from faceexpr.models.calibrator import Calibration
-from faceexpr.pipeline import pictures
-from faceexpr.pipeline.result import FaceResult
+from faceexpr.pipeline import drawing
+from faceexpr.pipeline.records import FaceResult
 from faceexpr.utils.errors import FaceExprError
 
 FOUND = Calibration(1.5, {"0.5": 0.0, "0.9": 0.45, "0.99": 1.0}, 100, "drawn")
@@ -121,4 +121,4 @@ def test_records_of_an_earlier_version_are_understood(analyze):
 )
 def test_a_caption_says_what_it_may_be(expressions, caption):
     face = FaceResult((0, 0, 1, 1), 0.9, "Happy", {"Happy": 0.62, "Surprise": 0.38}, expressions)
-    assert pictures._caption(face) == caption
+    assert drawing.caption(face) == caption

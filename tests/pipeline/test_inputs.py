@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 from analysis_runs import records, write
 
-from faceexpr.pipeline.inputs import collect
-from faceexpr.pipeline.lists import read_list
-from faceexpr.pipeline.names import Names, below
+from faceexpr.pipeline.inputs import Names, collect_inputs, place_below, read_list
 from faceexpr.utils.errors import FaceExprError
 
 
@@ -45,12 +43,12 @@ def test_lists_that_are_none_are_named(workdir, monkeypatch):
     Path("wide.txt").write_bytes("a.png\n".encode("utf-16"))
     for name, message in (("empty.txt", "has no path"), ("wide.txt", "UTF-16"), ("absent.txt", "No such file")):
         with pytest.raises(FaceExprError, match=f"^{name}.*{message}"):
-            collect([], name)
+            collect_inputs([], name)
     standard_input(monkeypatch, b"")
     with pytest.raises(FaceExprError, match=r"^standard input has no path"):
-        collect([], "-")
-    with pytest.raises(FaceExprError, match="expected a PATH of images, or --list FILE"):
-        collect([])
+        collect_inputs([], "-")
+    with pytest.raises(FaceExprError, match="expected a PATH of images, or a list of them"):
+        collect_inputs([])
 
 
 def test_a_list_gives_the_results_of_its_files_and_rows_for_what_is_missing(analyze):
@@ -96,11 +94,11 @@ def test_several_processes_cannot_share_standard_input_or_a_pipe(analyze):
     ],
 )  # fmt: skip
 def test_a_place_never_leaves_its_folder(path, place):
-    assert below(path) == place
+    assert place_below(path) == place
 
 
 def test_places_of_any_length_and_depth_can_be_written(workdir):
-    name = Names([]).free(below("/".join(["é" * 300] * 40) + "/" + "顔" * 300 + ".jpeg"))
+    name = Names([]).take(place_below("/".join(["é" * 300] * 40) + "/" + "顔" * 300 + ".jpeg"))
     path = Path("pictures", name)
     path.parent.mkdir(parents=True)
     path.with_name(f".{path.name}.12345678").write_bytes(b"")
@@ -120,7 +118,7 @@ def test_names_are_unique_whatever_their_case_and_never_those_of_folders():
         "n.png",
         "n.png/1.png",
     ]
-    given = [names.free(place) for place in wanted]
+    given = [names.take(place) for place in wanted]
     assert given == [
         "OLD/A-2.png", "b-2.png", "a.gif.jpg", "a.gif-2.jpg", "a.gif.jpg-3/x.png", "a.gif.jpg-3/y.png", "old.jpg",
         "n.png", "n.png-2/1.png",
@@ -129,7 +127,7 @@ def test_names_are_unique_whatever_their_case_and_never_those_of_folders():
 
 def test_many_images_of_one_name_are_named_in_little_time():
     names = Names([])
-    assert [names.free("image.png") for _ in range(30_000)][-1] == "image-30000.png"
+    assert [names.take("image.png") for _ in range(30_000)][-1] == "image-30000.png"
 
 
 def test_what_an_analysis_has_written_is_no_input_of_a_list_either(analyze, capsys, monkeypatch):

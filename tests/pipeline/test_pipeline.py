@@ -14,11 +14,10 @@ from stub_steps import WHOLE, Boxes, Levels, pipeline
 
 from faceexpr.boxes.detections import Detections
 from faceexpr.data.annotations.records import AnnotatedImage, Annotations
-from faceexpr.pipeline.classifier import TaskClassifier
+from faceexpr.pipeline.classifiers import TaskClassifier
 from faceexpr.pipeline.crop import Crop
-from faceexpr.pipeline.detectors import NetDetector
-from faceexpr.pipeline.ground_truth import GroundTruth
-from faceexpr.pipeline.pipeline import FacePipeline, usable_device
+from faceexpr.pipeline.detectors import GroundTruth, NetDetector
+from faceexpr.pipeline.pipeline import FacePipeline, find_device
 from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import ImageError, read_image
@@ -26,7 +25,7 @@ from faceexpr.utils.images import ImageError, read_image
 MEMORY = Path("/proc/self/statm")
 
 
-def test_f02_every_kind_of_input_gives_the_same_and_red_stays_red(tmp_path):
+def test_every_kind_of_input_gives_the_same_and_red_stays_red(tmp_path):
     pixels = red_picture((10, 20, 40, 60))
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)
@@ -50,12 +49,12 @@ def test_f02_every_kind_of_input_gives_the_same_and_red_stays_red(tmp_path):
         system(path, bgr=True)
 
 
-def test_d12_floats_from_0_to_255_are_refused():
+def test_floats_from_0_to_255_are_refused():
     with pytest.raises(ImageError, match="expected 0 to 1"):
         pipeline(WHOLE)(red_picture(None).astype(np.float32))
 
 
-def test_f03_boxes_at_the_border_are_reported_inside_and_the_others_left_out_with_a_reason():
+def test_boxes_at_the_border_are_reported_inside_and_the_others_left_out_with_a_reason():
     nan = float("nan")
     boxes = (
         [-5, -5, 20, 20], [90, 90, 130, 130], [110, 10, 130, 30], [10, 10, 10, 40], [10, 10, 11, 80], [nan, 1, 9, 9],
@@ -68,7 +67,7 @@ def test_f03_boxes_at_the_border_are_reported_inside_and_the_others_left_out_wit
     )
 
 
-def test_f04_pictures_without_a_face_never_reach_the_classifier(tmp_path):
+def test_pictures_without_a_face_never_reach_the_classifier(tmp_path):
     paths = [tmp_path / f"{name}.png" for name in "abc"]
     for path, box in zip(paths, (None, (10, 20, 40, 60), None), strict=True):
         Image.fromarray(red_picture(box)).save(path)
@@ -97,7 +96,7 @@ def test_faces_are_batched_over_pictures_and_in_chunks_and_keep_their_owner(tmp_
     assert [len(batch) for batch in classifier.batches] == [5, 5, 2, 3]
 
 
-def test_d08_a_limit_that_is_reached_is_said_and_150_faces_come_back():
+def test_a_limit_that_is_reached_is_said_and_150_faces_come_back():
     boxes = [(x, y, x + 30, y + 30) for y in range(0, 400, 40) for x in range(0, 600, 40)]
     result = pipeline(*boxes)(red_picture(None, 600, 400))
     assert len(result.faces) == 150
@@ -106,7 +105,7 @@ def test_d08_a_limit_that_is_reached_is_said_and_150_faces_come_back():
     assert limited.notes == ("more than 100 faces were found; the surest are given (max_faces)",)
 
 
-def test_d08_the_limit_is_a_setting_of_the_pipeline(tmp_path):
+def test_the_limit_is_a_setting_of_the_pipeline(tmp_path):
     detector = save_task(FaceDetector(net=RedFinder()), tmp_path / "detector.ckpt")
     classifier = save_task(tiny_classifier(), tmp_path / "classifier.ckpt")
     system = FacePipeline.from_checkpoints(detector, classifier, max_faces=7)
@@ -117,7 +116,7 @@ def test_d08_the_limit_is_a_setting_of_the_pipeline(tmp_path):
         FacePipeline.from_checkpoints(detector, classifier, min_score=2)
 
 
-def test_f13_probabilities_that_are_not_finite_are_an_error_and_the_other_faces_keep_theirs():
+def test_probabilities_that_are_not_finite_are_an_error_and_the_other_faces_keep_theirs():
     classifier = Levels()
     system = pipeline([0, 0, 20, 20], [30, 0, 60, 20], classifier=classifier)
     pixels = np.zeros((40, 80, 3), np.uint8)
@@ -129,7 +128,7 @@ def test_f13_probabilities_that_are_not_finite_are_an_error_and_the_other_faces_
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_c01_boxes_refer_to_the_upright_picture(tmp_path):
+def test_boxes_refer_to_the_upright_picture(tmp_path):
     raw = Image.fromarray(red_picture((4, 2, 16, 14), 40, 20))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -145,7 +144,7 @@ def test_c01_boxes_refer_to_the_upright_picture(tmp_path):
     assert min(row[0] for row in probabilities) > 0.7
 
 
-def test_c02_c04_every_colour_model_is_taken_and_gives_the_same_face():
+def test_every_colour_model_is_taken_and_gives_the_same_face():
     boxed = red_picture((16, 16, 48, 48), 64, 64)
     system = FacePipeline(NetDetector(RedFinder()), Levels())
     cmyk = system(encoded(Image.fromarray(boxed).convert("CMYK"), "JPEG", quality=95))
@@ -158,7 +157,7 @@ def test_c02_c04_every_colour_model_is_taken_and_gives_the_same_face():
         assert [*face.probabilities.values()] == pytest.approx([1 / 3] * 3, abs=1e-5)
 
 
-def test_c06_large_pictures_are_searched_reduced_and_boxes_are_those_of_the_original(tmp_path):
+def test_large_pictures_are_searched_reduced_and_boxes_are_those_of_the_original(tmp_path):
     path = tmp_path / "large.png"
     Image.fromarray(red_picture((400, 200, 1000, 900), 2000, 1600)).save(path)
     detector = Boxes([100, 50, 250, 225])
@@ -173,12 +172,12 @@ def test_c06_large_pictures_are_searched_reduced_and_boxes_are_those_of_the_orig
         pipeline(WHOLE, max_pixels=3_000_000)(path)
 
 
-def test_c06_a_reduced_box_at_the_border_stays_inside(tmp_path):
+def test_a_reduced_box_at_the_border_stays_inside(tmp_path):
     result = pipeline([0, 0, 34, 34], reduce_to=10)(np.zeros((101, 101, 3), np.uint8))
     assert result.faces[0].box == (0, 0, 101, 101)
 
 
-def test_c05_run_goes_on_past_what_cannot_be_read(tmp_path):
+def test_run_goes_on_past_what_cannot_be_read(tmp_path):
     ok = tmp_path / "ok.jpg"
     smooth_image(60, 60).save(ok)
     (tmp_path / "cut.jpg").write_bytes(ok.read_bytes()[: ok.stat().st_size * 6 // 10])
@@ -206,7 +205,7 @@ def test_ground_truth_stands_in_for_a_detector_and_its_ignored_faces_stay_out(tm
     assert unknown.reason.endswith("truth.json does not say where its faces are")
 
 
-def test_f13_a_record_is_plain_values_with_the_same_fields_whatever_was_found():
+def test_a_record_is_plain_values_with_the_same_fields_whatever_was_found():
     records = [pipeline(*boxes)(smooth_image(60, 60)).record() for boxes in ((), (WHOLE,), (WHOLE, WHOLE))]
     assert len({tuple(record) for record in records}) == 1
     assert [len(record["faces"]) for record in records] == [0, 1, 2]
@@ -231,7 +230,7 @@ def resident_megabytes():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not MEMORY.exists(), reason="this system does not tell the memory of a process as a file")
-def test_f11_memory_stays_flat_over_300_pictures_of_50_sizes(tmp_path):
+def test_memory_stays_flat_over_300_pictures_of_50_sizes(tmp_path):
     rng = np.random.default_rng(0)
     for number in range(300):
         width, height = 300 + 10 * (number % 50), 800 - 9 * (number % 50)
@@ -254,9 +253,9 @@ def test_f11_memory_stays_flat_over_300_pictures_of_50_sizes(tmp_path):
 
 
 def test_a_device_that_is_not_there_is_named():
-    assert usable_device("auto").type in ("cpu", "cuda")
+    assert find_device("auto").type in ("cpu", "cuda")
     for device in ("nope", "cuda:99", "meta"):
-        with pytest.raises(FaceExprError, match=f"--device is {device}, which is not there"):
+        with pytest.raises(FaceExprError, match=f"device is {device}, which is not there"):
             FacePipeline.from_checkpoints("detector.ckpt", "classifier.ckpt", device=device)
 
 

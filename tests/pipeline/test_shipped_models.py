@@ -9,7 +9,7 @@ from matplotlib.cbook import get_sample_data
 
 from faceexpr import FacePipeline
 from faceexpr.cli.analyze import run
-from faceexpr.pipeline.inputs import OPTIONS
+from faceexpr.pipeline.records import OPTIONS
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.weights.model_file import CLASSIFIER, DETECTOR, FOLDER, read_header, shipped_models
 

@@ -13,7 +13,7 @@ from faceexpr.data.image_reading import face_tensor
 from faceexpr.data.synthetic.drawing import draw_scene
 from faceexpr.models.light_detector import LightDetector
 from faceexpr.models.mlp import MLP
-from faceexpr.pipeline.crop import Crop, cut
+from faceexpr.pipeline.crop import Crop, cut_face
 from faceexpr.pipeline.pipeline import FacePipeline
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.detect import FaceDetector
@@ -40,7 +40,7 @@ def test_an_overfitted_pair_finds_its_training_faces_and_tells_their_expressions
     fit(detector.net.parameters(), lambda: sum(detector.net.losses(images, boxes).values()), 150, 5e-3)
 
     crop = Crop()
-    faces = torch.stack([face_tensor(cut(pixels, box, crop), 48) for pixels, truth, _ in scenes for box in truth])
+    faces = torch.stack([face_tensor(cut_face(pixels, box, crop), 48) for pixels, truth, _ in scenes for box in truth])
     targets = torch.tensor([FER_NAMES.index(name) for _, _, names in scenes for name in names])
     classifier = ExpressionClassifier(net=partial(MLP, hidden=[64]))
     fit(

@@ -8,9 +8,7 @@ import torch
 from red_finder import RedFinder, red_picture, save_task, tiny_classifier
 
 from faceexpr.data.annotations.records import AnnotatedImage, Annotations
-from faceexpr.pipeline.detectors import NetDetector
-from faceexpr.pipeline.ground_truth import GroundTruth
-from faceexpr.pipeline.load import load_detector
+from faceexpr.pipeline.detectors import GroundTruth, NetDetector, load_detector
 from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.errors import FaceExprError
 
@@ -57,7 +55,7 @@ def test_a_run_folder_or_its_file_is_loaded(checkpoint, as_folder):
     assert found.scores.tolist() == pytest.approx([0.6])
 
 
-def test_d08_suppression_can_be_changed_when_loading(checkpoint):
+def test_suppression_can_be_changed_when_loading(checkpoint):
     picture = [red_picture((10, 20, 40, 60))]
     assert len(load_detector(checkpoint, suppression={"min_score": 0.7})(picture)[0]) == 0
     doubled = load_detector(checkpoint, suppression={"method": "none", "max_faces": 2})(picture)[0]
@@ -66,17 +64,25 @@ def test_d08_suppression_can_be_changed_when_loading(checkpoint):
     assert (len(limited), limited.limited) == (1, True)
 
 
-def test_what_is_no_detector_is_refused_by_name(tmp_path):
-    with pytest.raises(FaceExprError, match=r"--detector: .*absent\.ckpt does not exist"):
+def test_what_is_no_detector_is_refused_by_name(checkpoint, tmp_path):
+    with pytest.raises(FaceExprError, match=r"detector: .*absent\.ckpt does not exist"):
         load_detector(tmp_path / "absent.ckpt")
-    with pytest.raises(FaceExprError, match=r"--detector: there is no best\.ckpt in the run folder"):
+    with pytest.raises(FaceExprError, match=r"detector: there is no best\.ckpt in the run folder"):
         load_detector(tmp_path)
     with pytest.raises(FaceExprError, match="expected the checkpoint of a FaceDetector"):
         load_detector(save_task(tiny_classifier(), tmp_path / "classifier.ckpt"))
-    broken = tmp_path / "broken.ckpt"
-    broken.write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(FaceExprError, match=r"broken\.ckpt"):
-        load_detector(broken)
+    whole = checkpoint.read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
+    torch.save({"state_dict": {}}, tmp_path / "bare.ckpt")
+    stored = torch.load(checkpoint, weights_only=True)
+    torch.save({**stored, "state_dict": {"foreign": torch.zeros(1)}}, tmp_path / "foreign.ckpt")
+    for name, reason in (
+        ("cut", r"cut\.ckpt cannot be loaded as a checkpoint .*: it is damaged"),
+        ("bare", r"bare\.ckpt does not say what model it holds"),
+        ("foreign", r"foreign\.ckpt cannot be loaded as a detector: its weights do not fit"),
+    ):
+        with pytest.raises(FaceExprError, match=reason):
+            load_detector(tmp_path / f"{name}.ckpt")
 
 
 def annotated(path, boxes, ignored=None, labelled=True):
@@ -117,7 +123,7 @@ def test_annotations_are_loaded_in_the_place_of_a_detector(tmp_path):
     assert loaded.faces(tmp_path / "a.png").boxes.tolist() == [[10, 20, 40, 60]]
 
 
-def test_d12_a_network_is_given_uint8_and_the_same_as_floats_would_be(checkpoint):
+def test_a_network_is_given_uint8_and_the_same_as_floats_would_be(checkpoint):
     picture = torch.from_numpy(red_picture((10, 20, 40, 60))).permute(2, 0, 1)
     net = load_detector(checkpoint).net
     as_bytes, as_floats = net([picture])[0], net([picture.float() / 255])[0]

@@ -10,12 +10,13 @@ import torch
 from analysis_runs import records, write
 from PIL import Image
 from red_finder import save_task, tiny_classifier
+from stub_steps import Boxes
 
 from faceexpr.models.simple_cnn import SimpleCNN
-from faceexpr.pipeline.classifier import TaskClassifier
-from faceexpr.pipeline.explained import explained
-from faceexpr.pipeline.pipeline import Analysed
-from faceexpr.pipeline.result import FaceResult, PictureResult
+from faceexpr.pipeline.classifiers import TaskClassifier
+from faceexpr.pipeline.drawing import explain_faces
+from faceexpr.pipeline.pipeline import Analysis, FacePipeline
+from faceexpr.pipeline.records import FaceResult, ImageResult
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.knn import KNNClassifier
 from faceexpr.utils.errors import FaceExprError
@@ -58,7 +59,7 @@ def test_explanations_are_never_analysed_again(analyze):
 def test_foreign_files_in_their_place_are_not_overwritten(analyze):
     write("photos/a.png")
     write("out/explained/mine.png")
-    with pytest.raises(FaceExprError, match=r"--out: out/explained is there already"):
+    with pytest.raises(FaceExprError, match=r"out: out/explained is there already"):
         analyze("photos", "--explain=true")
 
 
@@ -67,10 +68,10 @@ def test_what_cannot_explain_is_refused_before_anything_is_read(analyze, models,
     knn.bank, knn.labels = torch.zeros(7, 2304, dtype=torch.uint8), torch.arange(7)
     save_task(knn, models / "knn.ckpt")
     write("photos/a.png")
-    with pytest.raises(FaceExprError, match=r"^--explain: KNNClassifier has no gradients to explain it by"):
+    with pytest.raises(FaceExprError, match=r"explain: KNNClassifier has no gradients to explain it by"):
         analyze("photos", "--explain=true", classifier="knn.ckpt")
     monkeypatch.setitem(sys.modules, "captum.attr", None)
-    with pytest.raises(FaceExprError, match=r"^--explain needs Captum, .* pip install 'faceexpr\[explain\]'$"):
+    with pytest.raises(FaceExprError, match=r"explain needs Captum, .* pip install 'faceexpr\[explain\]'$"):
         analyze("photos", "--explain=true")
     assert not Path("out").exists()
     assert analyze("photos") == 0  # which needs none of it
@@ -98,7 +99,8 @@ def test_faces_without_an_expression_are_left_out_and_the_others_keep_their_numb
         FaceResult(box, 0.9, name, None if name is None else dict.fromkeys(FER_NAMES, 1 / 7))
         for name in ("Happy", None, "Sad")
     )
-    analysed = Analysed(PictureResult("a", "error", "not finite", (30, 30), faces), crops[0], 1, crops)
-    drawn = dict(explained(TaskClassifier(tiny_classifier()), analysed, face_batch=1))
+    analysis = Analysis(ImageResult("a", "error", "not finite", (30, 30), faces), crops[0], 1, crops)
+    system = FacePipeline(Boxes(), TaskClassifier(tiny_classifier()), face_batch=1)
+    drawn = dict(explain_faces(system, analysis))
     assert [*drawn] == [1, 3]
     assert [int(picture[128, 5].mean()) for picture in drawn.values()] == [50, 150]

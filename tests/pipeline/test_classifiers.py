@@ -11,7 +11,7 @@ from stub_steps import WHOLE, Boxes, Levels, pipeline
 from faceexpr.cli.export import export, load_exported
 from faceexpr.data.face_files import FaceFiles
 from faceexpr.data.image_reading import face_tensor
-from faceexpr.pipeline.classifier import TaskClassifier, load_classifier
+from faceexpr.pipeline.classifiers import TaskClassifier, load_classifier
 from faceexpr.pipeline.crop import Crop
 from faceexpr.pipeline.pipeline import FacePipeline
 from faceexpr.tasks.detect import FaceDetector
@@ -20,7 +20,7 @@ from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES, FERPLUS_NAMES
 
 
-def test_f01_a_face_has_the_same_probabilities_by_every_path(tmp_path):
+def test_a_face_has_the_same_probabilities_by_every_path(tmp_path):
     model = tiny_classifier()
     path = save_task(model, tmp_path / "classifier.ckpt")
     grey = np.random.default_rng(5).integers(0, 256, (48, 48), dtype=np.uint8)
@@ -41,7 +41,7 @@ def test_f01_a_face_has_the_same_probabilities_by_every_path(tmp_path):
     assert float(row.max() - row.min()) > 0.01
 
 
-def test_f09_a_large_face_is_resized_as_everywhere_else(tmp_path):
+def test_a_large_face_is_resized_as_everywhere_else(tmp_path):
     x = np.arange(480)
     stripes = ((x[None, :] + x[:, None] // 7) % 3 * 127).astype(np.uint8)
     Image.fromarray(stripes).save(tmp_path / "stripes.png")
@@ -57,7 +57,7 @@ def test_f09_a_large_face_is_resized_as_everywhere_else(tmp_path):
 
 
 @pytest.mark.parametrize("names", [FER_NAMES, FERPLUS_NAMES, FER_NAMES[::-1]])
-def test_f07_names_and_their_number_are_those_of_the_checkpoint(tmp_path, names):
+def test_names_and_their_number_are_those_of_the_checkpoint(tmp_path, names):
     model = tiny_classifier(class_names=names)
     classifier = load_classifier(save_task(model, tmp_path / "model.ckpt"))
     (face,) = FacePipeline(Boxes(WHOLE), classifier)(smooth_image(48, 48)).faces
@@ -66,7 +66,7 @@ def test_f07_names_and_their_number_are_those_of_the_checkpoint(tmp_path, names)
     assert face.expression == max(face.probabilities, key=face.probabilities.get)
 
 
-def test_f07_a_list_of_names_that_does_not_fit_is_an_error_at_load(tmp_path):
+def test_a_list_of_names_that_does_not_fit_is_an_error_at_load(tmp_path):
     path = save_task(tiny_classifier(), tmp_path / "model.ckpt")
     checkpoint = torch.load(path, weights_only=True)
     for names in (FER_NAMES[:6], FERPLUS_NAMES, ["Angry"] * 7):

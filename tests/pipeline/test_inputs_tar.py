@@ -14,7 +14,7 @@ from red_finder import red_picture
 from stub_steps import WHOLE, pipeline
 
 from faceexpr.cli.merge import run as run_merge
-from faceexpr.pipeline.tars import read_tar
+from faceexpr.pipeline.inputs import read_tar
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import ImageError
 

@@ -1,0 +1,322 @@
+"""What an analysis leaves when it is stopped, how it goes on, and how the parts of several processes are merged."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from analysis_runs import analyzer, records, rows, write
+from conftest import exit_code
+
+from faceexpr.cli.analyze import refuse_several_tasks
+from faceexpr.cli.main import main
+from faceexpr.cli.merge import run as run_merge
+from faceexpr.pipeline import pipeline as pipeline_module
+from faceexpr.pipeline.output import Shard
+from faceexpr.pipeline.records import PARTS
+from faceexpr.utils.errors import FaceExprError
+
+RECORD = {"image": "a", "name": "a", "status": "ok", "reason": None, "width": 9, "height": 9, "faces": [], "notes": []}
+EXTRA = ("--pictures=true", "--crops=true")
+
+
+@pytest.fixture
+def analyze(models, workdir):
+    # With one image a batch the last digit of a probability does not depend on what else is in it.
+    return partial(analyzer(models), "--batch_size=1")
+
+
+def merge(out, *args):
+    return exit_code(lambda: run_merge(["merge", str(out), *args]))
+
+
+def photos(number, folder="photos"):
+    for index in range(number):
+        write(f"{folder}/{index % 2}/{index:03}.png", (10 + index % 7, 20, 60, 70) if index % 5 else None)
+    return [f"{folder}/{half}/{index:03}.png" for half in (0, 1) for index in range(half, number, 2)]
+
+
+def results(out):
+    """What a folder holds but for the parts and the options, which tell of them."""
+    return {
+        name: path.read_bytes()
+        for path in sorted(Path(out).rglob("*"))
+        if path.is_file() and not (name := str(path.relative_to(out))).startswith((PARTS, "analysis.json"))
+    }
+
+
+def command(models, *paths, out="out"):
+    steps = ["--detector", str(models / "detector.ckpt"), "--classifier", str(models / "classifier.ckpt")]
+    return ["analyze", *map(str, paths), *steps, "--device=cpu", "--out", out]
+
+
+def test_two_runs_are_equal_byte_for_byte(analyze):
+    for number in range(10):
+        write(f"photos/{number}.png", (10 + number, 20, 60, 70), width=100 + number % 3)
+    extra = [*EXTRA, "--coco=true", "--batch_size=8"]
+    assert analyze("photos", *extra, out="one") == analyze("photos", *extra, out="two") == 0
+    assert results("one") == results("two")
+    assert len(results("one")) == 23
+
+
+@pytest.mark.parametrize("torn", [b'{"image": "photos/2.png", "na', b"\xc3", b""])
+def test_a_run_that_was_killed_in_the_middle_of_a_line_goes_on(analyze, torn, capsys):
+    for number in range(4):
+        write(f"photos/{number}.png")
+    assert analyze("photos", out="whole") == 0
+    assert analyze("photos") == 0
+    lines = Path("out/faces.jsonl").read_bytes().splitlines(keepends=True)
+    Path("out/faces.jsonl").write_bytes(b"".join(lines[:2]) + torn)
+    Path("out/faces.csv").write_bytes(Path("out/faces.csv").read_bytes()[:-150])
+    capsys.readouterr()
+    for _ in range(2):
+        assert analyze("photos") == 0
+        assert results("out") == results("whole")
+    assert "2 images were done before; 2 to go" in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_with_what_is_done_and_the_same_command_goes_on(analyze, monkeypatch, capsys):
+    for number in range(12):
+        write(f"photos/{number:02}.png")
+    real, calls = pipeline_module.find_faces, iter(range(10))
+
+    def interrupt(*args):
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(pipeline_module, "find_faces", interrupt)
+    assert analyze("photos", "--batch_size=5") == 130
+    assert "5 of 12 images are done; the same command goes on from there" in capsys.readouterr().out
+    assert len(records()) == 5
+    assert analyze("photos", "--batch_size=5") == 0
+    assert [record["image"] for record in records()] == [f"photos/{number:02}.png" for number in range(12)]
+    assert len(rows()) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_kill_loses_and_doubles_no_row(analyze, models, number):
+    for index in range(200):
+        write(f"photos/{index:03}.png")
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "faceexpr", *command(models, "photos"), "--pictures=true"],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+    )
+    target, deadline = Path("out/faces.jsonl"), time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None and not (target.is_file() and target.stat().st_size):
+        time.sleep(0.005)
+    process.send_signal(number)
+    assert process.wait() == -number
+    assert 0 < target.read_bytes().count(b"\n") < 200
+    assert analyze("photos", "--pictures=true") == 0
+    expected = [f"photos/{index:03}.png" for index in range(200)]
+    assert [record["image"] for record in records()] == [row["image"] for row in rows()] == expected
+
+
+def test_going_on_with_other_options_or_weights_is_refused(analyze, models):
+    write("photos/a.png")
+    assert analyze("photos") == 0
+    with pytest.raises(FaceExprError, match=r"out holds results with margin 0\.05, and this run has 0\.3"):
+        analyze("photos", "--margin=0.3")
+    with pytest.raises(FaceExprError, match="holds results with classifier"):
+        analyze("photos", classifier="eight.ckpt")
+    with pytest.raises(FaceExprError, match="holds results with shards None, and this run has 2"):
+        analyze("photos", "--shard=0/2")
+    write("photos/b.png")
+    assert analyze("photos", "--batch_size=2", "--face_batch=3") == 0
+    assert len(records()) == 2
+
+
+def test_a_folder_from_before_an_option_was_there_goes_on_without_it(analyze):
+    write("photos/a.png")
+    assert analyze("photos") == 0
+    place = Path("out/analysis.json")
+    options = json.loads(place.read_bytes())
+    del options["explain"]
+    place.write_text(json.dumps(options))
+    write("photos/b.png")
+    assert analyze("photos") == 0
+    assert len(records()) == 2
+    with pytest.raises(FaceExprError, match="holds results with explain None, and this run has True"):
+        analyze("photos", "--explain=true")
+
+
+def test_files_of_others_are_named(analyze):
+    write("photos/a.png")
+    Path("out").mkdir()
+    for content in (b"mine", b"[]", b"\xff\xfe"):
+        Path("out/analysis.json").write_bytes(content)
+        with pytest.raises(FaceExprError, match=r"out/analysis\.json does not hold the options of an analysis"):
+            analyze("photos")
+    Path("out/analysis.json").write_text("{}")
+    Path("out/parts").mkdir()
+    with pytest.raises(FaceExprError, match="out/parts is of an earlier version"):
+        analyze("photos")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width": ...}, {"faces": [1]}, {"faces": None}, {"faces": [{"box": [0, 0, 1, 1]}]}, {"image": 1}, None,
+        {"faces": [{"box": None, "score": 1, "expression": None, "probabilities": None}]}, {"name": None},
+        {"notes": None},
+    ],
+)  # fmt: skip
+def test_a_record_that_lacks_something_is_named_by_its_line(analyze, change):
+    write("photos/a.png")
+    assert analyze("photos") == 0
+    record = [1, 2] if change is None else {k: v for k, v in {**RECORD, **change}.items() if v is not ...}
+    with Path("out/faces.jsonl").open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    with pytest.raises(FaceExprError, match=r"faces\.jsonl, line 2 is not a record of an image"):
+        analyze("photos")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(analyze, models, capsys):
+    write("photos/a.png")
+    Path("out").mkdir()
+    Path("out/faces.jsonl").symlink_to("/dev/full")
+    assert exit_code(lambda: main(command(models, "photos"))) == 2
+    assert "out: out cannot be written to: No space left on device\n" in capsys.readouterr().err
+    Path("out/faces.jsonl").unlink()
+    assert analyze("photos") == 0
+    assert len(records()) == 1
+
+
+def test_a_folder_in_the_place_of_the_records_is_named(analyze, models, capsys):
+    write("photos/a.png")
+    assert analyze("photos") == 0
+    Path("out/faces.jsonl").unlink()
+    Path("out/faces.jsonl").mkdir()
+    assert exit_code(lambda: main(command(models, "photos"))) == 2
+    assert "out/faces.jsonl cannot be read or written: Is a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["3", "a/b", "16/16", "-1/4", "0/0", "1/", "²/3", "1/2/3"])
+def test_a_shard_that_makes_no_sense_is_named(text):
+    with pytest.raises(FaceExprError, match=f"^shard is {text}; expected INDEX/COUNT"):
+        Shard.parse(text)
+    assert Shard.parse("3/16") == Shard(3, 16)
+
+
+def test_several_tasks_of_a_launcher_need_a_shard(analyze, monkeypatch):
+    write("photos/a.png")
+    for announced in ({"WORLD_SIZE": "2"}, {"SLURM_NTASKS": "8"}, {"SLURM_STEP_NUM_TASKS": "3", "SLURM_NTASKS": "1"}):
+        with pytest.raises(FaceExprError, match=r"each of these tasks would analyse all images; expected --shard"):
+            refuse_several_tasks(announced)
+    for announced in ({}, {"WORLD_SIZE": "1"}, {"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "8"}):
+        refuse_several_tasks(announced)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(FaceExprError, match=r"^WORLD_SIZE is 2"):
+        analyze("photos")
+    assert analyze("photos", "--shard=0/1") == 0
+    assert len(records()) == 1
+
+
+def test_merged_parts_are_byte_for_byte_what_one_process_writes(analyze):
+    photos(11)
+    Path("photos/1/005.png").write_bytes(b"no image")
+    given = ["photos", "photos/0/002.png", "absent.jpg", *EXTRA]
+    assert analyze(*given, "--coco=true", out="one") == 3
+    for count in (2, 3):
+        out = f"of{count}"
+        assert [analyze(*given, f"--shard={index}/{count}", out=out) for index in range(count)] == [0] * count
+        for _ in range(2):
+            assert merge(out, "--coco=true") == 3
+            assert results(out) == results("one")
+    assert merge("one", "--coco=true") == 3  # without parts its own records are written anew
+    assert results("one") == results("of2")
+
+
+def test_a_part_goes_on_where_it_was_stopped_and_merging_tells_what_is_missing(analyze, capsys):
+    sources = photos(12)
+    assert analyze("photos", out="one") == 0
+    assert [analyze("photos", f"--shard={index}/3") for index in (0, 2)] == [0, 0]
+    part = Path("out/parts/2-of-3/faces.jsonl")
+    lines = part.read_bytes().splitlines(keepends=True)
+    part.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])
+    capsys.readouterr()
+    assert merge("out") == 3
+    assert "5 of 12 images are not analysed yet; they are those of 1-of-3 (4), 2-of-3 (1)" in capsys.readouterr().out
+    assert not Path("out/faces.jsonl").exists()
+    assert merge("out", "--partial=true", "--remove_parts=true") == 3
+    assert "the parts are kept" in capsys.readouterr().out
+    assert [record["image"] for record in records()] == [
+        source for place, source in enumerate(sources) if place % 3 != 1 and place != 11
+    ]
+    assert [analyze("photos", f"--shard={index}/3") for index in (1, 2)] == [0, 0]
+    assert merge("out") == 0
+    assert results("out") == results("one")
+
+
+def test_parts_belong_to_one_list_of_images_and_one_number_of_processes(analyze):
+    photos(4)
+    assert analyze("photos", "--shard=0/2") == 0
+    for args, message in (
+        (["--shard=0/3"], "shards 2, and this run has 3"),
+        (["--shard=0/1"], "shards 2, and this run has None"),
+        (["--shard=1/2", "--margin=0.5"], "margin"),
+        (["--shard=1/2", "more.png"], r"inputs 4 \(\w{8}\), and this run has 5"),
+    ):
+        with pytest.raises(FaceExprError, match=f"holds results with {message}"):
+            analyze("photos", *args)
+    with pytest.raises(FaceExprError, match="expected it with `faceexpr merge`"):
+        analyze("photos", "--shard=1/2", "--coco=true")
+
+
+def test_after_merging_without_the_parts_one_process_goes_on(analyze):
+    sources = photos(5)
+    assert [analyze("photos", f"--shard={index}/2") for index in range(2)] == [0, 0]
+    assert merge("out", "--remove_parts=true") == 0
+    assert not Path("out/parts").exists()
+    write("photos/9.png")
+    assert analyze("photos") == 0
+    assert [record["image"] for record in records()] == [*sources, "photos/9.png"]
+    assert merge("out") == 0
+    assert len(records()) == 6
+
+
+def test_more_processes_than_images_and_names_that_are_no_text(analyze):
+    write("photos/a.png", None)
+    Path("photos/a.png").rename(Path(os.fsdecode(b"photos/\xff.png")))
+    assert [analyze("photos", f"--shard={index}/3", *EXTRA) for index in range(3)] == [0, 0, 0]
+    assert merge("out") == 0
+    assert [os.fsencode(record["image"]) for record in records()] == [b"photos/\xff.png"]
+    assert analyze("photos", *EXTRA, out="one") == 0
+    assert results("out") == results("one")
+
+
+def test_failed_images_do_not_end_the_other_processes_and_merging_tells_of_them(analyze, capsys):
+    photos(3)
+    for index in range(2):
+        assert analyze("photos", "absent.jpg", f"--shard={index}/2") == 0
+    assert "1 of 2 could not be analysed" in capsys.readouterr().out
+    assert merge("out") == 3
+    assert "1 of 4 could not be analysed; the reason of each is in its record" in capsys.readouterr().out
+
+
+def test_a_part_that_two_processes_have_written_is_named(analyze):
+    photos(3)
+    assert [analyze("photos", f"--shard={index}/2") for index in range(2)] == [0, 0]
+    part = Path("out/parts/1-of-2/faces.jsonl")
+    part.write_bytes(part.read_bytes() * 2)
+    with pytest.raises(FaceExprError, match=r"1-of-2/faces\.jsonl has 2 records for 1 images"):
+        merge("out")
+
+
+def test_merging_without_anything_to_merge_is_one_sentence(workdir):
+    with pytest.raises(FaceExprError, match="out holds no results; expected the folder of an analysis"):
+        merge("out")
+    with pytest.raises(FaceExprError, match="expected coco true with it"):
+        merge("out", "--annotations=truth.json")
+    with pytest.raises(FaceExprError, match="expected annotations with it"):
+        merge("out", "--images=photos")
