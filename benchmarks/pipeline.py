@@ -25,6 +25,9 @@ in, and then only the times mean anything. fer is measured where it can be impor
     pip install --target FOLDER tensorflow-cpu "opencv-python-headless<5" "moviepy<2" pandas tqdm "setuptools<81"
     PYTHONPATH=FOLDER python benchmarks/pipeline.py
 
+With ``--ray 2`` it is measured instead how much faster two actors of Ray Data, on a thread each, analyse the same pictures
+than one process on one thread does, in turns; what it takes to start them is left out.
+
 Prints what was measured, images/s (by the median time a picture), and the median of our time by the peer's.
 """
 
@@ -33,9 +36,11 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from common.scenes import Scene, composed, drawn, photographs
@@ -44,6 +49,10 @@ from jsonargparse import auto_cli
 
 from faceexpr.boxes.detections import Detections, no_detections
 from faceexpr.boxes.matching import match, stack
+from faceexpr.pipeline import FacePipeline
+from faceexpr.pipeline.drawing import ImageFiles
+from faceexpr.pipeline.engines import analyze_items, analyze_with_ray
+from faceexpr.pipeline.inputs import Item
 from faceexpr.utils.labels import FER_NAMES
 from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
 
@@ -123,6 +132,29 @@ def _index(expression: str | None) -> int:
     return FER_NAMES.index(expression) if expression in FER_NAMES else -1
 
 
+def against_ray(scenes: Sequence[Scene], detector: str, classifier: str, workers: int, rounds: int) -> None:
+    """Compare actors of Ray with one process, and print images/s of each round and their ratio."""
+    torch.set_num_threads(1)
+    items = [Item(str(scene.path), str(number), None) for number, scene in enumerate(scenes)]
+    make, files = partial(FacePipeline.from_checkpoints, detector, classifier), ImageFiles(Path())
+    print(f"{len(items)} pictures; one process, and {workers} actors of Ray, a thread each", flush=True)
+    ratios = []
+    for _ in range(rounds):
+        one = rate(analyze_items(make(), items, files), len(items))
+        many = rate(analyze_with_ray(make, items, files, workers, 8, gpu=False), len(items))
+        ratios.append(many / one)
+        print(f"one {one:6.2f}  Ray {many:6.2f} images/s  ratio {many / one:.2f}", flush=True)
+    print(f"Ray / one: median {statistics.median(ratios):.2f}")
+
+
+def rate(records: Iterator[dict[str, Any]], number: int) -> float:
+    """Return images/s after the first quarter, with which everything has been started."""
+    start, first = 0.0, number // 4
+    for place, _ in enumerate(records, 1):
+        start = time.perf_counter() if place == first else start
+    return (number - first) / (time.perf_counter() - start)
+
+
 def main(
     detector: str = DETECTOR,
     classifier: str = CLASSIFIER,
@@ -133,6 +165,8 @@ def main(
     most: int | None = None,
     seed: int = 0,
     threads: int = 2,
+    ray: int = 0,
+    rounds: int = 3,
 ) -> None:
     """Measure systems.
 
@@ -146,7 +180,14 @@ def main(
         most: at most so many photographs, the first; all without it.
         seed: of the pictures that are made.
         threads: of torch and of OpenCV.
+        ray: number of Ray's actors to compare with one process, in the place of other systems.
+        rounds: how often they are compared.
     """
+    if ray:
+        with tempfile.TemporaryDirectory() as folder:
+            scenes = photographs(annotations, images)[:most] if annotations else drawn(Path(folder), most or 200, seed)
+            against_ray(scenes, detector, classifier, ray, rounds)
+        return
     torch.set_num_threads(threads)
     peers = {"fer": fer(False, threads), "MTCNN + fer": fer(True, threads)}
     systems = {"ours": ours(detector, classifier), **{name: peer for name, peer in peers.items() if peer is not None}}

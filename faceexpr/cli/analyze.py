@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 from faceexpr.cli.parser import Parser
 from faceexpr.data.annotations.reading import read_annotations
+from faceexpr.pipeline.classifiers import TaskClassifier
 from faceexpr.pipeline.coco import FILE, write_coco
 from faceexpr.pipeline.crop import Crop
 from faceexpr.pipeline.detectors import RUNS, GroundTruth, find_detector_file
 from faceexpr.pipeline.drawing import ImageFiles
-from faceexpr.pipeline.engines import analyze_items, analyze_with_ray
+from faceexpr.pipeline.engines import analyze_items, analyze_with_ray, show_progress
 from faceexpr.pipeline.inputs import collect_inputs, digest_items
-from faceexpr.pipeline.output import Output, Shard, check_options, fingerprint, report, show_progress
+from faceexpr.pipeline.output import Output, Shard, check_options, fingerprint, report
 from faceexpr.pipeline.pipeline import MIN_SCORE, FacePipeline, find_device
 from faceexpr.pipeline.records import RECORDS, ROWS, read_records
 from faceexpr.utils.errors import INTERRUPTED, SOME_FAILED, FaceExprError
@@ -226,7 +227,8 @@ def build(options: AnalyzeOptions, index: int = 0) -> FacePipeline:
     if options.images is not None and options.annotations is None and not isinstance(pipeline.detector, GroundTruth):
         raise FaceExprError("images is for the images that annotations name; expected annotations with it")
     if options.explain:
-        explained_network(getattr(pipeline.classifier, "task", None))
+        assert isinstance(pipeline.classifier, TaskClassifier)
+        explained_network(pipeline.classifier.task)
     return pipeline
 
 

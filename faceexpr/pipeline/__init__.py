@@ -1,1 +1,22 @@
-"""The two-step system: picture in, faces with their expressions out."""
+"""The two-step system: images in, faces with the probabilities of their expressions out."""
+
+from faceexpr.pipeline.classifiers import Classifier, TaskClassifier, load_classifier
+from faceexpr.pipeline.crop import Crop
+from faceexpr.pipeline.detectors import Detector, GroundTruth, NetDetector, load_detector
+from faceexpr.pipeline.pipeline import FacePipeline
+from faceexpr.pipeline.records import FaceResult, ImageResult, read_records
+
+__all__ = [
+    "Classifier",
+    "Crop",
+    "Detector",
+    "FacePipeline",
+    "FaceResult",
+    "GroundTruth",
+    "ImageResult",
+    "NetDetector",
+    "TaskClassifier",
+    "load_classifier",
+    "load_detector",
+    "read_records",
+]

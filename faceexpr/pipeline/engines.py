@@ -1,24 +1,32 @@
-"""How images become records: by one process, or by the actors of Ray Data, on one machine or on many."""
+"""How images become records, by one process or by the actors of Ray Data on any number of machines, and how far it is."""
 
 from __future__ import annotations
 
 import logging
 import os
 import pickle
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import tee
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from faceexpr.pipeline.drawing import ImageFiles
 from faceexpr.pipeline.inputs import Item
 from faceexpr.pipeline.pipeline import FacePipeline
 from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import say
 
 BATCHES = 4
 """Batches of a pipeline that an actor is given together: while one is looked at, the next is read."""
+
+SECONDS_A_LINE = 10
+"""How often a line says how far an analysis is where there is no terminal for a bar."""
 
 
 def analyze_items(pipeline: FacePipeline, items: Iterable[Item], files: ImageFiles) -> Iterator[dict[str, Any]]:
@@ -108,3 +116,33 @@ def analyze_with_ray(
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error
         raise FaceExprError(f"an actor of Ray has failed: {str(cause).strip().splitlines()[-1]}") from error
+
+
+@contextmanager
+def show_progress(total: int, before: int, part: str = "") -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal, and a line now and then elsewhere.
+
+    Args:
+        total: images.
+        before: how many of them are done.
+        part: begins the lines of one of several processes, which share a terminal and have no bar.
+
+    Yields:
+        A function that moves on by an image; it takes the number of its faces.
+    """
+    done, found = before, 0
+    start = last = time.monotonic()
+    as_lines = bool(part) or not sys.stderr.isatty()
+    with tqdm(total=total, initial=before, unit="image", disable=as_lines) as bar:
+
+        def advance(faces: int) -> None:
+            nonlocal done, found, last
+            done, found, now = done + 1, found + faces, time.monotonic()
+            bar.set_postfix_str(f"{found:,} faces", refresh=False)
+            bar.update()
+            if as_lines and now - last >= SECONDS_A_LINE:
+                last = now
+                left = (now - start) / (done - before) * (total - done)
+                say(f"{part}{done:,} of {total:,} images, {found:,} faces, about {left:,.0f} s left")
+
+        yield advance

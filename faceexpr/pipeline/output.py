@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,8 +30,6 @@ from faceexpr.pipeline.records import (
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import as_bytes, digest, replacing, say, write_file
 from faceexpr.utils.text import counted, some
-
-SECONDS_A_LINE = 10
 
 
 @dataclass(frozen=True)
@@ -264,38 +260,6 @@ def remove_parts(out: Path) -> None:
     options = read_options(out) or {}
     _write_options(out, {name: value for name, value in options.items() if name not in ("shards", "inputs")})
     shutil.rmtree(out / PARTS, ignore_errors=True)
-
-
-@contextmanager
-def show_progress(total: int, before: int, part: str = "") -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal, and a line now and then elsewhere.
-
-    Args:
-        total: images.
-        before: how many of them are done.
-        part: begins the lines of one of several processes, which share a terminal and have no bar.
-
-    Yields:
-        A function that moves on by an image; it takes the number of its faces.
-    """
-    from tqdm import tqdm
-
-    done, found = before, 0
-    start = last = time.monotonic()
-    as_lines = bool(part) or not sys.stderr.isatty()
-    with tqdm(total=total, initial=before, unit="image", disable=as_lines) as bar:
-
-        def advance(faces: int) -> None:
-            nonlocal done, found, last
-            done, found, now = done + 1, found + faces, time.monotonic()
-            bar.set_postfix_str(f"{found:,} faces", refresh=False)
-            bar.update()
-            if as_lines and now - last >= SECONDS_A_LINE:
-                last = now
-                left = (now - start) / (done - before) * (total - done)
-                say(f"{part}{done:,} of {total:,} images, {found:,} faces, about {left:,.0f} s left")
-
-        yield advance
 
 
 def report(done: Iterable[Summary], part: str = "") -> int:
