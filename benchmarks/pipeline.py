@@ -25,8 +25,8 @@ in, and then only the times mean anything. fer is measured where it can be impor
     pip install --target FOLDER tensorflow-cpu "opencv-python-headless<5" "moviepy<2" pandas tqdm "setuptools<81"
     PYTHONPATH=FOLDER python benchmarks/pipeline.py
 
-With ``--ray 2`` it is measured instead how much faster two actors of Ray Data, on a thread each, analyse the same pictures
-than one process on one thread does, in turns; what it takes to start them is left out.
+With ``--ray 2`` it is measured instead how much faster two actors of Ray Data, on a thread each, analyse the same
+pictures than one process on one thread does, in turns; what it takes to start them is left out.
 
 Prints what was measured, images/s (by the median time a picture), and the median of our time by the peer's.
 """

@@ -1,4 +1,4 @@
-"""How images become records, by one process or by the actors of Ray Data on any number of machines, and how far it is."""
+"""How images become records, by one process or by the actors of Ray Data on any number of machines; and the progress."""
 
 from __future__ import annotations
 
