@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from faceexpr.cli.parser import Parser
+from faceexpr.cli.parser import Parser, naming_options
 from faceexpr.data.annotations.reading import read_annotations
 from faceexpr.pipeline.classifiers import TaskClassifier
 from faceexpr.pipeline.coco import FILE, write_coco
@@ -123,7 +123,8 @@ def run(args: list[str]) -> None:
         raise FaceExprError("a PATH is empty; expected a file or a folder")
     if values["shard"] is None:
         refuse_several_tasks(os.environ)
-    analyze([Path(path) for path in paths], AnalyzeOptions(**values), config["list"])
+    with naming_options(config):
+        analyze([Path(path) for path in paths], AnalyzeOptions(**values), config["list"])
 
 
 def refuse_several_tasks(environment: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from faceexpr.cli.parser import Parser
+from faceexpr.cli.parser import Parser, naming_options
 from faceexpr.data.annotations.reading import read_annotations
 from faceexpr.pipeline.coco import FILE, write_coco
 from faceexpr.pipeline.output import merge_parts, remove_parts
@@ -44,7 +44,8 @@ def run(args: list[str]) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="Folder of the results, --out of the analysis.")
     parser.add_class_arguments(MergeOptions)
     config = parser.parse_args(args[1:])
-    merge(config.out, MergeOptions(**{name: config[name] for name in MergeOptions.__dataclass_fields__}))
+    with naming_options(config):
+        merge(config.out, MergeOptions(**{name: config[name] for name in MergeOptions.__dataclass_fields__}))
 
 
 def merge(out: Path, options: MergeOptions) -> None:

@@ -1,4 +1,4 @@
-"""How images become records, by one process or by the actors of Ray Data on any number of machines; and the progress."""
+"""How images become records, by one process or by the actors of Ray Data on any number of machines; with progress."""
 
 from __future__ import annotations
 

@@ -186,7 +186,9 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(analyze, models, 
     Path("out").mkdir()
     Path("out/faces.jsonl").symlink_to("/dev/full")
     assert exit_code(lambda: main(command(models, "photos"))) == 2
-    assert "out: out cannot be written to: No space left on device\n" in capsys.readouterr().err
+    assert (
+        "faceexpr analyze: error: --out: out cannot be written to: No space left on device\n" in capsys.readouterr().err
+    )
     Path("out/faces.jsonl").unlink()
     assert analyze("photos") == 0
     assert len(records()) == 1
