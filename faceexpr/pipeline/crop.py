@@ -55,7 +55,7 @@ def clip_box(box: Sequence[float], size: tuple[int, int], min_face: float) -> Bo
         return "without area"
     left, top, right, bottom = max(box[0], 0.0), max(box[1], 0.0), min(box[2], size[0]), min(box[3], size[1])
     if left >= right or top >= bottom:
-        return "outside the image"
+        return "outside the picture"  # as records have always said
     if min(right - left, bottom - top) < min_face:
         return f"smaller than {min_face:g} pixels"
     return left, top, right, bottom

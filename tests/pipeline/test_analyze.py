@@ -17,7 +17,7 @@ from red_finder import RED, red_picture
 from faceexpr.cli.analyze import run
 from faceexpr.cli.main import main
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.labels import FER_NAMES, FERPLUS_NAMES
+from faceexpr.utils.labels import FER_NAMES
 
 FIELDS = ["image", "name", "status", "reason", "width", "height", "faces", "notes"]
 
@@ -32,14 +32,10 @@ def test_a_folder_with_and_without_faces(analyze, capsys):
     assert "1 face in 3 images; 2 of 3 without face" in capsys.readouterr().out
     assert [row["face"] for row in rows()] == ["", "1", ""]
     assert rows()[0]["status"] == "ok"
-
-
-def test_nothing_but_blanks_and_faces_below_the_score_limit(analyze, capsys):
-    write("photos/a.png", None)
-    write("photos/b.png", BOX)
-    assert analyze("photos", "--min_score=0.95") == 0
-    assert [record["faces"] for record in records()] == [[], []]
-    assert "2 of 2 without face" in capsys.readouterr().out
+    assert analyze("photos", "--min_score=0.95", classifier="eight.ckpt", out="surer") == 0
+    assert [record["faces"] for record in records("surer")] == [[], [], []]
+    assert "3 of 3 without face" in capsys.readouterr().out
+    assert "Contempt" in rows("surer")[0]
 
 
 def test_bad_files_have_records_of_their_own_and_the_exit_code_tells(analyze, capsys):
@@ -47,52 +43,19 @@ def test_bad_files_have_records_of_their_own_and_the_exit_code_tells(analyze, ca
     Path("photos/cut.jpg").write_bytes(ok.read_bytes()[: ok.stat().st_size * 6 // 10])
     Path("photos/empty.jpg").write_bytes(b"")
     Path("photos/text.jpg").write_text("no picture")
-    assert analyze("photos", "absent.jpg", "--pictures=true", "--crops=true") == 3
+    write("photos/wide.png", width=400, height=300)
+    assert analyze("photos", "absent.jpg", "--pictures=true", "--crops=true", "--max_pixels=50000") == 3
     assert [(record["image"], record["status"], record["reason"]) for record in records()] == [
         ("photos/cut.jpg", "error", "truncated"),
         ("photos/empty.jpg", "error", "empty file"),
         ("photos/ok.jpg", "ok", None),
         ("photos/text.jpg", "error", "not an image"),
+        ("photos/wide.png", "error", "too large: 400 x 300 pixels, the limit is 50,000 (max_pixels)"),
         ("absent.jpg", "error", "no such file"),
     ]
     assert [rows()[0][column] for column in ("status", "reason", "expression")] == ["error", "truncated", ""]
-    assert "4 of 5 could not be analysed" in capsys.readouterr().out
+    assert "5 of 6 could not be analysed" in capsys.readouterr().out
     assert [path.name for path in Path("out/pictures").rglob("*.*")] == ["ok.jpg"]
-
-
-def test_a_picture_beyond_the_limit_is_a_row_and_the_run_goes_on(analyze):
-    write("photos/a.png")
-    write("photos/b.png", width=400, height=300)
-    write("photos/c.png")
-    assert analyze("photos", "--max_pixels=50000") == 3
-    assert [record["reason"] for record in records()] == [
-        None, "too large: 400 x 300 pixels, the limit is 50,000 (max_pixels)", None,
-    ]  # fmt: skip
-
-
-@pytest.mark.slow
-def test_200_megapixels_between_normal_pictures(analyze):
-    for name, size in (("b", (20000, 10000)), ("c", (10000, 10000))):
-        Path("photos").mkdir(exist_ok=True)
-        Image.new("RGB", size, RED).save(f"photos/{name}.png")
-    write("photos/a.png")
-    write("photos/d.png")
-    assert analyze("photos") == 3
-    found = records()
-    assert found[1]["reason"].startswith("too large: 20000 x 10000")
-    assert found[2]["faces"][0]["box"] == [0, 0, 10000, 10000]
-    assert [len(record["faces"]) for record in found] == [1, 0, 1, 1]
-
-
-def test_content_and_not_the_name_decides(analyze):
-    face = Image.fromarray(red_picture(BOX))
-    Path("photos").mkdir()
-    for name, image_format in (("a.jpg", "WEBP"), ("b.jpeg", "PNG"), ("d", "JPEG")):
-        Path("photos", name).write_bytes(encoded(face, image_format, quality=95))
-    assert analyze("photos", "photos/d") == 0
-    assert [(record["image"], len(record["faces"])) for record in records()] == [
-        ("photos/a.jpg", 1), ("photos/b.jpeg", 1), ("photos/d", 1),
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
@@ -140,14 +103,6 @@ def test_every_ending_counts_and_the_first_of_several_frames_is_noted(analyze):
     assert drawn == ["A.GIF.jpg", "B.JPEG", "C.TIF.jpg", "d.bmp.jpg"]
 
 
-def test_a_folder_without_an_image_is_an_error_and_leaves_nothing(analyze):
-    Path("photos").mkdir()
-    Path("photos/notes.txt").write_text("no picture")
-    with pytest.raises(FaceExprError, match="photos: the folder holds no image"):
-        analyze("photos")
-    assert not Path("out").exists()
-
-
 def test_the_same_fields_for_0_1_and_2_faces_and_exact_names_and_numbers(analyze, monkeypatch):
     odd = ['quo"te, comma.png', "line\nbreak.png", "return\rand\u2028separator.png", "[1, 2].png", "1.png", "null.png"]
     for name in odd:
@@ -190,13 +145,6 @@ def test_a_face_whose_probabilities_are_nan_is_an_error_and_no_number(analyze, m
     assert [row[name] for name in FER_NAMES] == [""] * 7
 
 
-def test_an_eight_class_model_gives_its_eight_names(analyze):
-    write("photos/a.png")
-    assert analyze("photos", classifier="eight.ckpt") == 0
-    assert tuple(records()[0]["faces"][0]["probabilities"]) == FERPLUS_NAMES
-    assert "Contempt" in rows()[0]
-
-
 def test_crops_and_pictures_keep_red_red(analyze):
     write("photos/a.png")
     assert analyze("photos", "--crops=true", "--pictures=true", "--margin=0", "--shape=stretched") == 0
@@ -218,12 +166,6 @@ def test_pictures_mirror_the_folders_and_none_takes_the_place_of_another(analyze
     assert names["x/a/1.png"] == "x/a/1.png"
     assert names["z/a.png"] == "a.png"
     assert {names["y/b.gif"], names["y/b.gif.jpg"]} == {"y/b.gif.jpg", "y/b.gif-2.jpg"}
-
-
-def test_a_very_long_name_can_be_drawn(analyze):
-    write(f"photos/{'é' * 120}.png")
-    assert analyze("photos", "--pictures=true", "--crops=true") == 0
-    assert len(list(Path("out/crops").iterdir())) == 1
 
 
 def test_the_results_may_lie_in_the_folder_of_the_images(analyze, capsys):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from image_files import smooth_image
 from PIL import Image
-from red_finder import RedFinder, save_task, tiny_classifier
+from red_finder import save_task, tiny_classifier
 from stub_steps import WHOLE, Boxes, Levels, pipeline
 
 from faceexpr.cli.export import export, load_exported
@@ -14,7 +14,6 @@ from faceexpr.data.image_reading import face_tensor
 from faceexpr.pipeline.classifiers import TaskClassifier, load_classifier
 from faceexpr.pipeline.crop import Crop
 from faceexpr.pipeline.pipeline import FacePipeline
-from faceexpr.tasks.detect import FaceDetector
 from faceexpr.tasks.knn import KNNClassifier
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES, FERPLUS_NAMES
@@ -88,11 +87,6 @@ def test_k_nearest_neighbours_are_a_classifier_too(tmp_path):
     for label, name in enumerate(FER_NAMES):
         (face,) = system(np.full((60, 60), 30 * label, np.uint8)).faces
         assert (face.expression, face.probabilities[name]) == (name, 1.0)
-
-
-def test_what_is_no_classifier_is_refused(tmp_path):
-    with pytest.raises(FaceExprError, match="holds FaceDetector; expected the checkpoint of a classifier"):
-        load_classifier(save_task(FaceDetector(net=RedFinder()), tmp_path / "detector.ckpt"))
 
 
 def test_the_pipeline_is_the_package_s_public_name():

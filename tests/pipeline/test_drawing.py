@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from analysis_runs import records, write
+from analysis_runs import write
 from PIL import Image
 from red_finder import save_task, tiny_classifier
 from stub_steps import Boxes
@@ -47,20 +47,6 @@ def test_pictures_are_those_of_an_analysis_without_them(analyze):
     for name in ("pictures/a.png", "faces.jsonl", "faces.csv"):
         assert Path("with", name).read_bytes() == Path("without", name).read_bytes()
     assert not Path("without/explained").exists()
-
-
-def test_explanations_are_never_analysed_again(analyze):
-    write("photos/a.png")
-    assert analyze("photos", "--explain=true", out="photos") == 0
-    assert analyze("photos", "--explain=true", out="photos") == 0
-    assert [record["image"] for record in records("photos")] == ["photos/a.png"]
-
-
-def test_foreign_files_in_their_place_are_not_overwritten(analyze):
-    write("photos/a.png")
-    write("out/explained/mine.png")
-    with pytest.raises(FaceExprError, match=r"out: out/explained is there already"):
-        analyze("photos", "--explain=true")
 
 
 def test_what_cannot_explain_is_refused_before_anything_is_read(analyze, models, monkeypatch):

@@ -6,11 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from analysis_runs import records, rows, write
-from conftest import exit_code
 from red_finder import save_task, tiny_classifier
 from stub_steps import WHOLE, Levels, pipeline
 
-from faceexpr.cli.merge import run as merge
 from faceexpr.models.calibrator import Calibration
 from faceexpr.pipeline import drawing
 from faceexpr.pipeline.records import FaceResult
@@ -82,18 +80,6 @@ def test_results_belong_to_their_coverage(analyze, calibrated):
     with pytest.raises(FaceExprError, match=r"^coverage is 0.7, but the classifier was calibrated for 0.5, 0.9, 0.99;"):
         analyze("photos", "--coverage=0.7", classifier=calibrated, out="other")
     assert not Path("other").exists()
-
-
-def test_parts_are_merged_to_what_one_process_writes(analyze, calibrated):
-    for name in "abc":
-        write(f"photos/{name}.png")
-    options = ("photos", "--coverage=0.9", "--batch_size=1")
-    assert analyze(*options, classifier=calibrated, out="one") == 0
-    for index in range(2):
-        assert analyze(*options, f"--shard={index}/2", classifier=calibrated, out="two") == 0
-    assert exit_code(lambda: merge(["merge", "two"])) == 0
-    for name in ("faces.jsonl", "faces.csv"):
-        assert Path("two", name).read_bytes() == Path("one", name).read_bytes()
 
 
 def test_records_of_an_earlier_version_are_understood(analyze):
