@@ -77,7 +77,9 @@ def test_results_belong_to_their_coverage(analyze, calibrated):
     with pytest.raises(FaceExprError, match=r"holds results with coverage 0.9, and this run has None"):
         analyze("photos", classifier=calibrated)
     assert analyze("photos", "--coverage=0.9", classifier=calibrated) == 0
-    with pytest.raises(FaceExprError, match=r"^coverage is 0.7, but the classifier was calibrated for 0.5, 0.9, 0.99;"):
+    with pytest.raises(
+        FaceExprError, match=r"^--coverage is 0.7, but the classifier was calibrated for 0.5, 0.9, 0.99;"
+    ):
         analyze("photos", "--coverage=0.7", classifier=calibrated, out="other")
     assert not Path("other").exists()
 
