@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torchmetrics.classification import MulticlassAccuracy
 
 from faceexpr.callbacks.evaluation import Evaluation, Pass, Stage
-from faceexpr.callbacks.reports import csv_text, log_values, write_metrics
+from faceexpr.callbacks.reports import log_values, write_metrics
 from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.loading import PADDING, Selection
 from faceexpr.metrics.calibration import COVERAGE, SIZE, select_set_values, set_values
@@ -32,7 +32,7 @@ from faceexpr.metrics.predictions import write_samples
 from faceexpr.metrics.tables import SampleCollector, SampleTable
 from faceexpr.models.calibrator import as_percent
 from faceexpr.utils.files import say, write_file
-from faceexpr.utils.text import counted
+from faceexpr.utils.text import counted, csv_text
 from faceexpr.visualization.classification import draw_evaluation, training_faces
 from faceexpr.visualization.explain import class_maps, explained_network
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from faceexpr.boxes.matching import Truth, judge
 from faceexpr.boxes.suppression import Suppression
 from faceexpr.callbacks.evaluation import Evaluation, Pass, Stage
-from faceexpr.callbacks.reports import csv_text, write_metrics
+from faceexpr.callbacks.reports import write_metrics
 from faceexpr.data.boxed_images import DetectionDataModule
 from faceexpr.metrics.detection import (
     METHODS,
@@ -30,7 +30,7 @@ from faceexpr.metrics.detection import (
 )
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say, write_file
-from faceexpr.utils.text import counted
+from faceexpr.utils.text import counted, csv_text
 from faceexpr.visualization.detection import draw_evaluation, training_images
 
 if TYPE_CHECKING:

@@ -11,13 +11,12 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
-from faceexpr.callbacks.reports import csv_text
 from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.loading import FaceSplit
 from faceexpr.metrics.tables import SampleCollector, SampleTable
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say, write_file
-from faceexpr.utils.text import counted
+from faceexpr.utils.text import counted, csv_text
 
 SHOWN = 10
 """Number of predictions that are printed."""
@@ -114,7 +113,7 @@ class PredictionWriter(Callback):
         for number, what in (
             (unread, "could not be read; the note of each row says why"),
             (self.failed - unread, "have probabilities that are not finite"),
-            (skipped, "were left out by trainer.limit_predict_batches"),
+            (skipped, "were left out by limit_predict_batches"),
         ):
             if number:
                 say(f"{number:,} of {len(rows):,} inputs {what}")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,15 +38,6 @@ def write_metrics(folder: Path, stage: str, entry: Mapping[str, Any]) -> None:
             rank_zero_warn(f"{path} is not JSON and is written anew")
     stages[stage] = entry
     write_file(path, json.dumps(stages, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def csv_text(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table as CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def write_figure(folder: Path, name: str, figure: Figure) -> None:

@@ -16,13 +16,13 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from faceexpr.callbacks.reports import csv_text, log_values, run_folder, show_figures
+from faceexpr.callbacks.reports import log_values, run_folder, show_figures
 from faceexpr.data.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from faceexpr.data.loading import PADDING
 from faceexpr.metrics.classification import count_scores
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say, write_file
-from faceexpr.utils.text import counted
+from faceexpr.utils.text import counted, csv_text
 from faceexpr.visualization.classification import corrupted_faces, robustness_curves
 
 MEASURED = ("accuracy", "balanced_accuracy", "macro_f1")

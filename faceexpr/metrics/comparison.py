@@ -130,10 +130,9 @@ def compare(runs: Mapping[str, SavedSamples], chosen: NDArray[np.bool_], resampl
 
 
 def _run_scores(name: str, run: SavedSamples, chosen: NDArray[np.bool_], resamples: int, seed: int) -> RunScores:
-    place = {known: index for index, known in enumerate(run.class_names)}
-    confusion = np.zeros((len(place), len(place)), dtype=np.int64)
-    for label, guess in zip(run.labels[chosen].tolist(), run.predicted[chosen].tolist(), strict=True):
-        confusion[place[label], place[guess]] += 1
+    from sklearn.metrics import confusion_matrix  # a second to import
+
+    confusion = confusion_matrix(run.labels[chosen], run.predicted[chosen], labels=[*run.class_names])
     values, _ = count_scores(confusion, run.class_names)
     right = (run.predicted == run.labels)[chosen]
     interval = accuracy_interval(right, CONFIDENCE, resamples, seed)
@@ -159,13 +158,11 @@ def holm(values: Sequence[float]) -> list[float]:
 
     With these, the chance of any false finding among all of them is at most the level that is asked for.
     """
-    order = sorted(range(len(values)), key=values.__getitem__)
-    corrected = [0.0] * len(values)
-    largest = 0.0
-    for rank, place in enumerate(order):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
-        corrected[place] = largest
-    return corrected
+    order = np.argsort(values, kind="stable")
+    steps = np.minimum(1, np.asarray(values)[order] * np.arange(len(values), 0, -1))
+    corrected = np.empty(len(values))
+    corrected[order] = np.maximum.accumulate(steps)
+    return [float(value) for value in corrected]
 
 
 def difference_interval(

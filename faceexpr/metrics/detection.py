@@ -87,22 +87,9 @@ class Curve:
         return (int(self.true[place - 1]), int(self.false[place - 1])) if place else (0, 0)
 
 
-@dataclass(frozen=True, eq=False)
-class Precisions:
-    """Average precisions and the curves behind them.
-
-    Attributes:
-        average: for each size its average precision at each overlap, float64 (T,); None where no face has that size.
-        curves: faces of all sizes, one curve an overlap.
-    """
-
-    average: dict[str, NDArray[np.float64] | None]
-    curves: list[Curve]
-
-
 def average_precision(
     stacked: Stacked, overlaps: NDArray[np.float64] = OVERLAPS, ties: Ties = "together"
-) -> Precisions:
+) -> tuple[dict[str, NDArray[np.float64] | None], list[Curve]]:
     """Compute average precisions: the mean over `RECALLS` of the best precision at that recall or a higher one.
 
     The same as ``pycocotools`` to rounding, ignored faces taken for crowds, but for detections of equal score: there
@@ -113,6 +100,10 @@ def average_precision(
         overlaps: T smallest overlaps of a detection with its face.
         ties: detections of equal score are taken ``together``, since no threshold can part them, or ``in_order`` of
             the images, as ``pycocotools`` does.
+
+    Returns:
+        For each size the average precision at each overlap, float64 (T,), None where no face has that size; and the
+        curves of faces of all sizes, one an overlap.
     """
     order = np.argsort(-stacked.scores, kind="stable")
     scores = stacked.scores[order]
@@ -143,7 +134,7 @@ def average_precision(
         average[size] = (
             np.array([_average(hits, wrong, faces) for hits, wrong in zip(true, false, strict=True)]) if faces else None
         )
-    return Precisions(average, curves)
+    return average, curves
 
 
 def _average(true: NDArray[np.int64], false: NDArray[np.int64], faces: int) -> float:
@@ -169,7 +160,7 @@ class DetectionScores:
         limited: number of images in which more was found than the detector may return or the metrics look at.
         score: the chosen score: a detection that is less sure does not count in ``*_at_score``.
         iou: overlap from which on a detection has found its face, in ``recall``, ``*_at_score`` and ``best_f1*``.
-        max_detections: detections of a image that were looked at, the surest.
+        max_detections: detections of an image that were looked at, the surest.
         curves: precision and recall by overlap: 0.5, 0.75 and ``iou``.
     """
 
@@ -210,7 +201,7 @@ def score_detections(
         found: the detections in each image, in the same order.
         score: the chosen score, in 0 to 1.
         iou: overlap from which on a detection has found its face, in 0 to 1.
-        max_detections: detections of a image that are looked at, the surest.
+        max_detections: detections of an image that are looked at, the surest.
         ties: see `average_precision`.
 
     Raises:
@@ -218,14 +209,18 @@ def score_detections(
     """
     if len(truths) != len(found):
         raise FaceExprError(f"{len(found)} images with detections; expected one for each of {len(truths)} truths")
-    _check_finite(found)
+    broken = sum(not (bool(one.boxes.isfinite().all()) and bool(one.scores.isfinite().all())) for one in found)
+    if broken:
+        raise FaceExprError(
+            f"the detections in {broken:,} of {len(found):,} images are not finite: the network diverged in training; "
+            "train it again with a lower learning rate or with gradient_clip_val 1"
+        )
     stacked = stack(truths, found, max_detections)
     overlaps = np.append(OVERLAPS, iou)
-    precisions = average_precision(stacked, overlaps, ties)
+    average, curves = average_precision(stacked, overlaps, ties)
     # The last overlap is that of the counts at a score.
-    means = {size: None if values is None else float(values[:-1].mean()) for size, values in precisions.average.items()}
-    every = precisions.average["all"]
-    curve = precisions.curves[-1]
+    means = {size: None if values is None else float(values[:-1].mean()) for size, values in average.items()}
+    every, curve = average["all"], curves[-1]
     values: dict[str, float | None] = {
         "ap": means["all"],
         "ap50": None if every is None else float(every[0]),
@@ -245,35 +240,28 @@ def score_detections(
         score=score,
         iou=iou,
         max_detections=max_detections,
-        curves={0.5: precisions.curves[0], 0.75: precisions.curves[5], iou: curve},
+        curves={0.5: curves[0], 0.75: curves[5], iou: curve},
     )
 
 
 def _at_scores(curve: Curve, score: float) -> dict[str, float | None]:
     true, false = curve.at(score)
     found_all = int(curve.true[-1]) if len(curve.true) else 0
-    values = {
+    best: dict[str, float | None] = dict.fromkeys(name for name in NAMES if name.startswith("best_f1"))
+    if curve.faces and not found_all:
+        # All thresholds are equally bad: none of them is to be recommended.
+        best["best_f1"] = 0.0
+    elif curve.faces:
+        place = int(curve.f1.argmax())
+        values = (curve.f1, curve.scores, curve.precision, curve.recall)
+        best = {name: float(column[place]) for name, column in zip(best, values, strict=True)}
+    return {
         "recall": _ratio(found_all, curve.faces),
         "precision_at_score": _ratio(true, true + false),
         "recall_at_score": _ratio(true, curve.faces),
         # Without a face every detection is wrong, and F1 would be 0 whatever the detector does.
         "f1_at_score": _ratio(2 * true, true + false + curve.faces) if curve.faces else None,
-        "best_f1": None,
-        "best_f1_threshold": None,
-        "best_f1_precision": None,
-        "best_f1_recall": None,
-    }
-    if not curve.faces:
-        return values
-    if not found_all:
-        # All thresholds are equally bad: none of them is to be recommended.
-        return values | {"best_f1": 0.0}
-    best = int(curve.f1.argmax())
-    return values | {
-        "best_f1": float(curve.f1[best]),
-        "best_f1_threshold": float(curve.scores[best]),
-        "best_f1_precision": float(curve.precision[best]),
-        "best_f1_recall": float(curve.recall[best]),
+        **best,
     }
 
 
@@ -291,24 +279,12 @@ def _reason(name: str, faces: int, score: float) -> str:
     return f"no {name.removeprefix('ap_')} face in any image"
 
 
-def _check_finite(found: Sequence[Detections]) -> None:
-    broken = sum(
-        not (bool(detections.boxes.isfinite().all()) and bool(detections.scores.isfinite().all()))
-        for detections in found
-    )
-    if broken:
-        raise FaceExprError(
-            f"the detections in {broken:,} of {len(found):,} images are not finite: the network diverged in "
-            "training; train it again with a lower learning rate or with --trainer.gradient_clip_val 1"
-        )
-
-
 METHODS: dict[Method, str] = {"none": "before suppression", "nms": "NMS", "soft_nms": "Soft-NMS", "wbf": "fusion (WBF)"}
 """The ways of suppression that are compared, by their names for people."""
 
 
 COUNTS = (4, 4)
-"""Shape of the counts of a image: methods, fields of `BoxCounts`."""
+"""Shape of the counts of an image: methods, fields of `BoxCounts`."""
 
 
 @dataclass(frozen=True)
@@ -479,15 +455,15 @@ class DetectionCollector(Metric):
     """Keep what was found in every image, and what is there, and gather it from all processes.
 
     Metrics are computed from the gathered table, in every process alike. That is exact for any number of processes and
-    any batch sizes; a image that was seen twice counts once. Pictures differ in their numbers of boxes, so all boxes
-    are one list, with the number of each image beside it. A detection takes 20 bytes, a face 17, a image 33.
+    any batch sizes; an image that was seen twice counts once. Pictures differ in their numbers of boxes, so all boxes
+    are one list, with the number of each image beside it. A detection takes 20 bytes, a face 17, an image 33.
     """
 
     full_state_update = False
 
     def __init__(self) -> None:
         super().__init__()
-        # A process without a image gathers tensors of the same type and number of dimensions as the others.
+        # A process without an image gathers tensors of the same type and number of dimensions as the others.
         for name, column in as_tensors([], [], []).items():
             self.add_state(name, default=[], dist_reduce_fx="cat")
             getattr(self, name).append(column)

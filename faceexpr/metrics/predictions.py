@@ -1,4 +1,4 @@
-"""What a classifier has said of each validation or test sample, as a small file of the run folder.
+"""Write what a classifier has said of each validation or test sample to a small file of the run folder, and read it.
 
 Runs can be compared afterwards, sample by sample, without their weights and without the data.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from faceexpr.metrics.tables import SampleTable
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import write_file
+from faceexpr.utils.text import csv_text
 
 COLUMNS = ("index", "true", "predicted", "leaked")
 """What comes before the probability of each class under its name."""
@@ -67,18 +67,16 @@ def write_samples(
         class_names: names of the classes.
         leaked: which images of the whole split are pixel-equal to one for training, where that is known.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS, *class_names])
     known = [""] * len(table.indices) if leaked is None else leaked[table.indices].astype(int).tolist()
-    for index, label, guess, equal, row in zip(
-        table.indices.tolist(), table.labels, table.predicted, known, table.probabilities.tolist(), strict=True
-    ):
-        shares = [f"{share:.{DECIMALS}f}".rstrip("0").rstrip(".") for share in row]
-        writer.writerow([index, class_names[label], class_names[guess], equal, *shares])
+    columns = (table.indices.tolist(), table.labels, table.predicted, known, table.probabilities.tolist())
+    rows = [
+        [index, class_names[label], class_names[guess], equal]
+        + [f"{share:.{DECIMALS}f}".rstrip("0").rstrip(".") for share in shares]
+        for index, label, guess, equal, shares in zip(*columns, strict=True)
+    ]
     path = folder / file_name(stage)
     # Without the time in it, the same predictions are the same bytes.
-    write_file(path, gzip.compress(text.getvalue().encode("utf-8"), mtime=0))
+    write_file(path, gzip.compress(csv_text([*COLUMNS, *class_names], rows).encode("utf-8"), mtime=0))
     return path
 
 

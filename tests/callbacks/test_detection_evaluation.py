@@ -1,34 +1,22 @@
 """The evaluation of detectors in whole runs of one whose detections are known in advance."""
 
 import csv
-import json
 import math
 
 import pytest
-from box_runs import FOUND, KnowsTheBoxes, scenes
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from evaluation_runs import FOUND, KnowsTheBoxes, read_events, read_metrics, scenes
 
 from faceexpr.callbacks.detection import DetectionEvaluation
 from faceexpr.metrics.detection import NAMES
 from faceexpr.utils.errors import FaceExprError
 
 
-def strict_json(path):
-    def refuse(constant):
-        raise ValueError(constant)
-
-    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-
-
-@pytest.mark.parametrize("devices", [1, 2])
-def test_e11_three_pictures_are_three_pictures_in_one_process_and_in_two(make_trainer, tmp_path, devices):
-    # In two processes, the second one has the second picture, without a detection, and padding.
+def test_three_images_are_three_images_in_two_processes(make_trainer, tmp_path):  # case E11
+    # The second process has the second image, without a detection, and padding.
     found = [FOUND[0], [], FOUND[2]]
-    trainer = make_trainer(
-        DetectionEvaluation(figures=False), devices=devices, strategy="ddp_spawn" if devices == 2 else "auto"
-    )
+    trainer = make_trainer(DetectionEvaluation(figures=False), devices=2, strategy="ddp_spawn")
     trainer.test(KnowsTheBoxes(found), datamodule=scenes(batch_size=1), verbose=False)
-    record = strict_json(next(tmp_path.rglob("metrics.json")))["test"]
+    record = read_metrics(tmp_path, "test")
     assert (record["images"], record["faces"], record["detections"]) == (3, 3, 3)
     # One of three faces, surer than the false box: 34 of 101 recalls.
     assert record["ap50"] == pytest.approx(34 / 101)
@@ -37,11 +25,11 @@ def test_e11_three_pictures_are_three_pictures_in_one_process_and_in_two(make_tr
     assert float(trainer.callback_metrics["test/ap50"]) == pytest.approx(34 / 101)
 
 
-def test_what_is_logged_is_what_the_pictures_say(make_trainer, tmp_path, capsys):
+def test_what_is_logged_is_what_the_images_say(make_trainer, tmp_path, capsys):
     trainer = make_trainer(DetectionEvaluation(figures=False))
     trainer.validate(KnowsTheBoxes(), datamodule=scenes(), verbose=False)
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    record = strict_json(next(tmp_path.rglob("metrics.json")))["val"]
+    record = read_metrics(tmp_path, "val")
     for name in NAMES:
         if record[name] is None:
             assert f"val/{name}" not in logged
@@ -60,7 +48,7 @@ def test_what_is_logged_is_what_the_pictures_say(make_trainer, tmp_path, capsys)
 
 def test_boxes_beyond_one_for_a_face_are_counted_before_and_after_suppression(make_trainer, tmp_path, capsys):
     make_trainer(DetectionEvaluation(figures=False)).test(KnowsTheBoxes(), datamodule=scenes(), verbose=False)
-    record = strict_json(next(tmp_path.rglob("metrics.json")))["test"]["over_detection"]
+    record = read_metrics(tmp_path, "test")["over_detection"]
     assert record["none"] == {"boxes": 5, "found": 2, "extra": 2, "false": 1}
     for method in ("nms", "soft_nms", "wbf"):
         assert record[method] == {"boxes": 3, "found": 2, "extra": 0, "false": 1}
@@ -68,11 +56,11 @@ def test_boxes_beyond_one_for_a_face_are_counted_before_and_after_suppression(ma
     assert next(line for line in printed.splitlines() if "before suppression" in line).split()[2:] == list("5221")
 
 
-def test_d10_without_any_face_nothing_is_logged_as_a_number(make_trainer, tmp_path, capsys):
+def test_without_any_face_nothing_is_logged_as_a_number(make_trainer, tmp_path, capsys):
     trainer = make_trainer(DetectionEvaluation())
     trainer.test(KnowsTheBoxes([[], [], []]), datamodule=scenes([[], [], []]), verbose=False)
     assert [name for name in trainer.callback_metrics if name.startswith("test/")] == []
-    record = strict_json(next(tmp_path.rglob("metrics.json")))["test"]
+    record = read_metrics(tmp_path, "test")
     assert {record[name] for name in NAMES} == {None}
     printed = capsys.readouterr().out
     assert next(line for line in printed.splitlines() if " AP50 " in line).endswith("not defined: no face in any image")
@@ -80,7 +68,7 @@ def test_d10_without_any_face_nothing_is_logged_as_a_number(make_trainer, tmp_pa
     assert "nan" not in printed.lower()
 
 
-def test_d08_a_limit_that_is_reached_is_said(make_trainer, tmp_path, capsys):
+def test_a_limit_that_is_reached_is_said(make_trainer, tmp_path, capsys):
     crowd = [(4 * x, 4 * y, 4 * x + 3, 4 * y + 3) for x in range(15) for y in range(10)]
     found = [[(*box, 0.9 - place / 1000) for place, box in enumerate(crowd)], [], []]
     records = []
@@ -88,24 +76,22 @@ def test_d08_a_limit_that_is_reached_is_said(make_trainer, tmp_path, capsys):
         trainer = make_trainer(DetectionEvaluation(figures=False, max_detections=max_detections))
         trainer.test(KnowsTheBoxes(found, max_faces), datamodule=scenes([crowd, [], []]), verbose=False)
         said = "in 1 image more was found than the detector may return" in capsys.readouterr().out
-        path = tmp_path / "runs" / f"version_{len(records)}" / "metrics.json"
-        records.append(
-            (strict_json(path)["test"]["detections"], strict_json(path)["test"]["images_at_the_limit"], said)
-        )
+        record = read_metrics(tmp_path, "test", len(records))
+        records.append((record["detections"], record["images_at_the_limit"], said))
     assert records == [(150, 0, False), (100, 1, True), (100, 1, True)]
 
 
 def test_ignored_faces_are_neither_missed_nor_false(make_trainer, tmp_path):
     data = scenes(ignored={(0, 0), (1, 1)})
     make_trainer(DetectionEvaluation(figures=False)).test(KnowsTheBoxes(), datamodule=data, verbose=False)
-    record = strict_json(next(tmp_path.rglob("metrics.json")))["test"]
+    record = read_metrics(tmp_path, "test")
     assert (record["faces"], record["ignored_faces"], record["recall"]) == (1, 2, 1.0)
     assert record["precision_at_score"] == 0.5
     assert record["over_detection"]["none"] == {"boxes": 5, "found": 1, "extra": 0, "false": 1}
     with next(tmp_path.rglob("detections_test.csv")).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["source"], row["outcome"]) for row in rows] == [
-        ("picture 0.png", "ignored"), ("picture 1.png", "true"), ("picture 2.png", "false"), ("picture 2.png", "false"),
+        ("image 0.png", "ignored"), ("image 1.png", "true"), ("image 2.png", "false"), ("image 2.png", "false"),
     ]  # fmt: skip
     assert [float(rows[1][side]) for side in ("left", "top", "right", "bottom")] == [5, 5, 25, 26]
 
@@ -114,12 +100,11 @@ def test_the_best_epoch_is_reported_and_figures_are_drawn(make_trainer, tmp_path
     trainer = make_trainer(DetectionEvaluation(gallery_size=2, figures_every_n_epochs=2), max_epochs=3)
     trainer.fit(KnowsTheBoxes(worse_from=2), datamodule=scenes())
     folder = tmp_path / "runs" / "version_0"
-    record = strict_json(folder / "metrics.json")["val"]
+    record = read_metrics(tmp_path, "val")
     assert (record["epoch"], record["recall"]) == (0, pytest.approx(2 / 3))
     assert "over_detection" not in record
     assert "val: best after 1 epoch, AP50 0.5545" in capsys.readouterr().out
-    accumulator = EventAccumulator(str(folder), size_guidance={"images": 0})
-    accumulator.Reload()
+    accumulator = read_events(tmp_path)
     kinds = {"precision_recall", "thresholds", "pictures", "worst"}
     assert set(accumulator.Tags()["images"]) == {f"val/{kind}" for kind in kinds} | {"train/pictures"}
     assert len(accumulator.Images("val/precision_recall")) == 2
@@ -142,8 +127,8 @@ def test_a_resumed_run_still_knows_the_best_epoch(make_trainer, tmp_path):
     (checkpoint,) = tmp_path.rglob("*.ckpt")
     second = make_trainer(DetectionEvaluation(figures=False), max_epochs=2)
     second.fit(KnowsTheBoxes(worse_from=1), datamodule=scenes(), ckpt_path=str(checkpoint), weights_only=True)
-    record = strict_json(tmp_path / "runs" / "version_1" / "metrics.json")["val"]
-    before = strict_json(tmp_path / "runs" / "version_0" / "metrics.json")["val"]
+    record = read_metrics(tmp_path, "val", 1)
+    before = read_metrics(tmp_path, "val")
     assert float(second.callback_metrics["val/recall"]) == pytest.approx(1 / 3)
     assert record == before
     assert record["epoch"] == 0
@@ -166,7 +151,7 @@ def test_logged_names_are_known_in_advance(make_trainer):
 
 def test_detections_that_are_not_finite_are_refused(make_trainer):
     found = [[(0, 0, math.nan, 5, 0.9)], [], []]
-    with pytest.raises(FaceExprError, match="the detections in 1 of 3 pictures are not finite"):
+    with pytest.raises(FaceExprError, match="the detections in 1 of 3 images are not finite"):
         make_trainer(DetectionEvaluation()).test(KnowsTheBoxes(found), datamodule=scenes(), verbose=False)
 
 

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from pixel_runs import ReadsThePixel, make_split, pixel_faces
+from evaluation_runs import ReadsThePixel, make_split, pixel_faces
 
 from faceexpr.callbacks.predictions import PredictionWriter
 from faceexpr.data.loading import FaceSplit, Failure
@@ -46,15 +46,8 @@ def test_rows_are_the_inputs_in_their_order(make_trainer, tmp_path, capsys, devi
     assert [row["source"] for row in rows] == sources
     assert [row["predicted"] for row in rows] == ["", "Happy", "Angry", "", "", "Neutral", "Disgust"]
     assert [row["status"] for row in rows] == ["error", "ok", "ok", "error", "error", "ok", "ok"]
-    assert [row["note"] for row in rows] == [
-        "not an image",
-        "",
-        "",
-        "probabilities are not finite",
-        "no such file",
-        "first of 2 frames",
-        "",
-    ]
+    notes = ["not an image", "", "", "probabilities are not finite", "no such file", "first of 2 frames", ""]
+    assert [row["note"] for row in rows] == notes
     assert list(rows[0]) == ["source", "predicted", *FER_NAMES, "status", "note"]
     for row in rows:
         values = [row[name] for name in FER_NAMES]
@@ -79,7 +72,7 @@ def test_all_inputs_broken_is_still_a_file(make_trainer, tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_c09_names_are_written_exactly_and_printed_on_any_console(make_trainer, tmp_path, monkeypatch, encoding):
+def test_names_are_written_exactly_and_printed_on_any_console(make_trainer, tmp_path, monkeypatch, encoding):
     console = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
     monkeypatch.setattr(sys, "stdout", console)
     names = ["été/café 顔.jpg", "a b#1%.jpg", 'quote", comma\nand line.png']
@@ -97,7 +90,7 @@ def test_a_name_whose_bytes_are_no_text_is_escaped(make_trainer, tmp_path):
     assert read_rows(path)[0]["source"] == r"a\udcff.jpg"
 
 
-def test_f07_eight_classes_have_eight_columns_under_the_models_names(make_trainer, tmp_path):
+def test_eight_classes_have_eight_columns_under_the_models_names(make_trainer, tmp_path):
     names = FERPLUS_NAMES[::-1]
     path = tmp_path / "predictions.csv"
     predict(make_trainer, make_split([0, 7]), PredictionWriter(str(path)), ReadsThePixel(names))

@@ -109,13 +109,22 @@ def test_a_calibrated_run_from_end_to_end(
         np.testing.assert_allclose(program(images).numpy(), warm, atol=1e-5)
 
 
-def test_a_training_drops_the_calibration(run: Run, workdir: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_calibrated_checkpoint_goes_to_other_verbs_and_a_training_drops_it(
+    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     run("fit", *VAL)
     calibrate()
+    # What a calibrated run has saved can be given to another verb.
+    main(["test", "--config=lightning_logs/version_1/config.yaml", f"--ckpt_path={FOLDER / 'calibrated.ckpt'}"])
+    assert "coverage/0.9" in metrics(2, "test")
+    capsys.readouterr()
+    assert exit_code(lambda: main(["test", "--ckpt_path=lightning_logs/version_0", "--print_config"])) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["calibration"]
+    assert printed == stored("calibrated.ckpt")["hyper_parameters"]["calibration"]
     caplog.clear()
     main(["fit", f"--ckpt_path={FOLDER / 'calibrated.ckpt'}", *TINY_RUN[1:], "--trainer.max_epochs=2"])
     assert "the calibration of these weights is dropped, since training changes them" in caplog.text
-    trained = torch.load("lightning_logs/version_2/checkpoints/best.ckpt", weights_only=True)
+    trained = torch.load("lightning_logs/version_3/checkpoints/best.ckpt", weights_only=True)
     assert trained["hyper_parameters"]["calibration"] is None
 
 
@@ -140,20 +149,6 @@ def test_mirror_images_are_calibrated_together_and_exported(
         program, metadata = load_exported(Path("model.pt2"))
         assert metadata["mirror"] is True
         torch.testing.assert_close(program(image), model(image), atol=1e-5, rtol=0)
-
-
-def test_the_options_are_those_of_every_configuration(
-    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run("fit", *VAL)
-    calibrate()
-    # What a calibrated run has saved can be given to another verb.
-    main(["test", "--config=lightning_logs/version_1/config.yaml", f"--ckpt_path={FOLDER / 'calibrated.ckpt'}"])
-    assert "coverage/0.9" in metrics(2, "test")
-    capsys.readouterr()
-    assert exit_code(lambda: main(["test", "--ckpt_path=lightning_logs/version_0", "--print_config"])) == 0
-    printed = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["calibration"]
-    assert printed == stored("calibrated.ckpt")["hyper_parameters"]["calibration"]
 
 
 def test_two_processes_find_the_same_and_one_writes(run: Run, workdir: Path) -> None:

@@ -1,15 +1,22 @@
 """Metrics against scikit-learn, and the gathering of samples in one process and in two."""
 
+import json
 from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import entropy
 from sklearn import metrics as reference
 from torch import multiprocessing
 
 from faceexpr.metrics.classification import (
+    DISTANCES,
     HIGHER_IS_BETTER,
+    METRICS,
     accuracy_interval,
     higher_is_better,
     metric_names,
@@ -122,7 +129,7 @@ def test_probabilities_that_are_not_finite_are_refused():
         score(table, FER_NAMES)
 
 
-def test_f07_as_many_class_names_as_probabilities():
+def test_as_many_class_names_as_probabilities():
     collector = SampleCollector(num_classes=7)
     with pytest.raises(FaceExprError, match="gives 8 probabilities a face but has 7 class names"):
         collector.update(torch.arange(2), torch.full((2, 8), 0.125), torch.zeros(2, dtype=torch.int64))
@@ -174,32 +181,92 @@ def test_samples_come_sorted_once_each_and_without_padding():
     assert table.labels.tolist() == [1, 0]
 
 
-E11_INDEX = {0: [[0, 2], [4]], 1: [[1, 3], [-1]]}
+def distances(probabilities, targets):
+    table = SampleTable(np.arange(len(targets)), probabilities, targets)
+    return {name: METRICS[name].compute(table) for name in DISTANCES}
 
 
-def gather(rank, batches, folder, soft):
+def rows(*values):
+    return np.array(values, dtype=np.float32)
+
+
+def test_distances_to_votes_by_hand():
+    half, sure, other = rows([0.5, 0.5]), rows([1, 0]), rows([0, 1])
+    found = distances(half, sure)
+    assert found["kl"] == pytest.approx(np.log(2), abs=1e-6)
+    assert found["total_variation"] == pytest.approx(0.5)
+    # Votes (1, 0) against (1/2, 1/2): the middle is (3/4, 1/4).
+    assert found["js"] == pytest.approx((np.log2(4 / 3) + 0.5 * np.log2(2 / 3) + 0.5 * np.log2(2)) / 2)
+    found = distances(other, sure)
+    assert found["js"] == pytest.approx(1)
+    assert found["total_variation"] == pytest.approx(1)
+    assert found["kl"] == pytest.approx(-np.log(np.finfo(np.float32).eps))  # finite, as nll is
+
+
+def test_distances_are_those_of_scipy():
+    rng = np.random.default_rng(0)
+    predicted, votes = rng.dirichlet(np.ones(7), 200), rng.multinomial(10, np.full(7, 1 / 7), 200) / 10
+    found = distances(predicted.astype(np.float32), votes.astype(np.float32))
+    assert found["kl"] == pytest.approx(entropy(votes, predicted, axis=1).mean(), abs=1e-5)
+    assert found["js"] == pytest.approx((jensenshannon(votes, predicted, base=2, axis=1) ** 2).mean(), abs=1e-6)
+    assert found["total_variation"] == pytest.approx(np.abs(votes - predicted).sum(1).mean() / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("votes", [np.eye(7)[[0, 3, 6]], np.full((3, 7), 1 / 7), np.eye(7)[[1, 1, 2]] * 0.5 + 0.5 / 7])
+def test_what_is_the_same_has_no_distance(votes):
+    votes = votes.astype(np.float32)
+    assert distances(votes, votes) == {name: pytest.approx(0, abs=1e-6) for name in DISTANCES}
+    assert all(value >= 0 for value in distances(votes, votes).values())
+
+
+def test_the_cross_entropy_is_the_entropy_of_the_votes_and_the_kl():
+    rng = np.random.default_rng(1)
+    votes = (rng.multinomial(10, np.full(7, 1 / 7), 300) / 10).astype(np.float32)
+    predicted = rng.dirichlet(np.ones(7), 300).astype(np.float32)
+    values = score(SampleTable(np.arange(300), predicted, votes), FER_NAMES).values
+    assert values["nll"] - values["kl"] == pytest.approx(entropy(votes, axis=1).mean(), abs=1e-5)
+    assert not any(higher_is_better(f"val/{name}") for name in DISTANCES)
+
+
+def test_single_classes_have_no_distances():
+    values = score(SampleTable(np.arange(2), rows([0.6, 0.4], [0.3, 0.7]), np.array([0, 1])), ("a", "b")).values
+    assert not set(DISTANCES) & values.keys()
+
+
+class Share(NamedTuple):
+    """What each of two processes has seen, and how targets are given."""
+
+    indices: tuple[list[list[int]], list[list[int]]]
+    soft: bool
+
+
+SHARES = [
+    Share(([[0, 2], [4]], [[1, 3], [-1]]), False),  # uneven
+    Share(([[0, 1, 2], [3, 4]], [[-1, -1, -1], [-1, -1]]), True),  # a process with padding only
+]
+
+
+def gather(rank, folder):
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    collector = SampleCollector(num_classes=3)
-    identity = torch.eye(3)
-    for indices in batches[rank]:
-        index = torch.tensor(indices)
-        labels = index.clamp(min=0) % 3
-        wrong = (index == 3).long()
-        target = identity[labels] if soft else labels
-        collector.update(index, identity[(labels + wrong) % 3] * 0.8 + 0.2 / 3, target)
-    table = collector.compute()
-    np.savez(f"{folder}/{rank}.npz", indices=table.indices, values=list(score(table, ("a", "b", "c")).values.values()))
+    identity, found = torch.eye(3), []
+    for share in SHARES:
+        collector = SampleCollector(num_classes=3)
+        for indices in share.indices[rank]:
+            index = torch.tensor(indices)
+            labels = index.clamp(min=0) % 3
+            wrong = (index == 3).long()
+            target = identity[labels] if share.soft else labels
+            collector.update(index, identity[(labels + wrong) % 3] * 0.8 + 0.2 / 3, target)
+        table = collector.compute()
+        found.append((table.indices.tolist(), score(table, ("a", "b", "c")).values))
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize(
-    ("batches", "soft"),
-    [(E11_INDEX, False), ({0: [[0, 1, 2], [3, 4]], 1: [[-1, -1, -1], [-1, -1]]}, True)],
-    ids=["uneven", "one process with padding only, distributions as targets"],
-)
-def test_e11_two_processes_measure_each_sample_once(tmp_path, batches, soft):
-    multiprocessing.spawn(gather, args=(batches, str(tmp_path), soft), nprocs=2)
-    first, second = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
-    assert first["indices"].tolist() == second["indices"].tolist() == [0, 1, 2, 3, 4]
-    np.testing.assert_array_equal(first["values"], second["values"])
-    assert first["values"][0] == pytest.approx(0.8)
+def test_two_processes_measure_each_sample_once(tmp_path):  # case E11
+    multiprocessing.spawn(gather, args=(str(tmp_path),), nprocs=2)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    for indices, values in first:
+        assert indices == [0, 1, 2, 3, 4]
+        assert values["accuracy"] == pytest.approx(0.8)

@@ -71,9 +71,6 @@ def test_the_paired_interval_is_that_of_resampled_pairs():
     low, high = difference_interval(only_first, only_second, count, 0.95, 20_000, 0)
     assert (low, high) == pytest.approx((drawn.low, drawn.high), abs=0.0011)
     assert low < (only_first - only_second) / count < high
-    # Normal theory: the standard error of a mean of +1, -1 and 0.
-    error = np.sqrt((only_first + only_second) / count - 0.04**2) / np.sqrt(count)
-    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.05)
 
 
 def test_what_they_have_in_common_narrows_the_interval_of_the_difference():
@@ -106,11 +103,8 @@ def test_each_run_and_each_pair():
         assert run.macro_f1 == pytest.approx(reference.f1_score(truth, guess, average="macro"))
         assert run.interval[0] < run.accuracy < run.interval[1]
     accuracy = {run.run: run.accuracy for run in found.runs}
-    assert [(pair.first, pair.second) for pair in found.pairs] == [
-        ("good", "better"),
-        ("good", "bad"),
-        ("better", "bad"),
-    ]
+    pairs = [("good", "better"), ("good", "bad"), ("better", "bad")]
+    assert [(pair.first, pair.second) for pair in found.pairs] == pairs
     for pair in found.pairs:
         right = [guesses[name][chosen] == labels[chosen] for name in (pair.first, pair.second)]
         assert pair.only_first == (right[0] & ~right[1]).sum()

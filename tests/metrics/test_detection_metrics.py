@@ -1,26 +1,173 @@
-"""Counts at a score, the best F1, over-detection, and what the figures show."""
+"""Detection metrics: average precision as COCO's, counts at a score, boxes beyond one, every image once."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.text import Text
+from evaluation_runs import FACES, FOUND
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import multiprocessing
 
 from faceexpr.boxes.detections import Detections, no_detections
-from faceexpr.boxes.matching import Truth, judge
-from faceexpr.boxes.suppression import Suppression
+from faceexpr.boxes.matching import Truth, stack
+from faceexpr.boxes.suppression import Suppression, suppress
 from faceexpr.metrics.detection import (
-    METHODS,
+    RECALLS,
+    SIZES,
     BoxCounts,
-    DetectionTable,
+    DetectionCollector,
+    average_precision,
     by_method,
     count_boxes,
     count_by_method,
+    from_tensors,
     score_detections,
 )
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.visualization import detection as detection_figures
-from faceexpr.visualization.detection import at_score, gallery, judged_boxes, spread, training_images, worst
+
+
+def random_images(seed, count=25, ties=True, empty=0.2):
+    """Return faces of all sizes and detections near them, doubled and missing, and elsewhere; some images empty."""
+    random = np.random.default_rng(seed)
+    truths, found = [], []
+    for _ in range(count):
+        faces = int(random.integers(0, 9)) * (random.random() > empty)
+        sides = np.exp(random.uniform(np.log(8), np.log(200), (faces, 1))) * random.uniform(0.8, 1.25, (faces, 2))
+        corner = random.uniform(0, 250, (faces, 2))  # crowded, so that one detection overlaps several
+        boxes = np.concatenate([corner, corner + sides], axis=1).astype(np.float32)
+        # The borders of the sizes belong to both sides.
+        boxes[: faces // 4] = np.round(boxes[: faces // 4])
+        boxes[: faces // 8, 2:] = boxes[: faces // 8, :2] + random.choice([32, 96])
+        truths.append(Truth(boxes, random.random(faces) < 0.2))
+        near = boxes.repeat(random.integers(0, 4, faces), axis=0)
+        size = np.tile(near[:, 2:] - near[:, :2], 2)
+        near = near + size * random.choice([0, 0.02, 0.1, 0.3]) * random.normal(size=near.shape)
+        corner = random.uniform(0, 300, (int(random.integers(0, 6)), 2))
+        other = np.concatenate([corner, corner + np.exp(random.uniform(1, 5, corner.shape))], axis=1)
+        boxes = np.concatenate([near, other]) * (random.random() > empty / 2)
+        boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)].astype(np.float32)
+        scores = random.random(len(boxes)).astype(np.float32)
+        scores = np.round(scores, 1) if ties else scores
+        order = np.argsort(-scores, kind="stable")
+        found.append(Detections(torch.from_numpy(boxes[order]), torch.from_numpy(scores[order])))
+    return truths, found
+
+
+def with_pycocotools(truths, found, most):
+    """Return average precision by size and overlap, -1 where undefined, as (4, 10)."""
+    annotations, results = [], []
+    for image, (truth, detections) in enumerate(zip(truths, found, strict=True), start=1):
+        for box, ignored in zip(truth.boxes.astype(float), truth.ignored, strict=True):
+            wide, high = box[2:] - box[:2]
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": image, "category_id": 1, "iscrowd": int(ignored),
+                 "bbox": [*box[:2], wide, high], "area": wide * high}
+            )  # fmt: skip
+        for box, score in zip(detections.boxes.double().numpy(), detections.scores.tolist(), strict=True):
+            results.append(
+                {"image_id": image, "category_id": 1, "bbox": [*box[:2], *(box[2:] - box[:2])], "score": score}
+            )
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        images = [{"id": image} for image in range(1, len(truths) + 1)]
+        coco.dataset = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "face"}]}
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
+        evaluation.params.maxDets = [most]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation.eval["precision"][:, :, 0, :, 0].mean(axis=1).T, evaluation.eval["recall"][:, 0, 0, 0]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("ties", ["together", "in_order"])
+def test_the_same_as_pycocotools_to_rounding(seed, ties):
+    truths, found = random_images(seed, ties=ties == "in_order")
+    most = 100 if seed % 3 else 5
+    theirs, recall = with_pycocotools(truths, found, most)
+    ours = average_precision(stack(truths, found, most), ties=ties)[0]
+    for size, expected in zip(SIZES, theirs, strict=True):
+        np.testing.assert_allclose(ours[size], expected, atol=1e-9, rtol=0)
+    values = score_detections(truths, found, max_detections=most, ties=ties).values
+    assert values["ap"] == pytest.approx(theirs[0].mean(), abs=1e-9)
+    assert (values["ap50"], values["ap75"]) == pytest.approx((theirs[0, 0], theirs[0, 5]), abs=1e-9)
+    assert values["ap_small"] == pytest.approx(theirs[1].mean(), abs=1e-9)
+    assert values["recall"] == pytest.approx(recall[0], abs=1e-9)
+
+
+def test_a_size_without_a_face_is_none_where_pycocotools_says_minus_one():
+    truths, found = random_images(3)
+    truths = [Truth(truth.boxes, truth.ignored | (truth.boxes[:, 2] - truth.boxes[:, 0] > 20)) for truth in truths]
+    theirs, _ = with_pycocotools(truths, found, 100)
+    ours = average_precision(stack(truths, found, 100), ties="in_order")[0]
+    assert ours["large"] is None
+    assert (theirs[3] == -1).all()
+    np.testing.assert_allclose(ours["small"], theirs[1], atol=1e-9)
+
+
+def one_face(score=None):
+    box = np.array([[10, 10, 50, 60]], dtype=np.float32)
+    found = no_detections() if score is None else Detections(torch.from_numpy(box), torch.tensor([score]))
+    return Truth(box, np.array([False])), found
+
+
+def no_face(score=None):
+    truth, found = one_face(score)
+    return Truth(truth.boxes[:0], truth.ignored[:0]), found
+
+
+def test_an_image_without_predictions_lowers_recall_and_average_precision():
+    truths, found = zip(one_face(0.9), one_face(), strict=True)
+    values = score_detections(truths, found).values
+    assert values["recall"] == 0.5
+    # 51 of the 101 recalls are reached with full precision.
+    assert (values["ap"], values["ap50"]) == pytest.approx((51 / len(RECALLS),) * 2)
+
+
+@pytest.mark.parametrize("false_score", [0.9, 0.8, 0.95])
+def test_a_false_box_costs_the_same_wherever_its_image_stands(false_score):
+    images = [no_face(false_score), one_face(0.8)]
+    for order in (images, images[::-1]):
+        truths, found = zip(*order, strict=True)
+        assert score_detections(truths, found).values["ap50"] == 0.5
+
+
+def test_equal_scores_in_any_order_of_the_images():
+    truths, found = random_images(5, count=40)
+    expected = score_detections(truths, found).values
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(len(truths))
+        values = score_detections([truths[place] for place in order], [found[place] for place in order]).values
+        assert values == pytest.approx(expected, abs=1e-12)
+
+
+def test_nothing_at_all_is_not_defined():
+    for truths, found in ([], []), ([no_face()[0]], [no_detections()]):
+        scores = score_detections(truths, found)
+        assert set(scores.values.values()) == {None}
+        assert set(scores.undefined) == set(scores.values)
+        assert scores.undefined["ap"] == "no face in any image"
+
+
+def test_only_false_boxes_have_a_precision_of_zero_and_no_average_precision():
+    truths, found = zip(no_face(0.9), no_face(), strict=True)
+    scores = score_detections(truths, found)
+    assert scores.values["precision_at_score"] == 0
+    assert {name for name, value in scores.values.items() if value is not None} == {"precision_at_score"}
+
+
+def test_empty_tensors_of_any_origin():
+    truth, _ = one_face()
+    for empty in (torch.zeros(0, 4), torch.zeros(0)):
+        scores = score_detections([truth], [Detections(empty, torch.zeros(0))])
+        assert scores.values["ap"] == scores.values["recall"] == scores.values["best_f1"] == 0
+        assert scores.values["best_f1_threshold"] is None
+        assert scores.undefined["best_f1_threshold"] == "no face is found"
 
 
 def truth(*boxes, ignored=()):
@@ -39,11 +186,11 @@ FACE, OTHER = (0, 0, 10, 10), (30, 30, 50, 50)
 
 # Scores 0.9 right, 0.8 wrong, 0.6 right, 0.4 right, 0.3 wrong; four faces.
 TRUTHS = [truth(FACE, OTHER), truth(FACE, OTHER)]
-FOUND = [found((*FACE, 0.9), (70, 70, 80, 80, 0.8)), found((*FACE, 0.6), (*OTHER, 0.4), (70, 70, 80, 80, 0.3))]
+SEEN = [found((*FACE, 0.9), (70, 70, 80, 80, 0.8)), found((*FACE, 0.6), (*OTHER, 0.4), (70, 70, 80, 80, 0.3))]
 
 
 def test_counts_at_the_chosen_score_and_at_the_best_f1():
-    scores = score_detections(TRUTHS, FOUND)
+    scores = score_detections(TRUTHS, SEEN)
     values = scores.values
     assert values["recall"] == 3 / 4
     assert values["precision_at_score"] == pytest.approx(2 / 3)
@@ -60,11 +207,11 @@ def test_counts_at_the_chosen_score_and_at_the_best_f1():
 @pytest.mark.parametrize(("score", "expected"), [(0.6, 2 / 3), (0.61, 1 / 2), (0.9, 1.0), (0.0, 3 / 5)])
 def test_a_score_that_is_exactly_the_chosen_one_counts(score, expected):
     # 0.6 as float32 is a little more, 0.9 a little less than the float64 of the option.
-    assert score_detections(TRUTHS, FOUND, score=score).values["precision_at_score"] == pytest.approx(expected)
+    assert score_detections(TRUTHS, SEEN, score=score).values["precision_at_score"] == pytest.approx(expected)
 
 
 def test_a_score_that_nothing_reaches_has_no_precision():
-    scores = score_detections(TRUTHS, FOUND, score=0.95)
+    scores = score_detections(TRUTHS, SEEN, score=0.95)
     assert scores.values["precision_at_score"] is None
     assert scores.undefined["precision_at_score"] == "no detection with a score of 0.95 or more"
     assert scores.values["recall_at_score"] == scores.values["f1_at_score"] == 0
@@ -85,17 +232,17 @@ def test_the_overlap_of_the_counts_is_an_option_and_does_not_touch_average_preci
     assert score_detections(*loose).values["recall"] == 1
 
 
-def test_d08_pictures_at_the_limit_are_counted():
-    many = [truth(FACE)] * 3, [found((*FACE, 0.9), limited=True), FOUND[1], no_detections()]
+def test_images_at_the_limit_are_counted():
+    many = [truth(FACE)] * 3, [found((*FACE, 0.9), limited=True), SEEN[1], no_detections()]
     assert score_detections(*many).limited == 1
     assert score_detections(*many, max_detections=2).limited == 2
 
 
 def test_detections_that_are_not_finite_and_lists_of_unequal_length_are_refused():
     with pytest.raises(FaceExprError, match="the detections in 1 of 2 images are not finite"):
-        score_detections(TRUTHS, [FOUND[0], found((0, 0, 5, float("inf"), 0.5))])
+        score_detections(TRUTHS, [SEEN[0], found((0, 0, 5, float("inf"), 0.5))])
     with pytest.raises(FaceExprError, match="1 images with detections; expected one for each of 2 truths"):
-        score_detections(TRUTHS, FOUND[:1])
+        score_detections(TRUTHS, SEEN[:1])
 
 
 def test_boxes_beyond_one_for_the_same_face():
@@ -117,67 +264,66 @@ def test_counts_by_method_at_a_score_without_the_limit_of_faces():
     assert total["none"] == BoxCounts(boxes=6, found=4, extra=2, false=0)
 
 
-TABLE = DetectionTable(np.arange(3), [*FOUND, no_detections()], [*TRUTHS, truth(FACE, ignored={0})])
+def as_pair(rows):
+    values = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
+    return values[:, :4], values[:, 4]
 
 
-def test_the_pictures_with_the_most_errors_are_shown_and_a_sample_is_spread():
-    outcomes = [judge(truth, at_score(found, 0.5), 0.5) for truth, found in zip(TABLE.truths, TABLE.found, strict=True)]
-    # At 0.5 the first has a false box and a missed face, the second a missed face.
-    assert worst(outcomes, 5) == [0, 1]
-    assert worst(outcomes, 1) == [0]
-    assert spread(10, 4) == [0, 3, 6, 9]
-    assert spread(2, 4) == [0, 1]
-    assert spread(0, 4) == []
-    kinds = [(kind, caption) for _, kind, caption in judged_boxes(TABLE, 0, outcomes[0], 0.5)]
-    assert kinds == [("missed", ""), ("true", "0.90"), ("false", "0.80")]
-    assert [kind for _, kind, _ in judged_boxes(TABLE, 2, outcomes[2], 0.5)] == ["ignored"]
+def image(index):
+    """Return the update of a collector with one image."""
+    found = no_detections() if index < 0 else suppress(*as_pair(FOUND[index]), Suppression())
+    faces = torch.tensor([] if index < 0 else FACES[index], dtype=torch.float32).reshape(-1, 4)
+    return torch.tensor([index]), [found], [faces], [torch.zeros(len(faces), dtype=torch.bool)]
 
 
-def texts_inside(figure):
-    FigureCanvasAgg(figure).draw()
-    found_texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
-    for text in found_texts:
-        box = text.get_window_extent()
-        assert box.x0 >= 0, text
-        assert box.y0 >= 0, text
-        assert box.x1 <= figure.bbox.width, text
-        assert box.y1 <= figure.bbox.height, text
-    return [text.get_text() for text in found_texts]
+def test_images_come_sorted_once_each_and_without_padding():
+    collector = DetectionCollector()
+    for index in (2, -1, 0, 2, 1):
+        collector.update(*image(index))
+    table = collector.compute()
+    assert table.indices.tolist() == [0, 1, 2]
+    assert [len(found) for found in table.found] == [1, 1, 2]
+    assert [truth.boxes.tolist() for truth in table.truths] == [[list(map(float, box)) for box in row] for row in FACES]
+    assert table.counts is None
 
 
-def test_figures_show_the_numbers_and_nothing_is_cut_off():
-    scores = score_detections(TRUTHS, FOUND)
-    shown_texts = texts_inside(detection_figures.precision_recall(scores, "Precision and recall, test"))
-    assert f"IoU 0.5, AP {scores.values['ap50']:.3f}" in shown_texts
-    assert "best F1 0.750, score ≥ 0.400" in shown_texts
-    assert "2 images, 4 faces" in shown_texts
-    shown_texts = texts_inside(detection_figures.thresholds(scores, "Which score to ask for, test"))
-    assert {"precision", "recall", "F1", "chosen score 0.5", "best F1 0.4"} <= set(shown_texts)
-    counts = {method: BoxCounts(10 + place, 4, 1234 * place, 7) for place, method in enumerate(METHODS)}
-    figure = detection_figures.over_detection(counts, scores, "Several boxes on one face, test")
-    shown_texts = texts_inside(figure)
-    assert {"0", "1,234", "2,468", "3,702", *METHODS.values()} <= set(shown_texts)
+def test_a_table_survives_a_checkpoint():
+    collector = DetectionCollector()
+    for index in (0, 1, 2):
+        collector.update(*image(index), [np.full((4, 4), index)])
+    table = collector.compute()
+    again = from_tensors(table.tensors())
+    assert again.counts.tolist() == table.counts.tolist() == [np.full((4, 4), index).tolist() for index in (0, 1, 2)]
+    # A image with a single detection keeps its shapes.
+    assert [found.scores.shape for found in again.found] == [(1,), (1,), (2,)]
+    assert score_detections(again.truths, again.found).values == score_detections(table.truths, table.found).values
 
 
-def test_figures_of_a_detector_that_finds_nothing():
-    scores = score_detections(TRUTHS, [no_detections()] * 2)
-    assert "IoU 0.5, AP 0.000" in texts_inside(detection_figures.precision_recall(scores, "Nothing"))
-    scores = score_detections(TRUTHS, [found((80, 80, 90, 90, 0.9)), no_detections()])
-    assert "chosen score 0.5" in texts_inside(detection_figures.thresholds(scores, "Only false ones"))
+SHARES = [
+    ([0, 2], [1]),  # uneven
+    ([2, 1, 0], []),  # a process without a image
+    ([0, 1, 2], [-1, -1, -1]),  # a process with padding only
+    ([0, 1], [2, 0]),  # a image twice
+]
 
 
-def test_pictures_are_drawn_with_their_boxes_legend_and_captions():
-    pixels = np.full((60, 90, 3), 128, dtype=np.uint8)
-    boxes = [(np.array(FACE, np.float32), "true", "0.90"), (np.array(OTHER, np.float32), "missed", "")]
-    figure = gallery([pixels] * 3, [boxes, [], boxes], ["one", "two", "three"], "Found and missed, test")
-    shown_texts = texts_inside(figure)
-    assert [shown_texts.count(text) for text in ("true", "missed", "false", "0.90", "two")] == [1, 1, 0, 2, 1]
-    assert len(figure.axes) == 3
-    assert [len(axes.patches) for axes in figure.axes] == [2, 0, 2]
+def gather(rank, folder):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    results = []
+    for share in SHARES:
+        collector = DetectionCollector()
+        for index in share[rank]:
+            collector.update(*image(index))
+        table = collector.compute()
+        results.append([table.indices.tolist(), score_detections(table.truths, table.found).values])
+    Path(folder, f"{rank}.json").write_text(json.dumps(results))
+    torch.distributed.destroy_process_group()
 
 
-def test_training_pictures_may_be_integers_or_floats():
-    images = [torch.full((3, 20, 30), 255, dtype=torch.uint8), torch.ones(3, 40, 20)]
-    figure = training_images(images, [torch.tensor([[1.0, 1, 9, 9]]), torch.zeros(0, 4)])
-    assert {"1 face", "0 faces"} <= set(texts_inside(figure))
-    assert [int(axes.images[0].get_array().min()) for axes in figure.axes] == [255, 255]
+def test_two_processes_measure_each_image_once(tmp_path):
+    multiprocessing.spawn(gather, args=(str(tmp_path),), nprocs=2)
+    truths = [Truth(np.array(row, np.float32).reshape(-1, 4), np.zeros(len(row), bool)) for row in FACES]
+    found = [suppress(*as_pair(rows), Suppression()) for rows in FOUND]
+    expected = [[0, 1, 2], score_detections(truths, found).values]
+    for rank in (0, 1):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [expected] * len(SHARES)

@@ -4,13 +4,19 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.text import Text
+import torch
+from evaluation_runs import texts_inside
 
+from faceexpr.boxes.detections import Detections, no_detections
+from faceexpr.boxes.matching import Truth, judge
+from faceexpr.callbacks.robustness import score_robustness
+from faceexpr.data.corruptions import CORRUPTIONS
 from faceexpr.metrics.classification import score
+from faceexpr.metrics.detection import METHODS, BoxCounts, DetectionTable, score_detections
 from faceexpr.metrics.tables import SampleTable
 from faceexpr.utils.labels import FER_NAMES, colour
 from faceexpr.visualization import classification as figures
+from faceexpr.visualization import detection
 from faceexpr.visualization.classification import surest_right, surest_wrong
 
 LONG_NAMES = (*FER_NAMES[:6], "Neutral or without any expression", "Contemptuous_and_disapproving")
@@ -27,23 +33,6 @@ def make_table(classes, count=400, missing=None):
     return SampleTable(np.arange(count), probabilities.astype(np.float32), labels)
 
 
-def texts(figure):
-    FigureCanvasAgg(figure).draw()
-    return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
-
-
-def assert_inside(figure):
-    found = texts(figure)
-    width, height = figure.bbox.width, figure.bbox.height
-    for text in found:
-        box = text.get_window_extent()
-        assert box.x0 >= 0, text
-        assert box.y0 >= 0, text
-        assert box.x1 <= width, text
-        assert box.y1 <= height, text
-    return [text.get_text() for text in found]
-
-
 def assert_apart(labels):
     boxes = [label.get_window_extent() for label in labels if label.get_text()]
     for left, right in pairwise(boxes):
@@ -54,7 +43,7 @@ def assert_apart(labels):
 def test_confusion_matrix_shows_counts_and_shares_in_label_order(names):
     scores = score(make_table(len(names)), names)
     figure = figures.confusion_matrix(scores, "Confusion matrix, test")
-    shown = assert_inside(figure)
+    shown = texts_inside(figure)
     axes = figure.axes[0]
     letters = [label.get_text().replace("\n", "").replace(" ", "") for label in axes.get_xticklabels()]
     assert letters == [name.replace(" ", "") for name in names]
@@ -69,7 +58,7 @@ def test_confusion_matrix_shows_counts_and_shares_in_label_order(names):
 def test_bars_are_the_recall_in_the_colour_of_the_class(names):
     scores = score(make_table(len(names), missing=1), names)
     figure = figures.per_class_accuracy(scores, "Accuracy of each class, test")
-    shown = assert_inside(figure)
+    shown = texts_inside(figure)
     axes = figure.axes[0]
     assert_apart(axes.get_xticklabels())
     heights = [bar.get_height() for bar in axes.patches]
@@ -84,7 +73,7 @@ def test_reliability_is_what_ece_is_made_of():
     table = make_table(7)
     scores = score(table, FER_NAMES)
     figure = figures.reliability(table, scores, "Reliability, test")
-    assert_inside(figure)
+    texts_inside(figure)
     upper, lower = figure.axes
     gaps = {
         round(bar.get_x() * 15): abs(bar.get_height())
@@ -103,7 +92,7 @@ def test_gallery_shows_every_face_with_its_caption(count):
     name = figures.shortened("Neutral or without any expression")
     captions = [[(f"{name} 100%", figures.WRONG), (f"true: {place}", "#000000")] for place in range(count)]
     figure = figures.gallery(images, captions, "Confidently wrong, test")
-    shown = assert_inside(figure)
+    shown = texts_inside(figure)
     assert len(figure.axes) == count
     assert {f"true: {place}" for place in range(count)} <= set(shown)
     assert len(name) == 16
@@ -116,3 +105,98 @@ def test_galleries_choose_the_surest_and_let_the_classes_take_turns():
     assert surest_right(table, 10) == [0, 3, 1, 2]
     assert surest_wrong(table, 10) == [4, 5]
     assert surest_wrong(table, 1) == [4]
+
+
+def truth(*boxes, ignored=()):
+    return Truth(
+        np.array(boxes, dtype=np.float32).reshape(-1, 4),
+        np.array([place in ignored for place in range(len(boxes))], bool),
+    )
+
+
+def found(*rows):
+    values = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
+    return Detections(values[:, :4], values[:, 4])
+
+
+FACE, OTHER = (0, 0, 10, 10), (30, 30, 50, 50)
+TRUTHS = [truth(FACE, OTHER), truth(FACE, OTHER)]
+SEEN = [found((*FACE, 0.9), (70, 70, 80, 80, 0.8)), found((*FACE, 0.6), (*OTHER, 0.4), (70, 70, 80, 80, 0.3))]
+TABLE = DetectionTable(np.arange(3), [*SEEN, no_detections()], [*TRUTHS, truth(FACE, ignored={0})])
+
+
+def test_the_images_with_the_most_errors_are_shown_and_a_sample_is_spread():
+    pairs = zip(TABLE.truths, TABLE.found, strict=True)
+    outcomes = [judge(truth, detection.at_score(found, 0.5), 0.5) for truth, found in pairs]
+    # At 0.5 the first has a false box and a missed face, the second a missed face.
+    assert (detection.worst(outcomes, 5), detection.worst(outcomes, 1)) == ([0, 1], [0])
+    assert [detection.spread(number, 4) for number in (10, 2, 0)] == [[0, 3, 6, 9], [0, 1], []]
+    kinds = [(kind, caption) for _, kind, caption in detection.judged_boxes(TABLE, 0, outcomes[0], 0.5)]
+    assert kinds == [("missed", ""), ("true", "0.90"), ("false", "0.80")]
+    assert [kind for _, kind, _ in detection.judged_boxes(TABLE, 2, outcomes[2], 0.5)] == ["ignored"]
+
+
+def test_figures_show_the_numbers_and_nothing_is_cut_off():
+    scores = score_detections(TRUTHS, SEEN)
+    shown_texts = texts_inside(detection.precision_recall(scores, "Precision and recall, test"))
+    assert f"IoU 0.5, AP {scores.values['ap50']:.3f}" in shown_texts
+    assert "best F1 0.750, score ≥ 0.400" in shown_texts
+    assert "2 images, 4 faces" in shown_texts
+    shown_texts = texts_inside(detection.thresholds(scores, "Which score to ask for, test"))
+    assert {"precision", "recall", "F1", "chosen score 0.5", "best F1 0.4"} <= set(shown_texts)
+    counts = {method: BoxCounts(10 + place, 4, 1234 * place, 7) for place, method in enumerate(METHODS)}
+    figure = detection.over_detection(counts, scores, "Several boxes on one face, test")
+    shown_texts = texts_inside(figure)
+    assert {"0", "1,234", "2,468", "3,702", *METHODS.values()} <= set(shown_texts)
+
+
+def test_figures_of_a_detector_that_finds_nothing():
+    scores = score_detections(TRUTHS, [no_detections()] * 2)
+    assert "IoU 0.5, AP 0.000" in texts_inside(detection.precision_recall(scores, "Nothing"))
+    scores = score_detections(TRUTHS, [found((80, 80, 90, 90, 0.9)), no_detections()])
+    assert "chosen score 0.5" in texts_inside(detection.thresholds(scores, "Only false ones"))
+
+
+def test_images_are_drawn_with_their_boxes_legend_and_captions():
+    pixels = np.full((60, 90, 3), 128, dtype=np.uint8)
+    boxes = [(np.array(FACE, np.float32), "true", "0.90"), (np.array(OTHER, np.float32), "missed", "")]
+    figure = detection.gallery([pixels] * 3, [boxes, [], boxes], ["one", "two", "three"], "Found and missed, test")
+    shown_texts = texts_inside(figure)
+    assert [shown_texts.count(text) for text in ("true", "missed", "false", "0.90", "two")] == [1, 1, 0, 2, 1]
+    assert len(figure.axes) == 3
+    assert [len(axes.patches) for axes in figure.axes] == [2, 0, 2]
+
+
+def test_training_images_may_be_integers_or_floats():
+    images = [torch.full((3, 20, 30), 255, dtype=torch.uint8), torch.ones(3, 40, 20)]
+    figure = detection.training_images(images, [torch.tensor([[1.0, 1, 9, 9]]), torch.zeros(0, 4)])
+    assert {"1 face", "0 faces"} <= set(texts_inside(figure))
+    assert [int(axes.images[0].get_array().min()) for axes in figure.axes] == [255, 255]
+
+
+@pytest.fixture(scope="module")
+def passes():
+    rng = np.random.default_rng(0)
+    counts = rng.integers(1, 50, (1 + 5 * len(CORRUPTIONS), 7, 7))
+    return score_robustness(counts, list(CORRUPTIONS), FER_NAMES, seed=0)
+
+
+def test_the_curves_show_the_numbers_and_nothing_is_cut_off(passes):
+    figure = figures.robustness_curves(passes, "Accuracy under corruptions, test")
+    shown = set(texts_inside(figure))
+    assert len(figure.axes) == len(CORRUPTIONS)
+    for axes, (name, own) in zip(figure.axes, passes["corruptions"].items(), strict=True):
+        reference, line = axes.lines
+        clean = passes["clean"]["accuracy"]
+        assert list(reference.get_ydata()) == [clean, clean]
+        assert list(line.get_ydata()) == [clean, *(one["accuracy"] for one in own["strengths"])]
+        assert {CORRUPTIONS[name].label, f"mean {own['mean']['accuracy']:.1%}"} <= shown
+
+
+@pytest.mark.parametrize("names", [["shift"], ["low_resolution", "jpeg", "contrast", "noise"]])
+def test_figures_of_some_corruptions(passes, names):
+    some = {**passes, "corruptions": {name: passes["corruptions"][name] for name in names}}
+    texts_inside(figures.robustness_curves(some, "Accuracy under corruptions, test"))
+    figure = figures.corrupted_faces(names, seed=0)
+    texts_inside(figure)
+    assert len(figure.axes) == 6 * len(names)
