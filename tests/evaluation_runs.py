@@ -73,7 +73,8 @@ class PixelFaces(ExpressionDataModule):
 
 def pixel_faces(splits, batch_size=2, class_names=FER_NAMES):
     """Return data whose splits are given as lists of (pixel, label), or ready-made."""
-    data = PixelFaces(batch_size=batch_size, class_names=class_names)
+    data = PixelFaces(batch_size=batch_size)
+    data.class_names = tuple(class_names)
     data.given = {
         stage: given if isinstance(given, FaceSplit) else make_split(*zip(*given, strict=True))
         for stage, given in splits.items()

@@ -371,7 +371,7 @@ def by_method(counts: NDArray[np.int64]) -> dict[Method, BoxCounts]:
 
 # Neither a tuple nor a dataclass: torchmetrics looks into those and makes a single score a scalar.
 class DetectionTable:
-    """Pictures in the order of their split.
+    """Images in the order of their split.
 
     Args:
         indices: int64 (N,), position of each image in its split, ascending, each once.
@@ -455,7 +455,7 @@ class DetectionCollector(Metric):
     """Keep what was found in every image, and what is there, and gather it from all processes.
 
     Metrics are computed from the gathered table, in every process alike. That is exact for any number of processes and
-    any batch sizes; an image that was seen twice counts once. Pictures differ in their numbers of boxes, so all boxes
+    any batch sizes; an image that was seen twice counts once. Images differ in their numbers of boxes, so all boxes
     are one list, with the number of each image beside it. A detection takes 20 bytes, a face 17, an image 33.
     """
 
