@@ -56,8 +56,6 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
         kwargs: see `Evaluation`.
     """
 
-    judges = "probabilities"
-
     def __init__(self, gallery_size: int = 16, resamples: int = 2000, explain: bool = False, **kwargs: Any) -> None:
         super().__init__(gallery_size=gallery_size, **kwargs)
         check_resamples(resamples)

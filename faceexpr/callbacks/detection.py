@@ -63,8 +63,6 @@ class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
         kwargs: see `Evaluation`.
     """
 
-    judges = "detections"
-
     def __init__(self, score: float = 0.5, iou: float = 0.5, max_detections: int = 300, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if max_detections < 1:

@@ -60,9 +60,6 @@ class Evaluation(Callback, Generic[Table, Scores]):
     A subclass says how samples are gathered, scored, reported and drawn; this class says when. Everything is computed
     from the samples of all processes, in every process alike, and reported by the first.
 
-    Attributes:
-        judges: what the steps of these models return: ``probabilities`` or ``detections``, their ``gives``.
-
     Args:
         figures: draw figures, for TensorBoard and the run folder.
         figures_every_n_epochs: draw the validation figures after each n-th epoch as well; 0 draws those of the best
@@ -70,8 +67,6 @@ class Evaluation(Callback, Generic[Table, Scores]):
         gallery_size: largest number of images in a figure; 0 draws no images.
         monitor: the metric that tells which epoch is the best; none takes the last epoch.
     """
-
-    judges: str
 
     def __init__(
         self,
@@ -255,11 +250,6 @@ def resolve_monitor(monitor: str | None, pl_module: LightningModule) -> str | No
     return str(getattr(pl_module, "main_metric", "val/accuracy")) if monitor == AUTO else monitor
 
 
-def can_judge(evaluation: Evaluation[Any, Any], pl_module: object) -> bool:
-    """Tell whether a model is of the kind that an evaluation measures; one that does not say is a classifier."""
-    return bool(getattr(pl_module, "gives", "probabilities") == evaluation.judges)
-
-
 TRAINER_OPTIONS: dict[str, Plain | None] = {
     "precision": "32-true",
     "accumulate_grad_batches": 1,
@@ -290,8 +280,10 @@ def flat_hparams(trainer: Trainer, pl_module: LightningModule) -> dict[str, Plai
     }
     data = getattr(trainer, "datamodule", None)
     if data is not None:
-        signature = inspect.signature(type(data)).parameters.items()
-        chosen = {name: data.hparams.get(name) for name, one in signature if data.hparams.get(name) != one.default}
+        # A class hands options on to its base, which has their defaults.
+        signatures = [inspect.signature(cls.__init__).parameters for cls in reversed(type(data).__mro__)]
+        defaults = {name: one.default for parameters in signatures for name, one in parameters.items()}
+        chosen = {name: value for name, value in data.hparams.items() if value != defaults.get(name, value)}
         more["data"] = type(data).__name__
         more |= {f"data.{key}": chosen[key] for key in chosen if key not in ("batch_size", "augment", "class_names")}
         more["batch_size"] = getattr(data, "batch_size", None)
