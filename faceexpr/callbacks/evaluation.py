@@ -281,7 +281,7 @@ def flat_hparams(trainer: Trainer, pl_module: LightningModule) -> dict[str, Plai
     data = getattr(trainer, "datamodule", None)
     if data is not None:
         # A class hands options on to its base, which has their defaults.
-        signatures = [inspect.signature(cls.__init__).parameters for cls in reversed(type(data).__mro__)]
+        signatures = [inspect.signature(cls).parameters for cls in reversed(type(data).__mro__)]
         defaults = {name: one.default for parameters in signatures for name, one in parameters.items()}
         chosen = {name: value for name, value in data.hparams.items() if value != defaults.get(name, value)}
         more["data"] = type(data).__name__

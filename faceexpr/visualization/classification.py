@@ -51,7 +51,7 @@ def draw_evaluation(
     title: str,
     table: SampleTable,
     scores: Scores,
-    images: Images | None = None,
+    images: Images | Tensor | None = None,
     gallery_size: int = 0,
     maps: Maps | None = None,
     calibration: Calibration | None = None,
