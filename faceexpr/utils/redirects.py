@@ -6,6 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 RENAMED: dict[str, str] = {
+    "faceexpr.calibration.Calibration": "faceexpr.models.calibrator.Calibration",
+    "faceexpr.callbacks.calibrate.Calibrate": "faceexpr.callbacks.calibration.Calibrate",
+    "faceexpr.callbacks.checkpoint.BestCheckpoint": "faceexpr.callbacks.checkpointing.BestCheckpoint",
+    "faceexpr.callbacks.last_checkpoint.LastCheckpoint": "faceexpr.callbacks.checkpointing.LastCheckpoint",
+    "faceexpr.callbacks.learning_rate.RateMonitor": "faceexpr.callbacks.progress.RateMonitor",
+    "faceexpr.data.formats.document.ReadOptions": "faceexpr.data.annotations.records.ReadOptions",
+    "faceexpr.evaluation.classification.ClassificationEvaluation": "faceexpr.callbacks.classification.ClassificationEvaluation",
+    "faceexpr.evaluation.detection.DetectionEvaluation": "faceexpr.callbacks.detection.DetectionEvaluation",
+    "faceexpr.evaluation.predictions.PredictionWriter": "faceexpr.callbacks.predictions.PredictionWriter",
+    "faceexpr.evaluation.robustness.Robustness": "faceexpr.callbacks.robustness.Robustness",
+    "faceexpr.models.detection.DetectionNet": "faceexpr.models.detector.DetectionNet",
     "FaceImages": "faceexpr.data.face_files.FaceFiles",
     "faceexpr.data.face_images.FaceImages": "faceexpr.data.face_files.FaceFiles",
     "faceexpr.data.synthetic_scenes.SyntheticScenes": "faceexpr.data.synthetic.SyntheticScenes",

@@ -131,6 +131,8 @@ def test_bad_options_are_one_sentence(
         (b"- 1\n- 2\n", "bad.yaml holds list values; expected options"),
         (b"model: [1\n a: b", "bad.yaml, line 2: "),
         (b"\xff\xfe\x00", "bad.yaml"),
+        (b"trainr: {max_epochs: 1}", "bad.yaml: Option 'trainr.max_epochs' is not accepted"),
+        (b"model: {class_path: KNNClassifier, init_args: {kk: 3}}", 'bad.yaml: Parser key "model": '),
     ],
 )
 def test_a_configuration_that_is_none_is_named(

@@ -102,7 +102,7 @@ def test_d10_without_a_face_to_validate_on_the_run_stops_before_it_trains(
         ([*NET, *SCENES, "--data.augment.mosaic", "2"], "data.augment.mosaic is 2.0; expected 0 to 1"),
         (
             ["--model=FaceDetector", *SCENES, "--model.net=FasterRCNN", "--model.net.backbone=vgg"],
-            "error: model.net.backbone: Expected a Literal",
+            'Parser key "backbone": Expected a typing.Literal',
         ),
         ([*NET, *SCENES, "--model.net.suppression.iou", "3"], "suppression.iou is 3.0; expected 0 to 1"),
         ([*NET, *SCENES, "--checkpoint.monitor", "val/accuracy"], "val/accuracy, which this run does not measure"),
