@@ -12,7 +12,9 @@ RENAMED: dict[str, str] = {
     "faceexpr.callbacks.last_checkpoint.LastCheckpoint": "faceexpr.callbacks.checkpointing.LastCheckpoint",
     "faceexpr.callbacks.learning_rate.RateMonitor": "faceexpr.callbacks.progress.RateMonitor",
     "faceexpr.data.formats.document.ReadOptions": "faceexpr.data.annotations.records.ReadOptions",
-    "faceexpr.evaluation.classification.ClassificationEvaluation": "faceexpr.callbacks.classification.ClassificationEvaluation",
+    "faceexpr.evaluation.classification.ClassificationEvaluation": (
+        "faceexpr.callbacks.classification.ClassificationEvaluation"
+    ),
     "faceexpr.evaluation.detection.DetectionEvaluation": "faceexpr.callbacks.detection.DetectionEvaluation",
     "faceexpr.evaluation.predictions.PredictionWriter": "faceexpr.callbacks.predictions.PredictionWriter",
     "faceexpr.evaluation.robustness.Robustness": "faceexpr.callbacks.robustness.Robustness",
