@@ -47,8 +47,7 @@ class RunChecks(Callback):
         if stage == "fit" and not self._trained and trainer.ckpt_path is not None:
             way = "give a larger max_epochs or max_steps"
             rank_zero_warn(
-                f"nothing was left to train: the checkpoint has done {counted(trainer.current_epoch, 'epoch')} and "
-                f"{counted(trainer.global_step, 'step')}; to go on, "
+                f"nothing was left to train: the checkpoint has done {counted(trainer.global_step, 'step')}; to go on, "
                 + ("leave out EarlyStopping, which has ended it" if _ended_early(trainer) else way)
             )
 
