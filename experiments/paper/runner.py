@@ -116,7 +116,7 @@ def obstacle(experiment: Experiment, out: Path, asked_for: bool) -> str | None:
     if experiment.gpu and not asked_for and gpu_name() is None:
         return f"it takes days without a GPU, and there is none; --only {experiment.name} runs it all the same"
     if experiment.kind == "detectron2":
-        from faceexpr.detectron2.installed import require_detectron2
+        from faceexpr.detectron2.detectron2_options import require_detectron2
 
         try:
             require_detectron2()

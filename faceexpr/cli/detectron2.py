@@ -1,29 +1,27 @@
-"""``faceexpr detectron2``: its options, read and handed over."""
+"""Read the options of ``faceexpr detectron2`` and hand them over."""
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import fields
 from typing import Any
 
-import yaml
-
 from faceexpr.boxes.suppression import Suppression
 from faceexpr.cli.parser import Parser
-from faceexpr.detectron2.installed import require_detectron2
-from faceexpr.detectron2.options import BoxData, Detectron2Options, flat
-from faceexpr.detectron2.runs import OPTIONS, checkpoint_file, run_folder_of
+from faceexpr.data.face_boxes import FaceBoxes
+from faceexpr.detectron2.detectron2_options import OPTIONS, Detectron2Options, find_weights, flat, require_detectron2
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say
 
-INTERRUPTED = 130
-
-KEY = "--opts."
-
 DESCRIPTION = {
-    "fit": "Train a detector of Detectron2 on your pictures, as in the paper's Table 1 unless told otherwise.",
+    "fit": "Train a detector of Detectron2 on your images, as in the paper's Table 1 unless told otherwise.",
     "test": "Measure a detector that `faceexpr detectron2 fit` has trained.",
 }
+
+NOT_HERE = {
+    "batch_size", "num_workers", "augment", "drop_last", "global_batch_size", "memory_gib", "max_pixels", "reading",
+}  # fmt: skip
+"""Options of `FaceBoxes` that say how its own loader works, in whose place Detectron2's is used."""
 
 
 def run(args: list[str]) -> None:
@@ -46,13 +44,9 @@ def run(args: list[str]) -> None:
         raise FaceExprError(f"{action or 'nothing'} is no part of detectron2; expected fit or test")
     options, text = read_options(action, args[2:])
     require_detectron2()
-    from faceexpr.detectron2 import session
+    from faceexpr.detectron2 import detectron2_trainer
 
-    try:
-        (session.fit if action == "fit" else session.test)(options, text)
-    except KeyboardInterrupt:
-        say("interrupted; `faceexpr detectron2 fit --resume RUN` goes on from its checkpoints/last.pth")
-        raise SystemExit(INTERRUPTED) from None
+    (detectron2_trainer.fit if action == "fit" else detectron2_trainer.test)(options, text)
 
 
 def read_options(action: str, args: list[str]) -> tuple[Detectron2Options, str]:
@@ -71,21 +65,19 @@ def read_options(action: str, args: list[str]) -> tuple[Detectron2Options, str]:
     source = options.resume if action == "fit" else options.ckpt_path
     if source is None:
         return options, text
-    return _parse(action, ["--config", str(run_folder_of(checkpoint_file(source)) / OPTIONS), *args])
+    return _parse(action, ["--config", str(find_weights(source)[1] / OPTIONS), *args])
 
 
 def _parse(action: str, args: list[str]) -> tuple[Detectron2Options, str]:
     parser = Parser(prog=f"faceexpr detectron2 {action}", description=DESCRIPTION[action])
     parser.add_argument("--config", action="config", help="YAML file with the options below.")
-    parser.add_class_arguments(Detectron2Options)
-    keys, rest = _keys(args)
-    if keys:
-        # Of two flags for keys of one node, such as SOLVER, jsonargparse would forget the first.
-        before = parser.parse_args([argument for argument in rest if not argument.startswith("--print_config")]).opts
-        rest = [*rest, "--opts", json.dumps(dict(flat(before)) | keys)]
-    config = parser.parse_args(rest)
+    parser.add_class_arguments(Detectron2Options, skip={"data"})
+    parser.add_class_arguments(FaceBoxes, "data", skip=NOT_HERE)
+    # Of two keys below one node, such as SOLVER, jsonargparse would forget the first, so that it sees no nodes.
+    config = parser.parse_args([re.sub(r"(?<=^--opts\.)[^=]+", _without_nodes, argument) for argument in args])
+    config.opts = {key.replace("/", "."): value for key, value in flat(config.opts)}
     values: dict[str, Any] = {option.name: config[option.name] for option in fields(Detectron2Options)}
-    values["data"] = BoxData(**vars(config.data))
+    values["data"] = config.data.as_dict()
     values["suppression"] = Suppression(**vars(config.suppression))
     # What belongs to this command alone would be in the way when the file is given to another.
     for name in ("version", "resume", "ckpt_path"):
@@ -93,20 +85,5 @@ def _parse(action: str, args: list[str]) -> tuple[Detectron2Options, str]:
     return Detectron2Options(**values), parser.dump(config, skip_none=False)
 
 
-def _keys(args: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the Detectron2 keys among the arguments with their values, and the other arguments."""
-    keys: dict[str, Any] = {}
-    rest: list[str] = []
-    left = iter(args)
-    for argument in left:
-        if not argument.startswith(KEY):
-            rest.append(argument)
-            continue
-        key, equals, text = argument.removeprefix(KEY).partition("=")
-        try:
-            keys[key] = yaml.safe_load(text if equals else next(left))
-        except (yaml.YAMLError, StopIteration):
-            raise FaceExprError(
-                f"{KEY}{key} has no value that can be read; expected a number, a text or a list"
-            ) from None
-    return keys, rest
+def _without_nodes(key: re.Match[str]) -> str:
+    return key[0].replace(".", "/")

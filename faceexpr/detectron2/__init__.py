@@ -1,1 +1,1 @@
-"""Detectron2's detectors: trained by its own trainer on our records, measured by our metrics, used like any other."""
+"""Wrap Detectron2: its own trainer on our records, measured by our metrics, its detectors used like any other."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Protocol
@@ -138,13 +137,9 @@ def load_detector(
 
         return GroundTruth(read_annotations(path, images), str(path))
     if kind == "detectron2":
-        from faceexpr.detectron2.detector import Detectron2Detector
-        from faceexpr.detectron2.installed import require_detectron2
-        from faceexpr.detectron2.runs import read_suppression, run_folder_of
+        from faceexpr.detectron2.detectron2_detector import Detectron2Detector
 
-        require_detectron2()
-        options = replace(read_suppression(run_folder_of(path)), **(suppression or {}))  # type: ignore[arg-type]
-        return Detectron2Detector(path, options, str(device), batch_size)
+        return Detectron2Detector(path, suppression, str(device))
     from faceexpr.tasks.base import load_task
     from faceexpr.tasks.detect import FaceDetector
 

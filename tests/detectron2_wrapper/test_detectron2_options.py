@@ -7,11 +7,10 @@ import torch
 import yaml
 from conftest import REPOSITORY
 
-from faceexpr.boxes.suppression import Suppression
 from faceexpr.cli.detectron2 import read_options, run
-from faceexpr.detectron2 import installed
-from faceexpr.detectron2.detector import Detectron2Detector
-from faceexpr.detectron2.runs import checkpoint_file, next_folder, read_suppression, run_folder_of
+from faceexpr.detectron2 import detectron2_options
+from faceexpr.detectron2.detectron2_detector import Detectron2Detector, read_weights
+from faceexpr.detectron2.detectron2_options import find_weights
 from faceexpr.utils.errors import FaceExprError
 
 PAPER = REPOSITORY / "configs/paper/detection_x101_fpn_detectron2.yaml"
@@ -20,12 +19,12 @@ SMALL = REPOSITORY / "configs/detection/wider_detectron2_small.yaml"
 
 @pytest.fixture
 def absent(monkeypatch):
-    monkeypatch.setattr(installed, "find_spec", lambda name: None)
+    monkeypatch.setattr(detectron2_options, "find_spec", lambda name: None)
 
 
-def test_table_1_is_in_the_configuration_by_its_names():
-    written = yaml.safe_load(PAPER.read_text(encoding="utf-8"))
-    options, _ = read_options("fit", ["--config", str(PAPER)])
+@pytest.mark.parametrize("arguments", [[], ["--config", str(PAPER)]])
+def test_table_1_is_in_the_configuration_and_in_the_defaults(arguments):
+    options, _ = read_options("fit", arguments)
     table = {
         "model": "COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x.yaml",
         "weights": "coco",
@@ -37,7 +36,6 @@ def test_table_1_is_in_the_configuration_by_its_names():
         "gamma": 0.05,
         "rois_per_image": 32,
     }
-    assert {name: written[name] for name in table} == table
     assert {name: getattr(options, name) for name in table} == table
 
 
@@ -49,19 +47,24 @@ def test_a_configuration_serves_both_actions_and_is_named_after_its_file(path, a
     assert yaml.safe_load(text)["seed"] == 3
 
 
-def test_e08_a_number_without_a_dot_is_a_number_in_yaml_and_on_the_command_line(tmp_path):
-    config = tmp_path / "config.yaml"
-    config.write_text("base_lr: 1e-4\ngamma: 1e-1\n", encoding="utf-8")
-    from_file, _ = read_options("fit", ["--config", str(config)])
+def test_the_options_of_the_data_are_those_of_the_reader_and_not_of_its_loader():
+    assert set(read_options("fit", [])[0].data) == {
+        "train", "images", "val", "val_images", "test", "test_images", "val_list", "test_list", "val_fraction",
+        "split_seed", "face_free",
+    }  # fmt: skip
+
+
+def test_a_number_without_a_dot_is_a_number_in_yaml_and_on_the_command_line(tmp_path):  # case E08
+    (tmp_path / "config.yaml").write_text("base_lr: 1e-4\ngamma: 1e-1\n", encoding="utf-8")
+    from_file, _ = read_options("fit", ["--config", str(tmp_path / "config.yaml")])
     from_flags, _ = read_options("fit", ["--base_lr", "1e-4", "--gamma", "1e-1"])
     assert (from_file.base_lr, from_file.gamma) == (from_flags.base_lr, from_flags.gamma) == (1e-4, 1e-1)
 
 
 def test_keys_on_the_command_line_join_those_of_the_file(tmp_path):
-    config = tmp_path / "config.yaml"
-    config.write_text("opts: {SOLVER: {MOMENTUM: 0.8, NESTEROV: true}}\n", encoding="utf-8")
+    (tmp_path / "config.yaml").write_text("opts: {SOLVER: {MOMENTUM: 0.8, NESTEROV: true}}\n", encoding="utf-8")
     flags = ["--opts.SOLVER.MOMENTUM=0.7", "--opts.SOLVER.BIAS_LR_FACTOR", "2", "--opts.INPUT.MIN_SIZE_TRAIN", "[9, 8]"]
-    options, text = read_options("fit", ["--config", str(config), *flags])
+    options, text = read_options("fit", ["--config", str(tmp_path / "config.yaml"), *flags])
     together = {
         "SOLVER.MOMENTUM": 0.7,
         "SOLVER.NESTEROV": True,
@@ -71,24 +74,18 @@ def test_keys_on_the_command_line_join_those_of_the_file(tmp_path):
     assert options.opts == yaml.safe_load(text)["opts"] == together
 
 
-@pytest.mark.parametrize("flags", [["--opts.SEED"], ["--opts.SEED=["]])
-def test_a_key_without_a_value_is_named(flags):
-    with pytest.raises(FaceExprError, match=r"--opts\.SEED has no value"):
-        read_options("fit", flags)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--max_iter", "0"], "max_iter is 0; expected 1 or more"),
-        (["--base_lr", "-1"], "base_lr is -1.0; expected more than 0"),
+        (["--max_iter", "0"], "max_iter"),
         (["--base_lr", "nan"], "base_lr"),
-        (["--data.val_fraction", "1"], "data.val_fraction is 1.0"),
-        (["--suppression.iou", "2"], "suppression.iou is 2.0"),
+        (["--suppression.iou", "2"], "iou is 2.0"),
         (["--machine_rank", "1"], "machine_rank is 1 of 1 machines"),
         (["--num_machines", "2"], "dist_url is auto; expected the address of machine 0"),
         (["--name", "a/b"], "name is 'a/b'"),
         (["--warm_up", "3"], "warm_up"),
+        (["--data.batch_size", "3"], "batch_size"),
+        (["--opts.SEED"], "opts"),
         (["--resume", "nowhere"], "nowhere does not exist"),
     ],
 )
@@ -111,24 +108,18 @@ def test_without_detectron2_one_sentence_says_how_to_install_it(absent, workdir)
     assert "Detectron2 is not installed" in sentence
     assert "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'" in sentence
     assert list(Path().iterdir()) == []
-
-
-def test_without_detectron2_a_wrong_option_is_still_the_first_thing_said(absent):
-    with pytest.raises(FaceExprError, match="max_iter is 0"):
+    with pytest.raises(FaceExprError, match="max_iter"):  # a wrong option is still the first thing said
         run(["detectron2", "fit", "--max_iter", "0"])
-
-
-def test_without_detectron2_its_detector_says_so(absent, tmp_path):
     with pytest.raises(FaceExprError, match="Detectron2 is not installed"):
-        Detectron2Detector(tmp_path)
+        Detectron2Detector(workdir)
 
 
 def test_help_needs_no_detectron2(absent, capsys):
     run(["detectron2", "--help"])
     assert "fit" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as end:
         run(["detectron2", "fit", "--help"])
-    assert ended.value.code == 0
+    assert end.value.code == 0
     assert "--images_per_batch" in capsys.readouterr().out
 
 
@@ -151,24 +142,19 @@ def test_a_run_gives_the_defaults_when_it_is_resumed_or_tested(folder):
     assert (tested.max_iter, tested.suppression.iou, tested.ckpt_path) == (9, 0.3, folder)
 
 
-def test_a_run_folder_means_its_best_checkpoint_or_else_its_last(folder):
+def test_a_run_folder_means_its_best_checkpoint_or_else_its_last(folder, tmp_path):
     last, best = folder / "checkpoints/last.pth", folder / "checkpoints/best.pth"
-    assert checkpoint_file(folder) == last
+    assert find_weights(folder) == (last, folder)
     best.write_bytes(last.read_bytes())
-    assert checkpoint_file(folder) == best
-    assert run_folder_of(best) == folder
-    assert read_suppression(folder) == Suppression(iou=0.3)
-
-
-def test_a_checkpoint_outside_of_a_run_folder_is_refused(tmp_path):
+    assert find_weights(folder) == find_weights(best) == (best, folder)
     torch.save({}, tmp_path / "best.pth")
     with pytest.raises(FaceExprError, match=r"there is no detectron2\.yaml beside it"):
-        run_folder_of(tmp_path / "best.pth")
+        find_weights(tmp_path / "best.pth")
 
 
-def test_runs_are_numbered_and_never_written_over(folder):
-    runs = folder.parents[1]
-    assert next_folder(runs, "faces", None) == runs / "faces/version_4"
-    assert next_folder(runs, "other", None) == runs / "other/version_0"
-    with pytest.raises(FaceExprError, match="holds a run already"):
-        next_folder(runs, "faces", 3)
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04"])
+@pytest.mark.parametrize("name", ["weights.pkl", "weights.pth"])
+def test_a_damaged_file_of_weights_is_named(content, name, workdir):
+    Path(name).write_bytes(content)
+    with pytest.raises(FaceExprError, match=rf"{name} cannot be loaded as weights"):
+        read_weights(Path(name))

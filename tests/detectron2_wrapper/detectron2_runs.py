@@ -1,6 +1,7 @@
 """The smallest trainings through `faceexpr detectron2`, shared by its tests."""
 
 import json
+import logging
 
 import numpy as np
 import yaml
@@ -29,11 +30,11 @@ TINY = {
         "INPUT": {"MIN_SIZE_TRAIN": [96], "MAX_SIZE_TRAIN": 128, "MIN_SIZE_TEST": 96, "MAX_SIZE_TEST": 128},
     },
 }
-"""A ResNet50-FPN of few channels on small pictures."""
+"""A ResNet50-FPN of few channels on small images."""
 
 
 def write_scenes(folder, name, count, seed=0, category=1, faces=2):
-    """Draw pictures and write their boxes as COCO JSON; the annotation file is returned."""
+    """Draw images and write their boxes as COCO JSON; the annotation file is returned."""
     rng = np.random.default_rng(seed)
     images, annotations = [], []
     (folder / name).mkdir(parents=True)
@@ -42,33 +43,29 @@ def write_scenes(folder, name, count, seed=0, category=1, faces=2):
         Image.fromarray(pixels).save(folder / name / f"{index}.png")
         images.append({"id": index + 1, "file_name": f"{index}.png", "width": 128, "height": 96})
         for left, top, right, bottom in boxes.tolist():
-            annotations.append(
-                {
-                    "id": len(annotations) + 1, "image_id": index + 1, "category_id": category, "iscrowd": 0,
-                    "bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top),
-                }
-            )  # fmt: skip
+            box = [left, top, right - left, bottom - top]
+            face = {"image_id": index + 1, "category_id": category, "iscrowd": 0, "bbox": box, "area": box[2] * box[3]}
+            annotations.append({"id": len(annotations) + 1, **face})
     file = folder / f"{name}.json"
     categories = [{"id": category, "name": "face"}]
     file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return file
 
 
-def write_config(folder, train, val=None, **changes):
+def write_config(folder, train, val=None):
     """Write the options of a tiny training; the file is returned."""
-    data = {"train": str(train), "images": str(train.with_suffix(""))}
-    if val is None:
-        data["val_fraction"] = 0
-    else:
+    data = {"train": str(train), "images": str(train.with_suffix("")), "val_fraction": 0}
+    if val is not None:
         data |= {"val": str(val), "val_images": str(val.with_suffix(""))}
     file = folder / "options.yaml"
-    file.write_text(yaml.safe_dump({**TINY, "data": data, **changes}))
+    file.write_text(yaml.safe_dump({**TINY, "data": data}))
     return file
 
 
 def fit(*arguments):
-    run(["detectron2", "fit", *map(str, arguments)])
-
-
-def log_of(folder):
-    return (folder / "log.txt").read_text(encoding="utf-8")
+    """Train; Detectron2's loggers, which are for one run in a process, are emptied afterwards."""
+    try:
+        run(["detectron2", "fit", *map(str, arguments)])
+    finally:
+        for name in ("detectron2", "fvcore", "faceexpr.detectron2"):
+            logging.getLogger(name).handlers.clear()

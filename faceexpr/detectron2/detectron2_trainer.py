@@ -1,0 +1,474 @@
+"""Train and measure faces with Detectron2's own trainer, checkpointer and launcher."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, DatasetMapper, detection_utils, transforms
+from detectron2.data import build_detection_test_loader as build_test_loader
+from detectron2.data import build_detection_train_loader as build_train_loader
+from detectron2.engine import DefaultTrainer, HookBase, hooks, launch
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+from detectron2.modeling import build_model
+from detectron2.structures import BoxMode
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
+from detectron2.utils.logger import setup_logger
+from lightning.pytorch.loggers import TensorBoardLogger
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessRaisedException
+
+from faceexpr.boxes.detections import Detections
+from faceexpr.boxes.matching import Truth
+from faceexpr.boxes.suppression import Suppression, suppress
+from faceexpr.callbacks.detection import list_boxes, make_record, summarise
+from faceexpr.callbacks.reports import write_figure, write_metrics
+from faceexpr.data.annotations.records import AnnotatedImage
+from faceexpr.data.face_boxes import FaceBoxes
+from faceexpr.detectron2.detectron2_config import TRAIN, VAL, build_config, read_config, set_options
+from faceexpr.detectron2.detectron2_detector import candidates, load_trained, read_weights
+from faceexpr.detectron2.detectron2_options import CONFIG, OPTIONS, Detectron2Options, find_weights
+from faceexpr.metrics.detection import DetectionScores, DetectionTable, count_by_method, score_detections
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import keep_older, replacing, say, write_file
+from faceexpr.utils.images import read_image
+from faceexpr.visualization.detection import draw_evaluation
+
+GREY = 128
+"""What faces to be ignored are painted over with in training, so that nothing learns that they are no faces."""
+
+SCORE, IOU, GALLERY_SIZE = 0.5, 0.5, 9
+"""The chosen score, the overlap from which on a face is found, and the images in a figure, as for other detectors."""
+
+HEAD = ("roi_heads.box_predictor.", "head.cls_score.")
+"""Where the number of classes shows; weights of other classes are started anew there."""
+
+Measured: TypeAlias = tuple[DetectionTable, DetectionScores]
+"""One pass over a split: its images and their metrics."""
+
+
+def fit(options: Detectron2Options, text: str) -> Path:
+    """Train, and return the run folder.
+
+    Args:
+        options: all of them.
+        text: the options as YAML, for the run folder.
+
+    Raises:
+        FaceExprError: bad input, or a training that has diverged.
+    """
+    folder = _new_folder(options) if options.resume is None else find_weights(options.resume)[1]
+    cfg, notes = build_config(options, folder)
+    if options.devices * options.num_machines > 1 and not cfg.MODEL.DEVICE.startswith("cuda"):
+        raise FaceExprError(
+            f"devices is {options.devices}, but Detectron2 trains in several processes on CUDA only and the device is "
+            f"{cfg.MODEL.DEVICE}; expected devices: 1"
+        )
+    train, val = _read_splits(options, "train", "val")
+    if not val:
+        notes.append("there are no validation images: nothing is measured, and no checkpoint is the best")
+    faces = sum(int((~record.ignored).sum()) for record in train)
+    say(f"{len(train):,} images with {faces:,} faces to train on, {len(val):,} to validate on; run folder {folder}")
+    for note in notes:
+        say(f"note: {note}")
+    _launch(_train, options, text, cfg, train, val)
+    return folder
+
+
+def test(options: Detectron2Options, text: str) -> Path:
+    """Measure a checkpoint on the test images, or else on those of validation, and return the folder of the result.
+
+    Args:
+        options: all of them.
+        text: the options as YAML, for the result's folder.
+
+    Raises:
+        FaceExprError: bad input.
+    """
+    if options.ckpt_path is None:
+        raise FaceExprError("ckpt_path is not given; expected a run folder or a .pth file in one")
+    path, run = find_weights(options.ckpt_path)
+    cfg = read_config(run / CONFIG)
+    stage: Literal["test", "val"] = "test" if options.data.get("test") or options.data.get("test_list") else "val"
+    (records,) = _read_splits(options, stage)
+    if not records:
+        raise FaceExprError("test is not given, and nothing to validate on either; expected an annotation file")
+    set_options(cfg, options, {"OUTPUT_DIR": str(_new_folder(options)), "DATALOADER.NUM_WORKERS": options.workers})
+    say(f"{path}: {len(records):,} images to {'test' if stage == 'test' else 'validate'} on")
+    _launch(_test, options, text, cfg, path, records, stage)
+    return Path(cfg.OUTPUT_DIR)
+
+
+def _new_folder(options: Detectron2Options) -> Path:
+    """Return the folder of a new run, ``save_dir/name/version_N``; an older run is never written over."""
+    folder = Path(TensorBoardLogger(options.save_dir, options.name, options.version).log_dir)
+    # On further machines the first one may have begun in it.
+    if options.machine_rank == 0 and folder.exists() and any(folder.iterdir()):
+        raise FaceExprError(f"version: {folder} holds a run already; expected another number, none, or to resume it")
+    return folder
+
+
+def _read_splits(options: Detectron2Options, *stages: Literal["train", "val", "test"]) -> list[list[AnnotatedImage]]:
+    data = {**options.data, "val_fraction": options.data.get("val_fraction") or 0.5}
+    # Validation images of its own, which nobody asks for, leave all others for training.
+    reader = FaceBoxes(**data if options.validates else {**data, "val": data.get("train")})
+    return [reader.load_records(stage) if stage != "val" or options.validates else [] for stage in stages]
+
+
+def _launch(function: Callable[..., None], options: Detectron2Options, text: str, cfg: CfgNode, *args: Any) -> None:
+    if options.machine_rank == 0:
+        for name, content in ((OPTIONS, text), (CONFIG, cfg.dump())):
+            path = Path(cfg.OUTPUT_DIR, name)
+            if not path.is_file() or path.read_text(encoding="utf-8") != content:
+                keep_older(path)
+                write_file(path, content)
+    try:
+        launch(
+            function, options.devices, options.num_machines, options.machine_rank, options.dist_url,
+            (options, cfg, *args),
+        )  # fmt: skip
+    except (FaceExprError, ProcessRaisedException) as error:
+        # Of an error in another process there is only text: its traceback, with our sentence at the end.
+        _, is_ours, sentence = str(error).rstrip().rpartition("FaceExprError: ")
+        if is_ours:
+            raise FaceExprError(sentence) from error
+        raise
+
+
+def _log_to(folder: Path) -> None:
+    for name in ("detectron2", "fvcore", "faceexpr.detectron2"):
+        setup_logger(str(folder.resolve()), comm.get_rank(), name=name, color=sys.stdout.isatty())
+    # Detectron2 logs every exception with its traceback; those that are meant for the user are one sentence.
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_bad_input)
+
+
+def _is_no_bad_input(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], FaceExprError))
+
+
+def _train(
+    options: Detectron2Options, cfg: CfgNode, train: Sequence[AnnotatedImage], val: Sequence[AnnotatedImage]
+) -> None:
+    _log_to(Path(cfg.OUTPUT_DIR))
+    register(TRAIN, train)
+    register(VAL, val)
+    seed_all_rng(options.seed + comm.get_rank())
+    trainer = FaceTrainer(cfg, val, options.suppression)
+    trainer.resume_or_load(resume=options.resume is not None)
+    if trainer.start_iter >= trainer.max_iter:
+        raise FaceExprError(
+            f"max_iter is {trainer.max_iter} and {options.resume} has {trainer.start_iter} iterations behind it; "
+            "expected more"
+        )
+    trainer.train()
+    if trainer.best is not None:
+        iteration, measured = trainer.best
+        _report(Path(cfg.OUTPUT_DIR), "val", measured, val, iteration)
+
+
+def _test(options: Detectron2Options, cfg: CfgNode, path: Path, records: Sequence[AnnotatedImage], stage: str) -> None:
+    _log_to(Path(cfg.OUTPUT_DIR))
+    register(VAL, records)
+    network = FaceTrainer.build_model(cfg)
+    iteration = load_trained(network, path).get("iteration")
+    evaluator = FaceEvaluator(records, options.suppression)
+    measured = inference_on_dataset(network, FaceTrainer.build_test_loader(cfg, VAL), evaluator)
+    if comm.is_main_process():
+        _report(Path(cfg.OUTPUT_DIR), stage, measured, records, iteration)
+
+
+def _report(
+    folder: Path, stage: str, measured: Measured, records: Sequence[AnnotatedImage], iteration: int | None
+) -> None:
+    """Write metrics, figures and one row a box to the run folder, and print the metrics."""
+    title = stage if iteration is None else f"{stage} after {iteration:,} iterations"
+    say(summarise(title, *measured))
+    behind = {} if iteration is None else {"iteration": iteration}
+    write_metrics(folder, stage, {**behind, **make_record(*measured)})
+    write_file(folder / f"detections_{stage}.csv", list_boxes(*measured, lambda index: str(records[index].path)))
+
+    def pixels(index: int) -> NDArray[np.uint8]:
+        found: NDArray[np.uint8] = read_image(records[index].path).pixels
+        return found
+
+    for name, figure in draw_evaluation(title, *measured, pixels, GALLERY_SIZE).items():
+        write_figure(folder, f"{stage}_{name}", figure)
+    say(f"{stage}: metrics and figures are in {folder}")
+
+
+def register(name: str, records: Sequence[AnnotatedImage]) -> None:
+    """Put records into Detectron2's catalogue, in the place of what has had this name."""
+    dicts = [
+        {
+            "file_name": str(record.path),
+            "image_id": index,
+            "width": record.size[0],
+            "height": record.size[1],
+            "annotations": [
+                {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "iscrowd": int(ignored)}
+                for box, ignored in zip(record.boxes.tolist(), record.ignored.tolist(), strict=True)
+            ],
+        }
+        for index, record in enumerate(records)
+    ]
+    if name in DatasetCatalog.list():
+        DatasetCatalog.remove(name)
+    DatasetCatalog.register(name, lambda: dicts)
+
+
+class FaceMapper(DatasetMapper):  # type: ignore[misc]  # Detectron2 has no types
+    """Read and augment an image as Detectron2's mapper does, with our own image reader.
+
+    Images are upright, whatever their EXIF says, and are read from every format and colour space that the reader knows.
+    Faces to be ignored are painted over in training.
+
+    Args:
+        cfg: of Detectron2.
+        is_train: augment, and keep the boxes.
+    """
+
+    def __init__(self, cfg: CfgNode, is_train: bool) -> None:
+        super().__init__(cfg, is_train)
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        sample = dict(dataset_dict)
+        faces = sample.pop("annotations")
+        try:
+            pixels = read_image(sample["file_name"]).pixels.copy()
+        except FaceExprError as error:
+            raise FaceExprError(str(error)) from None  # an error with more arguments would not leave a worker process
+        detection_utils.check_image_size(sample, pixels)
+        if self.is_train:
+            for left, top, right, bottom in (map(round, face["bbox"]) for face in faces if face["iscrowd"]):
+                pixels[top:bottom, left:right] = GREY
+        given = transforms.AugInput(pixels[:, :, ::-1] if self.image_format == "BGR" else pixels)
+        changes, size = self.augmentations(given), given.image.shape[:2]
+        sample["image"] = torch.from_numpy(np.ascontiguousarray(given.image.transpose(2, 0, 1)))
+        if self.is_train:
+            seen = [dict(face) for face in faces if not face["iscrowd"]]
+            changed = [detection_utils.transform_instance_annotations(face, changes, size) for face in seen]
+            instances = detection_utils.annotations_to_instances(changed, size)
+            sample["instances"] = detection_utils.filter_empty_instances(instances)
+        return sample
+
+
+class FaceEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectron2 has no types
+    """Gather the detections of all processes, each image once, and measure them as those of every other detector.
+
+    Args:
+        records: of the split, in the order in which they were registered.
+        suppression: how candidates become detections.
+    """
+
+    def __init__(self, records: Sequence[AnnotatedImage], suppression: Suppression) -> None:
+        self.truths = [Truth(record.boxes, record.ignored) for record in records]
+        self.suppression = suppression
+        self.found: dict[int, tuple[Detections, NDArray[np.int64]]] = {}
+
+    def reset(self) -> None:
+        self.found = {}
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        for index, found in zip((given["image_id"] for given in inputs), map(candidates, outputs), strict=True):
+            counts = count_by_method(*found, self.truths[index], self.suppression, SCORE, IOU)
+            self.found[index] = suppress(*found, self.suppression), counts
+
+    def evaluate(self) -> Measured | None:
+        """Return the images and their metrics in the first process; None in the others."""
+        parts: list[dict[int, tuple[Detections, NDArray[np.int64]]]] = comm.gather(self.found)
+        if not comm.is_main_process():
+            return None
+        together = {index: found for part in parts for index, found in part.items()}
+        found, counts = zip(*(together[index] for index in range(len(self.truths))), strict=True)
+        table = DetectionTable(np.arange(len(found)), list(found), self.truths, np.stack(counts))
+        scores = score_detections(self.truths, found, SCORE, IOU, max_detections=self.suppression.max_faces)
+        return table, scores
+
+
+class FaceCheckpointer(DetectionCheckpointer):  # type: ignore[misc]  # Detectron2 has no types
+    """Detectron2's checkpointer, whose files are replaced when the successor is whole and are never unpickled.
+
+    Args:
+        model: whose weights they are.
+        save_dir: folder of the run; the files lie in ``checkpoints`` in it.
+        **checkpointables: what else goes into a file: objects with ``state_dict`` and ``load_state_dict``.
+    """
+
+    def __init__(self, model: nn.Module, save_dir: str | Path = "", **checkpointables: Any) -> None:
+        super().__init__(model, str(Path(save_dir) / "checkpoints") if save_dir else "", **checkpointables)
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        if not self.save_to_disk:
+            return
+        broken = [key for key, value in self.model.state_dict().items() if not value.isfinite().all()]
+        if broken:
+            raise FaceExprError(
+                f"training has diverged: {broken[0]} and {len(broken) - 1} further weights are not finite, and "
+                f"{name}.pth is not written; expected a lower base_lr or a longer warm-up"
+            )
+        state = {key: value.state_dict() for key, value in self.checkpointables.items()}
+        with replacing(Path(self.save_dir, f"{name}.pth")) as file:
+            torch.save({"model": self.model.state_dict(), **state, **kwargs}, file)
+
+    def has_checkpoint(self) -> bool:
+        return Path(self.get_checkpoint_file()).is_file()
+
+    def get_checkpoint_file(self) -> str:
+        return str(Path(self.save_dir) / "last.pth")
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load a checkpoint, or weights of another one to start from, and return what else the file holds.
+
+        Args:
+            path: a file or an address of Detectron2's model zoo; empty loads nothing.
+            checkpointables: names of what is loaded beside the weights; by default all.
+
+        Raises:
+            FaceExprError: the file cannot be had or read, or is of another network.
+        """
+        if path:
+            try:
+                local = Path(self.path_manager.get_local_path(path))
+            except OSError as error:
+                raise FaceExprError(
+                    f"weights: {path} cannot be had ({error}); download it where there is a network and give the file, "
+                    "or start from scratch with none"
+                ) from error
+            self._check(read_weights(local), local)
+        found: dict[str, Any] = super().load(path, checkpointables)
+        return found
+
+    def _check(self, found: Mapping[str, Any], path: Path) -> None:
+        if "matching_heuristics" in found or (path.suffix == ".pkl" and "__author__" not in found):
+            return  # weights of a backbone under other names, which Detectron2 translates
+        weights = found.get("model", found)
+        wrong = [
+            name
+            for name, value in self.model.state_dict().items()
+            if not name.endswith("num_batches_tracked")
+            and np.shape(weights.get(name, "")) != value.shape
+            and not (name in weights and name.startswith(HEAD))
+        ]
+        if wrong:
+            raise FaceExprError(
+                f"{path} does not fit the model: {len(wrong)} weights are missing or have another shape, such as "
+                f"{wrong[0]}; expected weights of the same configuration"
+            )
+
+
+class FaceTrainer(DefaultTrainer):  # type: ignore[misc]  # Detectron2 has no types
+    """Detectron2's `DefaultTrainer` for faces.
+
+    Args:
+        cfg: of Detectron2; its data are registered.
+        val: records of the validation images, as registered; empty where there are none.
+        suppression: how candidates become detections.
+    """
+
+    def __init__(self, cfg: CfgNode, val: Sequence[AnnotatedImage], suppression: Suppression) -> None:
+        self.val = val
+        self.suppression = suppression
+        self.best: tuple[int, Measured] | None = None
+        self._files: list[str] = []
+        super().__init__(cfg)
+        self.checkpointer = FaceCheckpointer(self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.model.register_forward_pre_hook(self._remember_files)
+        self.model.register_forward_hook(self._check_losses)
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        try:
+            model: nn.Module = build_model(cfg)
+        except (AssertionError, KeyError, ValueError, RuntimeError) as error:  # how Detectron2 checks its keys
+            raise FaceExprError(
+                f"model and opts do not make a network: {error}; expected keys that go together"
+            ) from error
+        return model
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        return build_train_loader(cfg, mapper=FaceMapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        return build_test_loader(cfg, dataset_name, mapper=FaceMapper(cfg, is_train=False))
+
+    def build_hooks(self) -> list[HookBase]:
+        # Detectron2's own would write a file for every period and measure after an error too.
+        replaced = (hooks.PeriodicCheckpointer, hooks.EvalHook, hooks.PeriodicWriter)
+        kept = [hook for hook in super().build_hooks() if not isinstance(hook, replaced)]
+        kept.append(BestFaces())
+        if comm.is_main_process():
+            # Of each metric the newest value is written, so that every measurement needs a writing of its own.
+            kept.append(hooks.PeriodicWriter(self.build_writers(), min(20, self.cfg.TEST.EVAL_PERIOD or 20)))
+        return kept
+
+    def build_writers(self) -> list[EventWriter]:
+        return [CommonMetricPrinter(self.max_iter), TensorboardXWriter(self.cfg.OUTPUT_DIR)]
+
+    def run_step(self) -> None:
+        try:
+            super().run_step()
+        except FloatingPointError as error:  # Detectron2's checks of proposals and losses, and ours
+            raise FaceExprError(
+                f"training has diverged at iteration {self.iter} (counted from 0), on {', '.join(self._files)}: "
+                f"{str(error).splitlines()[0]}; nothing of this iteration is kept; expected a lower base_lr, a longer "
+                "warm-up or other boxes"
+            ) from error
+
+    def _remember_files(self, network: nn.Module, args: tuple[list[dict[str, Any]]]) -> None:
+        self._files = [sample["file_name"] for sample in args[0]]
+
+    def _check_losses(self, network: nn.Module, args: tuple[Any], losses: dict[str, Tensor]) -> None:
+        # Detectron2 checks the sum only, and in the first process, which does not know the images of the others.
+        if network.training:
+            broken = [name for name, loss in losses.items() if not loss.isfinite().all()]
+            if broken:
+                raise FloatingPointError(f"not finite is {' and '.join(broken)}")
+
+
+class BestFaces(HookBase):  # type: ignore[misc]  # Detectron2 has no types
+    """Keep two checkpoints: the newest state, and the weights with the highest AP50 on the validation images."""
+
+    best: float | None = None
+
+    def after_step(self) -> None:
+        trainer, done = self.trainer, self.trainer.iter + 1
+        last, period = done == trainer.max_iter, trainer.cfg.TEST.EVAL_PERIOD
+        if trainer.val and (last or (period > 0 and done % period == 0)):
+            evaluator = FaceEvaluator(trainer.val, trainer.suppression)
+            measured = inference_on_dataset(trainer.model, trainer.build_test_loader(trainer.cfg, VAL), evaluator)
+            if comm.is_main_process():
+                self._keep(measured, done)
+            comm.synchronize()
+        if last or done % trainer.cfg.SOLVER.CHECKPOINT_PERIOD == 0:
+            trainer.checkpointer.save("last", iteration=done)
+
+    def _keep(self, measured: Measured, done: int) -> None:
+        values = {name: value for name, value in measured[1].values.items() if value is not None}
+        self.trainer.storage.put_scalars(**{f"val/{name}": values[name] for name in values}, smoothing_hint=False)
+        ap50 = values.get("ap50")
+        why = measured[1].undefined.get("ap50", "")
+        logging.getLogger(__name__).info("iteration %d: val/ap50 %s", done, why if ap50 is None else f"{ap50:.4f}")
+        if ap50 is not None and (self.best is None or ap50 > self.best):
+            self.best, self.trainer.best = ap50, (done, measured)
+            FaceCheckpointer(self.trainer.model, self.trainer.cfg.OUTPUT_DIR).save(
+                "best", iteration=done, metrics=values
+            )
+
+    def state_dict(self) -> dict[str, float]:
+        return {} if self.best is None else {"best": self.best}
+
+    def load_state_dict(self, state_dict: Mapping[str, float]) -> None:
+        self.best = state_dict["best"]

@@ -1,0 +1,243 @@
+"""Real trainings by Detectron2, as small as they can be."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from detectron2_runs import fit, write_config, write_scenes
+from PIL import Image
+
+pytest.importorskip("detectron2", reason="Detectron2 is not installed: it has to be built from its source")
+
+from detectron2.data import DatasetCatalog
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.utils.file_io import PathManager
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchvision.ops import box_iou
+
+from faceexpr.cli.detectron2 import read_options
+from faceexpr.data.annotations.records import AnnotatedImage
+from faceexpr.detectron2.detectron2_config import build_config
+from faceexpr.detectron2.detectron2_detector import Detectron2Detector
+from faceexpr.detectron2.detectron2_trainer import GREY, FaceCheckpointer, FaceMapper, FaceTrainer, register
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import read_image
+
+RUN = Path("lightning_logs/tiny/version_0")
+HEAD = "roi_heads.box_predictor.cls_score.weight"
+
+
+@pytest.fixture
+def scenes(workdir):
+    """Two images to train on and two others to validate on."""
+    return write_scenes(workdir, "train", 2), write_scenes(workdir, "val", 2, seed=1)
+
+
+def load(name, folder=RUN):
+    return torch.load(folder / f"checkpoints/{name}.pth", weights_only=True)
+
+
+def curves(folder):
+    """Return each curve of a run as {step: value}."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+
+
+def test_ap_is_logged_at_every_period_and_chooses_the_best_and_a_resumed_run_goes_on(scenes, workdir):  # case D04
+    arguments = ("--eval_period", "3", "--checkpoint_period", "3", "--max_iter", "6")
+    fit("--config", write_config(workdir, *scenes), *arguments)
+    logged = curves(RUN)
+    assert set(logged["val/ap50"]) == set(logged["val/ap"]) == {2, 5}  # counted from 0
+    best = load("best")
+    assert best["metrics"]["ap50"] == pytest.approx(max(logged["val/ap50"].values()))
+    metrics = json.loads((RUN / "metrics.json").read_text())["val"]
+    assert (metrics["ap50"], metrics["iteration"]) == (best["metrics"]["ap50"], best["iteration"])
+    assert (metrics["images"], metrics["faces"]) == (2, 4)
+    assert (RUN / "figures/val_precision_recall.png").is_file()
+
+    with pytest.raises(FaceExprError, match="has 6 iterations behind it; expected more"):
+        fit("--resume", RUN)
+    fit("--resume", RUN, "--max_iter", "8")
+    assert load("last")["trainer"]["iteration"] == 7
+    assert "Starting training from iteration 6" in (RUN / "log.txt").read_text()
+    assert yaml.safe_load((RUN / "config.yaml").read_text())["max_iter"] == 8
+    assert yaml.safe_load((RUN / "config.1.yaml").read_text())["max_iter"] == 6
+    # The best so far is still known.
+    best_of_all = max(curves(RUN)["val/ap50"].values())
+    assert load("best")["metrics"]["ap50"] == pytest.approx(best_of_all)
+    assert load("last")["trainer"]["hooks"]["BestFaces"]["best"] == pytest.approx(best_of_all)
+
+
+def test_without_validation_images_it_is_said_once_and_the_same_seed_gives_the_same_weights(scenes, workdir, capfd):
+    config = write_config(workdir, scenes[0])
+    for _ in range(2):
+        fit("--config", config, "--eval_period", "2")
+        assert capfd.readouterr().out.count("there are no validation images") == 1
+    runs = [RUN, RUN.with_name("version_1")]
+    assert [sorted(path.name for path in (run / "checkpoints").iterdir()) for run in runs] == [["last.pth"]] * 2
+    first, second = (load("last", run) for run in runs)
+    assert first["trainer"]["iteration"] == 3
+    assert all(torch.equal(first["model"][name], second["model"][name]) for name in first["model"])
+    with pytest.raises(FaceExprError, match="version_1 holds a run already"):
+        fit("--config", config, "--version", "1")
+
+
+def test_a_loss_that_is_not_finite_stops_at_once_and_keeps_nothing(scenes, workdir):  # case D07
+    arguments = ["--base_lr", "1e6", "--warmup_iters", "0", "--max_iter", "20", "--checkpoint_period", "1"]
+    with pytest.raises(FaceExprError, match="training has diverged"):
+        fit("--config", write_config(workdir, *scenes), *arguments)
+    for path in (RUN / "checkpoints").glob("*"):
+        weights = torch.load(path, weights_only=True)["model"]
+        assert all(bool(value.isfinite().all()) for value in weights.values())
+    assert not (RUN / "checkpoints/best.pth").exists()
+    assert "Traceback" not in (RUN / "log.txt").read_text()
+
+
+def test_the_part_of_the_loss_and_the_files_are_named(scenes, workdir, monkeypatch):  # case D07
+    calls, losses = [], FastRCNNOutputLayers.losses
+
+    def broken_at_the_third(self, predictions, proposals):
+        calls.append(1)
+        found = losses(self, predictions, proposals)
+        return {**found, "loss_box_reg": found["loss_box_reg"] * float("nan")} if len(calls) == 3 else found
+
+    monkeypatch.setattr(FastRCNNOutputLayers, "losses", broken_at_the_third)
+    with pytest.raises(FaceExprError, match=r"at iteration 2 .*[01]\.png.*[01]\.png: not finite is loss_box_reg;"):
+        fit("--config", write_config(workdir, *scenes), "--checkpoint_period", "1")
+    assert len(calls) == 3
+    assert load("last")["trainer"]["iteration"] == 1
+
+
+@pytest.fixture
+def network(workdir):
+    """The tiny network, untrained."""
+    options, _ = read_options("fit", ["--config", str(write_config(workdir, workdir / "none.json"))])
+    return FaceTrainer.build_model(build_config(options, workdir)[0])
+
+
+def test_weights_of_80_classes_start_a_detector_of_faces_without_their_last_layer(network, workdir):
+    weights = {name: value.clone() + 1 for name, value in network.state_dict().items()}
+    untrained = network.state_dict()[HEAD].clone()
+    weights |= {HEAD: torch.ones(81, 32), HEAD.replace("weight", "bias"): torch.ones(81)}
+    arrays = {name: value.numpy() for name, value in weights.items()}
+    Path("coco.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "Model Zoo"}, protocol=2))
+    torch.save(weights, "plain.pth")
+    for name in ("coco.pkl", "plain.pth"):
+        FaceCheckpointer(network).load(name)
+        stem = "backbone.bottom_up.stem.conv1.weight"
+        assert torch.equal(network.state_dict()[HEAD], untrained)
+        assert torch.equal(network.state_dict()[stem], weights[stem])
+
+
+@pytest.mark.parametrize("change", ["missing", "shape"])
+def test_weights_of_another_network_are_refused(change, network, workdir):
+    weights = dict(network.state_dict())
+    name = "backbone.fpn_output2.weight"
+    del weights[name]
+    if change == "shape":
+        weights[name] = torch.zeros(1)
+    torch.save({"model": weights}, "other.pth")
+    with pytest.raises(FaceExprError, match=rf"other\.pth does not fit the model: .* such as {name}"):
+        FaceCheckpointer(network).load("other.pth")
+
+
+def test_weights_that_cannot_be_downloaded_are_one_sentence_with_a_way_on(workdir, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(PathManager, "get_local_path", no_network)
+    config = write_config(workdir, write_scenes(workdir, "train", 1))
+    with pytest.raises(FaceExprError, match=r"model_final_\w+\.pkl cannot be had .* give the file, or start from"):
+        fit("--config", config, "--weights", "coco")
+
+
+def test_weights_that_are_not_finite_are_never_written(network, workdir):
+    checkpointer = FaceCheckpointer(network, workdir)
+    checkpointer.save("last")
+    before = (workdir / "checkpoints/last.pth").read_bytes()
+    with torch.no_grad():
+        network.backbone.fpn_output2.weight[0] = float("nan")
+    with pytest.raises(FaceExprError, match=r"diverged: backbone\.fpn_output2\.weight"):
+        checkpointer.save("last")
+    assert (workdir / "checkpoints/last.pth").read_bytes() == before
+
+
+@pytest.fixture
+def paint(workdir):
+    """An image whose left half is red and whose right half is blue, turned by its EXIF, with a box in each half."""
+    pixels = np.zeros((60, 100, 3), np.uint8)
+    pixels[:, :50, 0] = 255
+    pixels[:, 50:, 2] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
+    Image.fromarray(np.rot90(pixels)).save(workdir / "paint.png", exif=exif)
+    boxes = np.array([[10, 10, 40, 50], [60, 10, 90, 50]], np.float32)
+    return AnnotatedImage(workdir / "paint.png", (100, 60), boxes, np.array([False, True]))
+
+
+def mapped(record, folder, is_train, image_format="BGR"):
+    cfg, _ = build_config(read_options("fit", ["--weights", "none", "--device", "cpu"])[0], folder)
+    cfg.INPUT.FORMAT, cfg.INPUT.RANDOM_FLIP = image_format, "none"
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (60,), 60
+    register("probe", [record])
+    return FaceMapper(cfg, is_train)(DatasetCatalog.get("probe")[0])
+
+
+@pytest.mark.parametrize(("image_format", "red"), [("BGR", 2), ("RGB", 0)])
+def test_red_lands_in_the_channel_that_the_network_expects(image_format, red, paint, workdir):  # case F02
+    image = mapped(paint, workdir, is_train=False, image_format=image_format)["image"]
+    assert image.shape == (3, 60, 100)  # upright
+    assert image[:, 30, 20].tolist() == [255 if channel == red else 0 for channel in range(3)]
+    assert image[:, 30, 80].tolist() == [255 if channel == 2 - red else 0 for channel in range(3)]
+
+
+def test_an_ignored_face_is_painted_over_in_training_and_is_no_target(paint, workdir):
+    sample = mapped(paint, workdir, is_train=True)
+    assert sample["image"][:, 30, 75].tolist() == [GREY] * 3
+    assert sample["image"][:, 30, 20].tolist() == [0, 0, 255]
+    assert sample["instances"].gt_boxes.tensor.tolist() == [[10, 10, 40, 50]]
+    assert sample["instances"].gt_classes.tolist() == [0]
+    assert mapped(paint, workdir, is_train=False)["image"][:, 30, 75].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_is_one_sentence_that_names_it(workers, workdir):
+    train = write_scenes(workdir, "train", 1)
+    image = workdir / "train/0.png"
+    image.write_bytes(image.read_bytes()[:200])
+    with pytest.raises(FaceExprError, match=r"^\S*0\.png: \w.*$") as caught:
+        fit("--config", write_config(workdir, train), "--workers", workers)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("face_free", [True, False])
+def test_images_without_faces_are_kept_unless_the_option_says_otherwise(face_free, workdir):
+    train = write_scenes(workdir, "train", 3)
+    content = json.loads(train.read_text())
+    content["annotations"] = [face for face in content["annotations"] if face["image_id"] != 2]
+    train.write_text(json.dumps(content))
+    fit("--config", write_config(workdir, train), "--max_iter", "1", "--data.face_free", str(face_free).lower())
+    assert f"Serializing {3 if face_free else 2} elements" in (RUN / "log.txt").read_text()
+
+
+def test_several_processes_without_cuda_are_refused_before_anything_is_written(scenes, workdir):
+    with pytest.raises(FaceExprError, match="devices is 2, but Detectron2 trains in several processes on CUDA only"):
+        fit("--config", write_config(workdir, *scenes), "--devices", "2")
+    assert not (workdir / "lightning_logs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("category", [0, 5])
+def test_a_face_of_any_category_id_is_learnt(category, workdir):  # case D02
+    train = write_scenes(workdir, "train", 1, category=category, faces=1)
+    fit("--config", write_config(workdir, train), "--max_iter", "150", "--images_per_batch", "1", "--base_lr", "0.02")
+    (found,) = Detectron2Detector(RUN, device="cpu")([read_image(workdir / "train/0.png").pixels])
+    left, top, width, height = json.loads(train.read_text())["annotations"][0]["bbox"]
+    truth = torch.tensor([[left, top, left + width, top + height]])
+    assert float(box_iou(found.boxes[:1], truth)) > 0.5
+    assert set(found.labels.tolist()) == {0}
