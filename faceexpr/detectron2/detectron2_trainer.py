@@ -120,7 +120,7 @@ def _new_folder(options: Detectron2Options) -> Path:
 
 
 def _read_splits(options: Detectron2Options, *stages: Literal["train", "val", "test"]) -> list[list[AnnotatedImage]]:
-    data = {**options.data, "val_fraction": options.data.get("val_fraction") or 0.5}
+    data = {**options.data, "val_fraction": options.data.get("val_fraction", 0.1) or 0.5}
     # Validation images of its own, which nobody asks for, leave all others for training.
     reader = FaceBoxes(**data if options.validates else {**data, "val": data.get("train")})
     return [reader.load_records(stage) if stage != "val" or options.validates else [] for stage in stages]

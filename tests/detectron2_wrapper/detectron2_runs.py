@@ -67,5 +67,8 @@ def fit(*arguments):
     try:
         run(["detectron2", "fit", *map(str, arguments)])
     finally:
+        from detectron2.utils.logger import setup_logger
+
+        setup_logger.cache_clear()
         for name in ("detectron2", "fvcore", "faceexpr.detectron2"):
             logging.getLogger(name).handlers.clear()
