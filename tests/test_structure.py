@@ -248,7 +248,7 @@ def test_no_private_attribute_of_a_base_class_is_set(path: Path) -> None:
     assert clashes == []
 
 
-OPTION = re.compile(r"(?:^|[\s(`'\"])--(?!no-build-isolation)[a-z]|\b(?:data|model|trainer)\.(?:init_args\.)?[a-z_]{2,}\b(?!\()")
+OPTION = re.compile(r"(?:^|[\s(`'\"])--[a-z]|\b(?:data|model|trainer)\.(?:init_args\.)?[a-z_]{2,}\b(?!\()")
 
 
 def texts(path: Path) -> Iterator[str]:

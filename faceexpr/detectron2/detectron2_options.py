@@ -21,7 +21,7 @@ OPTIONS = "config.yaml"
 CONFIG = "detectron2.yaml"
 """File of the run folder that holds the whole configuration of Detectron2 that they lead to."""
 
-COMMAND = "python -m pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
+SOURCE = "git+https://github.com/facebookresearch/detectron2.git"
 PAGE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 
 
@@ -142,8 +142,8 @@ def require_detectron2() -> None:
     """
     if find_spec("detectron2") is None:
         raise FaceExprError(
-            f"Detectron2 is not installed, and no package registry has it; install it from its source with `{COMMAND}` "
-            f"({PAGE})"
+            f"Detectron2 is not installed, and no package registry has it; install it from its source: `python -m pip "
+            f"install '{SOURCE}'` with pip's option no-build-isolation ({PAGE})"
         )
     try:
         import_module("detectron2.engine")
