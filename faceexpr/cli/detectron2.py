@@ -6,8 +6,10 @@ import re
 from dataclasses import fields
 from typing import Any
 
+from jsonargparse import Namespace
+
 from faceexpr.boxes.suppression import Suppression
-from faceexpr.cli.parser import Parser
+from faceexpr.cli.parser import Parser, naming_options
 from faceexpr.data.face_boxes import FaceBoxes
 from faceexpr.detectron2.detectron2_options import OPTIONS, Detectron2Options, find_weights, flat, require_detectron2
 from faceexpr.utils.errors import FaceExprError
@@ -46,7 +48,8 @@ def run(args: list[str]) -> None:
     require_detectron2()
     from faceexpr.detectron2 import detectron2_trainer
 
-    (detectron2_trainer.fit if action == "fit" else detectron2_trainer.test)(options, text)
+    with naming_options(Namespace(**vars(options))):
+        (detectron2_trainer.fit if action == "fit" else detectron2_trainer.test)(options, text)
 
 
 def read_options(action: str, args: list[str]) -> tuple[Detectron2Options, str]:
@@ -78,11 +81,13 @@ def _parse(action: str, args: list[str]) -> tuple[Detectron2Options, str]:
     config.opts = {key.replace("/", "."): value for key, value in flat(config.opts)}
     values: dict[str, Any] = {option.name: config[option.name] for option in fields(Detectron2Options)}
     values["data"] = config.data.as_dict()
-    values["suppression"] = Suppression(**vars(config.suppression))
+    with naming_options(config):
+        values["suppression"] = Suppression(**vars(config.suppression))
+        options = Detectron2Options(**values)
     # What belongs to this command alone would be in the way when the file is given to another.
     for name in ("version", "resume", "ckpt_path"):
         config[name] = None
-    return Detectron2Options(**values), parser.dump(config, skip_none=False)
+    return options, parser.dump(config, skip_none=False)
 
 
 def _without_nodes(key: re.Match[str]) -> str:

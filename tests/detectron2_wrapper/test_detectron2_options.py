@@ -79,8 +79,8 @@ def test_keys_on_the_command_line_join_those_of_the_file(tmp_path):
     [
         (["--max_iter", "0"], "max_iter"),
         (["--base_lr", "nan"], "base_lr"),
-        (["--suppression.iou", "2"], "iou is 2.0"),
-        (["--machine_rank", "1"], "machine_rank is 1 of 1 machines"),
+        (["--suppression.iou", "2"], "--suppression.iou is 2.0"),
+        (["--machine_rank", "1"], "--machine_rank is 1 of 1 machines"),
         (["--num_machines", "2"], "dist_url is auto; expected the address of machine 0"),
         (["--name", "a/b"], "name is 'a/b'"),
         (["--warm_up", "3"], "warm_up"),
