@@ -14,7 +14,7 @@ from torchvision.ops import box_iou
 from faceexpr.boxes.suppression import Suppression, suppress
 from faceexpr.cli.detectron2 import run
 from faceexpr.detectron2.detectron2_detector import Detectron2Detector, read_weights
-from faceexpr.pipeline.load import load_detector
+from faceexpr.pipeline.detectors import load_detector
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import read_image
 
