@@ -138,7 +138,7 @@ class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
         self, trainer: Trainer, stage: Stage, result: Pass[DetectionTable, DetectionScores]
     ) -> Mapping[str, Figure]:
         data = _detection_data(trainer)
-        pixels: Callable[[int], NDArray[np.uint8]] | None = None if data is None else partial(data.picture, stage)
+        pixels: Callable[[int], NDArray[np.uint8]] | None = None if data is None else data.split(stage).pixels
         return draw_evaluation(f"{stage}{result.when}", result.table, result.scores, pixels, self.gallery_size)
 
     def pack(self, result: Pass[DetectionTable, DetectionScores]) -> dict[str, Any]:
