@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
-from numpy.typing import NDArray
 
 from faceexpr.boxes.matching import Truth, judge
 from faceexpr.boxes.suppression import Suppression
@@ -138,8 +137,8 @@ class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
         self, trainer: Trainer, stage: Stage, result: Pass[DetectionTable, DetectionScores]
     ) -> Mapping[str, Figure]:
         data = _detection_data(trainer)
-        pixels: Callable[[int], NDArray[np.uint8]] | None = None if data is None else data.split(stage).pixels
-        return draw_evaluation(f"{stage}{result.when}", result.table, result.scores, pixels, self.gallery_size)
+        images = None if data is None else data.split(stage).pixels
+        return draw_evaluation(f"{stage}{result.when}", result.table, result.scores, images, self.gallery_size)
 
     def pack(self, result: Pass[DetectionTable, DetectionScores]) -> dict[str, Any]:
         return {"table": result.table.tensors()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -253,8 +253,8 @@ def _at_scores(curve: Curve, score: float) -> dict[str, float | None]:
         best["best_f1"] = 0.0
     elif curve.faces:
         place = int(curve.f1.argmax())
-        values = (curve.f1, curve.scores, curve.precision, curve.recall)
-        best = {name: float(column[place]) for name, column in zip(best, values, strict=True)}
+        columns: list[NDArray[Any]] = [curve.f1, curve.scores, curve.precision, curve.recall]
+        best = {name: float(column[place]) for name, column in zip(best, columns, strict=True)}
     return {
         "recall": _ratio(found_all, curve.faces),
         "precision_at_score": _ratio(true, true + false),
