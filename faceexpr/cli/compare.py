@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jsonargparse import Namespace
 
-from faceexpr.cli.parser import Parser
+from faceexpr.cli.parser import Parser, naming_options
 from faceexpr.metrics.classification import check_resamples
 from faceexpr.metrics.comparison import CONFIDENCE, Comparison, check_same, compare, known_leaks
 from faceexpr.metrics.predictions import SavedSamples, file_name, read_samples
@@ -54,11 +55,16 @@ def run(args: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="Seed of the resampling.")
     parser.add_argument("--out", type=Path | None, default=None, help="File for the tables too: .csv, .md or .json.")
     config = parser.parse_args(args[1:])
+    with naming_options(config):
+        _compare(config)
+
+
+def _compare(config: Namespace) -> None:
     check_resamples(config.resamples)
     if config.seed < 0:
-        raise FaceExprError(f"--seed is {config.seed}; expected 0 or more")
+        raise FaceExprError(f"seed is {config.seed}; expected 0 or more")
     if config.out is not None and config.out.suffix not in ENDINGS:
-        raise FaceExprError(f"--out is {config.out}; expected a file that ends in {', '.join(ENDINGS[:-1])} or .json")
+        raise FaceExprError(f"out is {config.out}; expected a file that ends in {', '.join(ENDINGS[:-1])} or .json")
     runs = load([Path(given) for given in config.runs], config.split)
     compared, note = on_all_and_unleaked(runs, config.resamples, config.seed)
     say(as_text(compared))

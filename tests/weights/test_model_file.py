@@ -284,8 +284,8 @@ def test_a_name_is_a_shipped_model_and_a_path_is_a_file(workdir):
     assert find_checkpoint(f"./{CLASSIFIER}", runs) == Path(CLASSIFIER)
     assert find_checkpoint(Path(CLASSIFIER), runs) == Path(CLASSIFIER)
     assert find_checkpoint("model.safetensors", runs) == Path("model.safetensors")
-    with pytest.raises(FaceExprError, match=f"--classifier: fer2013 does not exist; .*{CLASSIFIER}, .*{DETECTOR}"):
+    with pytest.raises(FaceExprError, match=f"classifier: fer2013 does not exist; .*{CLASSIFIER}, .*{DETECTOR}"):
         find_checkpoint("fer2013", runs, "classifier")
     for name in (CLASSIFIER, "model.safetensors"):
-        with pytest.raises(FaceExprError, match=f"--model.weights {name} for a new training"):
+        with pytest.raises(FaceExprError, match=rf"whose model begins with these weights \(weights: {name}\)"):
             find_checkpoint(name, runs, resumes=True)
