@@ -6,8 +6,8 @@ STAMP := $(VENV)/.installed
 
 # A public-domain photograph that matplotlib brings.
 PORTRAIT := 'from matplotlib.cbook import get_sample_data as f; print(f("grace_hopper.jpg", asfileobj=False))'
-# A drawn group, not among the pictures that the detector is trained on.
-GROUP := 'import numpy, PIL.Image; from faceexpr.data.synthetic.drawing import compose_picture as draw; \
+# A drawn group, not among the images that the detector is trained on.
+GROUP := 'import numpy, PIL.Image; from faceexpr.data.synthetic.drawing import draw_scene as draw; \
 	PIL.Image.fromarray(draw(numpy.random.default_rng(2026), 480, 320, 6)[0]).save("demo/group.png")'
 run = --trainer.logger TensorBoardLogger --trainer.logger.save_dir demo --trainer.logger.name '' --trainer.logger.version $(1)
 
@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $(STAMP)
 
-demo: setup  ## Analyse a portrait with the models that ship, then train both steps on drawn pictures (about four minutes)
+demo: setup  ## Analyse a portrait with the models that ship, then train both steps on drawn images (about four minutes)
 	@rm -rf demo
 	$(BIN)/faceexpr analyze "$$($(BIN)/python -c $(PORTRAIT))" --out demo/portrait --pictures true
 	$(BIN)/faceexpr fit --config configs/expression/synthetic_simple_cnn.yaml $(call run,classifier)

@@ -1,11 +1,11 @@
 """How fast is average precision, against pycocotools and torchmetrics?
 
-In one run, in turns, on made-up pictures: from lists of boxes in memory to all average precisions. Ours and
-pycocotools compute ten overlaps and four sizes of face for one limit of detections a picture; torchmetrics'
+In one run, in turns, on made-up images: from lists of boxes in memory to all average precisions. Ours and
+pycocotools compute ten overlaps and four sizes of face for one limit of detections an image; torchmetrics'
 ``MeanAveragePrecision``, which calls pycocotools, always takes three limits. All look at the same boxes, and the values
 are compared.
 
-    python benchmarks/average_precision.py [--pictures 2000] [--rounds 3]
+    python benchmarks/average_precision.py [--images 2000] [--rounds 3]
 
 Prints seconds (median of the rounds), how many times ours that is (median of each round's ratio), and the largest
 difference of the values. The first call, in which Numba compiles or reads what it has compiled, is printed on its own.
@@ -30,18 +30,18 @@ from faceexpr.boxes.matching import Truth
 from faceexpr.metrics.detection import score_detections
 
 LIMIT = 100
-"""Detections of a picture that are looked at."""
+"""Detections of an image that are looked at."""
 
 COMPARED = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
 Scorer = Callable[[Sequence[Truth], Sequence[Detections]], Sequence[float | None]]
 
 
-def made_up(pictures: int, faces: int, others: int) -> tuple[list[Truth], list[Detections]]:
+def made_up(images: int, faces: int, others: int) -> tuple[list[Truth], list[Detections]]:
     """Return faces of all sizes, and for most of them two detections, beside ``others`` in the wrong place."""
     random = np.random.default_rng(0)
     truths, found = [], []
-    for _ in range(pictures):
+    for _ in range(images):
         number = int(random.integers(0, 2 * faces + 1))
         corner, side = random.uniform(0, 900, (number, 2)), np.exp(random.uniform(2.3, 5.3, (number, 1)))
         boxes = np.concatenate([corner, corner + side], axis=1)
@@ -67,8 +67,8 @@ def pycocotools(truths: Sequence[Truth], found: Sequence[Detections]) -> list[fl
     evaluation_class = importlib.import_module("pycocotools.cocoeval").COCOeval
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
-    for picture, (truth, detections) in enumerate(zip(truths, found, strict=True), start=1):
-        common = {"image_id": picture, "category_id": 1}
+    for image, (truth, detections) in enumerate(zip(truths, found, strict=True), start=1):
+        common = {"image_id": image, "category_id": 1}
         for (left, top, right, bottom), ignored in zip(truth.boxes.tolist(), truth.ignored.tolist(), strict=True):
             box = [left, top, right - left, bottom - top]
             annotations.append(
@@ -80,7 +80,7 @@ def pycocotools(truths: Sequence[Truth], found: Sequence[Detections]) -> list[fl
             results.append({**common, "bbox": [left, top, right - left, bottom - top], "score": score})
     truth_set = coco_class()
     truth_set.dataset = {
-        "images": [{"id": picture + 1} for picture in range(len(truths))],
+        "images": [{"id": image + 1} for image in range(len(truths))],
         "annotations": annotations,
         "categories": [{"id": 1, "name": "face"}],
     }
@@ -120,18 +120,18 @@ def timed(scorer: Scorer, truths: Sequence[Truth], found: Sequence[Detections]) 
     return time.perf_counter() - start, values
 
 
-def main(pictures: int = 2000, faces: int = 7, others: int = 30, rounds: int = 3) -> None:
+def main(images: int = 2000, faces: int = 7, others: int = 30, rounds: int = 3) -> None:
     """Time the three in turns.
 
     Args:
-        pictures: how many.
-        faces: mean number of faces a picture.
-        others: false detections a picture.
+        images: how many.
+        faces: mean number of faces an image.
+        others: false detections an image.
         rounds: how often each is timed.
     """
-    truths, found = made_up(pictures, faces, others)
+    truths, found = made_up(images, faces, others)
     inside, detections = sum(len(truth.boxes) for truth in truths), sum(map(len, found))
-    print(f"{pictures:,} pictures, {inside:,} faces, {detections:,} detections, {rounds} rounds")
+    print(f"{images:,} images, {inside:,} faces, {detections:,} detections, {rounds} rounds")
     first, _ = timed(ours, truths[:2], found[:2])
     scorers: dict[str, Scorer] = {"ours": ours, "pycocotools": pycocotools, "torchmetrics": torchmetrics}
     times: dict[str, list[float]] = {name: [] for name in scorers}

@@ -4,7 +4,7 @@ r"""With which margin should a found face be cut out, for a network that has lea
 
 No data set here has photographs with expressions, so three things are measured that bracket the answer:
 
-- **Accuracy**: faces of PublicTest (never PrivateTest), pasted into pictures at sides of 40 to 160 pixels, found by the
+- **Accuracy**: faces of PublicTest (never PrivateTest), pasted into images at sides of 40 to 160 pixels, found by the
   detector itself, cut out at each margin in both shapes, and classified. A frame of FER-2013 ends where the face ends.
   Its surroundings are made up in two ways: smooth colours, which overstate what a margin costs, and its own border
   pixels repeated, as training's own shifts do, which understates it.
@@ -53,7 +53,7 @@ class Found(NamedTuple):
     """A pasted face that was found.
 
     Attributes:
-        pixels: of the whole picture.
+        pixels: of the whole image.
         box: of the detector.
         truth: of the frame that was pasted.
         label: its expression's place in `FER_NAMES`.
@@ -84,7 +84,7 @@ def main(
         classifier: checkpoint, run folder or name of a shipped model.
         faces: number of PublicTest faces that are pasted.
         frames: number of PublicTest frames whose marks are looked for.
-        seed: of the pictures that are made.
+        seed: of the images that are made.
         threads: of torch.
     """
     torch.set_num_threads(threads)
@@ -105,7 +105,7 @@ def main(
 
 
 def looked_for(scene: Scene, detector: Finder) -> list[Found]:
-    """Return the pasted faces of a picture that a detector finds, with an IoU of 0.3 or more."""
+    """Return the pasted faces of an image that a detector finds, with an IoU of 0.3 or more."""
     pixels = read_image(scene.path).pixels
     found = detector(pixels)
     boxes = found.boxes[found.scores >= MIN_SCORE]
@@ -148,7 +148,7 @@ def accuracy(
 
 
 def widened(found: Found, margin: float) -> Box:
-    """Return the box with a margin, inside its picture; `Crop` itself takes none below 0."""
+    """Return the box with a margin, inside its image; `Crop` itself takes none below 0."""
     left, top, right, bottom = found.box
     across, down = margin * (right - left), margin * (bottom - top)
     height, width = found.pixels.shape[:2]

@@ -1,24 +1,24 @@
 r"""How well and how fast are faces found, against YuNet and MTCNN?
 
-In one run, on the same photographs in turns: decoded RGB pixels in, boxes out, one picture at a time. Average precision
+In one run, on the same photographs in turns: decoded RGB pixels in, boxes out, one image at a time. Average precision
 is this package's own (equal to pycocotools').
 
     python benchmarks/detection.py [--detector RUN] --annotations wider_face_val_bbx_gt.txt \
         --yunet_file face_detection_yunet_2023mar.onnx [--most 40] [--threads 2]
 
-Without a detector the one that comes with the package is measured; without annotations drawn pictures stand in, and
+Without a detector the one that comes with the package is measured; without annotations drawn images stand in, and
 then only the times mean anything.
 
-YuNet runs in OpenCV's FaceDetectorYN with its defaults, at the size of each picture; a second line has it return what
+YuNet runs in OpenCV's FaceDetectorYN with its defaults, at the size of each image; a second line has it return what
 it is less sure of, as average precision wants. Its file is OpenCV Zoo's face_detection_yunet_2023mar.onnx, the same as
 onnx/yunet_s_640_640.onnx in ShiqiYu/libfacedetection.train. MTCNN is that of facenet-pytorch, smallest face 20 pixels,
 its other options as they come. Both are measured where they can be imported:
 ``pip install --target FOLDER opencv-python-headless`` and ``pip install --target FOLDER --no-deps facenet-pytorch``,
 then ``PYTHONPATH=FOLDER``.
 
-Each detector looks at each picture twice. What a network runner prepares for a new size counts in the first look only;
+Each detector looks at each image twice. What a network runner prepares for a new size counts in the first look only;
 a folder of photographs needs the first, a video the second. Prints AP50, AP, the median milliseconds of both, and the
-median over the pictures of our time by the peer's.
+median over the images of our time by the peer's.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from faceexpr.utils.images import read_image
 from faceexpr.weights.model_file import DETECTOR
 
 WARM_UP = 3
-"""Pictures that are looked at before the clock runs."""
+"""Images that are looked at before the clock runs."""
 
 LOOKS = ("first", "again")
 
@@ -59,10 +59,10 @@ def main(
 
     Args:
         detector: checkpoint, run folder or name of a model; the detector that comes with the package without it.
-        annotations: file with the true boxes; drawn pictures without it.
-        images: folder of the pictures; by default where the format has them.
+        annotations: file with the true boxes; drawn images without it.
+        images: folder of the images; by default where the format has them.
         yunet_file: YuNet's ONNX file; it is left out without it.
-        most: at most so many pictures, the first; all without it.
+        most: at most so many images, the first; all without it.
         threads: of torch and of OpenCV.
     """
     torch.set_num_threads(threads)
@@ -79,7 +79,7 @@ def main(
 
 
 def measure(finders: Mapping[str, Finder | None], scenes: Sequence[Scene]) -> None:
-    """Let the detectors look at the pictures in turns, and print what was measured."""
+    """Let the detectors look at the images in turns, and print what was measured."""
     there = {name: finder for name, finder in finders.items() if finder is not None}
     truths = [scene.truth for scene in scenes]
     found: dict[str, list[Detections]] = {name: [] for name in there}
@@ -91,7 +91,7 @@ def measure(finders: Mapping[str, Finder | None], scenes: Sequence[Scene]) -> No
             if number >= WARM_UP:
                 seconds[name].append(times)
                 found[name].append(result)
-    print(f"{len(scenes)} pictures, {sum(len(truth.boxes) for truth in truths)} faces")
+    print(f"{len(scenes)} images, {sum(len(truth.boxes) for truth in truths)} faces")
     for name in finders:
         if name not in there:
             print(f"{name:11} not installed, or no file given")

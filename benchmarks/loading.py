@@ -72,8 +72,8 @@ def photographs(folder: Path, count: int, width: int, height: int) -> list[Path]
         pixels = draw_scene(rng, min(width, 1280), min(height, 960), 5)[0]
         # Noise, as every camera has it: a drawing alone would be decoded faster than a photograph.
         grain = rng.normal(0, 6, pixels.shape)
-        picture = Image.fromarray((pixels + grain).clip(0, 255).astype(np.uint8))
-        picture.resize((width, height)).save(file, quality=90)
+        image = Image.fromarray((pixels + grain).clip(0, 255).astype(np.uint8))
+        image.resize((width, height)).save(file, quality=90)
     return files
 
 

@@ -6,19 +6,19 @@ as it comes, a Haar cascade and mini-Xception; and ``fer`` with MTCNN as its det
     python benchmarks/pipeline.py [--detector RUN] [--classifier RUN] --annotations wider_face_val_bbx_gt.txt \
         --fer2013 fer2013.csv.gz [--threads 2]
 
-There are two kinds of pictures, since no data set here has both boxes and expressions:
+There are two kinds of images, since no data set here has both boxes and expressions:
 
 - photographs with boxes, for finding faces: recall and precision at each system's own threshold, IoU 0.5;
-- faces of FER-2013's PrivateTest, pasted into pictures at sides of 64 to 192 pixels, for the expressions. A face is
+- faces of FER-2013's PrivateTest, pasted into images at sides of 64 to 192 pixels, for the expressions. A face is
   found where a box overlaps it with an IoU of 0.3 or more, since what FER-2013 cuts out is no detector's box; it counts
   as right where it is found and its expression is the label, and as wrong where it is not found.
 
-The pasted pictures show how well each system's own detector and classifier fit together: a crop that is too tight or
+The pasted images show how well each system's own detector and classifier fit together: a crop that is too tight or
 too wide costs accuracy, a face not found does too. They are easy to search, as there is nothing else in them, their
 faces are cut off at chin and ears, and came as 48 x 48 grey pixels: they say nothing of photographs. ``fer``'s network
 comes from FER-2013 too, by a recipe that stops the training by both of its test parts, this one among them.
 
-Without a detector and a classifier those that come with the package are measured; without any data drawn pictures stand
+Without a detector and a classifier those that come with the package are measured; without any data drawn images stand
 in, and then only the times mean anything. fer is measured where it can be imported:
 
     pip install --target FOLDER --no-deps fer facenet-pytorch
@@ -28,7 +28,7 @@ in, and then only the times mean anything. fer is measured where it can be impor
 With ``--ray 2`` it is measured instead how much faster two actors of Ray Data, on a thread each, analyse the same
 pictures than one process on one thread does, in turns; what it takes to start them is left out.
 
-Prints what was measured, images/s (by the median time a picture), and the median of our time by the peer's.
+Prints what was measured, images/s (by the median time an image), and the median of our time by the peer's.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from faceexpr.utils.labels import FER_NAMES
 from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
 
 WARM_UP = 2
-"""Pictures that are looked at before the clock runs."""
+"""Images that are looked at before the clock runs."""
 
 
 @dataclass
@@ -65,8 +65,8 @@ class Tally:
     """What a system has done so far.
 
     Attributes:
-        seconds: of each picture.
-        found: faces of the pictures that it has found.
+        seconds: of each image.
+        found: faces of the images that it has found.
         false: boxes on no face, and beyond one for the same face.
         labels: expression of each face, where they are known, as its place in `FER_NAMES`.
         answers: what the system takes it for; -1 where it has not found it.
@@ -79,7 +79,7 @@ class Tally:
     answers: list[int] = field(default_factory=list)
 
     def add(self, scene: Scene, faces: Sequence[Face], iou: float) -> None:
-        """Judge the faces that were found in a picture."""
+        """Judge the faces that were found in an image."""
         boxes = torch.tensor([face.box for face in faces]).reshape(-1, 4)
         # Where a system gives no scores, its order is taken for one.
         detections = Detections(boxes, torch.linspace(1, 0.5, len(boxes))) if faces else no_detections()
@@ -93,7 +93,7 @@ class Tally:
 
 
 def measure(systems: Mapping[str, System], scenes: Sequence[Scene], iou: float) -> dict[str, Tally]:
-    """Let each system look at each picture, in turns."""
+    """Let each system look at each image, in turns."""
     tallies = {name: Tally() for name in systems}
     for number, scene in enumerate([*scenes[:WARM_UP], *scenes]):
         for name, system in systems.items():
@@ -109,7 +109,7 @@ def measure(systems: Mapping[str, System], scenes: Sequence[Scene], iou: float) 
 def report(title: str, scenes: Sequence[Scene], tallies: Mapping[str, Tally]) -> None:
     """Print a table."""
     faces = sum(int((~scene.truth.ignored).sum()) for scene in scenes)
-    print(f"\n{title}: {len(scenes)} pictures, {faces} faces")
+    print(f"\n{title}: {len(scenes)} images, {faces} faces")
     mine = next(iter(tallies.values()))
     for name, tally in tallies.items():
         precision = tally.found / max(tally.found + tally.false, 1)
@@ -137,7 +137,7 @@ def against_ray(scenes: Sequence[Scene], detector: str, classifier: str, workers
     torch.set_num_threads(1)
     items = [Item(str(scene.path), str(number), None) for number, scene in enumerate(scenes)]
     make, files = partial(FacePipeline.from_checkpoints, detector, classifier), ImageFiles(Path())
-    print(f"{len(items)} pictures; one process, and {workers} actors of Ray, a thread each", flush=True)
+    print(f"{len(items)} images; one process, and {workers} actors of Ray, a thread each", flush=True)
     ratios = []
     for _ in range(rounds):
         one = rate(analyze_items(make(), items, files), len(items))
@@ -176,9 +176,9 @@ def main(
         annotations: file with the true boxes of photographs.
         images: folder of the photographs; by default where the format has them.
         fer2013: FER-2013's CSV file.
-        faces: number of its PrivateTest faces that are pasted into pictures.
+        faces: number of its PrivateTest faces that are pasted into images.
         most: at most so many photographs, the first; all without it.
-        seed: of the pictures that are made.
+        seed: of the images that are made.
         threads: of torch and of OpenCV.
         ray: number of Ray's actors to compare with one process, in the place of other systems.
         rounds: how often they are compared.
@@ -201,7 +201,7 @@ def main(
             report("pasted faces of PrivateTest", scenes, measure(systems, scenes, 0.3))
         if not annotations and not fer2013:
             scenes = drawn(Path(folder), 20, seed)
-            report("drawn pictures", scenes, measure(systems, scenes, 0.5))
+            report("drawn images", scenes, measure(systems, scenes, 0.5))
 
 
 if __name__ == "__main__":

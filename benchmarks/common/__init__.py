@@ -1,1 +1,1 @@
-"""What several benchmarks share: pictures, and other people's detectors and systems."""
+"""What several benchmarks share: images, and other people's detectors and systems."""

@@ -15,7 +15,7 @@ from faceexpr.pipeline.detectors import GroundTruth, load_detector
 from faceexpr.weights.model_file import DETECTOR
 
 Finder: TypeAlias = "Callable[[NDArray[np.uint8]], Detections]"
-"""Takes an RGB picture, uint8 (H, W, 3)."""
+"""Takes an RGB image, uint8 (H, W, 3)."""
 
 
 def ours(detector: str = DETECTOR) -> Finder:

@@ -37,7 +37,7 @@ Marks: TypeAlias = "tuple[NDArray[np.float64], NDArray[np.float64]]"
 """The middle of the eyes and that of the mouth's corners, each (x, y) in pixels."""
 
 MarkFinder: TypeAlias = "Callable[[NDArray[np.uint8]], list[Marks]]"
-"""Takes an RGB picture, uint8 (H, W, 3)."""
+"""Takes an RGB image, uint8 (H, W, 3)."""
 
 
 def mark_finder() -> MarkFinder | None:

@@ -1,4 +1,4 @@
-"""Files of pictures in which the faces are known, and of many the expressions too."""
+"""Files of images in which the faces are known, and of many the expressions too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 
 SIZE = 960, 640
-"""Width and height of the pictures that are made here."""
+"""Width and height of the images that are made here."""
 
 COLUMNS, ROWS = 3, 2
 FEATHER = 0.08
@@ -28,7 +28,7 @@ FEATHER = 0.08
 
 @dataclass(frozen=True)
 class Pasting:
-    """Which faces of FER-2013 are pasted into pictures, and how.
+    """Which faces of FER-2013 are pasted into images, and how.
 
     Attributes:
         stage: ``val`` for PublicTest, ``test`` for PrivateTest.
@@ -46,7 +46,7 @@ PASTING = Pasting()
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A picture.
+    """An image.
 
     Attributes:
         path: its file.
@@ -60,13 +60,13 @@ class Scene:
 
 
 def photographs(annotations: str, images: str | None) -> list[Scene]:
-    """Return the pictures of a file of annotations, which are in the folder ``images`` or where the format says."""
+    """Return the images of a file of annotations, which are in the folder ``images`` or where the format says."""
     records = read_annotations(Path(annotations), Path(images) if images else None).images
     return [Scene(record.path, Truth(record.boxes, record.ignored)) for record in records]
 
 
 def drawn(folder: Path, number: int, seed: int) -> list[Scene]:
-    """Write pictures of drawn people into a folder."""
+    """Write images of drawn people into a folder."""
     scenes = []
     for place in range(number):
         rng = np.random.default_rng([seed, place])
@@ -76,7 +76,7 @@ def drawn(folder: Path, number: int, seed: int) -> list[Scene]:
 
 
 def composed(folder: Path, table: str, number: int, seed: int, pasting: Pasting = PASTING) -> list[Scene]:
-    """Write pictures with faces of FER-2013 into a folder.
+    """Write images with faces of FER-2013 into a folder.
 
     Each has six faces, drawn without repetition, grey as they are, on a background of smooth colours: side and place
     are random, borders fade. They are JPEG files of quality 90.
@@ -105,7 +105,7 @@ def composed(folder: Path, table: str, number: int, seed: int, pasting: Pasting 
 def _compose(
     faces: NDArray[np.uint8], rng: np.random.Generator, pasting: Pasting
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return a picture with faces (F, 48, 48), and their boxes: what FER-2013 has of them."""
+    """Return an image with faces (F, 48, 48), and their boxes: what FER-2013 has of them."""
     colours = rng.integers(40, 216, (4, 6, 3), dtype=np.uint8)
     canvas = Image.fromarray(colours).resize(SIZE, Image.Resampling.BICUBIC)
     boxes = []

@@ -1,4 +1,4 @@
-"""Whole systems, each a function from the file of a picture to faces with an expression."""
+"""Whole systems, each a function from the file of an image to faces with an expression."""
 
 from __future__ import annotations
 
