@@ -1,10 +1,7 @@
-"""How fast is the exact nearest-neighbour search, against scikit-learn, faiss and the machine's own floor?
+"""Time the exact nearest-neighbour search against scikit-learn and faiss.
 
 In one run, in turns, for all of FER-2013's training images as the bank and all of PublicTest as queries: for each
-norm our search, scikit-learn's brute force and faiss's flat index, on the same cores. For p = 1 also the floors:
-
-- arithmetic: as many sums of absolute differences of the same instructions, on operands in the first-level cache;
-- memory: reading the bank once for each block of queries that is compared with it.
+norm our search, scikit-learn's brute force and faiss's flat index, on the same cores.
 
 Scikit-learn and faiss are timed on a sample of the queries and scaled up; ours is always timed on all. What Numba
 compiles is kept on disk; the first call's time is printed on its own and is in no other figure.
@@ -24,20 +21,16 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numba
-import numpy as np
 import torch
 from jsonargparse import auto_cli
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from faceexpr.data.fer2013 import FER2013
-from faceexpr.models.neighbours import kernels, processors
-from faceexpr.models.neighbours.search import Norm, nearest
+from faceexpr.models.neighbours import Norm, nearest
 
 K = 9
 """The largest number of neighbours of the paper's Figure 8."""
@@ -86,49 +79,6 @@ def faiss_flat(bank: Tensor, p: Norm) -> Search:
     return search
 
 
-@numba.njit(nogil=True)  # type: ignore[misc, untyped-decorator, unused-ignore]
-def _arithmetic(queries: Any, bank: Any, tiles: int) -> int:
-    sums = np.empty(64, np.int32)
-    total = 0
-    for _ in range(tiles):
-        kernels._absolute_tile(queries, bank, 0, 0, sums)
-        total += sums[0]
-    return total
-
-
-@numba.njit(nogil=True, fastmath=True)  # type: ignore[misc, untyped-decorator, unused-ignore]
-def _reading(words: Any) -> int:
-    total = 0
-    for place in range(len(words)):
-        total ^= words[place]
-    return total
-
-
-def arithmetic_floor(bank: Tensor, queries: Tensor) -> float:
-    """Return seconds for all pairs when every operand is in the first-level cache; measures a tenth of them."""
-    pairs = len(bank) * len(queries)
-    threads = torch.get_num_threads()
-    tiles = pairs // (kernels._QUERIES * kernels._ROWS) // threads // 10
-    few = queries[:8].numpy(), bank[:8].numpy()
-    _arithmetic(*few, 1)
-    with ThreadPoolExecutor(threads) as pool:
-        start = time.perf_counter()
-        list(pool.map(lambda _: _arithmetic(*few, tiles), range(threads)))
-        return 10 * (time.perf_counter() - start)
-
-
-def memory_floor(bank: Tensor, queries: Tensor) -> float:
-    """Return seconds for reading the bank once for each block of queries, all threads at once."""
-    words = bank.numpy().reshape(-1)[: bank.numel() // 8 * 8].view(np.uint64)
-    blocks = -(-queries.numel() // processors._QUERY_BYTES)
-    parts = np.array_split(words, torch.get_num_threads())
-    _reading(words[:8])
-    with ThreadPoolExecutor(len(parts)) as pool:
-        start = time.perf_counter()
-        list(pool.map(_reading, parts))
-        return blocks * (time.perf_counter() - start)
-
-
 class Memory:
     """The most resident memory while the block runs, less what there was before, in MB; NaN where unknown."""
 
@@ -173,7 +123,6 @@ def compare(bank: Tensor, queries: Tensor, p: Norm, sample: int, rounds: int) ->
     if importlib.util.find_spec("faiss") is not None:
         others["faiss"] = faiss_flat(bank, p)
     times: dict[str, list[float]] = {name: [] for name in ("ours", *others)}
-    floors: dict[str, list[float]] = {"arithmetic floor": [], "memory floor": []} if p == 1 else {}
     differences = dict.fromkeys(others, 0.0)
     few = queries[:sample]
     for _ in range(rounds):
@@ -185,13 +134,10 @@ def compare(bank: Tensor, queries: Tensor, p: Norm, sample: int, rounds: int) ->
             differences[name] = float(
                 ((found - distances[: len(few)]).abs() / distances[: len(few)].clamp(min=1)).max()
             )
-        if floors:
-            floors["arithmetic floor"].append(arithmetic_floor(bank, queries))
-            floors["memory floor"].append(memory_floor(bank, queries))
     print(
         f"p = {p}: first call {first:.2f} s; {memory.added:.0f} MB beside the data; {len(few)} queries for the others"
     )
-    for name, values in (times | floors).items():
+    for name, values in times.items():
         line = f"  {name:<18}{statistics.median(values):9.3f} s  ({min(values):.3f} to {max(values):.3f})"
         if name != "ours":
             ratios = [value / our for value, our in zip(values, times["ours"], strict=True)]

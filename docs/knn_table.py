@@ -16,7 +16,7 @@ from jsonargparse import auto_cli
 from torch import Tensor
 
 from faceexpr.data.fer2013 import FER2013
-from faceexpr.models.neighbours.search import class_probabilities, nearest
+from faceexpr.models.neighbours import class_probabilities, nearest
 from faceexpr.tasks.representations import Histogram, RawPixels
 
 KS = (1, 3, 5, 7, 9)

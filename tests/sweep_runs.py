@@ -12,44 +12,43 @@ from typing import Any
 from conftest import TINY_DATA, TINY_NET, TINY_RUN
 
 from faceexpr.cli import train as training_cli
-from faceexpr.cli.sweep import Sweep
-from faceexpr.sweep.launch import LOG
-from faceexpr.sweep.options import SweepOptions
-from faceexpr.sweep.trial import Assignment, TrialReport
+from faceexpr.sweep.study import Launch, Sweep, SweepOptions
+from faceexpr.sweep.trial import LOG, Report, TrialReport
 from faceexpr.utils.errors import FaceExprError
 
 FIT = ["--data", "SyntheticFaces", *TINY_DATA, *TINY_NET, *TINY_RUN]
 FOLDER = Path("lightning_logs/s")
 
 
-def here(args: Sequence[str], assignment: Assignment, folder: Path) -> int:
-    """Run a trial as `launch` does, but in this process, which has loaded everything."""
+def here(args: Sequence[str], monitor: str, folder: Path, report: Report) -> int:
+    """Run a trial as `run_trial` does, but in this process, which has loaded everything."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG).open("w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         try:
-            training_cli.run(list(args), callbacks=[TrialReport(assignment)])
+            training_cli.run(list(args), callbacks=[TrialReport(monitor, report)])
         except FaceExprError as error:
             print(f"faceexpr fit: error: {error}")
             return 1
     return 0
 
 
-def curve(values: Callable[[dict[str, str]], Sequence[float]]) -> Callable[[Sequence[str], Assignment, Path], int]:
+def curve(values: Callable[[dict[str, str]], Sequence[float]]) -> Launch:
     """Return a launch that trains nothing: it reports the values that a function gives for the trial's options."""
 
-    def launch(args: Sequence[str], assignment: Assignment, folder: Path) -> int:
+    def launch(args: Sequence[str], monitor: str, folder: Path, report: Report) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / LOG).touch()
         options = dict(argument.removeprefix("--").split("=", 1) for argument in args if "=" in argument)
-        trial = assignment.open()
-        for step, value in enumerate(values(options)):
-            trial.report(value, step)
+        found = values(options)
+        for epoch, value in enumerate(found, 1):
+            if report(value, epoch, epoch < len(found)):
+                break
         return 0
 
     return launch
 
 
-def sweep(launch: Any = here, fit: Sequence[str] = (), **options: Any) -> Sweep:
+def sweep(launch: Launch = here, fit: Sequence[str] = (), **options: Any) -> Sweep:
     """Return a sweep in ``lightning_logs/s``."""
     return Sweep(SweepOptions(**{"name": "s", **options}), [*FIT, *fit], launch)
 

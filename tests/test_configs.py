@@ -16,8 +16,8 @@ import yaml
 from conftest import REPOSITORY, exit_code
 
 from faceexpr.cli.main import main
-from faceexpr.sweep.options import read_options
-from faceexpr.sweep.resolve import resolved
+from faceexpr.cli.sweep import read_options
+from faceexpr.sweep.study import resolve
 
 FOLDER = REPOSITORY / "configs"
 FILES = sorted(FOLDER.rglob("*.yaml"))
@@ -165,7 +165,7 @@ def test_a_sweep_is_short_and_says_how_to_run_it(path: Path, monkeypatch: pytest
     assert arguments[arguments.index("--sweep") + 1] == relative(path)
     options, fit = read_options(arguments)
     assert options.name == path.stem
-    config = yaml.safe_load(resolved(["fit", *fit]))
+    config = yaml.safe_load(resolve(["fit", *fit]))
     mentioned = set(re.findall(r"--[a-z][\w.]*", " ".join(comments(path)))) - {"--config", "--sweep"}
     for flag in [*mentioned, *options.parameters]:
         option(config, flag)

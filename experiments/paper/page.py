@@ -21,7 +21,7 @@ from faceexpr.cli.compare import on_all_and_unleaked, sections
 from faceexpr.cli.parser import read_config
 from faceexpr.metrics import predictions
 from faceexpr.metrics.comparison import check_same, over_seeds
-from faceexpr.models.head import expression_head
+from faceexpr.models.base import expression_head
 from faceexpr.models.mlp import MLP
 from faceexpr.models.simple_cnn import SimpleCNN
 from faceexpr.utils.files import write_file

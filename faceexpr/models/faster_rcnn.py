@@ -2,28 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import ceil
-from typing import Literal
+from dataclasses import dataclass
+from math import ceil, gcd
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
-from torchvision.models import detection
+from torch import Tensor, nn
+from torchvision.models import detection, get_model, get_model_weights
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
-from torchvision.ops import clip_boxes_to_image
+from torchvision.ops import FrozenBatchNorm2d, clip_boxes_to_image
 
 from faceexpr.boxes.suppression import Suppression
 from faceexpr.models.base import require
 from faceexpr.models.detector import DetectionNet, as_unit
-from faceexpr.models.faster_rcnn_weights import CLASSES, detector_weights
-from faceexpr.models.pyramid import STAGES, STRIDES, BackboneName, Norm, feature_pyramid
 from faceexpr.models.resnet import IMAGENET_MEAN, IMAGENET_STD
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import resize
+from faceexpr.weights.pretrained import download_weights, misfit, read_weights_file, require_state_dict, without
+
+BackboneName = Literal["resnext101_32x8d", "resnet50", "resnet18", "mobilenet_v3_large"]
+Norm = Literal["frozen", "batch", "group"]
+
+STRIDES = (4, 8, 16, 32, 64)
+"""Pixels of the image, in each direction, that one place of a level stands for."""
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """The parts of a classification network between one halving of the resolution and the next.
+
+    Attributes:
+        parts: names of the modules of each stage, the stem first; the last one of each other stage feeds a level.
+        channels: what the stages but the stem give.
+        eps: of the normalisation that the published weights were trained with.
+    """
+
+    parts: tuple[tuple[str, ...], ...]
+    channels: tuple[int, ...]
+    eps: float = 1e-5
+
+
+_RESNET_PARTS = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
+_BOTTLENECK = _Stages(_RESNET_PARTS, (256, 512, 1024, 2048))
+_STAGES: dict[str, _Stages] = {
+    "resnext101_32x8d": _BOTTLENECK,
+    "resnet50": _BOTTLENECK,
+    "resnet18": _Stages(_RESNET_PARTS, (64, 128, 256, 512)),
+    # torchvision's own detector takes strides 32, 32 and 64 from this network, too coarse for most faces.
+    "mobilenet_v3_large": _Stages(
+        (("0", "1"), ("2", "3"), ("4", "5", "6"), ("7", "8", "9", "10", "11", "12"), ("13", "14", "15", "16")),
+        (24, 40, 112, 960),
+        eps=1e-3,
+    ),
+}
+
+STAGES = 5
+"""Stages of every backbone, the stem included."""
+
+
+def feature_pyramid(name: BackboneName, norm: Norm, trainable_stages: int, channels: int) -> BackboneWithFPN:
+    """Build a pyramid with the levels of `STRIDES`, from scratch.
+
+    Its ``body`` has the parameter names of torchvision's network without its classifier.
+
+    Args:
+        name: the classification network.
+        norm: ``frozen`` batch normalisation keeps its statistics and weights, ``batch`` learns them, ``group`` (Wu and
+            He, 2018) does not depend on the size of the batch.
+        trainable_stages: stages that learn, counted from the last, 0 to `STAGES`.
+        channels: of each level.
+    """
+    stages = _STAGES[name]
+    body = get_model(name, weights=None, norm_layer=_norm_layer(norm, stages.eps))
+    body = body.features if name == "mobilenet_v3_large" else body
+    frozen = [part for parts in stages.parts[: STAGES - trainable_stages] for part in parts]
+    for part in frozen:
+        body.get_submodule(part).requires_grad_(False)
+    levels = {parts[-1]: str(level) for level, parts in enumerate(stages.parts[1:])}
+    return BackboneWithFPN(body, levels, list(stages.channels), channels)
+
+
+def _norm_layer(norm: Norm, eps: float) -> Callable[[int], nn.Module]:
+    def layer(channels: int) -> nn.Module:
+        if norm == "group":
+            return nn.GroupNorm(gcd(channels, 32), channels, eps=eps)
+        return (FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d)(channels, eps=eps)
+
+    return layer
+
 
 FACE_ANCHORS = tuple(tuple(round(4 * stride * 2 ** (third / 3)) for third in range(3)) for stride in STRIDES)
 """Sides from 16 to 406 pixels, three an octave, so that next to every face there is an anchor of about its size."""
@@ -227,3 +301,96 @@ class _FacePredictor(FastRCNNPredictor):  # type: ignore[misc]  # torchvision ha
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         scores, shifts = super().forward(x)
         return scores.float(), shifts.float()
+
+
+CLASSES = 2
+"""The background and the face."""
+
+COCO_CLASSES = 91
+HEAD = "roi_heads.box_predictor."
+BODY = "backbone.body."
+
+
+def detector_weights(weights: str, backbone: str, detector: nn.Module) -> dict[str, Tensor]:
+    """Return weights with the names of torchvision's detector: of the backbone, or of everything.
+
+    Args:
+        weights: ``imagenet``, ``coco`` or a local file.
+        backbone: torchvision's name of the network below the pyramid.
+        detector: torchvision's Faster R-CNN.
+
+    Raises:
+        FaceExprError: they cannot be had, or are not this network's.
+    """
+    state = _published(weights, backbone) if weights in ("imagenet", "coco") else _from_file(Path(weights))
+    if any(name.startswith("roi_heads.") for name in state):
+        return _whole(state, weights, detector)
+    body = {f"{BODY}{name.removeprefix('features.')}": value for name, value in state.items()}
+    body = without(body, f"{BODY}fc.", f"{BODY}classifier.")
+    expected = {name: value for name, value in _tensors(detector).items() if name.startswith(BODY)}
+    _require_fit(body, expected, f"{weights} does not hold the weights of torchvision's {backbone}, or of a detector")
+    return body
+
+
+def _published(weights: str, backbone: str) -> dict[str, Tensor]:
+    if weights == "imagenet":
+        return download_weights(get_model_weights(backbone).DEFAULT, weights, backbone)
+    if backbone != "resnet50":
+        raise FaceExprError(
+            f"model.net.weights is coco and model.net.backbone is {backbone}: torchvision has a COCO detector with "
+            "these levels for resnet50 only; use that backbone, or weights imagenet"
+        )
+    return download_weights(FasterRCNN_ResNet50_FPN_Weights.DEFAULT, weights, "Faster R-CNN ResNet-50")
+
+
+def _from_file(path: Path) -> dict[str, Tensor]:
+    content: Any = read_weights_file(path, "none, imagenet, coco")
+    if not isinstance(content, Mapping) or "state_dict" not in content:
+        state = require_state_dict(content, path)
+        return {name.removeprefix("detector."): value for name, value in state.items()}
+    state = require_state_dict(content["state_dict"], path)
+    prefix = "net.detector."
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    if not own:
+        raise FaceExprError(
+            f"model.net.weights: {path} is a checkpoint of another network; expected one of FasterRCNN, or a state dict"
+        )
+    return own
+
+
+def _whole(state: dict[str, Tensor], weights: str, detector: nn.Module) -> dict[str, Tensor]:
+    scores = state.get(f"{HEAD}cls_score.weight")
+    classes = CLASSES if scores is None else len(scores)
+    if classes == COCO_CLASSES:
+        state = _with_eps(without(state, HEAD), detector)
+    elif classes != CLASSES:
+        raise FaceExprError(
+            f"model.net.weights: the head in {weights} tells {classes} classes; expected {CLASSES}, the background "
+            f"and the face, or COCO's {COCO_CLASSES}, which are replaced"
+        )
+    else:
+        state = without(state)
+    replaced = () if classes == CLASSES else (HEAD,)
+    expected = without(_tensors(detector), *replaced)
+    _require_fit(state, expected, f"{weights} holds a detector that differs in backbone, norm or number of anchors")
+    return state
+
+
+def _with_eps(state: dict[str, Tensor], detector: nn.Module) -> dict[str, Tensor]:
+    """Return COCO's weights, which were trained without an epsilon in the normalisation, for layers that have one."""
+    eps = {
+        f"{name}.running_var": layer.eps
+        for name, layer in detector.named_modules()
+        if isinstance(layer, FrozenBatchNorm2d | nn.BatchNorm2d)
+    }
+    return {name: value - eps[name] if name in eps else value for name, value in state.items()}
+
+
+def _tensors(detector: nn.Module) -> dict[str, Tensor]:
+    return without(detector.state_dict())
+
+
+def _require_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], otherwise: str) -> None:
+    wrong = misfit(state, expected)
+    if wrong is not None:
+        raise FaceExprError(f"model.net.weights: {otherwise} ({wrong} is missing, unknown or of another shape)")

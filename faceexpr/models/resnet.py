@@ -8,8 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision.models import get_model, get_weight
 
-from faceexpr.models.base import ExpressionNet, require
-from faceexpr.models.head import expression_head
+from faceexpr.models.base import ExpressionNet, expression_head, require
 from faceexpr.models.preprocess import Preprocess
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.weights.pretrained import download_weights, misfit, read_weights_file, require_state_dict, without

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from faceexpr.models.base import ExpressionNet
-from faceexpr.models.head import expression_head
+from faceexpr.models.base import ExpressionNet, expression_head
 from faceexpr.models.preprocess import Preprocess
 
 

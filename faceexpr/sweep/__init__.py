@@ -1,1 +1,1 @@
-"""One sweep for everything: a grid or a search over any options of ``fit``, each trial an ordinary run."""
+"""Run ``fit`` over a grid of its options, or search them with Optuna; each trial is an ordinary run."""

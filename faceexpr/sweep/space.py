@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import Trial
 
 from faceexpr.utils.errors import FaceExprError
 
@@ -20,50 +23,8 @@ Point = dict[str, Plain]
 EXPECTED = "expected a list of values or a range such as {low: 1e-4, high: 1e-1, log: true}"
 
 
-@dataclass(frozen=True)
-class Choices:
-    """A parameter that takes one of some values.
-
-    Args:
-        values: one or more, all different.
-    """
-
-    values: tuple[Plain, ...]
-
-    @property
-    def probes(self) -> tuple[Plain, ...]:
-        """Values that show whether the option takes all of them."""
-        return self.values
-
-
-@dataclass(frozen=True)
-class Range:
-    """A parameter that takes any number between two ends; whole numbers only where both ends and the step are whole.
-
-    Args:
-        low: smallest value.
-        high: largest value.
-        step: distance between values; none for any value.
-        log: draw the logarithm evenly.
-    """
-
-    low: float
-    high: float
-    step: float | None = None
-    log: bool = False
-
-    @property
-    def whole(self) -> bool:
-        """Whether the values are whole numbers."""
-        return all(isinstance(value, int) for value in (self.low, self.high, self.step) if value is not None)
-
-    @property
-    def probes(self) -> tuple[Plain, ...]:
-        """Values that show whether the option takes all of them."""
-        return self.low, self.high
-
-
-Space = dict[str, Choices | Range]
+Space = dict[str, BaseDistribution]
+"""What each parameter may be, by the option's name: Optuna's distributions."""
 
 
 def read_space(parameters: Mapping[str, Any], method: Literal["grid", "search"]) -> Space:
@@ -87,14 +48,13 @@ def read_space(parameters: Mapping[str, Any], method: Literal["grid", "search"])
         if isinstance(described, list):
             space[name] = _choices(name, described)
         elif isinstance(described, Mapping):
-            span = _range(name, described)
-            space[name] = _walk(name, span) if method == "grid" else span
+            space[name] = _range(name, described, method)
         else:
             raise FaceExprError(f"parameters: {name} is {described!r}; {EXPECTED}")
     return space
 
 
-def _choices(name: str, values: list[Any]) -> Choices:
+def _choices(name: str, values: list[Any]) -> CategoricalDistribution:
     plain = tuple(value if value is None or isinstance(value, str | int | float) else _json(value) for value in values)
     if not plain:
         raise FaceExprError(f"parameters: {name} is an empty list; {EXPECTED}")
@@ -103,10 +63,10 @@ def _choices(name: str, values: list[Any]) -> Choices:
         if (type(value), value) in seen:
             raise FaceExprError(f"parameters: {name} lists {as_text(value)} twice; expected each value once")
         seen.add((type(value), value))
-    return Choices(plain)
+    return CategoricalDistribution(plain)
 
 
-def _range(name: str, described: Mapping[str, Any]) -> Range:
+def _range(name: str, described: Mapping[str, Any], method: str) -> BaseDistribution:
     unknown = sorted(set(map(str, described)) - {"low", "high", "step", "log"})
     if unknown or not {"low", "high"} <= set(described):
         wrong = f"has {', '.join(unknown)}" if unknown else "lacks low or high"
@@ -124,32 +84,52 @@ def _range(name: str, described: Mapping[str, Any]) -> Range:
         raise FaceExprError(f"parameters: log of {name} is {log!r}; expected true or false")
     if log and (low <= 0 or step is not None):
         raise FaceExprError(f"parameters: {name} has log: true; expected low to be more than 0 and no step")
-    return Range(low, high, step, log)
-
-
-def _walk(name: str, span: Range) -> Choices:
-    if span.step is None:
+    # Whole numbers only where both ends and the step are whole.
+    whole = all(isinstance(value, int) for value in (low, high, step) if value is not None)
+    if method != "grid":
+        return IntDistribution(low, high, log, step or 1) if whole else FloatDistribution(low, high, log, step)
+    if step is None:
         raise FaceExprError(
             f"parameters: {name} is a range without a step, which a grid cannot walk; expected a list, a step, or "
             "method: search"
         )
-    count = math.floor((span.high - span.low) / span.step + 1e-9) + 1
+    values = (low + index * step for index in range(math.floor((high - low) / step + 1e-9) + 1))
     # Rounded, because 0.1 + 2 * 0.1 is no value that anybody has written.
-    values = (span.low + index * span.step for index in range(count))
-    return Choices(tuple(value if span.whole else float(f"{value:.12g}") for value in values))
+    return CategoricalDistribution(tuple(value if whole else float(f"{value:.12g}") for value in values))
 
 
 def grid(space: Space) -> list[Point]:
-    """Return every combination; the last parameter changes fastest. Ranges have been walked before."""
-    columns = [parameter.values for parameter in space.values() if isinstance(parameter, Choices)]
-    return [dict(zip(space, values, strict=True)) for values in itertools.product(*columns)]
+    """Return every combination; the last parameter changes fastest."""
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*map(_ends, space.values()))]
 
 
 def probes(space: Space) -> list[Point]:
     """Return few points that hold every value, and both ends of every range: what has to be understood by ``fit``."""
-    first = {name: parameter.probes[0] for name, parameter in space.items()}
-    others = [{**first, name: value} for name, parameter in space.items() for value in parameter.probes[1:]]
-    return [first, *others]
+    ends = {name: _ends(parameter) for name, parameter in space.items()}
+    first = {name: values[0] for name, values in ends.items()}
+    return [first, *({**first, name: value} for name, values in ends.items() for value in values[1:])]
+
+
+def _ends(parameter: BaseDistribution) -> tuple[Plain, ...]:
+    if isinstance(parameter, CategoricalDistribution):
+        return tuple(parameter.choices)
+    assert isinstance(parameter, IntDistribution | FloatDistribution)
+    return parameter.low, parameter.high
+
+
+def suggest(trial: Trial, space: Space) -> Point:
+    """Return the point of a trial: the one that it was enqueued with, or one that the sampler draws."""
+    point: Point = {}
+    for name, parameter in space.items():
+        if isinstance(parameter, CategoricalDistribution):
+            point[name] = trial.suggest_categorical(name, parameter.choices)
+        elif isinstance(parameter, IntDistribution):
+            point[name] = trial.suggest_int(name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
+        elif isinstance(parameter, FloatDistribution):
+            point[name] = trial.suggest_float(
+                name, parameter.low, parameter.high, step=parameter.step, log=parameter.log
+            )
+    return point
 
 
 def flags(point: Mapping[str, Plain]) -> list[str]:
@@ -160,6 +140,15 @@ def flags(point: Mapping[str, Plain]) -> list[str]:
 def as_text(value: Plain) -> str:
     """Return a value as a command line and a table have it."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def shown(value: Plain) -> str:
+    """Return a value for people: a class without its module, a number with few digits."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = as_text(value)
+    match = re.fullmatch(r"(?:\w+\.)+([A-Z]\w*)", text)
+    return match[1] if match else text
 
 
 def _json(value: Any) -> str:

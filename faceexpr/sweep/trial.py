@@ -1,122 +1,127 @@
-"""A trial in a process of its own: ``python -m faceexpr.sweep.trial fit ...`` is ``faceexpr fit ...`` that reports.
+"""Run a trial in a process of its own: ``python -m faceexpr.sweep.trial fit ...`` is ``faceexpr fit ...`` that reports.
 
 Not in the process of the sweep, so that a trial is exactly the run that ``fit`` makes of the same options: nothing that
 an earlier trial has set or left in memory reaches it, a crash ends one trial and not the sweep, and the strategies of
 Lightning that start their processes from the command line find the right one.
+
+After each validation the trial writes a line to its standard output, and reads from standard input whether it goes on.
+What a training prints goes to the log. A trial whose sweep was killed reads the end of its input, and ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+import signal
+import subprocess
 import sys
-import threading
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from optuna.trial import Trial
+from lightning.pytorch.utilities import rank_zero_info
 
-from faceexpr.cli.train import run
-from faceexpr.sweep.storage import open_study
 from faceexpr.utils.errors import FaceExprError
 
-VARIABLE = "FACEEXPR_SWEEP_TRIAL"
-"""Environment variable that says which trial it is; processes that Lightning starts inherit it."""
+LOG = "log.txt"
+ERROR = "error: "
+PATIENCE = 20.0
+"""Seconds that an interrupted trial gets to end by itself."""
 
-PRUNED_AFTER = "pruned_after"
-"""Attribute of a trial that was stopped early: the epochs that it ran."""
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What a trial's process has to know.
-
-    Args:
-        storage: of the study.
-        study: its name.
-        trial: id of the trial in the storage.
-        monitor: the metric that is reported.
-        mode: whether ``max`` or ``min`` is better.
-        prune: whether the trial may be stopped early.
-        prune_startup: trials that have to be complete before any is stopped early.
-        prune_warmup: validations of a trial before which it is not stopped.
-    """
-
-    storage: str
-    study: str
-    trial: int
-    monitor: str
-    mode: str
-    prune: bool
-    prune_startup: int
-    prune_warmup: int
-
-    def environment(self) -> dict[str, str]:
-        """Return the environment of the trial's process."""
-        return {**os.environ, VARIABLE: json.dumps(asdict(self))}
-
-    def open(self) -> Trial:
-        """Open the trial in its storage."""
-        from optuna.pruners import MedianPruner
-
-        pruner = MedianPruner(self.prune_startup, self.prune_warmup)
-        return Trial(open_study(self.storage, self.study, self.mode, pruner=pruner), self.trial)
+Report = Callable[[float, int, bool], bool]
+"""Takes the metric, the epochs that have run, and whether there are more; returns whether the training has to end."""
 
 
 class TrialReport(Callback):
-    """Report the metric after each validation, and end a training early that is worse than the others were by then.
+    """Report the metric after each validation, and end the training where the answer is to end it.
 
     It ends as a training does whose time is up, at the end of the epoch and with all that a run leaves.
 
     Args:
-        assignment: which trial, and when it may be ended.
+        monitor: the metric that is reported.
+        report: called in the first process of the training.
     """
 
-    def __init__(self, assignment: Assignment) -> None:
-        self.assignment = assignment
-        self._trial: Trial | None = None
-        self._validations = 0
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            self._trial = self.assignment.open()
+    def __init__(self, monitor: str, report: Report) -> None:
+        self.monitor = monitor
+        self.report = report
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        value = trainer.callback_metrics.get(self.assignment.monitor)
+        value = trainer.callback_metrics.get(self.monitor)
         if trainer.sanity_checking or value is None:
             return
-        stop = self._trial is not None and self._stop(self._trial, trainer, float(value))
+        epochs = trainer.current_epoch + 1
+        more = trainer.max_epochs is None or trainer.max_epochs < 0 or epochs < trainer.max_epochs
+        stop = trainer.is_global_zero and self.report(float(value), epochs, more)
         # One process decides for all; a process that went on alone would wait for the others for ever.
         if trainer.strategy.broadcast(stop):
             trainer.should_stop = True
 
-    def _stop(self, trial: Trial, trainer: Trainer, value: float) -> bool:
-        # Validations are counted, not epochs: there may be several in one.
-        trial.report(value, self._validations)
-        self._validations += 1
-        epochs = trainer.current_epoch + 1
-        last = trainer.max_epochs is not None and 0 < trainer.max_epochs <= epochs
-        if not self.assignment.prune or last or not trial.should_prune():
-            return False
-        trial.set_user_attr(PRUNED_AFTER, epochs)
-        return True
+
+def run_trial(args: Sequence[str], monitor: str, folder: Path, report: Report) -> int:
+    """Run ``fit`` in a process of its own and return its exit code; what it says goes to ``log.txt`` in the run folder.
+
+    Args:
+        args: the arguments, verb included.
+        monitor: the metric that is reported.
+        folder: the run folder; what an interrupted attempt has left in it is removed.
+        report: called with each report.
+    """
+    if folder.exists():
+        rank_zero_info(f"{folder} holds an attempt that was interrupted; it is removed and the trial is run again")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    with (folder / LOG).open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "faceexpr.sweep.trial", monitor, *args],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, "PYTHONUTF8": "1"},
+        )  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                with contextlib.suppress(OSError):  # it has ended meanwhile; its exit code says how
+                    process.stdin.write("stop\n" if report(*json.loads(line)) else "go\n")
+                    process.stdin.flush()
+            return process.wait()
+        finally:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def _end_with_parent() -> None:
-    """End when standard input does: the sweep holds its other end, and closes it when it ends, however it ends."""
-    # Not sys.stdin, whose lock a reading thread would hold when the interpreter shuts down.
-    while os.read(0, 1):
-        pass
-    os._exit(1)
+def failure(code: int, log: Path) -> str:
+    """Return in one line why a trial's process that did not exit with 0 has ended: its signal, or what it said last."""
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"ended by {signal.Signals(-code).name}" + (", as when memory runs out" if code == -9 else "")
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    said = [line.partition(ERROR)[2] for line in reversed(lines) if line.startswith("faceexpr ") and ERROR in line]
+    # The last line of a traceback names the exception.
+    return next((line.strip() for line in [*said, *reversed(lines)] if line.strip()), f"exit code {code}")
 
 
 def main() -> None:
-    """Run the trial that the environment names with the options of the command line."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    """Run the trial that the command line names: the metric, then the arguments of ``fit``."""
+    from faceexpr.cli.train import run
+
+    reports = sys.stdout
+
+    def report(value: float, epochs: int, more: bool) -> bool:
+        print(json.dumps([value, epochs, more]), file=reports, flush=True)
+        return sys.stdin.readline() != "go\n"
+
     try:
-        run(sys.argv[1:], callbacks=[TrialReport(Assignment(**json.loads(os.environ[VARIABLE])))])
+        with contextlib.redirect_stdout(sys.stderr):
+            run(sys.argv[2:], callbacks=[TrialReport(sys.argv[1], report)])
     except FaceExprError as error:
-        print(f"faceexpr fit: error: {error}", file=sys.stderr)
+        print(f"faceexpr fit: {ERROR}{error}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

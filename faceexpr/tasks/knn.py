@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from faceexpr.data.loading import PADDING
-from faceexpr.models.neighbours.search import Neighbours, class_probabilities, nearest
-from faceexpr.models.neighbours.store import NeighbourStore
+from faceexpr.models.neighbours import Neighbours, NeighbourStore, class_probabilities, nearest
 from faceexpr.tasks.base import ExpressionTask
 from faceexpr.tasks.representations import RawPixels, Representation
 from faceexpr.utils.errors import FaceExprError

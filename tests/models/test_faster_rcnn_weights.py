@@ -9,8 +9,7 @@ from torchvision.models import get_model
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights, fasterrcnn_resnet50_fpn
 from torchvision.ops import FrozenBatchNorm2d, boxes
 
-from faceexpr.models.faster_rcnn import FasterRCNN
-from faceexpr.models.pyramid import STRIDES, feature_pyramid
+from faceexpr.models.faster_rcnn import STRIDES, FasterRCNN, feature_pyramid
 from faceexpr.utils.errors import FaceExprError
 
 COCO_ANCHORS = {"anchor_sizes": [[32], [64], [128], [256], [512]], "anchor_ratios": [0.5, 1.0, 2.0]}

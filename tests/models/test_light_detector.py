@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from faceexpr.boxes.suppression import Suppression
-from faceexpr.models.light_detector import PRIOR, LightDetector, decode, grid
-from faceexpr.models.light_loss import detection_losses
+from faceexpr.models.light_detector import PRIOR, LightDetector, decode, detection_losses, grid
 from faceexpr.utils.errors import FaceExprError
 
 SMALL = (4, 4, 8, 8, 8)

@@ -85,7 +85,7 @@ def test_deep_features_travel_in_the_checkpoint(run: Run, workdir: Path) -> None
 
 
 def test_a_store_gives_the_same_and_searches_once(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import faceexpr.models.neighbours.store as store
+    import faceexpr.models.neighbours as store
 
     searches = []
     search = store.nearest

@@ -3,9 +3,10 @@
 from typing import Any
 
 import pytest
+from optuna.distributions import IntDistribution
 
-from faceexpr.sweep.options import read_options
-from faceexpr.sweep.space import Range, flags, grid, probes, read_space
+from faceexpr.cli.sweep import read_options
+from faceexpr.sweep.space import flags, grid, probes, read_space
 from faceexpr.utils.errors import FaceExprError
 
 
@@ -29,11 +30,10 @@ def test_probes_hold_every_value_and_both_ends_in_few_points() -> None:
     assert {point["c"] for point in points} == {"x", "y"}
 
 
-def test_whole_numbers_stay_whole() -> None:
-    assert Range(1, 9, 2).whole
-    assert Range(1, 9).whole
-    assert not Range(1, 9.0).whole
-    assert not Range(1, 9, 0.5).whole
+@pytest.mark.parametrize(("values", "whole"), [((1, 9, 2), True), ((1, 9.0, None), False), ((1, 9, 0.5), False)])
+def test_whole_numbers_stay_whole(values: tuple[float, ...], whole: bool) -> None:
+    space = read_space({"x": dict(zip(("low", "high", "step"), values, strict=True))}, "search")
+    assert isinstance(space["x"], IntDistribution) is whole
 
 
 def test_values_become_flags_that_the_command_line_reads_back() -> None:

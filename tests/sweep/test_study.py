@@ -1,11 +1,13 @@
 """Sweeps of tiny trainings: what they leave, how they go on, and what goes wrong."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,9 @@ from sweep_runs import FIT, FOLDER, curve, here, sweep, table, val
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from faceexpr.cli.main import main
-from faceexpr.sweep.trial import Assignment
-from faceexpr.utils.errors import PREEMPTED, FaceExprError
+from faceexpr.sweep import study as study_module
+from faceexpr.sweep.trial import Report
+from faceexpr.utils.errors import FaceExprError
 
 GRID = {"model.net.activation": ["relu", "tanh"], "model.lr": [1e-3, 1e-2]}
 EPOCHS = ["--trainer.max_epochs=2"]
@@ -30,7 +33,7 @@ def test_a_grid_leaves_ordinary_runs_a_table_a_figure_and_the_best_configuration
     sweep(fit=EPOCHS, parameters=GRID).run()
     printed = capsys.readouterr().out
     assert {path.name for path in FOLDER.iterdir()} == {
-        "table.csv", "sweep.png", "best.yaml", "study.journal", *(f"trial_{index:03d}" for index in range(4)),
+        "table.csv", "sweep.png", "best.yaml", "study.db", *(f"trial_{index:03d}" for index in range(4)),
     }  # fmt: skip
     rows = table()
     assert [(row["model.net.activation"], row["model.lr"]) for row in rows] == [
@@ -61,20 +64,20 @@ def test_the_same_command_does_what_is_missing_and_nothing_again(
 ) -> None:
     calls: list[str] = []
 
-    def interrupted(args: Sequence[str], assignment: Assignment, folder: Path) -> int:
+    def interrupted(args: Sequence[str], monitor: str, folder: Path, report: Report) -> int:
         calls.append(folder.name)
         folder.mkdir(parents=True)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return curve(lambda options: [float(options["model.lr"])])(args, assignment, folder)
+        return curve(lambda options: [float(options["model.lr"])])(args, monitor, folder, report)
 
     assert exit_code(sweep(interrupted, parameters=GRID).run) == 130
     assert "the same command goes on" in capsys.readouterr().out
     assert [row["trial"] for row in table()] == ["trial_000", "trial_001"]
 
-    def rest(args: Sequence[str], assignment: Assignment, folder: Path) -> int:
+    def rest(args: Sequence[str], monitor: str, folder: Path, report: Report) -> int:
         calls.append(folder.name)
-        return curve(lambda options: [float(options["model.lr"])])(args, assignment, folder)
+        return curve(lambda options: [float(options["model.lr"])])(args, monitor, folder, report)
 
     sweep(rest, parameters=GRID).run()
     sweep(rest, parameters=GRID).run()
@@ -107,7 +110,7 @@ def test_another_sweep_in_the_same_folder_is_refused(workdir: Path) -> None:
 
 def test_runs_without_a_record_are_not_overwritten(workdir: Path) -> None:
     sweep(curve(lambda options: [0.5]), parameters={"model.lr": [0.1]}).run()
-    (FOLDER / "study.journal").unlink()
+    (FOLDER / "study.db").unlink()
     with pytest.raises(FaceExprError, match="no record of its sweep"):
         sweep(curve(lambda options: [0.5]), parameters={"model.lr": [0.1]}).run()
 
@@ -162,9 +165,9 @@ def test_a_trial_that_fails_is_a_row_and_the_sweep_goes_on(workdir: Path, capsys
     assert "trial_001  failed" in capsys.readouterr().out
     calls: list[str] = []
 
-    def again(args: Sequence[str], assignment: Assignment, folder: Path) -> int:
+    def again(args: Sequence[str], monitor: str, folder: Path, report: Report) -> int:
         calls.append(folder.name)
-        return here(args, assignment, folder)
+        return here(args, monitor, folder, report)
 
     assert exit_code(sweep(again, parameters=parameters).run) == 3
     assert calls == []  # failed is finished
@@ -192,7 +195,7 @@ def test_a_diverged_trial_is_a_row_with_its_reason(workdir: Path) -> None:
 def test_what_fit_does_not_take_is_refused_before_the_first_trial(
     parameters: dict[str, Any], method: str, said: str, workdir: Path
 ) -> None:
-    def never(args: Sequence[str], assignment: Assignment, folder: Path) -> int:
+    def never(args: Sequence[str], monitor: str, folder: Path, report: Report) -> int:
         raise AssertionError
 
     with pytest.raises(FaceExprError, match=said) as error:
@@ -236,23 +239,79 @@ def test_ctrl_c_ends_the_trial_and_the_same_command_goes_on(workdir: Path) -> No
     assert [row["status"] for row in table()] == ["done"]
 
 
-def test_sigterm_gives_the_trial_back_and_the_same_command_goes_on(workdir: Path) -> None:
+def test_a_point_whose_process_was_killed_is_taken_over(
+    workdir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = {"model.lr": {"low": 1e-4, "high": 1.0, "log": True}, "model.net.activation": ["relu", "tanh"]}
+    options: dict[str, Any] = {"method": "search", "trials": 2, "parameters": parameters}
+
+    def killed(args: Sequence[str], monitor: str, folder: Path, report: Report) -> int:
+        Path("args").write_text(args[-6])
+        os._exit(9)
+
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=sweep(killed, **options).run)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 9
+    monkeypatch.setattr(study_module, "HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr(study_module, "GRACE_SECONDS", 2)
+    ran: list[str] = []
     trained = curve(lambda options: [float(options["model.lr"])])
 
-    def pre_empted(args: Sequence[str], assignment: Assignment, folder: Path) -> int:
-        trained(args, assignment, folder)
-        if "--model.lr=0.2" in args and not Path("signalled").exists():
-            Path("signalled").touch()
-            os.kill(os.getpid(), signal.SIGTERM)
-        return PREEMPTED if "--model.lr=0.3" in args and not Path("told").exists() else 0
+    def rest(args: Sequence[str], monitor: str, folder: Path, report: Report) -> int:
+        ran.append(args[-6])
+        return trained(args, monitor, folder, report)
 
-    before = signal.getsignal(signal.SIGTERM)
-    options: dict[str, Any] = {"parameters": {"model.lr": [0.1, 0.2, 0.3]}}
-    assert exit_code(sweep(pre_empted, **options).run) == PREEMPTED
-    assert [row["status"] for row in table()] == ["done"]
-    assert exit_code(sweep(pre_empted, **options).run) == PREEMPTED
+    sweep(rest, **options).run()
     assert [row["status"] for row in table()] == ["done"] * 2
-    Path("told").touch()
-    sweep(pre_empted, **options).run()
-    assert [row["status"] for row in table()] == ["done"] * 3
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert len(ran) == 2
+    assert Path("args").read_text() in ran  # a search runs what it had drawn
+
+
+def test_draws_depend_on_seed_and_point_and_not_on_when_they_are_made(workdir: Path) -> None:
+    parameters = {"model.lr": {"low": 1e-4, "high": 1.0, "log": True}, "model.net.activation": ["relu", "tanh"]}
+    launch = curve(lambda options: [float(options["model.lr"])])
+
+    def drawn(name: str, seed: int, sessions: Sequence[int]) -> list[str]:
+        for limit in sessions:
+            sweep(launch, parameters=parameters, method="search", trials=12, name=name, seed=seed, limit=limit).run()
+        return [row["model.lr"] for row in table(Path("lightning_logs") / name)]
+
+    whole = drawn("a", 0, [12])
+    assert whole == drawn("b", 0, [3, 6, 3])
+    assert whole != drawn("c", 1, [12])
+    assert len(set(whole)) == 12
+
+
+def _share(folder: str, log: str) -> None:
+    os.chdir(folder)
+
+    def values(options: dict[str, str]) -> list[float]:
+        with Path(log).open("a") as file:
+            file.write(f"{os.getpid()} {options['model.lr']}\n")
+        time.sleep(0.5)
+        return [float(options["model.lr"])]
+
+    sweep(curve(values), parameters={"model.lr": [index / 100 for index in range(1, 7)]}).run()
+
+
+def test_two_processes_share_a_grid(workdir: Path) -> None:
+    # Nothing is computed with torch in the children, so that they may be forked, which is fast.
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_share, args=(str(workdir), "ran.txt")) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    ran = [line.split() for line in Path("ran.txt").read_text().splitlines()]
+    assert Counter(lr for _, lr in ran) == {f"{index / 100}": 1 for index in range(1, 7)}
+    assert len({pid for pid, _ in ran}) == 2
+
+
+def test_a_trial_whose_sweep_is_gone_ends_at_its_next_validation(workdir: Path) -> None:
+    command = [sys.executable, "-m", "faceexpr.sweep.trial", "val/accuracy", "fit", *FIT, "--trainer.max_epochs=100000"]
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Exact search against the definition, and against scikit-learn."""
+"""Exact search against the definition and scikit-learn, and the votes of the neighbours."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import numpy.typing as npt
 import pytest
 import torch
 from conftest import REPOSITORY
-from sklearn.neighbors import NearestNeighbors
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from faceexpr.models.neighbours import processors, tensors
-from faceexpr.models.neighbours.features import comparable
-from faceexpr.models.neighbours.search import Neighbours, Norm, nearest
+from faceexpr.models import neighbours
+from faceexpr.models.neighbours import Neighbours, Norm, Weights, class_probabilities, nearest, search_cuda
 from faceexpr.utils.errors import FaceExprError
 
 REAL = REPOSITORY.parent / "shared/data/fer2013/fer2013.csv.gz"
@@ -36,7 +35,7 @@ def by_cpu(bank: Array, queries: Array, k: int, p: Norm) -> Neighbours:
 
 def by_torch(bank: Array, queries: Array, k: int, p: Norm) -> Neighbours:
     """Run what CUDA devices run."""
-    return Neighbours(*tensors.search(*comparable(torch.from_numpy(bank), torch.from_numpy(queries)), k, p))
+    return Neighbours(*search_cuda(torch.from_numpy(bank), torch.from_numpy(queries), k, p))
 
 
 def features(kind: str, length: int) -> tuple[Array, Array]:
@@ -59,11 +58,9 @@ def features(kind: str, length: int) -> tuple[Array, Array]:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut the little data into many parts, as large data are."""
-    monkeypatch.setattr(processors, "_PRODUCT_ROWS", 32)
-    monkeypatch.setattr(processors, "_PRODUCT_QUERIES", 8)
-    monkeypatch.setattr(tensors, "_ROWS", 32)
-    monkeypatch.setattr(tensors, "_QUERIES", 8)
-    monkeypatch.setattr(tensors, "_PAIR_BYTES", 4000)
+    monkeypatch.setattr(neighbours, "_QUERIES", 5)
+    monkeypatch.setattr(neighbours, "_CUDA_ROWS", 32)
+    monkeypatch.setattr(neighbours, "_CUDA_QUERIES", 8)
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -176,6 +173,25 @@ def test_integers_beyond_float32_stay_apart() -> None:
     assert nearest(bank, torch.tensor([[float(2**24)]]), 2, 1).distances.tolist() == [[0.0, 1.0]]
 
 
+@pytest.mark.parametrize("p", [1, 2, 3])
+@pytest.mark.parametrize("length", [256, 2**15 + 100])
+def test_the_largest_sums_of_bytes_stay_in_range(p: Norm, length: int) -> None:
+    bank = torch.zeros(2, length, dtype=torch.uint8)
+    found = nearest(bank, bank + 255, 2, p)
+    assert found.indices.tolist() == [[0, 1], [0, 1]]
+    np.testing.assert_allclose(found.distances, 255 * length ** (1 / p), rtol=1e-13)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_every_distance_is_computed_when_the_bank_gets_nearer_and_nearer(p: Norm) -> None:
+    """Each row beats all those before it, so that no bound rules anything out."""
+    bank = torch.arange(200, 0, -1, dtype=torch.uint8).unsqueeze(1).expand(-1, 70).contiguous()
+    found = nearest(bank, torch.zeros(5, 70, dtype=torch.uint8), 3, p)
+    assert found.indices.tolist() == [[199, 198, 197]] * 5
+    expected = torch.arange(1, 4).double() * 70 ** (1 / p)
+    torch.testing.assert_close(found.distances, expected.expand(5, 3), rtol=1e-13, atol=0)
+
+
 GOOD = torch.zeros(4, 3)
 NAN = torch.tensor([[0.0, 0, 0], [0, torch.nan, 0]])
 
@@ -192,7 +208,7 @@ NAN = torch.tensor([[0.0, 0, 0], [0, torch.nan, 0]])
         (GOOD, torch.full((1, 3), 1e210, dtype=torch.float64), 1, 3, r"magnitude 1e\+210; expected 1e\+100"),
         (GOOD, GOOD[:, :2], 1, 1, "the bank has 3 features a row and the queries have 2; expected the same"),
         (GOOD, GOOD[0], 1, 1, r"the queries has the shape \(3,\); expected \(rows, features\)"),
-        (GOOD, GOOD, 1, 4, "the norm p is 4; expected 1, 2 or 3"),
+        (GOOD, GOOD, 1, 4, "p is 4; expected 1, 2 or 3"),
     ],
 )
 @pytest.mark.parametrize("backend", ["fast", "sklearn"])
@@ -201,3 +217,54 @@ def test_what_is_wrong_in_one_sentence(
 ) -> None:
     with pytest.raises(FaceExprError, match=message):
         nearest(bank, queries, k, p, backend)
+
+
+CLASSES = 7
+SEVERAL = (1, 3, 5, 8)
+
+
+@pytest.fixture(scope="module", params=[2, 256], ids=["two values", "bytes"])
+def data(request: pytest.FixtureRequest) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A bank with doubled rows, its labels, and queries of which some are rows."""
+    random = torch.Generator().manual_seed(request.param)
+    rows = torch.randint(0, request.param, (260, 20), dtype=torch.uint8, generator=random)
+    labels = torch.randint(0, CLASSES, (200,), generator=random)
+    labels[:CLASSES] = torch.arange(CLASSES)
+    rows[100:130] = rows[:30]
+    return rows[:200], labels, torch.cat([rows[:20], rows[200:]])
+
+
+@pytest.mark.parametrize("weights", ["uniform", "distance"])
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_several_k_from_one_search_are_scikit_learns(data: tuple, p: Norm, weights: Weights) -> None:
+    bank, labels, queries = data
+    found = nearest(bank, queries, max(SEVERAL) + 1, p)
+    compared = 0
+    for k in SEVERAL:
+        reference = KNeighborsClassifier(k, weights=weights, algorithm="brute", p=p).fit(bank.double(), labels)
+        expected = torch.from_numpy(reference.predict_proba(queries.double()))
+        # Where a tie crosses K, which of the equally far rows vote is arbitrary in scikit-learn.
+        clear = found.distances[:, k - 1] < found.distances[:, k]
+        probabilities = class_probabilities(found, labels, CLASSES, k, weights)
+        torch.testing.assert_close(probabilities[clear], expected[clear], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(probabilities.sum(1), torch.ones(len(queries), dtype=torch.float64))
+        compared += int(clear.sum())
+    assert compared > 30
+
+
+def test_a_distance_of_zero_has_all_the_weight() -> None:
+    found = Neighbours(torch.tensor([[0.0, 0.0, 1.0], [1.0, 2.0, 4.0]]).double(), torch.tensor([[2, 0, 1], [0, 1, 2]]))
+    probabilities = class_probabilities(found, torch.tensor([0, 1, 2]), 3, 3, "distance")
+    assert probabilities.tolist() == [[0.5, 0, 0.5], [1 / 1.75, 0.5 / 1.75, 0.25 / 1.75]]
+    assert class_probabilities(found, torch.tensor([0, 1, 2]), 4, 1, "distance").tolist() == [
+        [0, 0, 1, 0],
+        [1, 0, 0, 0],
+    ]
+
+
+def test_bad_votes_are_refused_in_one_sentence() -> None:
+    found = Neighbours(torch.ones(1, 2).double(), torch.zeros(1, 2, dtype=torch.int64))
+    with pytest.raises(FaceExprError, match="k is 3; expected 1 to 2, the number of neighbours that were searched for"):
+        class_probabilities(found, torch.tensor([0]), 7, 3, "uniform")
+    with pytest.raises(FaceExprError, match="label 1 of the bank is 7; expected 0 to 6"):
+        class_probabilities(found, torch.tensor([0, 7]), 7, 1, "uniform")
