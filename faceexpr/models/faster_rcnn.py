@@ -35,6 +35,14 @@ STRIDES = (4, 8, 16, 32, 64)
 """Pixels of the image, in each direction, that one place of a level stands for."""
 
 
+CLASSES = 2
+"""The background and the face."""
+
+COCO_CLASSES = 91
+HEAD = "roi_heads.box_predictor."
+BODY = "backbone.body."
+
+
 @dataclass(frozen=True)
 class _Stages:
     """The parts of a classification network between one halving of the resolution and the next.
@@ -301,14 +309,6 @@ class _FacePredictor(FastRCNNPredictor):  # type: ignore[misc]  # torchvision ha
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         scores, shifts = super().forward(x)
         return scores.float(), shifts.float()
-
-
-CLASSES = 2
-"""The background and the face."""
-
-COCO_CLASSES = 91
-HEAD = "roi_heads.box_predictor."
-BODY = "backbone.body."
 
 
 def detector_weights(weights: str, backbone: str, detector: nn.Module) -> dict[str, Tensor]:

@@ -27,6 +27,12 @@ MEAN, STD = 0.5, 0.25
 
 MOST_CANDIDATES = 1000
 
+CELLS_PER_FACE = 10
+SCORE_POWER, OVERLAP_POWER = 0.5, 6.0
+"""How much a cell's score and its box's overlap count when the cells of a face are chosen; YOLOv8's values."""
+
+BOX_WEIGHT = 5.0
+
 
 class LightDetector(DetectionNet):
     """A small residual network with a feature pyramid; each cell gives a score and a box, no anchors.
@@ -193,13 +199,6 @@ def _stack(images: Sequence[Tensor]) -> Tensor:
     width = math.ceil(max(image.shape[-1] for image in images) / step) * step
     padded = [pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2])) for image in images]
     return torch.stack(padded).contiguous(memory_format=torch.channels_last)
-
-
-CELLS_PER_FACE = 10
-SCORE_POWER, OVERLAP_POWER = 0.5, 6.0
-"""How much a cell's score and its box's overlap count when the cells of a face are chosen; YOLOv8's values."""
-
-BOX_WEIGHT = 5.0
 
 
 def detection_losses(
