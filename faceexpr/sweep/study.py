@@ -24,7 +24,7 @@ from faceexpr.metrics.classification import HIGHER_IS_BETTER
 from faceexpr.sweep.report import MEASURED, METRICS, POINT, REASON, SECONDS, Reporter, described, folder_name, read_rows
 from faceexpr.sweep.space import Point, Space, flags, grid, probes, read_space, suggest
 from faceexpr.sweep.trial import LOG, Report, failure, run_trial
-from faceexpr.utils.errors import INTERRUPTED, SOME_FAILED, FaceExprError
+from faceexpr.utils.errors import INTERRUPTED, PREEMPTED, SOME_FAILED, FaceExprError
 from faceexpr.utils.files import say
 
 POLL_SECONDS = 2.0
@@ -37,6 +37,10 @@ Launch = Callable[[Sequence[str], str, Path, Report], int]
 
 class _FailedError(Exception):
     """A trial that failed, or that is not one of the sweep: Optuna records it as failed and goes on."""
+
+
+class _PreemptedError(Exception):
+    """A trial that has been asked to end, as schedulers do, and is run again later."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,7 @@ class Sweep:
 
         Raises:
             FaceExprError: options that ``fit`` does not take, or a folder that holds another sweep.
-            SystemExit: some trials failed, or Ctrl-C.
+            SystemExit: some trials failed, Ctrl-C, or SIGTERM to a trial.
         """
         for point in probes(self.space):
             resolve(self.arguments(point))
@@ -167,10 +171,10 @@ class Sweep:
             say(f"{self.options.method} of {len(self.points)} trials of {', '.join(self.space)} in {self.folder}")
             try:
                 self._work(study)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, _PreemptedError) as ending:
                 self._finish(study)
                 say("interrupted; the same command goes on")
-                raise SystemExit(INTERRUPTED) from None
+                raise SystemExit(INTERRUPTED if isinstance(ending, KeyboardInterrupt) else PREEMPTED) from None
             if any(row.status == "failed" for row in self._finish(study)):
                 raise SystemExit(SOME_FAILED)
 
@@ -279,8 +283,10 @@ class Sweep:
         start = time.monotonic()
         try:
             code = self.launch([*self.arguments(point), *flags(where)], self.options.monitor, folder, report)
-        except KeyboardInterrupt:
-            RetryHeartbeatStaleTrialCallback()(study, study.tell(trial.number, state=TrialState.FAIL))
+            if code == PREEMPTED:  # the trial's process has received SIGTERM
+                raise _PreemptedError
+        except (KeyboardInterrupt, _PreemptedError):
+            study.enqueue_trial(point, user_attrs={POINT: number})
             raise
         seconds, monitor = time.monotonic() - start, self.options.monitor
         trial.set_user_attr(SECONDS, seconds)

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from faceexpr.cli.main import main
 from faceexpr.sweep import study as study_module
 from faceexpr.sweep.trial import Report
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import PREEMPTED, FaceExprError
 
 GRID = {"model.net.activation": ["relu", "tanh"], "model.lr": [1e-3, 1e-2]}
 EPOCHS = ["--trainer.max_epochs=2"]
@@ -237,6 +237,19 @@ def test_ctrl_c_ends_the_trial_and_the_same_command_goes_on(workdir: Path) -> No
     assert table() == []
     subprocess.run([*command, "--trainer.max_epochs=1"], check=True, capture_output=True, timeout=300)
     assert [row["status"] for row in table()] == ["done"]
+
+
+def test_sigterm_to_a_trial_gives_it_back_and_the_same_command_goes_on(workdir: Path) -> None:
+    trained = curve(lambda options: [float(options["model.lr"])])
+
+    def pre_empted(args: Sequence[str], monitor: str, folder: Path, report: Report) -> int:
+        return PREEMPTED if "--model.lr=0.2" in args else trained(args, monitor, folder, report)
+
+    parameters = {"model.lr": [0.1, 0.2, 0.3]}
+    assert exit_code(sweep(pre_empted, parameters=parameters).run) == PREEMPTED
+    assert [row["status"] for row in table()] == ["done"]
+    sweep(trained, parameters=parameters).run()
+    assert [row["trial"] for row in table()] == ["trial_000", "trial_001", "trial_002"]
 
 
 def test_a_point_whose_process_was_killed_is_taken_over(
