@@ -141,10 +141,10 @@ def missing_data(experiment: Experiment, out: Path) -> str | None:
             if not (out / name).is_file():
                 return f"{(data.resolve() / name.removeprefix('data/'))} does not exist; expected WIDER FACE there"
         return None
-    from faceexpr.data.fer2013 import find_files
+    from faceexpr.data.fer2013 import find_file
 
     try:
-        find_files(str(data / "fer2013"))
+        find_file(str(data / "fer2013"), "train")
     except FaceExprError as error:
         return str(error)
     if experiment.data == "ferplus":

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from math import pi
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -88,11 +89,11 @@ class Augmentation:
         return self.warps or max(self.flip, self.brightness, self.contrast, self.erasing, self.mixup) > 0
 
 
-@dataclass(frozen=True)
-class _Draws:
+class _Draws(NamedTuple):
     """One random number a sample for everything that can change, shape (N,) each, uniform in [0, 1).
 
-    All are drawn whatever is on, so that switching one change on leaves the others as they were.
+    All are drawn whatever is on, so that switching one change on leaves the others as they were. Where mixup is on, the
+    last two are the place of the partner in the batch, and the weight itself, Beta-distributed.
     """
 
     flip: Tensor
@@ -105,11 +106,8 @@ class _Draws:
     erasing: Tensor
     erased_x: Tensor
     erased_y: Tensor
-    partner: Tensor  # its place in the batch, where mixup is on
-    mixup: Tensor  # the weight itself, Beta-distributed, where mixup is on
-
-
-_COLUMNS = len(_Draws.__dataclass_fields__)
+    partner: Tensor
+    mixup: Tensor
 
 
 def augment_batch(
@@ -150,7 +148,7 @@ def augment_batch(
 
 
 def _draw(index: Tensor, settings: Augmentation, key: tuple[int, ...], device: torch.device) -> _Draws:
-    numbers = uniform(index, _COLUMNS, key)
+    numbers = uniform(index, len(_Draws._fields), key)
     if settings.mixup:
         from scipy.special import betaincinv  # the Beta sampler of torch takes no numbers drawn before
 

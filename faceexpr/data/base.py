@@ -124,15 +124,12 @@ class FaceDataModule(Described, LightningDataModule):
         raise NotImplementedError
 
     def teardown(self, stage: str) -> None:
-        self._close()
+        for loader in self._loaders:
+            loader.close()
 
     def on_exception(self, exception: BaseException) -> None:
         # Lightning leaves `teardown` out. Workers that are still there would keep the process from ending.
-        self._close()
-
-    def _close(self) -> None:
-        for loader in self._loaders:
-            loader.close()
+        FaceDataModule.teardown(self, "")
 
     @property
     def seed(self) -> int:
@@ -171,6 +168,7 @@ class ExpressionDataModule(FaceDataModule):
 
     Attributes:
         class_names: names of the classes in index order.
+        num_workers: processes that read images which are not in memory; see `make_loader`.
 
     Args:
         augment: random changes to the training images; all are off by default.
@@ -178,6 +176,7 @@ class ExpressionDataModule(FaceDataModule):
 
     suits = "probabilities"
     class_names: tuple[str, ...] = FER_NAMES
+    num_workers: int | None = None
 
     def __init__(self, augment: Augmentation | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -217,13 +216,14 @@ class ExpressionDataModule(FaceDataModule):
                     "expected a label for each image (unlabelled images are for `faceexpr predict`)"
                 )
             return
+        if stage == "predict":
+            return
         targets = split.targets
-        if targets.ndim == 2 and stage != "train":
-            targets = targets.argmax(1)  # as they are measured
-        counts = targets.sum(0) if targets.ndim == 2 else torch.bincount(targets, minlength=1)
-        present = {index for index, count in enumerate(counts.tolist()) if count > 0}
+        if targets.ndim == 2:  # elsewhere than in training, the highest share is what is measured
+            targets = targets.nonzero()[:, 1] if stage == "train" else targets.argmax(1)
+        present = set(targets.tolist())
         absent = [name for index, name in enumerate(self.class_names) if index not in present]
-        if absent and stage != "predict":
+        if absent:
             rank_zero_warn(f"the {stage} split has no sample of {', '.join(absent)}")
 
     def setup(self, stage: str) -> None:
@@ -242,13 +242,8 @@ class ExpressionDataModule(FaceDataModule):
 
     def split_loader(self, stage: Stage) -> BatchLoader:
         split = self.split(stage)
-        num_workers = 0 if isinstance(split.images, Tensor) else self.num_workers_to_read
+        num_workers = 0 if isinstance(split.images, Tensor) else self.num_workers
         return self.make_loader(stage, split, len(split), num_workers, stage == "train" and not self._remembering)
-
-    @property
-    def num_workers_to_read(self) -> int | None:
-        """Processes that read images which are not in memory; see `make_loader`."""
-        return None
 
     @property
     def network_size(self) -> int:
@@ -311,8 +306,6 @@ class ImageFilesModule(ExpressionDataModule):
         require_at_least(1, "max_pixels", max_pixels)
         require_at_least(0, "memory_gib", memory_gib)
         require_at_least(0, "num_workers", num_workers)
-        if channels not in (1, 3):
-            raise FaceExprError(f"channels is {channels}; expected 1 (grey) or 3 (RGB)")
         self.image_size = image_size
         self.channels = channels
         self.max_pixels = max_pixels
@@ -324,10 +317,6 @@ class ImageFilesModule(ExpressionDataModule):
     def reader(self) -> FaceReader:
         """What reads each file."""
         return FaceReader(self.image_size or self.network_size, self.channels, self.box, self.max_pixels)
-
-    @property
-    def num_workers_to_read(self) -> int | None:
-        return self.num_workers
 
     def streams(self, files: FileNames) -> bool:
         """Tell whether the decoded faces need more memory than allowed."""

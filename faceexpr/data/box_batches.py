@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -19,12 +18,11 @@ from torch import Tensor
 from faceexpr.data.annotations.records import AnnotatedImage
 from faceexpr.data.augment import seed_of
 from faceexpr.data.box_augment import BoxAugmentation, augment_sample
-from faceexpr.data.image_reading import find_broken
+from faceexpr.data.image_reading import find_broken, map_in_threads
 from faceexpr.data.loading import PADDING, Batch, BatchRequest
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import ImageError
 
-READERS = 4
 LISTED = 10
 """Broken images that a message names."""
 
@@ -96,8 +94,7 @@ class BoxSplit:
         if self._ready:
             return
         if sum(3 * record.size[0] * record.size[1] for record in self.records) <= memory_gib * 2**30:
-            with ThreadPoolExecutor(READERS) as readers:
-                outcomes = list(readers.map(self._outcome, range(len(self))))
+            outcomes = list(map_in_threads(self._outcome, range(len(self))))
             self._leave_out({place: one.reason for place, one in enumerate(outcomes) if isinstance(one, ImageError)})
             self.kept = [image for image in outcomes if isinstance(image, Tensor)]
         else:

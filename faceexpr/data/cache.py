@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,20 +22,21 @@ from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import replacing
 
 Arrays = dict[str, npt.NDArray[Any]]
+Kept = TypeVar("Kept", bound=Arrays | None)
 
 FOLDER = ".faceexpr-cache"
 
 
 def load_cached(
-    sources: Sequence[Path], kind: str, build: Callable[[], Arrays], cache_dir: str | None = None, options: str = ""
-) -> Arrays:
+    sources: Sequence[Path], kind: str, build: Callable[[], Kept], cache_dir: str | None = None, options: str = ""
+) -> Arrays | Kept:
     """Return what ``build`` returns, from the cache where that is possible.
 
     Args:
         sources: the files that the arrays are made from. A change of path, size or modification time of any of them
             leads to a new build.
         kind: what the arrays are, with a version: ``fer2013-1``. Part of a file name.
-        build: makes the arrays; none may hold Python objects.
+        build: makes the arrays, none of which may hold Python objects; None where they are not to be kept.
         cache_dir: folder of the cache; None means ``.faceexpr-cache`` beside the first source, or, where nothing can
             be written there, the user's cache folder.
         options: whatever else the arrays depend on.
@@ -57,6 +58,8 @@ def load_cached(
         except Exception:  # whatever is wrong with an entry, the answer is to build it again
             continue
     arrays = build()
+    if arrays is None:
+        return arrays
     problem = "no folder to write to"
     for entry in entries:
         try:

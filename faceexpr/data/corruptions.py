@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, as_tensor
 from torchvision.transforms.v2 import functional as change
 from torchvision.transforms.v2.functional import InterpolationMode
 
@@ -60,22 +60,13 @@ def corrupt(image: Tensor, index: Tensor, name: str, strength: int, seed: int = 
     """
     corruption = CORRUPTIONS[name]
     # The name's letters, and not its place in the table, which may get further rows.
-    draw = partial(_draw, index, (seed, *name.encode(), strength))
+    draw = partial(uniform, index, key=(seed, *name.encode(), strength))
     # A whole number written without a point would be multiplied as one, and pixels beyond 255 begin again at 0.
     return corruption.spoil(image, float(corruption.values[strength - 1]), draw)
 
 
-def _draw(index: Tensor, key: tuple[int, ...], columns: int) -> NDArray[np.float32]:
-    return uniform(index, columns, key)
-
-
-def _scaled(length: float, image: Tensor) -> float:
-    """Return a length on a face of `REFERENCE_SIDE` as a length on this one."""
-    return length * min(image.shape[-2:]) / REFERENCE_SIDE
-
-
 def _blur(image: Tensor, value: float, _: Draw) -> Tensor:
-    sigma = _scaled(value, image)
+    sigma = value * min(image.shape[-2:]) / REFERENCE_SIDE
     # At 3 sigma the kernel has fallen to a hundredth.
     side = 2 * max(1, ceil(3 * sigma)) + 1
     # One axis after the other: the same result with 2 * side products a pixel in place of side * side.
@@ -94,32 +85,26 @@ def _noise(image: Tensor, value: float, draw: Draw) -> Tensor:
 def _low_resolution(image: Tensor, value: float, _: Draw) -> Tensor:
     height, width = image.shape[-2:]
     small = change.resize(image, [max(1, round(height / value)), max(1, round(width / value))])
-    enlarged: Tensor = change.resize(small, [height, width])
-    return enlarged
+    return as_tensor(change.resize(small, [height, width]))
 
 
 def _brightness(image: Tensor, value: float, _: Draw) -> Tensor:
-    relit: Tensor = change.adjust_brightness(image, value)
-    return relit
+    return as_tensor(change.adjust_brightness(image, value))
 
 
 def _contrast(image: Tensor, value: float, _: Draw) -> Tensor:
-    flatter: Tensor = change.adjust_contrast(image, value)
-    return flatter
+    return as_tensor(change.adjust_contrast(image, value))
 
 
 def _jpeg(image: Tensor, value: float, _: Draw) -> Tensor:
     # Pillow, since torchvision's encoder is to be removed from it.
-    compressed = [_compressed(pixels, int(value)) for pixels in image.cpu().permute(0, 2, 3, 1).numpy()]
-    return torch.from_numpy(np.stack(compressed)).permute(0, 3, 1, 2).to(image.device)
-
-
-def _compressed(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    """Return an image (H, W, 1 or 3) after a JPEG file."""
-    file = io.BytesIO()
-    Image.fromarray(pixels.squeeze(axis=2) if pixels.shape[2] == 1 else pixels).save(file, "JPEG", quality=quality)
-    with Image.open(file) as image:
-        return np.asarray(image).reshape(pixels.shape)
+    changed = np.empty_like(pixels := image.cpu().numpy())
+    for row, one in enumerate(pixels.transpose(0, 2, 3, 1)):
+        file = io.BytesIO()
+        Image.fromarray(one.squeeze(2) if one.shape[2] == 1 else one).save(file, "JPEG", quality=int(value))
+        with Image.open(file) as compressed:
+            changed[row] = np.asarray(compressed).reshape(one.shape).transpose(2, 0, 1)
+    return torch.from_numpy(changed).to(image.device)
 
 
 def _rotation(image: Tensor, value: float, draw: Draw) -> Tensor:
@@ -130,8 +115,7 @@ def _rotation(image: Tensor, value: float, draw: Draw) -> Tensor:
     def turned(degrees: float, group: Tensor) -> Tensor:
         padded = change.pad(group, [margin] * 4, padding_mode="edge")
         rotated = change.rotate(padded, degrees, interpolation=InterpolationMode.BILINEAR)
-        cropped: Tensor = change.center_crop(rotated, [height, width])
-        return cropped
+        return as_tensor(change.center_crop(rotated, [height, width]))
 
     return _in_groups(image, draw, [partial(turned, value), partial(turned, -value)])
 
@@ -142,8 +126,7 @@ def _shift(image: Tensor, value: float, draw: Draw) -> Tensor:
 
     def moved(top: int, left: int, group: Tensor) -> Tensor:
         padded = change.pad(group, [right, down, right, down], padding_mode="edge")
-        cropped: Tensor = change.crop(padded, top, left, height, width)
-        return cropped
+        return as_tensor(change.crop(padded, top, left, height, width))
 
     return _in_groups(image, draw, [partial(moved, top, left) for top in (0, 2 * down) for left in (0, 2 * right)])
 

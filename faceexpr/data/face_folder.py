@@ -6,37 +6,28 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from faceexpr.data.base import SPLITS, ImageFilesModule, Stage
-from faceexpr.data.cache import load_cached
+from faceexpr.data.cache import Arrays, load_cached
 from faceexpr.data.image_reading import FileNames, warn_of_broken
-from faceexpr.data.loading import FaceSplit
+from faceexpr.data.loading import FaceSplit, stratify
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import EXTENSIONS, list_images
 from faceexpr.utils.labels import FER_NAMES, canonical
 
 SPLIT_FOLDERS: dict[str, Stage] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "public": "val",
-    "publictest": "val",
-    "test": "test",
-    "testing": "test",
-    "private": "test",
-    "privatetest": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "public", "publictest"), "val"),
+    **dict.fromkeys(("test", "testing", "private", "privatetest"), "test"),
 }
 """Folder names (lower case, without blanks, ``-`` and ``_``) and the split that each means, FER-2013's among them."""
 
@@ -125,23 +116,19 @@ class FaceFolder(ImageFilesModule):
         return {**listings, "predict": listings["test"]} if "test" in listings else listings
 
     def _read_all(self, stages: Iterable[Stage]) -> None:
-        fresh = {stage: self._read_one(stage) for stage in stages if stage not in self._read}
-        self._account(list(fresh.values()))
-        self._read.update(fresh)
-
-    def _account(self, splits: list[FaceSplit]) -> None:
-        """Stop, or say what is left out."""
-        failures = [failure for split in splits for failure in split.failures]
-        if not failures:
-            return
-        total = len(failures) + sum(len(split) for split in splits)
+        """Read splits; stop where images cannot be read, or say what is left out."""
+        splits = {stage: self._read_one(stage) for stage in stages if stage not in self._read}
+        failures = [failure for split in splits.values() for failure in split.failures]
+        total = len(failures) + sum(map(len, splits.values()))
         found = f"{len(failures):,} of {total:,} images in {self.path} cannot be read"
         reasons = "".join(f"\n  {failure.source}: {failure.reason}" for failure in failures)
-        if self.on_bad_image == "stop":
+        if failures and self.on_bad_image == "stop":
             raise FaceExprError(f"{found}; repair or remove them, or leave them out with on_bad_image skip:{reasons}")
-        if len(failures) == total:
+        if failures and len(failures) == total:
             raise FaceExprError(f"{found}, so nothing is left:{reasons}")
-        rank_zero_warn(f"{found} and are left out:{reasons}")
+        if failures:
+            rank_zero_warn(f"{found} and are left out:{reasons}")
+        self._read.update(splits)
 
     def _listing(self, stage: Stage) -> Listing:
         if stage not in self._listings:
@@ -152,60 +139,39 @@ class FaceFolder(ImageFilesModule):
         return self._listings[stage]
 
     def _read_one(self, stage: Stage) -> FaceSplit:
-        listing = self._listing(stage)
-        split = self.read(listing.files) if self.streams(listing.files) else self._read_cached(listing.files)
-        readable = torch.ones(len(listing.labels), dtype=torch.bool)
+        files, labels = self._listing(stage)
+        split = self.read(files) if self.streams(files) else self._read_cached(files)
+        readable = torch.ones(len(labels), dtype=torch.bool)
         readable[[failure.position for failure in split.failures]] = False
         advice = "leave such images out with on_bad_image skip" if self.on_bad_image == "stop" else None
-        return dataclasses.replace(split, targets=listing.labels[readable], advice=advice)
+        return dataclasses.replace(split, targets=labels[readable], advice=advice)
 
     def _read_cached(self, files: FileNames) -> FaceSplit:
-        def build() -> dict[str, np.ndarray]:
+        read: list[FaceSplit] = []
+
+        def build() -> Arrays | None:
             split = self.read(files)
-            if split.failures:
-                raise _IncompleteError(split)
-            notes = json.dumps([split.notes.get(index, "") for index in range(len(split))])
+            read.append(split)
+            if split.failures:  # what made them fail (a right, a missing decoder) is not known to the cache
+                return None
+            notes = json.dumps([*split.notes.items()])
             return {"images": split.tensor.numpy(), "notes": np.frombuffer(notes.encode(), np.uint8)}
 
-        try:
-            arrays = load_cached(
-                [self._root.resolve(), *(path for path in map(Path, files) if path.exists())],
-                kind="face-folder-2",
-                build=build,
-                cache_dir=self.cache_dir,
-                options=f"{self.reader.image_size} {self.channels} {self.max_pixels} {list(files)}",
-            )
-        except _IncompleteError as incomplete:
-            return incomplete.split
-        notes = json.loads(arrays["notes"].tobytes())
-        return FaceSplit(
-            images=torch.from_numpy(arrays["images"]),
-            targets=None,
-            sources=files,
-            notes={index: note for index, note in enumerate(notes) if note},
+        arrays = load_cached(
+            [self._root.resolve(), *(path for path in map(Path, files) if path.exists())],
+            kind="face-folder-3",
+            build=build,
+            cache_dir=self.cache_dir,
+            options=f"{self.reader.image_size} {self.channels} {self.max_pixels} {list(files)}",
         )
+        if arrays is None or read:
+            return read[0]
+        notes = dict(json.loads(arrays["notes"].tobytes()))
+        return FaceSplit(torch.from_numpy(arrays["images"]), targets=None, sources=files, notes=notes)
 
 
-class _IncompleteError(Exception):
-    """Keeps a split with failures out of the cache: what made them fail (a right, a missing decoder) is not in there.
-
-    Args:
-        split: what was read.
-    """
-
-    def __init__(self, split: FaceSplit) -> None:
-        super().__init__()
-        self.split = split
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The image files of a split.
-
-    Attributes:
-        files: sorted by class, then by path.
-        labels: the class index of each, int64 (N,).
-    """
+class Listing(NamedTuple):
+    """The image files of a split, sorted by class, then by path, and the class index of each, int64 (N,)."""
 
     files: FileNames
     labels: Tensor
@@ -273,10 +239,8 @@ def _list_classes(folder: Path, class_names: Sequence[str]) -> Listing:
         found.append((list(class_names).index(name), list_images(subfolder)))
     _warn_of_strays(folder)
     found.sort(key=lambda one: one[0])  # the folders of a class stay in the order of their names
-    return Listing(
-        files=FileNames(str(file) for _, files in found for file in files),
-        labels=torch.tensor([label for label, files in found for _ in files], dtype=torch.int64),
-    )
+    files = FileNames(str(file) for _, files in found for file in files)
+    return Listing(files, torch.tensor([label for label, files in found for _ in files], dtype=torch.int64))
 
 
 def _warn_of_strays(folder: Path) -> None:
@@ -295,32 +259,18 @@ def _held_out(listing: Listing, root: Path, fractions: dict[Stage, float], seed:
     The order of choice is a hash of each file's path below ``root``: adding or removing a few images hardly moves the
     others between the splits, and moving the whole folder does not move any.
     """
-    digests = [
-        hashlib.sha256(
-            f"{seed}:{Path(file).relative_to(root).as_posix()}".encode("utf-8", "surrogateescape")
-        ).hexdigest()
-        for file in listing.files
-    ]
-    labels = listing.labels.tolist()
-    # The smallest shares over all classes come from each class in proportion and give the total exactly.
-    order: list[tuple[float, str, int]] = []
-    for label in set(labels):
-        members = sorted((digests[index], index) for index, other in enumerate(labels) if other == label)
-        order += [((rank + 0.5) / len(members), digest, index) for rank, (digest, index) in enumerate(members)]
-    indices = [index for *_, index in sorted(order)]
-    parts: dict[Stage, list[int]] = {}
-    start = 0
+    names = (f"{seed}:{Path(file).relative_to(root).as_posix()}" for file in listing.files)
+    digests = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest() for name in names]
+    order = np.array(sorted(range(len(digests)), key=digests.__getitem__), dtype=np.int64)
+    left = stratify(listing.labels.numpy(), order)
+    parts: dict[Stage, npt.NDArray[np.int64]] = {}
     for stage, fraction in fractions.items():
         if fraction > 0:
-            count = max(1, round(fraction * len(indices)))
-            parts[stage] = indices[start : start + count]
-            start += count
-    parts["train"] = indices[start:]
+            parts[stage], left = np.split(left, [max(1, round(fraction * len(order)))])
+    parts["train"] = left
     sizes = ", ".join(f"{len(parts[stage]):,} to {stage}" for stage in ("train", "val", "test") if stage in parts)
     rank_zero_info(f"{root} has no folder for each split: by class and with seed {seed}, {sizes}")
-    return {stage: _part(listing, part) for stage, part in parts.items()}
-
-
-def _part(listing: Listing, indices: list[int]) -> Listing:
-    chosen = sorted(indices)
-    return Listing(files=listing.files.pick(chosen), labels=listing.labels[chosen])
+    return {
+        stage: Listing(listing.files.pick(chosen), listing.labels[chosen])
+        for stage, chosen in ((stage, sorted(part.tolist())) for stage, part in parts.items())
+    }

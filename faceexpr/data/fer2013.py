@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedIOBase
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from faceexpr.data.base import ExpressionDataModule, Stage
 from faceexpr.data.cache import Arrays, load_cached
-from faceexpr.data.loading import FaceSplit, Failure
+from faceexpr.data.loading import FaceSplit, Failure, stratify
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 
@@ -99,41 +99,32 @@ class FER2013(ExpressionDataModule):
     def prepare_data(self) -> None:
         # One process a node fills the cache before the others look for it.
         fitting = self.trainer is None or self.trainer.state.fn in ("fit", "validate")
-        self._table(find_files(self.path).of("val" if fitting else "predict"))
+        self._table("val" if fitting else "predict")
 
     def load_split(self, stage: Stage) -> FaceSplit:
-        files = find_files(self.path)
-        file = files.of(stage)
-        table = self._table(file)
+        table = self._table(stage)
         if stage != "predict" and not table.has_labels:
             raise FaceExprError(
-                f"{file} has no labels (no column emotion), so there is nothing to train on or to measure against in "
-                f"the {stage} split; expected labels 0 to 6 (unlabelled images are for `faceexpr predict`)"
+                f"{table.path} has no labels (no column emotion), so there is nothing to train on or to measure "
+                f"against in the {stage} split; expected labels 0 to 6 (unlabelled images are for `faceexpr predict`)"
             )
-        if file == files.test:
-            return table.everything()
+        if table.path.name.lower() in _TEST or (stage == "predict" and not table.has_usage):
+            return table.split(np.arange(len(table.lines)))
         if table.has_usage:
             split = usage_split(table, stage)
-            return self._checked_for_leaks(split, stage, table) if self.drop_leaked else split
-        if stage == "predict":
-            return table.everything()
+            return self._without_leaks(split, stage, table) if self.drop_leaked and stage != "train" else split
         if stage == "test":
             raise FaceExprError(
-                f"{file} has no column Usage and no test.csv stands beside it, so there is no test split; expected "
-                "fer2013.csv, or a test.csv with labels"
+                f"{table.path} has no column Usage and no test.csv stands beside it, so there is no test split; "
+                "expected fer2013.csv, or a test.csv with labels"
             )
-        held_out = self._holdout(table)
-        rows = np.flatnonzero(held_out if stage == "val" else ~held_out)
-        return table.labelled(rows, bad=np.zeros(len(table.bad_lines), dtype=np.bool_))
+        readable, held_out = np.flatnonzero(table.readable), self._holdout(table)
+        return table.split(readable[held_out if stage == "val" else ~held_out])
 
     def leaked(self, stage: Stage) -> npt.NDArray[np.bool_] | None:
-        table = self._table(find_files(self.path).of(stage))
-        training = table.with_usage(USAGE_OF["train"])
-        return self.split(stage).find_leaked(training) if stage != "train" and len(training) else None
+        return self._table(stage).find_leaked(self.split(stage), stage)
 
-    def _checked_for_leaks(self, split: FaceSplit, stage: Stage, table: FerTable) -> FaceSplit:
-        if stage == "train":
-            return split
+    def _without_leaks(self, split: FaceSplit, stage: Stage, table: FerTable) -> FaceSplit:
         kept = split.pick(~split.find_leaked(usage_split(table, "train")))
         rank_zero_info(
             f"{table.path}: {len(split) - len(kept):,} of {len(split):,} images of the {stage} split are pixel-equal "
@@ -141,37 +132,24 @@ class FER2013(ExpressionDataModule):
         )
         return kept
 
-    def _table(self, file: Path) -> FerTable:
+    def _table(self, stage: Stage) -> FerTable:
+        file = find_file(self.path, stage)
         if file not in self._tables:
             self._tables[file] = read_table(file, self.on_bad_row, self.cache_dir)
         return self._tables[file]
 
     def _holdout(self, table: FerTable) -> npt.NDArray[np.bool_]:
         if self._held_out is None:
-            if len(table) < 2:
+            labels = table.labels[table.readable]
+            if len(labels) < 2:
                 raise FaceExprError(f"{table.path} holds 1 row; expected 2 or more, to hold some out for validation")
-            self._held_out = stratified_holdout(table.labels, self.holdout, self.holdout_seed)
+            self._held_out = stratified_holdout(labels, self.holdout, self.holdout_seed)
             rank_zero_info(
-                f"{table.path} has no column Usage: {self._held_out.sum():,} of {len(table):,} rows are held out for "
+                f"{table.path} has no column Usage: {self._held_out.sum():,} of {len(labels):,} rows are held out for "
                 f"validation, the same share of every class (holdout={self.holdout}, "
                 f"holdout_seed={self.holdout_seed})"
             )
         return self._held_out
-
-
-def usage_split(table: FerTable, stage: Stage) -> FaceSplit:
-    """Return the rows whose Usage belongs to a stage.
-
-    Raises:
-        FaceExprError: there is no such row.
-    """
-    split = table.with_usage(USAGE_OF[stage])
-    if len(split) == 0 and not split.failures:
-        raise FaceExprError(
-            f"{table.path} has no row with Usage {USAGES[USAGE_OF[stage]]}, so there is no {stage} split; expected the "
-            "whole of FER-2013"
-        )
-    return split
 
 
 def stratified_holdout(labels: npt.NDArray[np.int64], fraction: float, seed: int) -> npt.NDArray[np.bool_]:
@@ -185,48 +163,19 @@ def stratified_holdout(labels: npt.NDArray[np.int64], fraction: float, seed: int
     Returns:
         bool (N,), True for the chosen rows.
     """
-    shuffled = np.random.default_rng(seed).permutation(len(labels))
-    share = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = shuffled[labels[shuffled] == label]
-        share[members] = (np.arange(len(members)) + 0.5) / len(members)
-    # Taking those with the smallest shares takes from each class in proportion and hits the total exactly.
     count = min(max(round(fraction * len(labels)), 1), len(labels) - 1)
     chosen = np.zeros(len(labels), dtype=np.bool_)
-    chosen[shuffled[np.argsort(share[shuffled], kind="stable")[:count]]] = True
+    chosen[stratify(labels, np.random.default_rng(seed).permutation(len(labels)))[:count]] = True
     return chosen
 
 
-@dataclass(frozen=True)
-class FerFiles:
-    """The files that a path stands for.
+def find_file(path: str, stage: Stage) -> Path:
+    """Return the file that a stage reads, of those that a path, to a file or a folder, stands for.
 
-    Attributes:
-        main: the file with the rows to train on; None where there is only Kaggle's test.csv.
-        test: Kaggle's test.csv, where ``main`` does not say itself which rows are for the test.
-    """
-
-    main: Path | None
-    test: Path | None
-
-    def of(self, stage: Stage) -> Path:
-        """Return the file that a stage reads.
-
-        Raises:
-            FaceExprError: there is none.
-        """
-        if stage in ("test", "predict") and self.test is not None:
-            return self.test
-        if self.main is None:
-            raise FaceExprError(f"path: {self.test} is for test and predict only; expected train.csv or fer2013.csv")
-        return self.main
-
-
-def find_files(path: str) -> FerFiles:
-    """Find the files that a path, to a file or a folder, stands for.
+    Test and predict read Kaggle's test.csv, where the main file does not say itself which rows are for the test.
 
     Raises:
-        FaceExprError: there is nothing there, or nothing of FER-2013.
+        FaceExprError: there is nothing there, or nothing of FER-2013, or nothing for the stage.
     """
     place = Path(path).expanduser()
     if not place.exists():
@@ -242,9 +191,12 @@ def find_files(path: str) -> FerFiles:
         main, test = None, place
     else:
         main, test = place, _first(place.parent, _TEST) if place.name.lower() in _TRAIN else None
-    if main is not None and read_columns(main).usage is not None:
-        test = None
-    return FerFiles(main, test)
+    with_usage = main is not None and "usage" in read_columns(main)
+    if test is not None and stage in ("test", "predict") and not with_usage:
+        return test
+    if main is None:
+        raise FaceExprError(f"path: {test} is for test and predict only; expected train.csv or fer2013.csv")
+    return main
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
@@ -253,7 +205,7 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 @dataclass(frozen=True)
 class FerTable:
-    """All rows of a FER-2013 file as arrays; see `parse_csv`.
+    """All rows of a FER-2013 file as arrays, those that cannot be read among them; see `parse_csv`.
 
     Attributes:
         path: the file.
@@ -261,9 +213,7 @@ class FerTable:
         labels: int64 (N,).
         usages: uint8 (N,).
         lines: int64 (N,).
-        bad_lines: int64 (M,).
-        bad_usages: uint8 (M,).
-        bad_reasons: str (M,).
+        reasons: str (N,).
     """
 
     path: Path
@@ -271,12 +221,12 @@ class FerTable:
     labels: npt.NDArray[np.int64]
     usages: npt.NDArray[np.uint8]
     lines: npt.NDArray[np.int64]
-    bad_lines: npt.NDArray[np.int64]
-    bad_usages: npt.NDArray[np.uint8]
-    bad_reasons: npt.NDArray[np.str_]
+    reasons: npt.NDArray[np.str_]
 
-    def __len__(self) -> int:
-        return len(self.lines)
+    @property
+    def readable(self) -> npt.NDArray[np.bool_]:
+        """Which rows can be read, bool (N,)."""
+        return np.asarray(self.reasons == "")
 
     @property
     def has_labels(self) -> bool:
@@ -288,44 +238,54 @@ class FerTable:
         """Whether the rows say which split they belong to."""
         return bool((self.usages != NO_USAGE).any())
 
-    @property
-    def positions(self) -> npt.NDArray[np.int64]:
-        """Each row's place among all rows of the file, the unreadable ones included, from 0: int64 (N,)."""
-        return np.arange(len(self)) + np.searchsorted(self.bad_lines, self.lines)
+    def rows(self, stage: Stage) -> npt.NDArray[np.int64]:
+        """Return the places of the rows whose Usage belongs to a stage.
 
-    def split(self, rows: npt.NDArray[np.int64], targets: Tensor | None, bad: npt.NDArray[np.bool_]) -> FaceSplit:
+        Raises:
+            FaceExprError: there is none.
+        """
+        rows = np.flatnonzero(self.usages == USAGE_OF[stage])
+        if len(rows) == 0:
+            raise FaceExprError(
+                f"{self.path} has no row with Usage {USAGES[USAGE_OF[stage]]}, so there is no {stage} split; expected "
+                "the whole of FER-2013"
+            )
+        return rows
+
+    def split(self, rows: npt.NDArray[np.int64], targets: Tensor | None = None) -> FaceSplit:
         """Make a split.
 
         Args:
-            rows: the rows that belong to it, ascending.
-            targets: their labels.
-            bad: which of the unreadable rows belong to it, bool (M,).
+            rows: places of the rows that belong to it, ascending; those that cannot be read become its failures.
+            targets: labels of those that can, in the place of the file's own.
         """
-        images, lines = _picked(self.images, rows), _picked(self.lines, rows)
-        bad_lines = self.bad_lines[bad]
-        places = np.searchsorted(lines, bad_lines) + np.arange(len(bad_lines))
+        readable = self.readable[rows]
+        good, bad = rows[readable], np.flatnonzero(~readable)
+        if targets is None and self.has_labels:
+            targets = torch.from_numpy(_picked(self.labels, good))
         return FaceSplit(
-            images=torch.from_numpy(images).unsqueeze(1),
+            images=torch.from_numpy(_picked(self.images, good)).unsqueeze(1),
             targets=targets,
-            sources=[f"{self.path.name}:{line}" for line in lines.tolist()],
+            sources=[f"{self.path.name}:{line}" for line in self.lines[good].tolist()],
             failures=[
-                Failure(position=int(place), source=f"{self.path.name}:{line}", reason=str(reason))
-                for place, line, reason in zip(places, bad_lines, self.bad_reasons[bad], strict=True)
+                Failure(int(place), f"{self.path.name}:{self.lines[rows[place]]}", str(self.reasons[rows[place]]))
+                for place in bad
             ],
         )
 
-    def labelled(self, rows: npt.NDArray[np.int64], bad: npt.NDArray[np.bool_]) -> FaceSplit:
-        """Make a split with the file's own labels, or without labels where it has none; see `split`."""
-        targets = torch.from_numpy(_picked(self.labels, rows)) if self.has_labels else None
-        return self.split(rows, targets, bad)
+    def find_leaked(self, split: FaceSplit, stage: Stage) -> npt.NDArray[np.bool_] | None:
+        """Tell which images of a split are pixel-equal to one for training, bool (N,); None of the training split."""
+        training = np.flatnonzero(self.usages == USAGE_OF["train"])
+        return split.find_leaked(self.split(training)) if stage != "train" and len(training) else None
 
-    def everything(self) -> FaceSplit:
-        """Return all rows as one split."""
-        return self.labelled(np.arange(len(self)), np.ones(len(self.bad_lines), dtype=np.bool_))
 
-    def with_usage(self, code: int) -> FaceSplit:
-        """Return the rows of one value of the column Usage."""
-        return self.labelled(np.flatnonzero(self.usages == code), self.bad_usages == code)
+def usage_split(table: FerTable, stage: Stage) -> FaceSplit:
+    """Return the rows whose Usage belongs to a stage.
+
+    Raises:
+        FaceExprError: there is no such row.
+    """
+    return table.split(table.rows(stage))
 
 
 def read_table(path: Path, on_bad_row: BadRowPolicy, cache_dir: str | None) -> FerTable:
@@ -340,24 +300,25 @@ def read_table(path: Path, on_bad_row: BadRowPolicy, cache_dir: str | None) -> F
         FaceExprError: the file cannot be read, is not one of FER-2013's, holds no row, or holds rows that cannot be
             read and ``on_bad_row`` is ``stop``.
     """
-    table = FerTable(path, **load_cached([path], "fer2013-1", lambda: parse_csv(path), cache_dir))
-    total, unreadable = len(table) + len(table.bad_lines), len(table.bad_lines)
+    table = FerTable(path, **load_cached([path], "fer2013-2", lambda: parse_csv(path), cache_dir))
+    bad, total = np.flatnonzero(~table.readable), len(table.lines)
     if total == 0:
         raise FaceExprError(f"{path} holds a header and no rows; expected one row for each image")
-    if unreadable:
-        problems = f"{path}: {unreadable:,} of {total:,} rows cannot be read ({_listed(table)})"
+    if len(bad):
+        problems = list_problems(path, [f"line {table.lines[row]}: {table.reasons[row]}" for row in bad], total)
         if on_bad_row == "stop":
             raise FaceExprError(f"{problems}; correct them, or set on_bad_row to skip")
-        if len(table) == 0:
+        if len(bad) == total:
             raise FaceExprError(f"{problems}, so that no image is left; expected rows as in fer2013.csv")
         rank_zero_warn(f"{problems}; they are skipped")
     return table
 
 
-def _listed(table: FerTable) -> str:
-    rows = zip(table.bad_lines[:LISTED], table.bad_reasons[:LISTED], strict=True)
-    more = len(table.bad_lines) - LISTED
-    return "; ".join(f"line {line}: {reason}" for line, reason in rows) + (f"; and {more:,} more" if more > 0 else "")
+def list_problems(path: Path, problems: Sequence[str], total: int) -> str:
+    """Say how many of a file's rows cannot be read, and name the first of them."""
+    listed = "; ".join(problems[:LISTED])
+    more = f"; and {len(problems) - LISTED:,} more" if len(problems) > LISTED else ""
+    return f"{path}: {len(problems):,} of {total:,} rows cannot be read ({listed}{more})"
 
 
 def _picked(array: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
@@ -365,23 +326,6 @@ def _picked(array: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.NDArray
     if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
         return array[int(rows[0]) : int(rows[-1]) + 1]
     return array[rows]
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What a file's header says.
-
-    Attributes:
-        count: number of fields in a row.
-        pixels: place of the pixels.
-        emotion: place of the label, None in a file without labels.
-        usage: place of the split's name, None in a file that is one split.
-    """
-
-    count: int
-    pixels: int
-    emotion: int | None
-    usage: int | None
 
 
 class _BadRowError(ValueError):
@@ -406,8 +350,8 @@ def csv_stream(path: Path) -> Iterator[BufferedIOBase]:
         raise FaceExprError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def read_columns(path: Path) -> Columns:
-    """Read a file's header only.
+def read_columns(path: Path) -> list[str]:
+    """Read the names of a file's columns, in lower case.
 
     Raises:
         FaceExprError: the file cannot be read or is not one of FER-2013's.
@@ -416,67 +360,59 @@ def read_columns(path: Path) -> Columns:
         return _columns(path, stream.readline(_HEADER_LIMIT))
 
 
-def _columns(path: Path, header: bytes) -> Columns:
+def _columns(path: Path, header: bytes) -> list[str]:
     if not header:
         raise FaceExprError(f"{path} is empty; {_EXPECTED}")
     if b"\0" in header:
         raise FaceExprError(f"{path} is not a text file (an archive has to be unpacked first); {_EXPECTED}")
-    names = [
-        _trimmed(name).decode("utf-8", "replace").lower() for name in header.removeprefix(b"\xef\xbb\xbf").split(b",")
-    ]
-    places = {name: names.index(name) for name in ("pixels", "emotion", "usage") if names.count(name) == 1}
-    repeated = [name for name in ("pixels", "emotion", "usage") if names.count(name) > 1]
-    if "pixels" not in places or repeated:
-        shown = _shown(b", ".join(_trimmed(name) for name in header.split(b",")), limit=60)
-        raise FaceExprError(f"{path} is not FER-2013: line 1 reads {shown}; {_EXPECTED}")
-    return Columns(len(names), places["pixels"], places.get("emotion"), places.get("usage"))
+    fields = [_trimmed(name) for name in header.split(b",")]
+    names = [_trimmed(name.removeprefix(b"\xef\xbb\xbf")).decode("utf-8", "replace").lower() for name in fields]
+    if "pixels" not in names or any(names.count(name) > 1 for name in ("pixels", "emotion", "usage")):
+        raise FaceExprError(f"{path} is not FER-2013: line 1 reads {_shown(b', '.join(fields), limit=60)}; {_EXPECTED}")
+    return names
 
 
 def parse_csv(path: Path) -> Arrays:
-    """Read all rows.
+    """Read all rows; blank lines are no rows.
 
     Returns:
         ``images`` uint8 (N, 48, 48), ``labels`` int64 (N,) with `NO_LABEL` where the file has none, ``usages`` uint8
-        (N,), codes of `USAGES` or `NO_USAGE`, ``lines`` int64 (N,), the rows' lines in the file, counted from 1; and
-        of the M rows that cannot be read ``bad_lines`` int64, ``bad_usages`` uint8 and ``bad_reasons`` str, (M,)
-        each. Blank lines are no rows.
+        (N,), codes of `USAGES` or `NO_USAGE`, ``lines`` int64 (N,), the rows' lines in the file, counted from 1, and
+        ``reasons`` str (N,), why a row cannot be read: empty where it can. The image of a row that cannot is black.
 
     Raises:
         FaceExprError: the file cannot be read or is not one of FER-2013's.
     """
     pixels = bytearray()
     rows: list[tuple[int, int, int]] = []
-    bad: list[tuple[int, int]] = []
     reasons: list[str] = []
     with csv_stream(path) as stream:
-        columns = _columns(path, stream.readline(_HEADER_LIMIT))
-        for number, line in enumerate(stream, start=2):
-            if line.isspace():
+        names = _columns(path, stream.readline(_HEADER_LIMIT))
+        for line, text in enumerate(stream, start=2):
+            if text.isspace():
                 continue
-            fields = line.split(b",")
-            usage = NO_USAGE
+            fields = dict(zip(names, values := text.split(b","), strict=False))
+            usage, label, image, reason = NO_USAGE, NO_LABEL, bytes(SIDE * SIDE), ""
             try:
-                if len(fields) != columns.count:
-                    raise _BadRowError(f"{len(fields)} field{'s' * (len(fields) != 1)}, expected {columns.count}")
-                if columns.usage is not None:
-                    usage = _usage(fields[columns.usage])
-                label = NO_LABEL if columns.emotion is None else _label(fields[columns.emotion])
-                pixels += _pixels(fields[columns.pixels])
-            except _BadRowError as reason:
-                bad.append((number, usage))
-                reasons.append(str(reason))
-            else:
-                rows.append((number, usage, label))
+                if len(values) != len(names):
+                    raise _BadRowError(f"{len(values)} field{'s' * (len(values) != 1)}, expected {len(names)}")
+                if "usage" in fields:
+                    usage = _code(fields["usage"], _USAGE_CODES, "Usage", ", ".join(USAGES))
+                if "emotion" in fields:
+                    label = _code(fields["emotion"], _LABELS, "label", f"0 to {len(FER_NAMES) - 1}")
+                image = _pixels(fields["pixels"])
+            except _BadRowError as error:
+                label, reason = NO_LABEL, str(error)
+            pixels += image
+            rows.append((line, usage, label))
+            reasons.append(reason)
     table = np.array(rows, dtype=np.int64).reshape(-1, 3)
-    bad_table = np.array(bad, dtype=np.int64).reshape(-1, 2)
     return {
         "images": np.frombuffer(pixels, dtype=np.uint8).reshape(-1, SIDE, SIDE),
         "labels": table[:, 2].copy(),
         "usages": table[:, 1].astype(np.uint8),
         "lines": table[:, 0].copy(),
-        "bad_lines": bad_table[:, 0].copy(),
-        "bad_usages": bad_table[:, 1].astype(np.uint8),
-        "bad_reasons": np.array(reasons, dtype=np.str_),
+        "reasons": np.array(reasons, dtype=np.str_),
     }
 
 
@@ -494,18 +430,11 @@ def _shown(field: bytes, limit: int = 24) -> str:
     return repr(text if len(text) <= limit else f"{text[:limit]}…")
 
 
-def _usage(field: bytes) -> int:
-    code = _USAGE_CODES.get(_trimmed(field).lower())
+def _code(field: bytes, codes: dict[bytes, int], what: str, expected: str) -> int:
+    code = codes.get(_trimmed(field).lower())
     if code is None:
-        raise _BadRowError(f"Usage {_shown(_trimmed(field))}, expected {', '.join(USAGES)}")
+        raise _BadRowError(f"{what} {_shown(_trimmed(field))}, expected {expected}")
     return code
-
-
-def _label(field: bytes) -> int:
-    label = _LABELS.get(_trimmed(field))
-    if label is None:
-        raise _BadRowError(f"label {_shown(_trimmed(field))}, expected 0 to {len(FER_NAMES) - 1}")
-    return label
 
 
 def _pixels(field: bytes) -> bytes:
@@ -513,16 +442,11 @@ def _pixels(field: bytes) -> bytes:
     if not text:
         raise _BadRowError("no pixels")
     # numpy's parser is the fastest there is, but stops without a word at what it cannot read.
-    if text.translate(None, b"0123456789 \t"):
-        raise _BadRowError(_first_wrong(text))
-    values: npt.NDArray[np.int64] = np.fromstring(text, dtype=np.int64, sep=" ")
-    if values.size != SIDE * SIDE:
+    whole = not text.translate(None, b"0123456789 \t")
+    values = np.fromstring(text, dtype=np.int64, sep=" ") if whole else np.empty(0, np.int64)
+    if whole and values.size != SIDE * SIDE:
         raise _BadRowError(f"{values.size} of {SIDE * SIDE} values")
-    if values.max() > 255:
-        raise _BadRowError(_first_wrong(text))
+    if not whole or values.max() > 255:
+        wrong = next(value for value in text.split() if not value.isdigit() or int(value) > 255)
+        raise _BadRowError(f"pixel {_shown(wrong)}, expected whole numbers from 0 to 255")
     return values.astype(np.uint8).tobytes()
-
-
-def _first_wrong(text: bytes) -> str:
-    wrong = next(value for value in text.split() if not value.isdigit() or int(value) > 255)
-    return f"pixel {_shown(wrong)}, expected whole numbers from 0 to 255"

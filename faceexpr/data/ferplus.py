@@ -32,14 +32,13 @@ from torch import Tensor
 from faceexpr.data.augment import uniform
 from faceexpr.data.base import ExpressionDataModule, Stage
 from faceexpr.data.fer2013 import (
-    LISTED,
     NO_LABEL,
-    USAGE_OF,
     USAGES,
     BadRowPolicy,
     FerTable,
     csv_stream,
-    find_files,
+    find_file,
+    list_problems,
     read_table,
     usage_code,
 )
@@ -122,12 +121,6 @@ class FERPlus(ExpressionDataModule):
         evaluate: Literal["majority", "soft"] = "majority",
         **kwargs: Any,
     ) -> None:
-        if evaluate not in RULES:
-            raise FaceExprError(f"evaluate is {evaluate!r}; expected majority or soft")
-        if labels not in ("majority", "soft", "drawn"):
-            raise FaceExprError(f"labels is {labels!r}; expected majority, soft or drawn")
-        if classes not in (7, 8):
-            raise FaceExprError(f"classes is {classes}; expected 7, or 8 with contempt")
         super().__init__(**kwargs)
         self.class_names = FER_NAMES if classes == 7 else FERPLUS_NAMES
         self.path = path
@@ -145,18 +138,14 @@ class FERPlus(ExpressionDataModule):
 
     def load_split(self, stage: Stage) -> FaceSplit:
         table, counts = self._rows()
-        code = USAGE_OF[stage]
-        rows = np.flatnonzero(table.usages == code)
-        if len(rows) == 0:
-            raise FaceExprError(
-                f"{table.path} has no row with Usage {USAGES[code]}, so there is no {stage} split; expected the whole "
-                "of FER-2013"
-            )
+        rows = table.rows(stage)
+        readable = table.readable[rows]
+        votes = counts[rows[readable]]
         soft = (self.labels != "majority") if stage == "train" else (self.evaluate == "soft")
-        labels = (soft_labels if soft else majority_labels)(counts[rows], self.classes)
+        labels = (soft_labels if soft else majority_labels)(votes, self.classes)
         reasons = labels.counts()
         rank_zero_info(
-            f"FERPlus: {labels.kept.sum():,} of {len(rows):,} images of the {stage} split have a "
+            f"FERPlus: {labels.kept.sum():,} of {len(votes):,} images of the {stage} split have a "
             f"{'soft' if soft else 'majority'} label of {self.classes} classes; dropped: "
             + (", ".join(f"{count:,} {reason}" for reason, count in reasons.items()) or "none")
         )
@@ -166,13 +155,14 @@ class FERPlus(ExpressionDataModule):
                 "expected images that more than half of the votes agree on"
             )
         # A majority label is the highest share of the soft one, which every row with a majority has.
-        targets = labels.targets if stage == "train" else soft_labels(counts[rows], self.classes).targets
-        split = table.split(rows[labels.kept], torch.from_numpy(targets[labels.kept]), bad=table.bad_usages == code)
+        targets = labels.targets if stage == "train" else soft_labels(votes, self.classes).targets
+        belongs = ~readable
+        belongs[readable] = labels.kept
+        split = table.split(rows[belongs], torch.from_numpy(targets[labels.kept]))
         return split if stage == "train" else replace(split, selection=Selection(RULES[self.evaluate], reasons))
 
     def leaked(self, stage: Stage) -> npt.NDArray[np.bool_] | None:
-        training = self._rows()[0].with_usage(USAGE_OF["train"])
-        return self.split(stage).find_leaked(training) if stage != "train" and len(training) else None
+        return self._rows()[0].find_leaked(self.split(stage), stage)
 
     def augmented(self, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         if self.labels == "drawn":
@@ -183,36 +173,11 @@ class FERPlus(ExpressionDataModule):
     def _rows(self) -> tuple[FerTable, npt.NDArray[np.int64]]:
         """Return the images and the votes on each, read once."""
         if self._joined is None:
-            file = find_files(self.path).of("train")
-            table = read_table(file, self.on_bad_row, self.cache_dir)
+            table = read_table(find_file(self.path, "train"), self.on_bad_row, self.cache_dir)
             votes = read_votes(self.votes)
-            self._joined = table, matched(votes, table)
-            check_agreement(votes, *self._joined)
+            check_match(votes, table)
+            self._joined = table, votes.counts
         return self._joined
-
-
-def check_agreement(votes: Votes, table: FerTable, counts: npt.NDArray[np.int64]) -> None:
-    """Warn where the votes contradict FER-2013's own labels so often that they must be about other images.
-
-    Files that were put together again from images are often in another order than the original, with the right number
-    of rows in every split: nothing else would tell.
-
-    Args:
-        votes: the label file.
-        table: the images.
-        counts: the votes matched to the images, (N, 10).
-    """
-    labels = majority_labels(counts, 8)
-    compared = labels.kept & (table.labels != NO_LABEL)
-    if compared.sum() < _ENOUGH:
-        return
-    share = float((labels.targets == table.labels)[compared].mean())
-    if share < (USUAL_AGREEMENT + _CHANCE) / 2:
-        rank_zero_warn(
-            f"the labels of {table.path} and the votes of {votes.path} agree on {share:.0%} of the images, where "
-            f"{USUAL_AGREEMENT:.0%} is usual: one of the files is not in the original order, and votes are given to "
-            "the wrong images"
-        )
 
 
 def drawn(distributions: Tensor, numbers: npt.NDArray[np.float32]) -> Tensor:
@@ -255,16 +220,8 @@ class Labels:
 
 
 def majority_labels(counts: npt.NDArray[np.int64], classes: NumClasses) -> Labels:
-    """Give each row the emotion that more than half of the votes are for.
-
-    Args:
-        counts: votes in the order of `COLUMNS`, (N, 10).
-        classes: 7, or 8 with contempt.
-
-    Returns:
-        Targets int64 (N,).
-    """
-    votes = _shared(counts)
+    """Give each row the emotion that more than half of its votes (N, 10) are for: targets int64 (N,)."""
+    votes = np.where(counts > 1, counts, 0)
     total, top = votes.sum(1), votes.argmax(1)
     dropped = _reason(top, classes)
     dropped[2 * votes.max(1) <= total] = REASONS.index(NO_MAJORITY)
@@ -273,16 +230,11 @@ def majority_labels(counts: npt.NDArray[np.int64], classes: NumClasses) -> Label
 
 
 def soft_labels(counts: npt.NDArray[np.int64], classes: NumClasses) -> Labels:
-    """Give each row the distribution of its votes over the emotions.
+    """Give each row the distribution of its votes (N, 10) over the emotions.
 
-    Args:
-        counts: votes in the order of `COLUMNS`, (N, 10).
-        classes: 7, or 8 with contempt.
-
-    Returns:
-        Targets float32 (N, classes), whose rows sum to 1; all 0 where a row is dropped.
+    Targets are float32 (N, classes), whose rows sum to 1; all 0 where a row is dropped.
     """
-    votes = _shared(counts)
+    votes = np.where(counts > 1, counts, 0)
     emotions = votes[:, :classes]
     others = np.array([place for place in _REASON_OF if place >= classes])
     best_other = others[votes[:, others].argmax(1)]
@@ -293,11 +245,6 @@ def soft_labels(counts: npt.NDArray[np.int64], classes: NumClasses) -> Labels:
     kept = (dropped == KEPT)[:, None]
     targets = np.divide(emotions, emotions.sum(1, keepdims=True), out=np.zeros(emotions.shape), where=kept)
     return Labels(targets.astype(np.float32), dropped)
-
-
-def _shared(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the counts without the votes that nobody shares."""
-    return np.where(counts > 1, counts, 0)
 
 
 def _reason(top: npt.NDArray[np.int64], classes: NumClasses) -> npt.NDArray[np.int64]:
@@ -356,12 +303,9 @@ def read_votes(path: str) -> Votes:
     except csv.Error as error:
         raise FaceExprError(f"{file} is not comma-separated text ({error}); {_EXPECTED}") from error
     if problems:
-        listed = "; ".join(problems[:LISTED]) + (
-            f"; and {len(problems) - LISTED:,} more" if len(problems) > LISTED else ""
-        )
         raise FaceExprError(
-            f"{file}: {len(problems):,} of {len(problems) + len(rows):,} rows cannot be read ({listed}); correct "
-            "them, since votes and images are matched row by row"
+            f"{list_problems(file, problems, len(problems) + len(rows))}; correct them, since votes and images are "
+            "matched row by row"
         )
     table = np.array(rows, dtype=np.int64).reshape(-1, 2 + len(COLUMNS))
     return Votes(path=file, counts=table[:, 2:], usages=table[:, 1].astype(np.uint8), lines=table[:, 0])
@@ -396,11 +340,15 @@ def _row(fields: list[str], expected: int, usage: int, places: list[int]) -> lis
     return [code, *counts]
 
 
-def matched(votes: Votes, table: FerTable) -> npt.NDArray[np.int64]:
-    """Return the votes on each row of a FER-2013 file, int64 (N, 10), matched by the order of the rows.
+def check_match(votes: Votes, table: FerTable) -> None:
+    """Check that votes and images belong together row by row, which is how they are matched.
 
     The number in a vote's image name is not the row's: it counts the named images only, and equals the row's index
     for 57 of 35,714.
+
+    Files that were put together again from images are often in another order than the original, with the right number
+    of rows in every split. Only FER-2013's own labels tell: where the votes contradict them so often that they must be
+    about other images, a warning says so.
 
     Raises:
         FaceExprError: the files have different numbers of rows, or a row that belongs to different splits.
@@ -409,20 +357,25 @@ def matched(votes: Votes, table: FerTable) -> npt.NDArray[np.int64]:
         raise FaceExprError(
             f"{table.path} has no column Usage; FER+ labels the whole of FER-2013, row by row: expected fer2013.csv"
         )
-    images = len(table) + len(table.bad_lines)
-    if images != len(votes.lines):
+    if len(table.lines) != len(votes.lines):
         raise FaceExprError(
-            f"{table.path} has {images:,} rows and {votes.path} has {len(votes.lines):,}; expected one row of votes "
-            "for each image, in the same order"
+            f"{table.path} has {len(table.lines):,} rows and {votes.path} has {len(votes.lines):,}; expected one row "
+            "of votes for each image, in the same order"
         )
-    places = table.positions
-    different = np.flatnonzero(table.usages != votes.usages[places])
+    different = np.flatnonzero(table.readable & (table.usages != votes.usages))
     if len(different):
         row = int(different[0])
-        place = places[row]
         raise FaceExprError(
             f"line {table.lines[row]} of {table.path} belongs to {USAGES[table.usages[row]]} and line "
-            f"{votes.lines[place]} of {votes.path}, which is about the same image, to {USAGES[votes.usages[place]]} "
-            f"({len(different):,} of {len(places):,} rows differ); expected the same images in the same order"
+            f"{votes.lines[row]} of {votes.path}, which is about the same image, to {USAGES[votes.usages[row]]} "
+            f"({len(different):,} of {table.readable.sum():,} rows differ); expected the same images in the same order"
         )
-    return votes.counts[places]
+    labels = majority_labels(votes.counts, 8)
+    compared = labels.kept & (table.labels != NO_LABEL)
+    share = float((labels.targets == table.labels)[compared].mean()) if compared.sum() >= _ENOUGH else 1.0
+    if share < (USUAL_AGREEMENT + _CHANCE) / 2:
+        rank_zero_warn(
+            f"the labels of {table.path} and the votes of {votes.path} agree on {share:.0%} of the images, where "
+            f"{USUAL_AGREEMENT:.0%} is usual: one of the files is not in the original order, and votes are given to "
+            "the wrong images"
+        )

@@ -95,22 +95,15 @@ def check_image(file: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(file, too_large(f"{width} x {height}", max_pixels))
     try:
-        cut = _looks_cut(file)
+        with open(file, "rb", buffering=0) as opened:  # noqa: PTH123  # a name is all there is
+            head = opened.read(4)
+            opened.seek(max(0, opened.seek(0, os.SEEK_END) - _TAIL))
+            tail = opened.read(_TAIL)
     except OSError as error:
         raise ImageError(file, f"cannot be opened: {error.strerror}") from error
-    if cut:
-        read_image(file, max_pixels=max_pixels, reduce_to=1)
-
-
-def _looks_cut(file: str) -> bool:
-    """Tell whether a JPEG or PNG file is without its end mark; of other formats nothing is said."""
-    with open(file, "rb", buffering=0) as opened:  # noqa: PTH123  # a name is all there is
-        head = opened.read(4)
-        size = opened.seek(0, os.SEEK_END)
-        opened.seek(max(0, size - _TAIL))
-        tail = opened.read(_TAIL)
     # Within compressed data no mark of this value occurs: JPEG writes a zero after each byte of 255.
-    return (head[:3] == b"\xff\xd8\xff" and b"\xff\xd9" not in tail) or (head == b"\x89PNG" and b"IEND" not in tail)
+    if (head[:3] == b"\xff\xd8\xff" and b"\xff\xd9" not in tail) or (head == b"\x89PNG" and b"IEND" not in tail):
+        read_image(file, max_pixels=max_pixels, reduce_to=1)
 
 
 def find_broken(check: Callable[[int], None], number: int) -> dict[int, str]:
@@ -194,17 +187,14 @@ class FaceReader:
         )
         pixels, notes = decoded.pixels, decoded.notes
         if self.box is not None:
-            pixels, clipped = _crop(pixels, self.box, file)
-            notes = (*notes, "box clipped to the image") if clipped else notes
+            height, width = pixels.shape[:2]
+            x0, y0, x1, y1 = max(self.box[0], 0), max(self.box[1], 0), min(self.box[2], width), min(self.box[3], height)
+            if x0 >= x1 or y0 >= y1:
+                reason = f"the box {list(self.box)} lies outside the image of {width} x {height} pixels"
+                raise ImageError(file, reason)
+            pixels = pixels[y0:y1, x0:x1]
+            notes = notes if (x0, y0, x1, y1) == tuple(self.box) else (*notes, "box clipped to the image")
         return face_tensor(pixels, self.image_size), notes
-
-
-def _crop(pixels: np.ndarray, box: Box, name: str) -> tuple[np.ndarray, bool]:
-    height, width = pixels.shape[:2]
-    x0, y0, x1, y1 = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
-    if x0 >= x1 or y0 >= y1:
-        raise ImageError(name, f"the box {list(box)} lies outside the image of {width} x {height} pixels")
-    return pixels[y0:y1, x0:x1], (x0, y0, x1, y1) != tuple(box)
 
 
 def face_tensor(pixels: np.ndarray, image_size: int) -> Tensor:
@@ -223,12 +213,8 @@ def face_tensor(pixels: np.ndarray, image_size: int) -> Tensor:
     return resized.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def read_faces(files: Sequence[str], reader: FaceReader) -> FaceSplit:
+def read_faces(files: FileNames, reader: FaceReader) -> FaceSplit:
     """Read image files into memory, and keep account of those that cannot be read.
-
-    Args:
-        files: in the order of the result.
-        reader: reads each.
 
     Returns:
         A split without labels. A failure's ``position`` is the file's place in ``files``; the images, their sources
@@ -236,30 +222,28 @@ def read_faces(files: Sequence[str], reader: FaceReader) -> FaceSplit:
     """
     images = torch.empty((len(files), *reader.shape), dtype=torch.uint8)
 
-    def read(position: int) -> Failure | tuple[str, ...]:
+    def read(position: int) -> Failure | str:
         try:
             images[position], notes = reader.read(files[position])
         except ImageError as error:
             return Failure(position, files[position], error.reason)
-        return notes
+        return "; ".join(notes)
 
-    kept: list[int] = []
-    failures: list[Failure] = []
-    notes: dict[int, str] = {}
     # Decoders release the interpreter's lock, so threads help; they share the one tensor, which processes would not.
-    for position, result in enumerate(map_in_threads(read, range(len(files)))):
-        if isinstance(result, Failure):
-            failures.append(result)
-            continue
-        if result:
-            notes[len(kept)] = "; ".join(result)
-        kept.append(position)
+    results = list(map_in_threads(read, range(len(files))))
+    failures = [result for result in results if isinstance(result, Failure)]
+    kept = [position for position, result in enumerate(results) if isinstance(result, str)]
     if failures:
         # In place: a copy of those that are left would need the memory of a second split.
         for place, position in enumerate(kept):
             images[place] = images[position]
-    sources = [files[position] for position in kept]
-    return FaceSplit(images[: len(kept)], targets=None, sources=sources, failures=failures, notes=notes)
+    return FaceSplit(
+        images[: len(kept)],
+        targets=None,
+        sources=files.pick(kept) if failures else files,
+        failures=failures,
+        notes={place: str(results[position]) for place, position in enumerate(kept) if results[position]},
+    )
 
 
 class StreamedFaces:
@@ -295,24 +279,26 @@ class StreamedFaces:
         if get_worker_info() is not None:
             image.share_memory_()  # read into it, and not copied there to be handed over
         index = torch.tensor(request.indices, dtype=torch.int64)
-        faces = ReadFaces(index, image, {}, {}, request.share if request.training else None)
         gaps: list[int] = []
+        broken: dict[int, str] = {}
+        notes: dict[int, str] = {}
         for row, position in enumerate(request.indices):
             try:
-                image[row], notes = self.reader.read(self.files[max(position, 0)])
+                image[row], remarks = self.reader.read(self.files[max(position, 0)])
             except ImageError as error:
                 gaps.append(row)
-                if position != PADDING:
-                    faces.broken[position] = error.reason
+                broken[position] = error.reason
                 continue
-            if notes and position != PADDING:
-                faces.notes[position] = "; ".join(notes)
+            if remarks:
+                notes[position] = "; ".join(remarks)
+        broken.pop(PADDING, None)
+        notes.pop(PADDING, None)
         index[gaps] = PADDING
         if gaps:
             # Batch normalisation looks at all of a batch, so what fills a gap has to be a face.
-            whole = next((row for row in range(len(index)) if row not in gaps), None)
-            image[gaps] = torch.zeros_like(image[0]) if whole is None else image[whole].clone()
-        return faces
+            whole = [row for row in range(len(index)) if row not in gaps][:1]
+            image[gaps] = image[whole].clone() if whole else torch.zeros_like(image[gaps])
+        return ReadFaces(index, image, request.share if request.training else None, broken, notes)
 
 
 def stream_faces(files: FileNames, reader: FaceReader) -> FaceSplit:
@@ -320,10 +306,6 @@ def stream_faces(files: FileNames, reader: FaceReader) -> FaceSplit:
 
     Every file is looked at, each process of a run taking its part; those that are seen to be broken are failures.
     What is damaged inside shows later.
-
-    Args:
-        files: in the order of the result.
-        reader: reads each.
 
     Raises:
         FaceExprError: not all processes see the same files.

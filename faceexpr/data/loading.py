@@ -77,30 +77,27 @@ class ReadFaces(NamedTuple):
     Attributes:
         indices: int64 (B,), the position of each in its split, or `PADDING` where there is none or it is broken.
         image: uint8 (B, C, H, W); in the place of a broken face another one of the batch, black where there is none.
+        share: as in the `BatchRequest`; None outside of training.
         broken: reasons by position.
         notes: remarks by position.
-        share: as in the `BatchRequest`; None outside of training.
     """
 
     indices: Tensor
     image: Tensor
-    broken: dict[int, str]
-    notes: dict[int, str]
     share: float | None
+    broken: Mapping[int, str]
+    notes: Mapping[int, str]
 
 
 class Images(Protocol):
-    """Images (N, C, H, W) of uint8 that are read when they are asked for."""
+    """Images (N, C, H, W) of uint8 that are read when they are asked for, as a tensor or as the images of a batch."""
 
     @property
-    def shape(self) -> torch.Size:
-        """N, C, H and W."""
+    def shape(self) -> torch.Size: ...
 
-    def __getitem__(self, index: Any, /) -> Tensor:
-        """Return the images at an index: a number, or int64 (B,)."""
+    def __getitem__(self, index: Any, /) -> Tensor: ...
 
-    def read(self, request: BatchRequest) -> ReadFaces:
-        """Read the images of a batch."""
+    def read(self, request: BatchRequest) -> ReadFaces: ...
 
 
 @dataclass
@@ -145,11 +142,11 @@ class FaceSplit:
 
     def pick(self, kept: npt.NDArray[np.bool_]) -> FaceSplit:
         """Return a split of some of the images, bool (N,)."""
-        rows = np.flatnonzero(kept)
+        rows = torch.from_numpy(np.flatnonzero(kept))
         return dataclasses.replace(
             self,
-            images=self.images[torch.from_numpy(rows)],
-            targets=None if self.targets is None else self.targets[torch.from_numpy(rows)],
+            images=self.images[rows],
+            targets=None if self.targets is None else self.targets[rows],
             sources=[self.sources[index] for index in rows.tolist()],
             notes={new: self.notes[old] for new, old in enumerate(rows.tolist()) if old in self.notes},
         )
@@ -159,7 +156,7 @@ class FaceSplit:
         if not isinstance(self.images, Tensor):
             return self.images.read(request)
         index = torch.tensor(request.indices, dtype=torch.int64)
-        return ReadFaces(index, self.images[index.clamp(min=0)], {}, {}, request.share if request.training else None)
+        return ReadFaces(index, self.images[index.clamp(min=0)], request.share if request.training else None, {}, {})
 
     def finish(self, faces: ReadFaces) -> Batch:
         """Return a batch, and keep account of what was found while it was read.
@@ -191,36 +188,6 @@ class FaceSplit:
         for broken, notes in gather((self.broken, self.notes)):
             self.broken.update(broken)
             self.notes.update(notes)
-
-
-class EpochOrder(Sampler[int]):
-    """Give the order of an epoch's samples, drawn anew from (seed, epoch), or as they are.
-
-    Args:
-        size: number of samples.
-        shuffle: draw an order.
-        seed: of the draws; the same in every process.
-    """
-
-    def __init__(self, size: int, shuffle: bool, seed: int) -> None:
-        self.size = size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the number of the epoch; Lightning does so for each."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self) -> Iterator[int]:
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed + self.epoch)
-            yield from torch.randperm(self.size, generator=generator).tolist()
-        else:
-            yield from range(self.size)
 
 
 class BatchSampler(Sampler[BatchRequest]):
@@ -256,19 +223,20 @@ class BatchSampler(Sampler[BatchRequest]):
         rank: int = 0,
         global_batch_size: int | None = None,
     ) -> None:
-        self.sampler = EpochOrder(size, training and shuffle, seed)
         self.size = size
         self.training = training
+        self.shuffle = training and shuffle
+        self.seed = seed
+        self.epoch = 0
         self.drop_last = drop_last
         self.world_size = world_size
         self.rank = rank
         self.step_size = (global_batch_size if training else None) or batch_size * world_size
         self._left_out = (0, 0)
 
-    @property
-    def epoch(self) -> int:
-        """Number of the present epoch."""
-        return self.sampler.epoch
+    def set_epoch(self, epoch: int) -> None:
+        """Set the number of the epoch; Lightning does so for each."""
+        self.epoch = epoch
 
     def leave_out(self, epoch: int, batches: int) -> None:
         """Begin one epoch after some of its batches, which a training that is resumed in its middle has done."""
@@ -285,7 +253,8 @@ class BatchSampler(Sampler[BatchRequest]):
         return whole + (rest > 0 and not (self.training and self.drop_last and whole > 0))
 
     def __iter__(self) -> Iterator[BatchRequest]:
-        order = list(self.sampler)
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(self.size, generator=generator).tolist() if self.shuffle else list(range(self.size))
         most = math.ceil(self.step_size / self.world_size)
         for start in range(self.first * self.step_size, len(self) * self.step_size, self.step_size):
             stretch = order[start : start + self.step_size]
@@ -298,13 +267,15 @@ class BatchSampler(Sampler[BatchRequest]):
 
 
 class BatchSource(Protocol):
-    """What a loader takes batches from: a `FaceSplit`, or a split of images with boxes."""
+    """What a loader takes batches from: a `FaceSplit`, or a split of images with boxes.
 
-    def read(self, request: BatchRequest, /) -> Any:
-        """Read what is asked for. Worker processes do this on a copy, so nothing that it changes is seen elsewhere."""
+    Worker processes call ``read`` on a copy, so nothing that it changes is seen elsewhere; ``finish`` makes a batch of
+    what was read in the training process.
+    """
 
-    def finish(self, found: Any, /) -> Batch:
-        """Make a batch of what was read, in the training process."""
+    def read(self, request: BatchRequest, /) -> Any: ...
+
+    def finish(self, found: Any, /) -> Batch: ...
 
 
 class BatchLoader:
@@ -318,16 +289,19 @@ class BatchLoader:
 
     Args:
         source: reads the batches.
-        batch_sampler: which samples make up each batch.
+        sampler: which samples make up each batch.
         num_workers: processes that read; 0 reads in this one.
         pin_memory: hand batches out in memory that a GPU copies from without waiting.
     """
 
+    # What Lightning looks at, as in a ``DataLoader(batch_size=None)``: the sampler gives whole batches.
+    batch_sampler = None
+
     def __init__(
-        self, source: BatchSource, batch_sampler: BatchSampler, num_workers: int = 0, pin_memory: bool = False
+        self, source: BatchSource, sampler: BatchSampler, num_workers: int = 0, pin_memory: bool = False
     ) -> None:
         self.source = source
-        self.batch_sampler = batch_sampler
+        self.sampler = sampler
         self.num_workers = num_workers
         self.pin_memory = pin_memory
         self._loader: DataLoader[Any] | None = None
@@ -335,7 +309,7 @@ class BatchLoader:
         self._given = 0
 
     def __len__(self) -> int:
-        return len(self.batch_sampler)
+        return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
         batches = self._batches()
@@ -346,7 +320,7 @@ class BatchLoader:
         if self._loader is None and self.num_workers:
             self._loader = DataLoader(
                 _Requested(self.source),
-                sampler=self.batch_sampler,
+                sampler=self.sampler,
                 batch_size=None,  # whole batches are asked for, so nothing is left to collate
                 num_workers=self.num_workers,
                 persistent_workers=True,
@@ -354,10 +328,10 @@ class BatchLoader:
                 # Else each epoch would draw a number from the generator of everything else.
                 generator=torch.Generator(),
             )
-        self._given = self.batch_sampler.first
+        self._given = self.sampler.first
         try:
             # Without workers, torch's loader would cost a third of a batch that is in memory.
-            for found in self._loader or map(self.source.read, self.batch_sampler):
+            for found in self._loader or map(self.source.read, self.sampler):
                 self._given += 1
                 yield self.source.finish(found)
         except RuntimeError as error:
@@ -378,7 +352,7 @@ class BatchLoader:
 
     def state_dict(self) -> dict[str, int]:
         """Return the number of the epoch, of the batches that were taken from it, and of the samples in a step."""
-        sampler = self.batch_sampler
+        sampler = self.sampler
         return {"epoch": sampler.epoch, "batches": self._given, "samples": sampler.step_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -387,13 +361,13 @@ class BatchLoader:
         Raises:
             FaceExprError: the state is from within an epoch, whose steps had another number of samples.
         """
-        sampler = self.batch_sampler
+        sampler = self.sampler
         if sampler.step_size != state["samples"] and 0 < state["batches"] * state["samples"] < sampler.size:
             raise FaceExprError(
                 f"the checkpoint was saved within an epoch with {state['samples']} samples in a step, and this "
                 f"training has {sampler.step_size}; expected as many, or a checkpoint from the end of an epoch"
             )
-        sampler.sampler.set_epoch(state["epoch"])
+        sampler.set_epoch(state["epoch"])
         sampler.leave_out(state["epoch"], state["batches"])
         self._given = state["batches"]
 
@@ -406,6 +380,20 @@ class _Requested(Dataset[Any]):
 
     def __getitem__(self, request: BatchRequest) -> Any:
         return self.source.read(request)
+
+
+def stratify(labels: npt.NDArray[np.int64], order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Sort places so that any number of the first ones come from each class in proportion.
+
+    Args:
+        labels: int64 (N,).
+        order: the places in the order that they are taken in within a class, and among classes where it is a tie.
+    """
+    share = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        share[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return order[np.argsort(share[order], kind="stable")]
 
 
 def find_process() -> tuple[int, int]:

@@ -58,7 +58,7 @@ def pictures(tmp_path: Path):
 
 def batches(module: FaceBoxes) -> list[dict]:
     loader = module.train_dataloader()
-    loader.batch_sampler.sampler.set_epoch(1)
+    loader.sampler.set_epoch(1)
     return list(loader)
 
 

@@ -118,7 +118,7 @@ def test_ignored_faces_are_painted_over_in_training_and_kept_in_validation(tmp_p
 
 def draws(module: SyntheticScenes, epoch: int) -> dict[int, torch.Tensor]:
     loader = module.train_dataloader()
-    loader.batch_sampler.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
     return {
         index: image for batch in loader for index, image in zip(batch["index"].tolist(), batch["image"], strict=True)
     }

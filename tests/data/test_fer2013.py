@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from faceexpr.data.fer2013 import FER2013, parse_csv, stratified_holdout
+from faceexpr.data.fer2013 import FER2013, stratified_holdout
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 
@@ -100,31 +100,23 @@ def test_kaggle_folder_fits_on_an_announced_holdout_and_predicts(tmp_path, caplo
     assert list(predict.sources) == ["test.csv:2", "test.csv:3"]
 
 
-def test_test_without_labels_stops_and_says_so(tmp_path):
+def test_what_a_kaggle_folder_has_not_is_said(tmp_path):
     with pytest.raises(FaceExprError, match=r"test\.csv has no labels"):
         FER2013(kaggle(tmp_path)).setup("test")
-
-
-def test_only_test_csv_predicts_and_does_not_fit(tmp_path):
-    kaggle(tmp_path)
     data = FER2013(str(tmp_path / "test.csv"))
     assert len(data.split("predict")) == 2
     with pytest.raises(FaceExprError, match=r"test\.csv is for test and predict only"):
         data.setup("fit")
-
-
-def test_labelled_test_csv_is_tested(tmp_path):
-    data = FER2013(kaggle(tmp_path, test_header="emotion,pixels"))
-    assert data.split("test").targets.tolist() == [2, 2]
-
-
-def test_train_csv_alone_has_no_test_split(tmp_path):
-    kaggle(tmp_path)
     (tmp_path / "test.csv").unlink()
     data = FER2013(str(tmp_path))
     with pytest.raises(FaceExprError, match="no test split"):
         data.setup("test")
     assert len(data.split("predict")) == 4
+
+
+def test_labelled_test_csv_is_tested(tmp_path):
+    data = FER2013(kaggle(tmp_path, test_header="emotion,pixels"))
+    assert data.split("test").targets.tolist() == [2, 2]
 
 
 def test_predict_does_not_read_train_csv(tmp_path):
@@ -139,20 +131,6 @@ def test_predict_does_not_read_train_csv(tmp_path):
         data.prepare_data()
 
 
-def test_labels_mean_the_same_names_as_in_the_vocabulary(tmp_path):
-    order = [6, 2, 0, 5, 3, 1, 4]
-    data = FER2013(canonical(tmp_path / "fer.csv", [(label, grey(30 * label), "Training") for label in order]))
-    split = data.split("train")
-    named = {
-        int(image[0, 0, 0]): data.class_names[target]
-        for image, target in zip(split.images, split.targets.tolist(), strict=True)
-    }
-    assert named == {
-        0: "Angry", 30: "Disgust", 60: "Fear", 90: "Happy", 120: "Sad", 150: "Surprise", 180: "Neutral"
-    }  # fmt: skip
-    assert data.class_names == FER_NAMES
-
-
 def test_compressed_files_are_told_by_content(tmp_path):
     plain = canonical(tmp_path / "plain" / "fer2013.csv", THREE)
     for name in ("fer2013.csv.gz", "fer2013.csv"):
@@ -163,12 +141,16 @@ def test_compressed_files_are_told_by_content(tmp_path):
             assert torch.equal(FER2013(str(place)).split("test").images, FER2013(plain).split("test").images)
 
 
-def test_truncated_gzip_is_named(tmp_path):
-    path = tmp_path / "fer2013.csv.gz"
-    content = gzip.compress(Path(canonical(tmp_path / "fer.csv", THREE * 20)).read_bytes())
-    path.write_bytes(content[:-200])
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    path = tmp_path / "cut" / "fer2013.csv.gz"
+    path.parent.mkdir()
+    path.write_bytes(gzip.compress(Path(canonical(tmp_path / "fer.csv", THREE * 20)).read_bytes())[:-200])
     with pytest.raises(FaceExprError, match=r"fer2013\.csv\.gz is a damaged or incomplete gzip file"):
         FER2013(str(path)).split("train")
+    with pytest.raises(FaceExprError, match=r"none\.csv does not exist"):
+        FER2013(str(tmp_path / "none.csv")).split("train")
+    with pytest.raises(FaceExprError, match="holds no file of FER-2013"):
+        FER2013(str(tmp_path)).split("train")
 
 
 @pytest.mark.parametrize(
@@ -193,13 +175,6 @@ def test_a_file_that_is_not_fer_is_one_sentence(tmp_path, content, message):
     assert "\n" not in str(caught.value)
 
 
-def test_missing_file_and_empty_folder(tmp_path):
-    with pytest.raises(FaceExprError, match=r"none\.csv does not exist"):
-        FER2013(str(tmp_path / "none.csv")).split("train")
-    with pytest.raises(FaceExprError, match="holds no file of FER-2013"):
-        FER2013(str(tmp_path)).split("train")
-
-
 def test_constructor_reads_nothing_and_checks_its_options(tmp_path):
     assert FER2013(str(tmp_path / "none.csv")).class_names == FER_NAMES
     for holdout in (0.0, 1.0, -0.1, float("nan")):
@@ -221,7 +196,6 @@ def test_usage_need_not_be_sorted(tmp_path):
     split = FER2013(path).split("train")
     assert split.targets.tolist() == split.images[:, 0, 0, 0].tolist() == [0, 2, 4]
     assert list(split.sources) == ["fer.csv:2", "fer.csv:4", "fer.csv:6"]
-    assert list(split.sources[1:]) == ["fer.csv:4", "fer.csv:6"]
 
 
 def test_holdout_is_stratified_seeded_and_exact():
@@ -232,11 +206,8 @@ def test_holdout_is_stratified_seeded_and_exact():
     assert np.bincount(labels[chosen]).tolist() == [50, 30, 15, 5]
     np.testing.assert_array_equal(chosen, stratified_holdout(labels, 0.1, seed=0))
     assert (chosen != stratified_holdout(labels, 0.1, seed=1)).any()
-
-
-@pytest.mark.parametrize(("size", "fraction", "expected"), [(2, 0.01, 1), (2, 0.99, 1), (10, 0.25, 2), (10, 0.99, 9)])
-def test_holdout_leaves_both_parts_something(size, fraction, expected):
-    assert stratified_holdout(np.zeros(size, dtype=np.int64), fraction, seed=0).sum() == expected
+    for size, fraction, expected in ((2, 0.01, 1), (2, 0.99, 1), (10, 0.25, 2), (10, 0.99, 9)):
+        assert stratified_holdout(np.zeros(size, dtype=np.int64), fraction, seed=0).sum() == expected
 
 
 @pytest.fixture(scope="module")
@@ -271,19 +242,6 @@ def test_real_file_is_mapped_and_not_copied(real_cache, monkeypatch):
     assert test.data_ptr() - train.data_ptr() == (28709 + 3589) * 2304
 
 
-def test_parser_gives_plain_arrays(tmp_path):
-    arrays = parse_csv(Path(canonical(tmp_path / "fer.csv", THREE)))
-    assert {name: (array.dtype.kind, array.shape) for name, array in arrays.items()} == {
-        "images": ("u", (3, 48, 48)),
-        "labels": ("i", (3,)),
-        "usages": ("u", (3,)),
-        "lines": ("i", (3,)),
-        "bad_lines": ("i", (0,)),
-        "bad_usages": ("u", (0,)),
-        "bad_reasons": ("U", (0,)),
-    }
-
-
 def broken(tmp_path):
     return write(
         tmp_path / "broken.csv",
@@ -294,16 +252,6 @@ def broken(tmp_path):
         f"3,{grey(3)},Training,5,6,7",
         "",
     )
-
-
-def test_bad_rows_stop_with_line_and_reason(tmp_path):
-    with pytest.raises(FaceExprError) as caught:
-        FER2013(broken(tmp_path)).split("train")
-    message = str(caught.value)
-    assert "3 of 4 rows" in message
-    assert "line 3: 2303 of 2304 values; line 4: no pixels; line 5: 6 fields, expected 3)" in message
-    assert "line 2" not in message
-    assert "line 6" not in message
 
 
 def test_skipping_counts_and_keeps_image_and_label_together(tmp_path, recwarn):
@@ -323,32 +271,28 @@ def test_skipping_counts_and_keeps_image_and_label_together(tmp_path, recwarn):
     assert "skipped" in told[0]
 
 
-def test_policy_holds_when_the_rows_come_from_the_cache(tmp_path):
+def test_bad_rows_stop_with_line_and_reason_from_the_cache_too(tmp_path):
     path = broken(tmp_path)
     assert len(FER2013(path, on_bad_row="skip").split("train")) == 1
-    with pytest.raises(FaceExprError, match="line 3: 2303 of 2304 values"):
+    with pytest.raises(FaceExprError) as caught:
         FER2013(path).split("train")
+    message = str(caught.value)
+    assert "3 of 4 rows" in message
+    assert "(line 3: 2303 of 2304 values; line 4: no pixels; line 5: 6 fields, expected 3)" in message
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
         (f"7,{grey(1)},Training", "label '7', expected 0 to 6"),
-        (f"-1,{grey(1)},Training", "label '-1', expected 0 to 6"),
         (f"3.0,{grey(1)},Training", "label '3.0', expected 0 to 6"),
-        (f",{grey(1)},Training", "label '', expected 0 to 6"),
         (f"0,{grey(1, 2303)} 256,Training", "pixel '256'"),
         (f"0,{grey(1, 2303)} -1,Training", "pixel '-1'"),
-        (f"0,{grey(1, 2303)} 1.5,Training", "pixel '1.5'"),
         (f"0,{grey(1, 2303)} 1e2,Training", "pixel '1e2'"),
-        (f"0,{grey(1, 2303)} nan,Training", "pixel 'nan'"),
         (f"0,{grey(1, 2303)} {2**64 + 5},Training", f"pixel '{2**64 + 5}'"),
         (f"0,{grey(1, 2303)} {2**32 + 5},Training", f"pixel '{2**32 + 5}'"),
         (f"0,{grey(1, 2305)},Training", "2305 of 2304 values"),
-        ("0,   ,Training", "no pixels"),
         (f"0,{grey(1)},Testing", "Usage 'Testing', expected Training, PublicTest, PrivateTest"),
-        (f"0,{grey(1)},", "Usage '', expected Training"),
-        (f"0,{grey(1)}", "2 fields, expected 3"),
         ("garbage", "1 field, expected 3"),
         (",,", "Usage ''"),
     ],
@@ -368,10 +312,6 @@ def test_long_lists_end_with_a_count(tmp_path):
     assert "1,234 of 1,234 rows" in message
     assert message.count("line ") == 20
     assert "and 1,214 more" in message
-
-
-def test_nothing_left_after_skipping_is_an_error(tmp_path):
-    path = write(tmp_path / "fer.csv", "emotion,pixels,Usage", "9,,Training")
     with pytest.raises(FaceExprError, match="no image is left"):
         FER2013(path, on_bad_row="skip").split("train")
 

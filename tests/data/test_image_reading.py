@@ -76,7 +76,7 @@ def test_batches_are_those_of_the_split_in_memory_bit_for_bit(folder, channels, 
         loaders = [getattr(module, f"{stage}_dataloader")() for module in modules]
         for epoch in (0, 1):  # the workers stay
             for loader in loaders:
-                loader.batch_sampler.sampler.set_epoch(epoch)
+                loader.sampler.set_epoch(epoch)
             for streamed, held in zip(*loaders, strict=True):
                 assert streamed.keys() == held.keys()
                 assert all(torch.equal(streamed[key], held[key]) for key in held)

@@ -21,7 +21,7 @@ def batches(size, batch_size, world=1, epoch=0, **options):
     ranks = []
     for rank in range(world):
         sampler = BatchSampler(size, batch_size, world_size=world, rank=rank, **options)
-        sampler.sampler.set_epoch(epoch)
+        sampler.set_epoch(epoch)
         ranks.append([request.indices for request in sampler])
         assert len(sampler) == len(ranks[-1])
     return ranks
@@ -238,14 +238,14 @@ class Numbers:
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_an_epoch_goes_on_where_it_was_left_and_the_others_are_whole(num_workers):
     def epoch(loader, number):
-        loader.batch_sampler.sampler.set_epoch(number)
+        loader.sampler.set_epoch(number)
         return [batch["index"].tolist() for batch in loader]
 
     def loader():
         return BatchLoader(Numbers(), BatchSampler(10, 3, training=True, seed=4), num_workers)
 
     whole, resumed = loader(), loader()
-    whole.batch_sampler.sampler.set_epoch(1)
+    whole.sampler.set_epoch(1)
     batches = iter(whole)
     next(batches), next(batches)  # workers may have read more
     assert whole.state_dict() == {"epoch": 1, "batches": 2, "samples": 3}
