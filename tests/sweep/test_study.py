@@ -81,7 +81,7 @@ def test_the_same_command_does_what_is_missing_and_nothing_again(
 
     sweep(rest, parameters=GRID).run()
     sweep(rest, parameters=GRID).run()
-    assert calls == ["trial_000", "trial_001", "trial_002", "trial_002", "trial_003"]
+    assert calls == ["trial_000", "trial_001", "trial_002", "trial_003", "trial_002"]
     assert [row["status"] for row in table()] == ["done"] * 4
 
 
