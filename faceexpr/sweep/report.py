@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -193,7 +194,7 @@ class Reporter:
         """Draw the metric at the best epoch against each parameter, by Optuna."""
         from matplotlib import pyplot
 
-        axes = optuna.visualization.matplotlib.plot_slice(study, target_name=f"{self.monitor}, best epoch")
+        axes: Any = optuna.visualization.matplotlib.plot_slice(study, target_name=f"{self.monitor}, best epoch")
         figure = np.ravel(axes)[0].figure
         figure.suptitle(f"Sweep {self.folder.name}")
         content = io.BytesIO()
