@@ -150,7 +150,7 @@ def test_it_makes_two_steps(path: Path, workdir: Path) -> None:
     if path in COMPLETE:
         assert (workdir / run / "checkpoints/best.ckpt").is_file()  # validation has run
     written = yaml.safe_load((workdir / run / "config.yaml").read_text())
-    data = "synthetic.SyntheticScenes" if path in DETECTORS else "synthetic.SyntheticFaces"
+    data = "SyntheticScenes" if path in DETECTORS else "SyntheticFaces"
     assert written["data"]["class_path"] == f"faceexpr.data.{data}"
 
 
