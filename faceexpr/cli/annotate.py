@@ -6,7 +6,7 @@ import random
 from dataclasses import fields
 from pathlib import Path
 
-from faceexpr.cli.parser import Parser
+from faceexpr.cli.parser import Parser, naming_options
 from faceexpr.data.annotations.reading import read_annotations
 from faceexpr.data.annotations.records import ReadOptions
 from faceexpr.utils.errors import SOME_FAILED, FaceExprError
@@ -38,10 +38,11 @@ def run(args: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="Seed of that choice.")
     parser.add_class_arguments(ReadOptions)
     config = parser.parse_args(args[1:])
-    if config.limit is not None and config.limit < 1:
-        raise FaceExprError(f"--limit is {config.limit}; expected 1 or more")
-    options = ReadOptions(**{option.name: config[option.name] for option in fields(ReadOptions)})
-    annotations = read_annotations(config.annotations, config.images, config.format, options)
+    with naming_options(config):
+        if config.limit is not None and config.limit < 1:
+            raise FaceExprError(f"limit is {config.limit}; expected 1 or more")
+        options = ReadOptions(**{option.name: config[option.name] for option in fields(ReadOptions)})
+        annotations = read_annotations(config.annotations, config.images, config.format, options)
     for note in annotations.notes:
         say(note)
     records = annotations.images

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 
 from tqdm import tqdm
 
-from faceexpr.cli.parser import Parser
+from faceexpr.cli.parser import Parser, naming_options
 from faceexpr.data.download import Limits, Link, fetch, list_links, write_report
 from faceexpr.utils.errors import SOME_FAILED, FaceExprError
 from faceexpr.utils.files import say
@@ -37,10 +38,11 @@ def run(args: list[str]) -> None:
     parser.add_argument("--workers", type=int, default=8, help="Links that are fetched at a time.")
     parser.add_class_arguments(Limits)
     config = parser.parse_args(args[1:])
-    limits = Limits(**{option.name: config[option.name] for option in fields(Limits)})
-    if config.workers < 1:
-        raise FaceExprError(f"--workers is {config.workers}; expected 1 or more")
-    links = list_links(config.annotations, config.format)
+    with naming_options(config):
+        limits = Limits(**{option.name: config[option.name] for option in fields(Limits)})
+        if config.workers < 1:
+            raise FaceExprError(f"workers is {config.workers}; expected 1 or more")
+        links = list_links(config.annotations, config.format)
     done: dict[str, Link] = {}
     try:
         # disable=None: a bar on a terminal only.
@@ -49,9 +51,7 @@ def run(args: list[str]) -> None:
     finally:
         if done:
             report = write_report([done[url] for url in links if url in done], config.out)
-    counts = {
-        status: sum(link.status == status for link in done.values()) for status in ("fetched", "present", "failed")
-    }
+    counts = Counter(link.status for link in done.values())
     say(
         f"{len(links):,} links: {counts['fetched']:,} fetched, {counts['present']:,} there before, "
         f"{counts['failed']:,} failed; see {report}"

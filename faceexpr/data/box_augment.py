@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,8 +67,9 @@ class BoxAugmentation:
     min_face: float = 4.0
 
     def __post_init__(self) -> None:
-        if self.size < 32:
-            raise FaceExprError(f"size is {self.size}; expected 32 or more pixels")
+        for name, least in (("size", 32), ("min_face", 1)):
+            if getattr(self, name) < least:
+                raise FaceExprError(f"{name} is {getattr(self, name)}; expected {least} or more pixels")
         if not 0 < self.smallest <= self.largest:
             raise FaceExprError(
                 f"smallest is {self.smallest} and largest is {self.largest}; expected 0 < smallest <= largest"
@@ -77,42 +77,6 @@ class BoxAugmentation:
         for name in ("flip", "grey", "mosaic", "paste", "min_visible", "brightness", "contrast", "saturation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise FaceExprError(f"{name} is {getattr(self, name)}; expected 0 to 1")
-        if self.min_face < 1:
-            raise FaceExprError(f"min_face is {self.min_face}; expected 1 or more pixels")
-
-
-class RandomSquareCrop(v2.Transform):  # type: ignore[misc]  # torchvision has no type information
-    """Cut a random square out of an image, or a larger one around it, and resize it; boxes follow.
-
-    Cropping at random sizes is what makes small data sets of faces enough: each face is seen at many sizes
-    (the sampling of RetinaFace, SCRFD and YuNet).
-
-    Args:
-        size: side of the result in pixels.
-        smallest: side of the smallest crop, as a fraction of the shorter side.
-        largest: of the largest.
-    """
-
-    def __init__(self, size: int, smallest: float, largest: float) -> None:
-        super().__init__()
-        self.size, self.smallest, self.largest = size, smallest, largest
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, int]:
-        height, width = functional.get_size(flat_inputs[0])
-        side = max(round(min(height, width) * float(torch.empty(1).uniform_(self.smallest, self.largest))), 1)
-        place = torch.rand(2).tolist()
-        # A crop beyond the image leaves the image anywhere within it.
-        top, left = (round(part * (length - side)) for part, length in zip(place, (height, width), strict=True))
-        return {"top": top, "left": left, "side": side}
-
-    def transform(self, inpt: Any, params: dict[str, int]) -> Any:
-        if isinstance(inpt, tv_tensors.BoundingBoxes):
-            # Not clipped here: how much of a face is left has yet to be asked.
-            shift = inpt.as_subclass(Tensor) - inpt.new_tensor([params["left"], params["top"]] * 2)
-            return tv_tensors.wrap(shift * (self.size / params["side"]), like=inpt, canvas_size=(self.size, self.size))
-        return functional.resized_crop(
-            inpt, params["top"], params["left"], params["side"], params["side"], [self.size, self.size]
-        )
 
 
 def augment_sample(index: int, read: Callable[[int], Sample], others: int, options: BoxAugmentation) -> Sample:
@@ -139,35 +103,40 @@ def augment_sample(index: int, read: Callable[[int], Sample], others: int, optio
         for _ in range(int(torch.randint(1, MOST_PASTED + 1, ())) if len(faces) else 0):
             image, boxes = paste_face(image, boxes, source, faces)
     boxes = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(options.size, options.size))
-    changed, boxes = _changes(options)(tv_tensors.Image(image), boxes)
-    return changed.as_subclass(Tensor), boxes.as_subclass(Tensor)
-
-
-def _changes(options: BoxAugmentation) -> v2.Transform:
-    return v2.Compose(
+    change = v2.Compose(
         [
             v2.RandomHorizontalFlip(options.flip),
             v2.ColorJitter(options.brightness, options.contrast, options.saturation),
             v2.RandomGrayscale(options.grey),
         ]
     )
+    changed, boxes = change(tv_tensors.Image(image), boxes)
+    return changed.as_subclass(Tensor), boxes.as_subclass(Tensor)
 
 
 def _cropped(sample: Sample, size: int, options: BoxAugmentation) -> Sample:
+    """Cut a random square out of an image, or a larger one around it, and resize it; boxes follow.
+
+    Cropping at random sizes is what makes small data sets of faces enough: each face is seen at many sizes
+    (the sampling of RetinaFace, SCRFD and YuNet).
+    """
     image, boxes = sample
-    wrapped = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=image.shape[-2:])
-    crop = RandomSquareCrop(size, options.smallest, options.largest)
-    cropped, moved = crop(tv_tensors.Image(image), wrapped)
-    return cropped.as_subclass(Tensor), _visible(moved.as_subclass(Tensor), size, options)
-
-
-def _visible(boxes: Tensor, size: int, options: BoxAugmentation) -> Tensor:
-    """Return the boxes clipped to the square, without those of which too little is left."""
+    height, width = image.shape[-2:]
+    share = float(torch.empty(1).uniform_(options.smallest, options.largest))
+    side = max(round(min(height, width) * share), 1)
+    # A crop beyond the image leaves the image anywhere within it.
+    down, across = torch.rand(2).tolist()
+    top, left = round(down * (height - side)), round(across * (width - side))
+    cropped = functional.resized_crop(image, top, left, side, side, [size, size])
+    boxes = (boxes - boxes.new_tensor([left, top] * 2)) * (size / side)
     clipped = boxes.clamp(0, size)
     sides = clipped[:, 2:] - clipped[:, :2]
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
-    kept = (sides.prod(dim=1) >= options.min_visible * areas) & (sides.amin(dim=1) >= 1)
-    return clipped[kept & (sides.amax(dim=1) >= options.min_face)]
+    kept = (_areas(clipped) >= options.min_visible * _areas(boxes)) & (sides.amin(dim=1) >= 1)
+    return cropped, clipped[kept & (sides.amax(dim=1) >= options.min_face)]
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
 
 
 def _mosaic(samples: Sequence[Sample], options: BoxAugmentation) -> Sample:
@@ -183,9 +152,8 @@ def _mosaic(samples: Sequence[Sample], options: BoxAugmentation) -> Sample:
         tile, boxes = _cropped(sample, side, options)
         image[:, top:bottom, left:right] = tile[:, : bottom - top, : right - left]
         shown = boxes.minimum(boxes.new_tensor([right - left, bottom - top] * 2))
-        kept = (shown[:, 2:] - shown[:, :2]).clamp(min=0).prod(dim=1) >= options.min_visible * (
-            boxes[:, 2:] - boxes[:, :2]
-        ).prod(dim=1)
+        shown_areas = (shown[:, 2:] - shown[:, :2]).clamp(min=0).prod(dim=1)
+        kept = shown_areas >= options.min_visible * _areas(boxes)
         found.append(shown[kept] + shown.new_tensor([left, top] * 2))
     boxes = torch.cat(found)
     return image, boxes[(boxes[:, 2:] - boxes[:, :2]).amin(dim=1) >= 1]
@@ -220,14 +188,14 @@ def paste_face(image: Tensor, boxes: Tensor, source: Tensor, faces: Tensor) -> t
         patch = patch.flip(2)
         inner = torch.stack([patch.shape[2] - inner[2], inner[1], patch.shape[2] - inner[0], inner[3]])
     height, width = patch.shape[1:]
-    for place in range(TRIES):
-        left, top = (
-            round(part * (size - length)) for part, length in zip(draws[2 + 2 * place :], (width, height), strict=False)
-        )
+    for place in range(2, 2 + 2 * TRIES, 2):
+        left, top = round(draws[place] * (size - width)), round(draws[place + 1] * (size - height))
         outer = torch.tensor([[left, top, left + width, top + height]], dtype=boxes.dtype)
         if left < 0 or top < 0 or (len(boxes) and float(box_iou(outer, boxes).amax()) > 0):
             continue
-        mask = _faded(height, width)
+        # How much of each pixel is the pasted one: 1 inside an ellipse, fading to 0 at the corners.
+        y, x = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
+        mask = ((1.1 - (x[None].square() + y[:, None].square()).sqrt()) / 0.25).clamp(0, 1)
         pasted = image.clone()
         below = pasted[:, top : top + height, left : left + width].float()
         pasted[:, top : top + height, left : left + width] = (patch * mask + below * (1 - mask)).round().byte()
@@ -240,17 +208,9 @@ def _cut(source: Tensor, face: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     around = SURROUNDINGS * (face[2:] - face[:2])
     height, width = source.shape[1:]
     left, top = (max(int(value), 0) for value in (face[:2] - around).tolist())
-    right, bottom = (
-        min(math.ceil(value), limit) for value, limit in zip((face[2:] + around).tolist(), (width, height), strict=True)
-    )
+    right, bottom = map(math.ceil, (face[2:] + around).tolist())
+    right, bottom = min(right, width), min(bottom, height)
     patch = source[:, top:bottom, left:right]
     size = max(round((bottom - top) * scale), 1), max(round((right - left) * scale), 1)
     factors = face.new_tensor([size[1] / (right - left), size[0] / (bottom - top)] * 2)
     return resize(patch[None], size)[0].float(), (face - face.new_tensor([left, top] * 2)) * factors
-
-
-def _faded(height: int, width: int) -> Tensor:
-    """Return how much of each pixel is the pasted one: 1 inside an ellipse, fading to 0 at the corners, (h, w)."""
-    y, x = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
-    distance = (x[None].square() + y[:, None].square()).sqrt()
-    return ((1.1 - distance) / 0.25).clamp(0, 1)

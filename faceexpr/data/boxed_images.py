@@ -94,10 +94,7 @@ class DetectionDataModule(FaceDataModule):
     def setup(self, stage: str) -> None:
         for name in SPLITS[stage]:
             records = self.split(name).records
-            faces, empty = (
-                sum(len(record.boxes) for record in records),
-                sum(not len(record.boxes) for record in records),
-            )
+            faces, empty = sum(len(record.boxes) for record in records), sum(not len(one.boxes) for one in records)
             rank_zero_info(
                 f"{type(self).__name__}: {counted(len(records), 'image')} in the {name} split with "
                 f"{counted(faces, 'face')}" + (f", {empty:,} of them without a face" if empty else "")
@@ -121,9 +118,8 @@ class DetectionDataModule(FaceDataModule):
     def teardown(self, stage: str) -> None:
         super().teardown(stage)
         for name in SPLITS[stage]:
-            if name not in self.splits:
+            if (split := self.splits.get(name)) is None:
                 continue
-            split = self.splits[name]
             for broken in gather(split.broken):
                 split.broken.update(broken)
             reasons = {self.source(name, index): reason for index, reason in sorted(split.broken.items())}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -22,6 +20,7 @@ from faceexpr.data.annotations.reading import read_document
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import write_file
 from faceexpr.utils.images import ImageError, read_image, upright_size
+from faceexpr.utils.text import csv_text
 
 REPORT = "links.csv"
 """What became of each link, in the folder of the images."""
@@ -88,8 +87,7 @@ def list_links(annotations: Path, format: str = "auto") -> list[str]:
     Raises:
         FaceExprError: the file cannot be read, or has no links.
     """
-    document = read_document(annotations, format)
-    links = list(dict.fromkeys(entry.url for entry in document.entries if entry.url))
+    links = list(dict.fromkeys(entry.url for entry in read_document(annotations, format).entries if entry.url))
     if not links:
         raise FaceExprError(f"{annotations} has no links; expected annotations that name their images by http or https")
     return links
@@ -136,11 +134,7 @@ def _fetch_one(url: str, folder: Path, limits: Limits) -> Link:
 
 def write_report(links: list[Link], folder: Path) -> Path:
     """Write what became of each link to `REPORT`, and return its path."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(("url", "file", "status", "reason"))
-    table.writerows(astuple(link) for link in links)
-    write_file(folder / REPORT, text.getvalue())
+    write_file(folder / REPORT, csv_text(("url", "file", "status", "reason"), map(astuple, links)))
     return folder / REPORT
 
 

@@ -101,9 +101,9 @@ class FaceBoxes(DetectionDataModule):
         rest, parts = self._read_file("train"), {}
         for stage, file in self.lists.items():
             if file is not None:
-                parts[stage], rest = take_listed(rest, Path(file), f"{stage}_list")
+                parts[stage], rest = _take_listed(rest, Path(file), f"{stage}_list")
         if "val" not in parts and self.files["val"] is None:
-            parts["val"], rest = take_random(rest, self.val_fraction, self.split_seed)
+            parts["val"], rest = _take_random(rest, self.val_fraction, self.split_seed)
             rank_zero_info(
                 f"FaceBoxes: set aside for validation: {len(parts['val'])} of the training images "
                 f"(val_fraction {self.val_fraction:g}, split_seed {self.split_seed})"
@@ -120,12 +120,8 @@ class FaceBoxes(DetectionDataModule):
         return annotations.images
 
 
-def take_random(records: Records, fraction: float, seed: int) -> tuple[Records, Records]:
-    """Return (set aside, rest), both in the order of the file; at least one image each.
-
-    Raises:
-        FaceExprError: there are fewer than two images.
-    """
+def _take_random(records: Records, fraction: float, seed: int) -> tuple[Records, Records]:
+    """Return (set aside, rest), both in the order of the file; at least one image each."""
     if len(records) < 2:
         raise FaceExprError(
             f"{len(records)} image cannot be divided into training and validation; expected 2 or more, or val"
@@ -134,12 +130,8 @@ def take_random(records: Records, fraction: float, seed: int) -> tuple[Records, 
     return _take(records, set(np.random.default_rng(seed).permutation(len(records))[:number].tolist()))
 
 
-def take_listed(records: Records, file: Path, parameter: str) -> tuple[Records, Records]:
-    """Return (those that the file names, rest); a name is the end of an image's path, folders as far as given.
-
-    Raises:
-        FaceExprError: the file cannot be read, or a name is that of no image or of several.
-    """
+def _take_listed(records: Records, file: Path, parameter: str) -> tuple[Records, Records]:
+    """Return (those that the file names, rest); a name is the end of an image's path, folders as far as given."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -19,8 +19,7 @@ from torch.utils.data import get_worker_info
 
 from faceexpr.data.loading import PADDING, BatchRequest, FaceSplit, Failure, ReadFaces, find_process, gather
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.image_decoding import too_large
-from faceexpr.utils.images import DEFAULT_MAX_PIXELS, ImageError, read_image, resize, upright_size
+from faceexpr.utils.images import DEFAULT_MAX_PIXELS, ImageError, read_image, resize, too_large, upright_size
 from faceexpr.utils.text import counted
 
 Box = tuple[int, int, int, int]

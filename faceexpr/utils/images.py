@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 import stat
+import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,44 +15,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, features
 
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.image_decoding import (
-    BACKGROUND,
-    ImageError,
-    damage,
-    from_array,
-    identify,
-    size_when_upright,
-    to_pixels,
-    too_large,
-    turned_upright,
-)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "BACKGROUND",
-    "DEFAULT_MAX_PIXELS",
-    "EXTENSIONS",
-    "DecodedImage",
-    "ImageError",
-    "Source",
-    "find_images",
-    "list_images",
-    "read_image",
-    "resize",
-    "source_name",
-    "upright_size",
-]
-
 Source: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
 """What an image can be read from: a file's path, a file's bytes, or an image in memory (arrays are RGB or grey)."""
 
+Mode: TypeAlias = Literal["L", "RGB"]
+
 DEFAULT_MAX_PIXELS = 160_000_000
 """Larger images are refused; the largest camera sensors on sale have 151 million pixels."""
+
+BACKGROUND = (255, 255, 255)
+"""The colour behind transparent pixels: white, as on paper and on most web pages."""
+
+# Only decoders that run in this process: Pillow's EPS reader, for one, would start Ghostscript on the user's file.
+_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "TIFF", "BMP", "DIB", "WEBP", "AVIF", "HEIF", "JPEG2000", "PPM")
+
+# fmt: off
+_SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF",
+    b"\0\0\0\x0cjP  ": "JPEG 2000", b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL", b"8BPS": "Photoshop",
+    b"%PDF": "PDF",
+}
+# fmt: on
+_UNSUPPORTED = ("JPEG XL", "Photoshop", "PDF")
+_AVIF_BRANDS = {b"avif", b"avis"}
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 
 # fmt: off
 EXTENSIONS = frozenset({
@@ -61,9 +55,34 @@ EXTENSIONS = frozenset({
 # fmt: on
 """The endings, in lower case, by which a folder is searched; what a file holds is decided by its content alone."""
 
+# By the EXIF orientation: whether to mirror, and then the quarter turns anticlockwise.
+_TURNS: dict[object, tuple[bool, int]]
+_TURNS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, -1), 7: (True, -1), 8: (False, 1)}
+_PNG_TEXT = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+
+# Pixels that are converted at a time: what a conversion needs beside its input and output stays small.
+_STRIP = 2**20
+
 # Of images with this many pixels or more, one is decoded at a time, so that several threads need the memory of one.
 _LARGE = 32_000_000
 _one_large = threading.Lock()
+
+
+class ImageError(FaceExprError):
+    """An image that cannot be read.
+
+    Attributes:
+        source: the file, or what was given instead of one.
+        reason: what was wrong, as a phrase: "truncated", "empty file", "not an image", ...
+    """
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(source, reason)
+        self.source = source
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.reason}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +105,7 @@ class DecodedImage:
 
 def read_image(
     source: Source,
-    mode: Literal["L", "RGB"] = "RGB",
+    mode: Mode = "RGB",
     max_pixels: int = DEFAULT_MAX_PIXELS,
     reduce_to: int | None = None,
 ) -> DecodedImage:
@@ -111,22 +130,26 @@ def read_image(
     name = source_name(source)
     with _naming_damage(name):
         if isinstance(source, np.ndarray):
-            return _decode(from_array(source, name), name, mode, max_pixels, reduce_to, from_file=False)
+            return _decode(_from_array(source, name), name, mode, max_pixels, reduce_to, from_file=False)
         if isinstance(source, Image.Image):
             return _decode(source, name, mode, max_pixels, reduce_to, from_file=False)
-        with _open(source, name) as file, identify(file, name) as image:
+        with _open(source, name) as file, _identify(file, name) as image:
             return _decode(image, name, mode, max_pixels, reduce_to, from_file=True)
 
 
 def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return width and height in pixels of an image after its EXIF rotation; only the file's header is read.
+    """Return width and height in pixels of an image after its EXIF rotation; nothing is decoded.
 
     Raises:
         ImageError: the header cannot be read; what follows it may be damaged all the same.
     """
     name = str(path)
-    with _naming_damage(name), _open(path, name) as file, identify(file, name) as image:
-        return size_when_upright(image, file)
+    with _naming_damage(name), _open(path, name) as file, _identify(file, name) as image:
+        # Pillow's TIFF reader turns by itself. Its PNG reader would decode everything in search of an EXIF block that
+        # follows the pixels, which few files have.
+        png_without = image.format == "PNG" and "exif" not in image.info and not _text_after_pixels(file)
+        turned = image.format != "TIFF" and not png_without and _turn(image)[1] % 2 == 1
+        return (image.height, image.width) if turned else image.size
 
 
 @contextmanager
@@ -140,9 +163,9 @@ def _naming_damage(name: str) -> Iterator[None]:
     except Image.DecompressionBombError:  # its readers of TIFF and WebP have a limit of their own
         raise ImageError(name, "too large for Pillow (PIL.Image.MAX_IMAGE_PIXELS)") from None
     except OSError as error:
-        raise ImageError(name, f"cannot be opened: {error.strerror}" if error.errno else damage(error)) from error
+        raise ImageError(name, f"cannot be opened: {error.strerror}" if error.errno else _damage(error)) from error
     except Exception as error:  # damaged files make decoders raise anything: struct.error, zlib.error, IndexError, ...
-        raise ImageError(name, damage(error)) from error
+        raise ImageError(name, _damage(error)) from error
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -232,12 +255,7 @@ def _open(source: str | os.PathLike[str] | bytes, name: str) -> BinaryIO:
 
 
 def _decode(
-    image: Image.Image,
-    name: str,
-    mode: Literal["L", "RGB"],
-    max_pixels: int,
-    reduce_to: int | None,
-    from_file: bool,
+    image: Image.Image, name: str, mode: Mode, max_pixels: int, reduce_to: int | None, from_file: bool
 ) -> DecodedImage:
     width, height = image.size
     if width * height > max_pixels:
@@ -250,29 +268,26 @@ def _decode(
     if from_file and image.format in ("JPEG", "MPO"):
         by_decoder = next(scale for scale in (8, 4, 2, 1) if scale <= factor)
         image.draft("L" if mode == "L" else None, (width // by_decoder, height // by_decoder))
+    factor //= by_decoder
 
     def decode() -> tuple[np.ndarray, bool]:
         image.load()
-        decoded = turned_upright(to_pixels(image, mode, factor // by_decoder, name), image)
+        pixels = _to_pixels(image, mode, factor, name)
+        mirror, turns = _turn(image)
         if from_file:
             image.close()  # gives its memory back before the next large image is begun
-        return decoded
+        pixels = np.fliplr(pixels) if mirror else pixels
+        return np.ascontiguousarray(np.rot90(pixels, turns)), turns % 2 == 1
 
-    pixels, swapped = _alone(decode) if width * height >= _LARGE else decode()
-    return DecodedImage(
-        pixels,
-        size=(height, width) if swapped else (width, height),
-        reduction=by_decoder * (factor // by_decoder),
-        notes=notes,
-    )
-
-
-def _alone(decode: Callable[[], tuple[np.ndarray, bool]]) -> tuple[np.ndarray, bool]:
-    # In a thread of its own: glibc keeps freed memory for the thread that used it, and eight readers would keep eight
-    # times that of the largest image (2.2 GB and not 0.5 GB for 100 megapixels). Threads that follow one another
-    # share it.
-    with _one_large, ThreadPoolExecutor(max_workers=1) as worker:
-        return worker.submit(decode).result()
+    if width * height < _LARGE:
+        pixels, sideways = decode()
+    else:
+        # In a thread of its own: glibc keeps freed memory for the thread that used it, and eight readers would keep
+        # eight times that of the largest image (2.2 GB and not 0.5 GB for 100 megapixels). Threads that follow one
+        # another share it.
+        with _one_large, ThreadPoolExecutor(max_workers=1) as worker:
+            pixels, sideways = worker.submit(decode).result()
+    return DecodedImage(pixels, (height, width) if sideways else (width, height), by_decoder * factor, notes)
 
 
 def _frame_notes(image: Image.Image) -> tuple[str, ...]:
@@ -281,3 +296,133 @@ def _frame_notes(image: Image.Image) -> tuple[str, ...]:
     except Exception:  # counting reads on to the end of the file, and damage there is no reason to lose the first frame
         return ("first of several frames",)
     return (f"first of {frames} frames",) if frames > 1 else ()
+
+
+def _turn(image: Image.Image) -> tuple[bool, int]:
+    """Return how an image is turned upright, as in `_TURNS`."""
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation), (False, 0))
+    except Exception:  # Pillow's parser raises anything on a broken block, which is no reason to lose the image
+        return False, 0
+
+
+def too_large(pixels: str, max_pixels: int) -> str:
+    """Return the reason for refusing an image by its size."""
+    return f"too large: {pixels} pixels, the limit is {max_pixels:,} (max_pixels)"
+
+
+def _damage(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, EOFError) or "truncated" in text.lower():
+        return "truncated"
+    return f"damaged: {text or type(error).__name__}"
+
+
+def _identify(file: BinaryIO, name: str) -> Image.Image:
+    """Read the header of an image file, whose format its first bytes tell; nothing is decoded yet.
+
+    Pillow's readers are called one by one: `PIL.Image.open` would hold the size against a limit that belongs to the
+    whole process, and not to the caller.
+    """
+    head = file.read(64)
+    if not head:
+        raise ImageError(name, "empty file")
+    kind = _kind(head)
+    if kind in _UNSUPPORTED:
+        raise ImageError(name, f"format not supported: {kind}; convert it to PNG or JPEG")
+    if kind == "AVIF" and not features.check("avif"):
+        raise ImageError(name, "format not supported: AVIF; pip install 'Pillow>=11.3'")
+    if kind == "HEIC":
+        try:
+            import pillow_heif
+        except ImportError:
+            raise ImageError(name, "format not supported: HEIC; pip install 'faceexpr[heic]'") from None
+        if "HEIF" not in Image.OPEN:
+            pillow_heif.register_heif_opener()
+    Image.init()
+    for known in _FORMATS:
+        build, accepts = Image.OPEN.get(known, (None, None))
+        if build is None or (accepts is not None and accepts(head[:16]) is not True):
+            continue
+        file.seek(0)
+        try:
+            image: Image.Image = build(file, "")
+        except (SyntaxError, IndexError, TypeError, struct.error):  # by which Pillow's readers say: not mine
+            continue
+        return image
+    reason = "not an image" if kind is None else f"truncated or damaged: the {kind} header cannot be read"
+    raise ImageError(name, reason)
+
+
+def _kind(head: bytes) -> str | None:
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    if head[4:8] == b"ftyp":
+        # The size of this box bounds the list of brands: four bytes each, the second one being a version.
+        box = head[: int.from_bytes(head[:4], "big")]
+        brands = {box[start : start + 4] for start in range(8, len(box), 4) if start != 12}
+        if brands & _AVIF_BRANDS:
+            return "AVIF"
+        return "HEIC" if brands & _HEIC_BRANDS else None
+    return next((kind for signature, kind in _SIGNATURES.items() if head.startswith(signature)), None)
+
+
+def _from_array(pixels: np.ndarray, name: str) -> Image.Image:
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (3, 4)) or 0 in pixels.shape:
+        raise ImageError(name, f"array of shape {pixels.shape}; expected (height, width) or (height, width, 3), RGB")
+    if pixels.dtype not in (np.uint8, np.uint16, np.bool_) and not np.issubdtype(pixels.dtype, np.floating):
+        raise ImageError(name, f"{pixels.dtype} array; expected uint8, uint16, bool, or floating point from 0 to 1")
+    return Image.fromarray(np.ascontiguousarray(_eight_bits(pixels, name)))
+
+
+def _eight_bits(values: np.ndarray, name: str) -> np.ndarray:
+    """Scale to uint8 by what white is in the type, never by the brightest pixel at hand."""
+    if values.dtype == np.uint8:
+        return values
+    low, high = values.min(), values.max()
+    white = 65535 if np.issubdtype(values.dtype, np.integer) else 1
+    if not (low >= 0 and high <= white):  # this way round NaN is refused too
+        raise ImageError(name, f"pixel values from {low} to {high}; expected 0 to {white} in {values.dtype}")
+    scaled: np.ndarray = np.rint(values * (255 / white))
+    return scaled.astype(np.uint8)
+
+
+def _to_pixels(image: Image.Image, mode: Mode, factor: int, name: str) -> np.ndarray:
+    """Return the pixels of a loaded image, each the mean of ``factor`` x ``factor`` of its own; sides round up."""
+    width, height = image.size
+    shape = (-(-height // factor), -(-width // factor))
+    pixels = np.empty(shape if mode == "L" else (*shape, 3), np.uint8)
+    step = factor * max(1, _STRIP // (width * factor))
+    for top in range(0, height, step):
+        # Pillow copies an image even where nothing is cut off or converted.
+        part = image if step >= height else image.crop((0, top, width, min(top + step, height)))
+        strip = _flat(part, name)
+        strip = strip if strip.mode == mode else strip.convert(mode)
+        rows = np.asarray(strip.reduce(factor) if factor > 1 else strip)
+        pixels[top // factor : top // factor + len(rows)] = rows
+    return pixels
+
+
+def _flat(image: Image.Image, name: str) -> Image.Image:
+    """Return the image as opaque L or RGB of 8 bits."""
+    if image.mode == "1" and not image.has_transparency_data:
+        return image.convert("L")
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_eight_bits(np.asarray(image), name))
+    if image.has_transparency_data:
+        # La (premultiplied grey) converts to nothing but LA.
+        with_alpha = image.convert("LA") if image.mode == "La" else image
+        background = Image.new("RGBA", image.size, (*BACKGROUND, 255))
+        return Image.alpha_composite(background, with_alpha.convert("RGBA")).convert("RGB")
+    return image if image.mode == "L" else image.convert("RGB")
+
+
+def _text_after_pixels(file: BinaryIO) -> bool:
+    """Tell whether a PNG file may have, after its first pixels, a chunk that can hold an EXIF block."""
+    back = file.tell()
+    file.seek(0)
+    after = file.read().partition(b"IDAT")[2]
+    file.seek(back)
+    return any(chunk in after for chunk in _PNG_TEXT)

@@ -17,39 +17,25 @@ FER_NAMES: tuple[str, ...] = ("Angry", "Disgust", "Fear", "Happy", "Sad", "Surpr
 FERPLUS_NAMES: tuple[str, ...] = (*FER_NAMES, "Contempt")
 """FER-2013's seven classes and, as index 7, the one that FER+ adds (Barsoum et al., 2016)."""
 
+# fmt: off
 COLOURS: dict[str, str] = {
-    "Angry": "#c0392b",
-    "Disgust": "#6c8e23",
-    "Fear": "#7d3c98",
-    "Happy": "#e0a800",
-    "Sad": "#2e6da4",
-    "Surprise": "#d9722e",
-    "Neutral": "#7f8c8d",
-    "Contempt": "#8e5a3c",
+    "Angry": "#c0392b", "Disgust": "#6c8e23", "Fear": "#7d3c98", "Happy": "#e0a800", "Sad": "#2e6da4",
+    "Surprise": "#d9722e", "Neutral": "#7f8c8d", "Contempt": "#8e5a3c",
 }
+# fmt: on
 """One colour a class, used in every figure."""
 
-ALIASES: dict[str, str] = {
-    "anger": "Angry",
-    "angry": "Angry",
-    "disgust": "Disgust",
-    "disgusted": "Disgust",
-    "fear": "Fear",
-    "fearful": "Fear",
-    "scared": "Fear",
-    "afraid": "Fear",
-    "happy": "Happy",
-    "happiness": "Happy",
-    "joy": "Happy",
-    "sad": "Sad",
-    "sadness": "Sad",
-    "surprise": "Surprise",
-    "surprised": "Surprise",
-    "neutral": "Neutral",
-    "neutrality": "Neutral",
-    "contempt": "Contempt",
-    "contemptuous": "Contempt",
+_SPELLINGS = {
+    "Angry": "anger angry",
+    "Disgust": "disgust disgusted",
+    "Fear": "fear fearful scared afraid",
+    "Happy": "happy happiness joy",
+    "Sad": "sad sadness",
+    "Surprise": "surprise surprised",
+    "Neutral": "neutral neutrality",
+    "Contempt": "contempt contemptuous",
 }
+ALIASES = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings.split()}
 """Spellings found in data sets (lower case) and the class that each one means."""
 
 

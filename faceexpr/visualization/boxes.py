@@ -22,7 +22,6 @@ from faceexpr.utils.images import ImageError, read_image
 
 Pixels: TypeAlias = "NDArray[np.uint8]"
 Box: TypeAlias = "NDArray[np.float64]"
-Rectangle: TypeAlias = "tuple[float, float, float, float]"
 
 SMALLEST_TEXT = 9
 """Height of letters in pixels below which nobody reads them."""
@@ -50,7 +49,7 @@ class _Canvas:
     faces: Box
     line: int
     text: float
-    placed: list[Rectangle] = field(default_factory=list)
+    placed: list[tuple[float, float, float, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.pen = ImageDraw.Draw(self.image, "RGBA")
@@ -60,23 +59,18 @@ class _Canvas:
     ) -> tuple[int, int] | None:
         """Return the corner of the place that covers least, moved into the image; None where each covers too much.
 
-        Args:
-            corners: left and top of each place, the best first.
-            width: of what is to be placed.
-            height: of what is to be placed.
-            most: share of it that may lie over faces and over what was placed before.
+        ``corners`` are left and top of each place, the best first; ``most`` is the share of what is placed that may
+        lie over faces and over what was placed before.
         """
         if width > self.image.width or height > self.image.height:
             return None
         limits = self.image.width - width, self.image.height - height
         taken = np.concatenate([self.faces, np.array(self.placed).reshape(-1, 4)])
         places = np.array(list(corners)).clip(0, limits)
-        covered = []
-        for left, top in places:
-            across = np.minimum(taken[:, 2], left + width) - np.maximum(taken[:, 0], left)
-            down = np.minimum(taken[:, 3], top + height) - np.maximum(taken[:, 1], top)
-            covered.append(float((across.clip(0) * down.clip(0)).sum() / (width * height)))
-        best = int(np.argmin(covered))
+        across = np.minimum(taken[:, 2], places[:, :1] + width) - np.maximum(taken[:, 0], places[:, :1])
+        down = np.minimum(taken[:, 3], places[:, 1:] + height) - np.maximum(taken[:, 1], places[:, 1:])
+        covered = (across.clip(0) * down.clip(0)).sum(axis=1) / (width * height)
+        best = int(covered.argmin())
         if covered[best] > most:
             return None
         left, top = places[best].tolist()
@@ -112,15 +106,15 @@ def draw_boxes(
     """
     corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     scale = sqrt(pixels.shape[0] * pixels.shape[1])
-    canvas = _Canvas(
-        Image.fromarray(np.array(pixels)), corners, line=max(1, round(scale / 350)), text=max(12.0, scale / 45)
-    )
+    image = Image.fromarray(np.array(pixels))
+    canvas = _Canvas(image, corners, line=max(1, round(scale / 350)), text=max(12.0, scale / 45))
     each = [colours] * len(corners) if isinstance(colours, str) else list(colours)
     # The last is drawn first, so that the most important lies on top.
     for box, colour in list(zip(corners, each, strict=True))[::-1]:
         _draw_frame(canvas, box, colour)
-    for box, colour, caption in zip(corners, each, captions if captions is not None else [""] * len(each), strict=True):
-        _draw_caption(canvas, box, caption, colour)
+    for box, colour, caption in zip(corners, each, captions or [""] * len(each), strict=True):
+        if caption:
+            _draw_caption(canvas, box, caption, colour)
     for box, values in zip(corners, bars if bars is not None else [()] * len(each), strict=True):
         if len(values):
             shades = [bar_colours] * len(values) if isinstance(bar_colours, str) else bar_colours
@@ -132,15 +126,14 @@ def _draw_frame(canvas: _Canvas, box: Box, colour: str) -> None:
     # The line lies around the face and not over it; a thin dark one on either side shows on any ground.
     left, top, right, bottom = np.round(box).astype(int).tolist()
     width = canvas.line
-    around = (left - width - 1, top - width - 1, max(right, left + 1) + width, max(bottom, top + 1) + width)
-    for reach, thickness, paint in ((1, width + 2, (0, 0, 0, 110)), (0, width, (*_rgb(colour), 255))):
-        outer = (around[0] - reach, around[1] - reach, around[2] + reach, around[3] + reach)
+    right, bottom = max(right, left + 1), max(bottom, top + 1)
+    for away, thickness, paint in ((width + 1, width + 2, (0, 0, 0, 110)), (width, width, (*_rgb(colour), 255))):
+        outer = (left - away - 1, top - away - 1, right + away, bottom + away)
         canvas.pen.rectangle(outer, outline=paint, width=thickness)
 
 
 def _draw_caption(canvas: _Canvas, box: Box, caption: str, colour: str) -> None:
-    if not caption:
-        return
+    ink = "#111111" if np.dot(_rgb(colour), (0.299, 0.587, 0.114)) > 150 else "#ffffff"
     wanted = min(canvas.text, max(SMALLEST_TEXT, 0.28 * (box[3] - box[1])))
     for size in dict.fromkeys((round(wanted), round(0.8 * wanted), SMALLEST_TEXT)):
         font = font_for(caption, max(size, SMALLEST_TEXT))
@@ -152,7 +145,7 @@ def _draw_caption(canvas: _Canvas, box: Box, caption: str, colour: str) -> None:
         if corner is not None:
             x, y = corner
             canvas.pen.rectangle((x, y, x + width - 1, y + height - 1), fill=(*_rgb(colour), 235))
-            canvas.pen.text((x + padding - left, y + padding / 2), caption, font=font, fill=_ink(colour))
+            canvas.pen.text((x + padding - left, y + padding / 2), caption, font=font, fill=ink)
             return
 
 
@@ -210,19 +203,12 @@ def _rgb(colour: str) -> tuple[int, int, int]:
     return ImageColor.getrgb(colour)[:3]
 
 
-def _ink(colour: str) -> str:
-    red, green, blue = _rgb(colour)
-    return "#111111" if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else "#ffffff"
-
-
 def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
     """Return a font that has all the characters of a text, ``size`` pixels high."""
-    return _opened_font(_font_file("".join(sorted(set(text)))), size)
+    return _open_font(_font_file("".join(sorted(set(text)))), size)
 
 
-@lru_cache(maxsize=64)
-def _opened_font(path: Path, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, size)
+_open_font = lru_cache(maxsize=64)(ImageFont.truetype)
 
 
 @lru_cache(maxsize=256)
@@ -257,48 +243,40 @@ def draw_annotations(records: Sequence[AnnotatedImage], out: Path) -> list[Image
         FaceExprError: the folder cannot be written to, or no image could be read.
     """
     failed: list[ImageError] = []
-    cells: list[Pixels] = []
+    cells: list[Image.Image] = []
     for number, record in enumerate(tqdm(records, unit="image", disable=None), 1):
         try:
-            pixels = read_image(record.path).pixels
+            image = Image.fromarray(read_image(record.path).pixels)
         except ImageError as error:
             failed.append(error)
             continue
-        write_file(out / f"{number:05d}-{record.path.stem[:60]}.jpg", _encode(_draw_record(pixels, record), "JPEG"))
+        drawn = _draw_record(image, record)
+        write_file(out / f"{number:05d}-{record.path.stem[:60]}.jpg", _encode(drawn, "JPEG"))
         if len(cells) < MOST_ON_SHEET:
-            cells.append(_make_cell(pixels, record))
+            # Boxes are drawn after the image is made small, as their lines would vanish.
+            scale = min(CELL / image.width, CELL / image.height)
+            small = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+            cells.append(_draw_record(image.resize(small, Image.Resampling.LANCZOS), record, scale))
     if not cells:
         raise FaceExprError(f"no image could be read; the first: {failed[0] if failed else 'there was none'}")
     columns = ceil(len(cells) ** 0.5)
     side = CELL + _GAP
-    sheet = np.full((ceil(len(cells) / columns) * side + _GAP, columns * side + _GAP, 3), 255, np.uint8)
+    sheet = Image.new("RGB", (columns * side + _GAP, ceil(len(cells) / columns) * side + _GAP), "white")
     for place, cell in enumerate(cells):
-        top, left = _GAP + place // columns * side, _GAP + place % columns * side
-        sheet[top : top + CELL, left : left + CELL] = cell
+        left, top = _GAP + place % columns * side, _GAP + place // columns * side
+        sheet.paste(cell, (left + (CELL - cell.width) // 2, top + (CELL - cell.height) // 2))
     write_file(out / SHEET, _encode(sheet, "PNG"))
     return failed
 
 
-def _draw_record(pixels: Pixels, record: AnnotatedImage, scale: float = 1.0) -> Pixels:
+def _draw_record(image: Image.Image, record: AnnotatedImage, scale: float = 1.0) -> Image.Image:
     ignored = record.ignored.tolist()
     captions, colours = ["not counted" if one else "" for one in ignored], [IGNORED if one else FACE for one in ignored]
-    return draw_boxes(pixels, record.boxes * scale, captions, colours)
+    return Image.fromarray(draw_boxes(np.asarray(image), record.boxes * scale, captions, colours))
 
 
-def _make_cell(pixels: Pixels, record: AnnotatedImage) -> Pixels:
-    """Return the image at the size of the contact sheet, centred; boxes are drawn after it is made small."""
-    height, width = pixels.shape[:2]
-    scale = min(CELL / width, CELL / height)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-    cell = np.full((CELL, CELL, 3), 255, np.uint8)
-    left, top = (CELL - size[0]) // 2, (CELL - size[1]) // 2
-    cell[top : top + size[1], left : left + size[0]] = _draw_record(small, record, scale)
-    return cell
-
-
-def _encode(pixels: Pixels, image_format: str) -> bytes:
+def _encode(image: Image.Image, image_format: str) -> bytes:
     buffer = io.BytesIO()
     # Thin lines would lose their colour in a JPEG of halved colour resolution; PNG takes no notice of either option.
-    Image.fromarray(pixels).save(buffer, image_format, quality=92, subsampling=0)
+    image.save(buffer, image_format, quality=92, subsampling=0)
     return buffer.getvalue()

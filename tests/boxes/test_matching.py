@@ -70,8 +70,7 @@ def test_images_stay_apart_and_the_surest_of_each_are_looked_at():
 
 
 def test_nothing_at_all():
-    stacked = stack([], [], 10)
-    assert match(stacked, [0.5, 0.6]).shape == (2, 0)
+    assert match(stack([], [], 10), [0.5, 0.6]).shape == (2, 0)
 
 
 def test_boxes_without_area_match_nothing():

@@ -4,14 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from faceexpr.data.box_augment import (
-    LARGEST,
-    MOST_ENLARGED,
-    SMALLEST,
-    BoxAugmentation,
-    augment_sample,
-    paste_face,
-)
+from faceexpr.data.box_augment import LARGEST, MOST_ENLARGED, SMALLEST, BoxAugmentation, augment_sample, paste_face
 from faceexpr.utils.errors import FaceExprError
 
 STILL = {"flip": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "grey": 0.0}
@@ -71,9 +64,8 @@ def test_mirroring_moves_boxes_with_the_image() -> None:
     once = changed(1, **{**STILL, "flip": 0.0})
     mirrored = changed(1, **{**STILL, "flip": 1.0})
     assert torch.equal(mirrored[0].flip(-1), once[0])
-    assert torch.equal(
-        mirrored[1][:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([96, 0, 96, 0]), once[1]
-    )
+    back = mirrored[1][:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([96, 0, 96, 0])
+    assert torch.equal(back, once[1])
 
 
 def test_colours_change_and_boxes_do_not() -> None:
@@ -83,18 +75,11 @@ def test_colours_change_and_boxes_do_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"size": 16}, "size is 16"),
-        ({"smallest": 0.0}, "smallest is 0.0"),
-        ({"smallest": 2.0}, "expected 0 < smallest <= largest"),
-        ({"mosaic": 1.5}, "mosaic is 1.5"),
-        ({"min_face": 0.0}, "min_face is 0.0"),
-    ],
+    ("name", "value"), [("size", 16), ("smallest", 0.0), ("smallest", 2.0), ("mosaic", 1.5), ("min_face", 0.0)]
 )
-def test_options_out_of_range_are_refused(options: dict[str, float], message: str) -> None:
-    with pytest.raises(FaceExprError, match=message):
-        BoxAugmentation(**options)
+def test_options_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(FaceExprError, match=f"{name} is {value}"):
+        BoxAugmentation(**{name: value})
 
 
 # Pasted faces

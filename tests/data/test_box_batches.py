@@ -1,4 +1,4 @@
-"""Pictures with boxes beyond the memory that is allowed: damage at the start, damage that shows late, workers."""
+"""Images with boxes beyond the memory that is allowed: damage at the start, damage that shows late, workers."""
 
 import pickle
 import warnings
@@ -27,8 +27,8 @@ def damaged_inside(path: Path) -> None:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path):
-    """Six pictures of noise with a face each, the first to validate on: ``pictures(memory_gib=4)``."""
+def images(tmp_path: Path):
+    """Six images of noise with a face each, the first to validate on: ``images(memory_gib=4)``."""
     (tmp_path / "images").mkdir()
     lines = []
     for number in range(6):
@@ -64,8 +64,8 @@ def batches(module: FaceBoxes) -> list[dict]:
 
 @pytest.mark.parametrize("augment", [None, BoxAugmentation(size=32, mosaic=0.5)])
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_batches_are_those_of_the_pictures_in_memory(pictures, augment, num_workers):
-    modules = [pictures(memory_gib=gib, num_workers=num_workers, augment=augment) for gib in (0, 4)]
+def test_batches_are_those_of_the_images_in_memory(images, augment, num_workers):
+    modules = [images(memory_gib=gib, num_workers=num_workers, augment=augment) for gib in (0, 4)]
     found = [batches(module) for module in modules]
     assert [module.split("train").kept is None for module in modules] == [True, False]
     for streamed, kept in zip(*found, strict=True):
@@ -75,13 +75,13 @@ def test_batches_are_those_of_the_pictures_in_memory(pictures, augment, num_work
 
 
 # Case C05
-def test_pictures_cut_short_are_listed_or_left_out_before_training(pictures, tmp_path):
+def test_images_cut_short_are_listed_or_left_out_before_training(images, tmp_path):
     for name in ("1.png", "4.png"):
         path = tmp_path / "images" / name
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(FaceExprError, match=r"2 of 5 images cannot be read: .*1\.png: .*; .*4\.png: .*leave_out"):
-        pictures().train_dataloader()
-    module = pictures(leave_out=True)
+        images().train_dataloader()
+    module = images(leave_out=True)
     with pytest.warns(UserWarning, match="2 of 5 images cannot be read"):
         module.train_dataloader()
     assert [record.path.name for record in module.split("train").records] == ["2.png", "3.png", "5.png"]
@@ -89,10 +89,10 @@ def test_pictures_cut_short_are_listed_or_left_out_before_training(pictures, tmp
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 # Case C05
-def test_a_picture_that_turns_out_to_be_broken_is_named(pictures, tmp_path, num_workers):
+def test_an_image_that_turns_out_to_be_broken_is_named(images, tmp_path, num_workers):
     damaged_inside(tmp_path / "images" / "4.png")
     with pytest.raises(FaceExprError) as caught:
-        batches(pictures(num_workers=num_workers))
+        batches(images(num_workers=num_workers))
     assert str(caught.value).startswith(f"{tmp_path / 'images' / '4.png'} cannot be read: damaged")
     assert "\n" not in str(caught.value)
 
@@ -100,9 +100,9 @@ def test_a_picture_that_turns_out_to_be_broken_is_named(pictures, tmp_path, num_
 @pytest.mark.parametrize("augment", [None, BoxAugmentation(size=32, mosaic=1.0)])
 @pytest.mark.parametrize("num_workers", [0, 1])
 # Case C05
-def test_a_picture_that_turns_out_to_be_broken_is_left_out(pictures, tmp_path, augment, num_workers):
+def test_an_image_that_turns_out_to_be_broken_is_left_out(images, tmp_path, augment, num_workers):
     damaged_inside(tmp_path / "images" / "4.png")
-    module = pictures(leave_out=True, num_workers=num_workers, augment=augment)
+    module = images(leave_out=True, num_workers=num_workers, augment=augment)
     place = next(index for index in range(5) if module.source("train", index).endswith("4.png"))
     found = batches(module)
     seen = [index for batch in found for index in batch["index"].tolist()]
@@ -118,9 +118,9 @@ def test_a_picture_that_turns_out_to_be_broken_is_left_out(pictures, tmp_path, a
         assert empty[1].shape == (0, 4)
 
 
-def test_workers_are_there_where_pictures_are_not_in_memory(pictures):
+def test_workers_are_there_where_images_are_not_in_memory(images):
     numbers = {
-        (gib, asked): pictures(memory_gib=gib, num_workers=asked).train_dataloader().num_workers
+        (gib, asked): images(memory_gib=gib, num_workers=asked).train_dataloader().num_workers
         for gib in (0, 4)
         for asked in (None, 0, 3)
     }
@@ -128,32 +128,23 @@ def test_workers_are_there_where_pictures_are_not_in_memory(pictures):
     assert numbers == {(0, 0): 0, (0, 3): 3, (4, None): 0, (4, 0): 0, (4, 3): 3}
 
 
-def test_a_worker_can_be_started_afresh(pictures):
+def test_a_worker_can_be_started_afresh(images):
     """Where processes are not forked, what they work on is sent to them."""
-    module = pictures()
+    module = images()
     module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     module.trainer.unsendable = lambda: None
     copied = pickle.loads(pickle.dumps(module.split("train")))
     assert np.array_equal(copied.pixels(2), module.split("train").pixels(2))
 
 
-def test_a_detector_is_trained_on_what_is_left_and_the_rest_named(pictures, tmp_path, workdir):
+def test_a_detector_is_trained_on_what_is_left_and_the_rest_named(images, tmp_path, workdir):
     damaged_inside(tmp_path / "images" / "4.png")
     data = [f"--data.train={tmp_path / 'list.txt'}", f"--data.images={tmp_path / 'images'}",
             f"--data.val_list={tmp_path / 'val.txt'}", "--data.reading.missing=leave_out", "--data.memory_gib=0",
             "--data.num_workers=1", "--data.batch_size=2"]  # fmt: skip
-    options = [option for option in TINY_RUN if "evaluation." not in option]
+    net = ["--model.net.widths=[4,4,4,4,4]", "--model.net.neck=4"]
+    options = [*net, *(option for option in TINY_RUN if "evaluation." not in option)]
     with pytest.warns(UserWarning, match=r"1 of 5 images of the train split turned out to be broken and was left"):
-        main(
-            [
-                "fit",
-                "--model=FaceDetector",
-                "--data=FaceBoxes",
-                *data,
-                "--model.net.widths=[4,4,4,4,4]",
-                "--model.net.neck=4",
-                *options,
-            ]
-        )
+        main(["fit", "--model=FaceDetector", "--data=FaceBoxes", *data, *options])
     weights = torch.load("lightning_logs/version_0/checkpoints/last.ckpt")["state_dict"]
     assert all(torch.isfinite(value).all() for value in weights.values())

@@ -1,18 +1,16 @@
 """Images with boxes as data modules give them: batches, splits, augmentation, and what is left out."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY
 from PIL import Image
 
 from faceexpr.data.box_augment import BoxAugmentation
 from faceexpr.data.face_boxes import FaceBoxes
 from faceexpr.data.synthetic import SyntheticScenes
 from faceexpr.utils.errors import FaceExprError
-
-WIDER = REPOSITORY.parent / "shared/data/wider"
 
 
 def wider(folder: Path, images: dict[str, list[str]], size: tuple[int, int] = (100, 80)) -> Path:
@@ -39,15 +37,12 @@ def boxes(tmp_path: Path) -> FaceBoxes:
 
 
 def test_a_seeded_part_is_set_aside_and_stays_the_same(boxes: FaceBoxes) -> None:
-    names = {
-        stage: [Path(boxes.source(stage, i)).name for i in range(len(boxes.split(stage)))] for stage in ("train", "val")
-    }
+    names = {stage: [record.path.name for record in boxes.split(stage).records] for stage in ("train", "val")}
     assert len(names["val"]) == 2
     assert sorted(names["train"] + names["val"]) == [f"{number}.png" for number in range(10)]
-    again = FaceBoxes(**{**boxes.init_args})
-    assert [Path(again.source("val", i)).name for i in range(2)] == names["val"]
-    other = FaceBoxes(**{**boxes.init_args, "split_seed": 1})
-    assert [Path(other.source("val", i)).name for i in range(2)] != names["val"]
+    for seed in (0, 1):
+        again = FaceBoxes(**{**boxes.init_args, "split_seed": seed}).split("val").records
+        assert ([record.path.name for record in again] == names["val"]) == (seed == 0)
 
 
 def test_lists_say_which_images_are_set_aside(boxes: FaceBoxes, tmp_path: Path) -> None:
@@ -55,8 +50,8 @@ def test_lists_say_which_images_are_set_aside(boxes: FaceBoxes, tmp_path: Path) 
     (tmp_path / "test.txt").write_text("images/7.png\n")
     lists = {"val_list": str(tmp_path / "val.txt"), "test_list": str(tmp_path / "test.txt")}
     module = FaceBoxes(**{**boxes.init_args, **lists})
-    assert [Path(record.path).name for record in module.split("val").records] == ["3.png", "5.png"]
-    assert [Path(record.path).name for record in module.split("test").records] == ["7.png"]
+    assert [record.path.name for record in module.split("val").records] == ["3.png", "5.png"]
+    assert [record.path.name for record in module.split("test").records] == ["7.png"]
     assert len(module.split("train")) == 7
 
 
@@ -96,9 +91,7 @@ def test_images_without_a_face_are_trained_on_unless_told_otherwise(boxes: FaceB
 
 
 # Case D01
-def test_images_without_a_face_have_boxes_of_shape_0_4(boxes: FaceBoxes) -> None:
-    shapes = {tuple(box.shape) for batch in boxes.train_dataloader() for box in batch["boxes"]}
-    assert shapes == {(1, 4), (0, 4)}
+def test_crops_without_a_face_have_boxes_of_shape_0_4(boxes: FaceBoxes) -> None:
     augmented = FaceBoxes(**{**boxes.init_args, "augment": BoxAugmentation(size=32, smallest=0.1, largest=0.1)})
     shapes = {tuple(box.shape) for batch in augmented.train_dataloader() for box in batch["boxes"]}
     assert (0, 4) in shapes  # crops of 8 pixels beside the face
@@ -126,13 +119,8 @@ def draws(module: SyntheticScenes, epoch: int) -> dict[int, torch.Tensor]:
 
 def test_draws_depend_on_seed_epoch_and_image_only() -> None:
     torch.manual_seed(5)
-    options = {
-        "train_size": 6,
-        "val_size": 1,
-        "width": 96,
-        "height": 80,
-        "augment": BoxAugmentation(size=64, mosaic=0.5),
-    }
+    options: dict[str, Any] = {"train_size": 6, "val_size": 1, "width": 96, "height": 80}
+    options["augment"] = BoxAugmentation(size=64, mosaic=0.5)
     modules = {
         "by two": SyntheticScenes(batch_size=2, **options),
         "by five": SyntheticScenes(batch_size=5, **options),
@@ -157,7 +145,6 @@ def test_training_images_do_not_disturb_the_generator_of_everything_else() -> No
     ("options", "message"),
     [
         ({"batch_size": 0}, "^batch_size is 0"),
-        ({"memory_gib": -1.0}, r"^memory_gib is -1\.0; expected 0 or more"),
         ({"memory_gib": float("nan")}, "^memory_gib is nan; expected 0 or more"),
         ({"num_workers": -1}, "^num_workers is -1"),
         ({"val_fraction": 1.0}, "val_fraction is 1.0"),
@@ -167,13 +154,3 @@ def test_training_images_do_not_disturb_the_generator_of_everything_else() -> No
 def test_options_out_of_range_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(FaceExprError, match=message):
         FaceBoxes(train="x", **options)
-
-
-def test_the_wider_subset_is_read_whole() -> None:
-    if not WIDER.is_dir():
-        pytest.skip("needs the WIDER FACE subset")
-    split = WIDER / "wider_face_split"
-    module = FaceBoxes(train=str(split / "wider_face_train_bbx_gt.txt"), test=str(split / "wider_face_val_bbx_gt.txt"))
-    numbers = {stage: len(module.split(stage)) for stage in ("train", "val", "test")}
-    assert numbers == {"train": 540, "val": 60, "test": 134}
-    assert sum(len(record.boxes) for record in module.split("test").records) == 414

@@ -13,18 +13,12 @@ def test_the_order_is_fer_2013_s():
     assert (*FER_NAMES, "Contempt") == FERPLUS_NAMES
 
 
-@pytest.mark.parametrize("name", FERPLUS_NAMES)
-def test_spellings_of_a_class(name):
-    for spelling in ("{}", " {} ", "Emotion_{}", "emotion_{}"):
-        for cased in (name, name.lower(), name.upper()):
-            assert canonical(spelling.format(cased), FERPLUS_NAMES) == name
-
-
 def test_every_alias_means_a_class_of_the_vocabulary():
     assert set(ALIASES.values()) == set(FERPLUS_NAMES)
     for alias, name in ALIASES.items():
         assert alias == alias.lower()
-        assert canonical(alias, FERPLUS_NAMES) == canonical(f"Emotion_{alias.title()}", FERPLUS_NAMES) == name
+        for spelling in (alias, alias.upper(), f" {alias} ", f"Emotion_{alias.title()}"):
+            assert canonical(spelling, FERPLUS_NAMES) == name
 
 
 @pytest.mark.parametrize("name", ["", "  ", "bored", "happ", "Not_Face", "Emotion_", "3", "contempt"])

@@ -26,13 +26,12 @@ from faceexpr.utils.text import counted
 
 NAME = "COCO JSON"
 
-_KEY = re.compile(r'"(images|annotations|categories)"\s*:')
 _LISTS = ("images", "annotations", "categories")
 
 
 def recognises(head: str) -> bool:
     """Tell whether a text is a JSON object with one of COCO's lists."""
-    return head.lstrip().startswith("{") and _KEY.search(head) is not None
+    return head.lstrip().startswith("{") and re.search(rf'"({"|".join(_LISTS)})"\s*:', head) is not None
 
 
 def read(path: Path, text: str) -> Document:
@@ -43,14 +42,23 @@ def read(path: Path, text: str) -> Document:
             a box that is not four numbers.
     """
     images, annotations, categories = _lists(path, text)
-    names = _categories(path, categories)
+    names: dict[int, str] = {}
+    for number, record in enumerate(categories, 1):
+        place = f"{path}, category {number} of the list"
+        category_id, name = _id(place, record, "id"), _get(record, "name")
+        if not isinstance(name, str):
+            raise FaceExprError(f"{place}: name is {shorten(name)}; expected a text")
+        if category_id in names or name in names.values():
+            raise FaceExprError(f"{place}: id {category_id} or name {name!r} is that of a category before it")
+        names[category_id] = name
     faces: dict[int, list[Face]] = {}
     for number, record in enumerate(images, 1):
-        image_id = _id(f"{path}, image {number} of the list", record, "id")
+        place = f"{path}, image {number} of the list"
+        image_id = _id(place, record, "id")
         if image_id in faces:
             raise FaceExprError(
-                f"{path}, image {number} of the list: the id {image_id} is that of an image before it; expected an id "
-                "of its own, as annotations could belong to either"
+                f"{place}: the id {image_id} is that of an image before it; expected an id of its own, as annotations "
+                "could belong to either"
             )
         faces[image_id] = []
     for number, record in enumerate(annotations, 1):
@@ -64,18 +72,21 @@ def read(path: Path, text: str) -> Document:
                 f"{place}: category_id {category_id} is not declared; expected one of the file's categories: {declared}"
             )
         faces[image_id].append(_face(place, record, names[category_id]))
+    ids = [shorten(record["id"]) for record in annotations if "id" in record]
+    repeated = len(ids) - len(set(ids))
+    # annotations/instances_val2017.json lies beside val2017/.
+    split = path.stem.rpartition("_")[2]
     return Document(
         tuple(_entry(path, number, record, faces) for number, record in enumerate(images, 1)),
-        folders=("", "images", *_split_folders(path)),
+        folders=("", "images", *filter(None, [split])),
         categories={name: category_id for category_id, name in names.items()},
-        notes=_repeated(annotations),
+        notes=(f"{counted(repeated, 'annotation')} with the id of another, all kept",) if repeated else (),
     )
 
 
 def _lists(path: Path, text: str) -> list[list[Any]]:
-    start = len(text) - len(text.lstrip())
     try:
-        content, end = decode_json(text, start)
+        content, end = decode_json(text, len(text) - len(text.lstrip()))
     except json.JSONDecodeError as error:
         raise FaceExprError(f"{path}, line {error.lineno}: cut off or no JSON ({error.msg})") from error
     except ValueError as error:
@@ -100,19 +111,6 @@ def _id(place: str, record: Any, key: str) -> int:
     return int(value)
 
 
-def _categories(path: Path, categories: list[Any]) -> dict[int, str]:
-    names: dict[int, str] = {}
-    for number, record in enumerate(categories, 1):
-        place = f"{path}, category {number} of the list"
-        category_id, name = _id(place, record, "id"), _get(record, "name")
-        if not isinstance(name, str):
-            raise FaceExprError(f"{place}: name is {shorten(name)}; expected a text")
-        if category_id in names or name in names.values():
-            raise FaceExprError(f"{place}: id {category_id} or name {name!r} is that of a category before it")
-        names[category_id] = name
-    return names
-
-
 def _face(place: str, record: dict[str, Any], category: str) -> Face:
     bbox = record.get("bbox")
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)):
@@ -123,8 +121,8 @@ def _face(place: str, record: dict[str, Any], category: str) -> Face:
     marks = [record.get(key, 0) for key in ("iscrowd", "ignore")]
     if any(mark not in (0, 1) for mark in marks):
         raise FaceExprError(f"{place}: iscrowd and ignore are {shorten(marks)}; expected 0 or 1 each")
-    place = f"annotation {shorten(record.get('id'))}"
-    return Face(place, (left, top, left + width, top + height), labels=(category,), ignored=any(marks))
+    where = f"annotation {shorten(record.get('id'))}"
+    return Face(where, (left, top, left + width, top + height), labels=(category,), ignored=any(marks))
 
 
 def _entry(path: Path, number: int, record: dict[str, Any], faces: dict[int, list[Face]]) -> Entry:
@@ -140,15 +138,3 @@ def _entry(path: Path, number: int, record: dict[str, Any], faces: dict[int, lis
         image_id=image_id,
         url=next(filter(is_link, [*urls, name]), None),
     )
-
-
-def _split_folders(path: Path) -> tuple[str, ...]:
-    # annotations/instances_val2017.json lies beside val2017/.
-    last = path.stem.rpartition("_")[2]
-    return (last,) if last else ()
-
-
-def _repeated(annotations: list[Any]) -> tuple[str, ...]:
-    ids = [shorten(record["id"]) for record in annotations if "id" in record]
-    repeated = len(ids) - len(set(ids))
-    return (f"{counted(repeated, 'annotation')} with the id of another, all kept",) if repeated else ()

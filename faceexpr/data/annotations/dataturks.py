@@ -14,15 +14,13 @@ from faceexpr.utils.errors import FaceExprError
 
 NAME = "Dataturks JSON lines"
 
-_KEY = re.compile(r'"(content|annotation)"\s*:')
-_BLANK = re.compile(r"\s*")
 _FAR_OUT = 10
 """Nobody drags the mouse so many images far: such corners are pixels."""
 
 
 def recognises(head: str) -> bool:
     """Tell whether a text is JSON that names a content and its annotation."""
-    return head.lstrip().startswith(("{", "[")) and _KEY.search(head) is not None
+    return head.lstrip().startswith(("{", "[")) and re.search(r'"(content|annotation)"\s*:', head) is not None
 
 
 def read(path: Path, text: str) -> Document:
@@ -42,14 +40,15 @@ def _records(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     """Yield each record with the line that it begins in."""
 
     def skip(position: int) -> int:
-        match = _BLANK.match(text, position)
-        return match.end() if match else position
+        found = not_blank.search(text, position)
+        return found.start() if found else len(text)
+
+    not_blank = re.compile(r"\S")
 
     position = skip(0)
     in_array = text.startswith("[", position)
     position = skip(position + 1) if in_array else position
-    line, counted = 1, 0
-    comma = False
+    line, counted, comma = 1, 0, False
     while position < len(text) and not (in_array and text[position] == "]" and not comma):
         line, counted = line + text.count("\n", counted, position), position
         try:

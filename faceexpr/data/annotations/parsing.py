@@ -44,27 +44,27 @@ def _parse_integer(digits: str) -> int:
 
 
 def _parse_float(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
+    if not math.isfinite(float(digits)):
         raise ValueError(f"the number {digits[:20]} is too large")
-    return number
+    return float(digits)
 
 
 def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if len(set(names)) != len(names):
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {repeated!r} is given twice")
-    return dict(pairs)
+    record: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in record:
+            raise ValueError(f"the key {name!r} is given twice")
+        record[name] = value
+    return record
 
 
+# Refuses what Python's own lets pass: NaN, Infinity and a key given twice.
 _DECODER = json.JSONDecoder(
     parse_constant=_refuse_constant,
     parse_int=_parse_integer,
     parse_float=_parse_float,
     object_pairs_hook=_refuse_repeated_keys,
 )
-"""Refuses what Python's own lets pass: NaN, Infinity and a key given twice."""
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
@@ -85,9 +85,9 @@ def shorten(value: object) -> str:
 
 def parse_size(width: object, height: object) -> tuple[int, int] | None:
     """Return a size that a file states; None where it is absent, zero or no size at all."""
-    if not is_integer(width) or not is_integer(height):
-        return None
-    return (int(width), int(height)) if min(width, height) >= 1 and max(width, height) <= LARGEST else None
+    if is_integer(width) and is_integer(height) and min(width, height) >= 1 and max(width, height) <= LARGEST:
+        return int(width), int(height)
+    return None
 
 
 def is_link(content: str) -> bool:
@@ -110,12 +110,10 @@ def fetched_name(url: str) -> str:
 
 def file_names(content: str) -> tuple[str, ...]:
     """Return the names by which an image may be found, given its link or its file name; the most likely first."""
+    names = [content, content.replace("\\", "/")]
     if is_link(content):
-        last = _last_part(content)
-        names = [fetched_name(content), *([last, unquote(last)] if last else [])]
-    else:
-        names = [content, content.replace("\\", "/")]
-    return tuple(dict.fromkeys(name for name in names if name))
+        names = [fetched_name(content), _last_part(content), unquote(_last_part(content))]
+    return tuple(dict.fromkeys(filter(None, names)))
 
 
 def _last_part(url: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import os
 import pkgutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,13 +26,11 @@ _HEAD = 65_536
 _TOLERANCE = 0.01
 """Pixels by which a corner may lie outside for no more reason than rounding."""
 
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
+_MARKS = {
+    "utf-8-sig": (codecs.BOM_UTF8,),
+    "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+    "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+}
 
 
 class Format(Protocol):
@@ -49,8 +48,8 @@ class Format(Protocol):
 def known_formats() -> dict[str, Format]:
     """Return every format by its name: each module of this folder that can recognise one."""
     names = sorted(module.name for module in pkgutil.iter_modules(formats.__path__))
-    modules = {name: import_module(f"{formats.__name__}.{name}") for name in names}
-    return {name: cast(Format, module) for name, module in modules.items() if hasattr(module, "recognises")}
+    modules: dict[str, Any] = {name: import_module(f"{formats.__name__}.{name}") for name in names}
+    return {name: module for name, module in modules.items() if hasattr(module, "recognises")}
 
 
 def read_annotations(
@@ -72,11 +71,7 @@ def read_annotations(
 
 
 def read_document(path: Path, format: str = "auto") -> Document:
-    """Read what a file of box annotations says, without looking at images.
-
-    Args:
-        path: the file.
-        format: as for `read_annotations`.
+    """Read what a file of box annotations says, as `read_annotations` does, without looking at images.
 
     Raises:
         FaceExprError: the file cannot be read as annotations.
@@ -84,7 +79,7 @@ def read_document(path: Path, format: str = "auto") -> Document:
     known = known_formats()
     if format != "auto" and format not in known:
         raise FaceExprError(f"format is {format!r}; expected auto, {', '.join(known)}")
-    text = read_text(path)
+    text = _read_text(path)
     fitting = (one for one in known.values() if one.recognises(text[:_HEAD]))
     chosen = known.get(format) or next(fitting, None)
     if chosen is None:
@@ -93,18 +88,13 @@ def read_document(path: Path, format: str = "auto") -> Document:
     return chosen.read(path, text)
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a file, UTF-8, or UTF-16 or UTF-32 with a byte-order mark; lines end with a line feed alone.
-
-    Raises:
-        FaceExprError: the file cannot be read, is empty or holds no such text.
-    """
+def _read_text(path: Path) -> str:
+    """Return text in UTF-8, or in UTF-16 or UTF-32 with a byte-order mark; lines end with a line feed alone."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        reason = error.strerror or error
-        raise FaceExprError(f"{path} cannot be read ({reason}); expected a file of annotations") from error
-    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+        raise FaceExprError(f"{path} cannot be read ({error.strerror}); expected a file of annotations") from error
+    encoding = next((name for name, marks in _MARKS.items() if content.startswith(marks)), "utf-8")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -140,30 +130,29 @@ class _Collector:
 
     def __init__(self, path: Path, document: Document, options: ReadOptions) -> None:
         self.path, self.document, self.options = path, document, options
-        small = f"without an area or with a side of less than {options.min_size:g} pixels left out"
         # For each reason the names of the images whose boxes were changed or left out, once a box.
         self.clipped, self.small, self.not_faces, self.others = list[str](), list[str](), list[str](), list[str]()
-        self.reasons = {
-            "clipped to the image": self.clipped,
-            small: self.small,
-            "labelled as no face left out": self.not_faces,
-            "of other categories left out": self.others,
-        }
 
     def collect(self, images: Path | None) -> Annotations:
         """Return the records; ``images`` is the folder of images, None searches beside the annotations."""
         category_id = self._face_category()
         entries, notes = self.document.entries, list(self.document.notes)
         skipped = sum(not entry.labelled for entry in entries)
-        if skipped and self.options.unlabelled == "leave_out":
-            self.document = replace(self.document, entries=tuple(entry for entry in entries if entry.labelled))
-            notes.append(f"{counted(skipped, 'unlabelled image')} left out")
-        elif skipped:
-            notes.append(f"{counted(skipped, 'unlabelled image')} taken as images without a face")
-        records = [self._record(image) for image in self._find(images, notes)]
+        leave_out = self.options.unlabelled == "leave_out"
+        if skipped:
+            fate = "left out" if leave_out else "taken as images without a face"
+            notes.append(f"{counted(skipped, 'unlabelled image')} {fate}")
+        wanted = [entry for entry in entries if entry.labelled or not leave_out]
+        records = [self._record(image) for image in self._find(wanted, images, notes)]
         if not records:
             raise FaceExprError(f"{self.path}: none of its {len(entries):,} images is left; expected at least one")
-        for reason, names in self.reasons.items():
+        small = f"without an area or with a side of less than {self.options.min_size:g} pixels left out"
+        for reason, names in (
+            ("clipped to the image", self.clipped),
+            (small, self.small),
+            ("labelled as no face left out", self.not_faces),
+            ("of other categories left out", self.others),
+        ):
             if names:
                 notes.append(f"{counted(len(names), 'box')} {reason}, in {some(list(dict.fromkeys(names)))}")
         return Annotations(records, tuple(f"{self.path}: {note}" for note in [_summary(records), *notes]), category_id)
@@ -180,13 +169,15 @@ class _Collector:
             )
         return ids[0]
 
-    def _find(self, images: Path | None, notes: list[str]) -> list[_Found]:
+    def _find(self, entries: Sequence[Entry], images: Path | None, notes: list[str]) -> list[_Found]:
         """Find the images, and add to the notes which are missing, named again or of another size than stated."""
         if images is not None and not images.is_dir():
             raise FaceExprError(f"{images} is no folder; expected the folder with the images of {self.path}")
-        roots = [images] if images is not None else [self.path.parent, _folder_above(self.path.parent)]
+        beside = self.path.parent
+        above = beside / ".." if beside.name in ("", "..") else beside.parent
+        roots = [beside, above] if images is None else [images]
         folders = list(dict.fromkeys(root / folder for root in roots for folder in self.document.folders))
-        found = [self._look(entry, folders) for entry in self.document.entries]
+        found = [self._look(entry, folders) for entry in entries]
         notes += self._note_repeated(found)
         broken = [image for image in found if image.problem]
         if broken:
@@ -205,7 +196,7 @@ class _Collector:
             fate = "left out" if self.options.missing == "leave_out" else "kept with the size that is stated"
             notes.append(f"{count}, {fate}: {names}")
         differing = [
-            f"{image.path.name} ({_by(image.entry.size)}, really {_by(image.size)})"
+            "{} ({}x{}, really {}x{})".format(image.path.name, *image.entry.size, *image.size)
             for image in found
             if image.entry.size and not image.problem and image.entry.size != image.size
         ]
@@ -223,7 +214,8 @@ class _Collector:
         candidates = [folder / name for folder in folders for name in entry.names if "\0" not in name]
         if not candidates:
             raise FaceExprError(f"{self.path}, {entry.where}: {entry.names[0]!r} is no file name")
-        file = next(filter(_is_file, candidates), None)
+        # Not Path.is_file, which raises for a name that is too long.
+        file = next(filter(os.path.isfile, candidates), None)
         stated = entry.size or (0, 0)
         if file is None:
             return _Found(entry, candidates[0], stated, "no such file")
@@ -260,8 +252,8 @@ class _Collector:
         limits = np.array([*image.size, *image.size], dtype=np.float64)
         corners = corners * limits if self.document.fractions else corners
         boxes = np.clip(corners, 0, limits).astype(np.float32)
-        sides = boxes[:, 2:] - boxes[:, :2]
-        large = (sides >= self.options.min_size).all(axis=1) & (sides > 0).all(axis=1)
+        sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
+        large = (sides >= self.options.min_size) & (sides > 0)
         moved = (np.abs(boxes - corners) > _TOLERANCE).any(axis=1)
         self.clipped += [name] * int((moved & large).sum())
         self.small += [name] * int((~large).sum())
@@ -304,21 +296,6 @@ def _any_matches(labels: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
 
 def _plain(label: str) -> str:
     return " ".join(label.casefold().replace("_", " ").replace("-", " ").split())
-
-
-def _folder_above(folder: Path) -> Path:
-    return folder / ".." if folder.name in ("", "..") else folder.parent
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long, or a folder that may not be entered
-        return False
-
-
-def _by(size: tuple[int, int]) -> str:
-    return "x".join(map(str, size))
 
 
 def _summary(records: list[AnnotatedImage]) -> str:

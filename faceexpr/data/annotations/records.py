@@ -82,9 +82,6 @@ class ReadOptions:
             raise FaceExprError(f"min_size is {self.min_size}; expected 0 or more pixels")
         if not self.face_labels:
             raise FaceExprError("face_labels is empty; expected at least one label that means a face")
-        for name, known in (("unlabelled", ("leave_out", "no_faces")), ("missing", ("refuse", "leave_out", "keep"))):
-            if getattr(self, name) not in known:
-                raise FaceExprError(f"{name} is {getattr(self, name)!r}; expected {', '.join(known)}")
 
 
 @dataclass(frozen=True)

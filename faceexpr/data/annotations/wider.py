@@ -47,42 +47,32 @@ def read(path: Path, text: str) -> Document:
                 f"{path}, line {number}: {name[:80]!r} is one line of a face more than the number before says; "
                 "expected the file name of an image"
             )
-        count = _count(path, lines, position)
+        if position + 1 == len(lines):
+            raise FaceExprError(
+                f"{path}, line {number}: the file ends after {name[:80]!r}; expected its number of faces"
+            )
+        after, line = lines[position + 1]
+        if not _COUNT.fullmatch(line):
+            raise FaceExprError(f"{path}, line {after}: {line[:80]!r}; expected the number of faces of {name[:80]!r}")
+        count = int(line)
         position += 2
         faces = tuple(_face(path, at, line, name) for at, line in lines[position : position + count])
         position += count
-        if count == 0 and position < len(lines) and _is_placeholder(lines[position][1]):
-            position += 1
+        if count == 0 and position < len(lines) and _is_box(zeros := lines[position][1]):
+            position += not any(map(float, zeros.split()))
         if len(faces) < count:
             raise FaceExprError(
                 f"{path}, line {lines[-1][0]}: the file ends after {len(faces)} of the {count:,} faces of {name}"
             )
         entries.append(Entry(f"line {number}", (name,), faces))
-    return Document(tuple(entries), _folders(path), flag_names=FLAGS)
-
-
-def _folders(path: Path) -> tuple[str, ...]:
     split = next((split for split in ("train", "val", "test") if split in path.stem.lower()), None)
-    return (*([f"WIDER_{split}/images"] if split else []), "", "images")
-
-
-def _count(path: Path, lines: list[tuple[int, str]], position: int) -> int:
-    number, name = lines[position]
-    if position + 1 == len(lines):
-        raise FaceExprError(f"{path}, line {number}: the file ends after {name[:80]!r}; expected its number of faces")
-    number, line = lines[position + 1]
-    if not _COUNT.fullmatch(line):
-        raise FaceExprError(f"{path}, line {number}: {line[:80]!r}; expected the number of faces of {name[:80]!r}")
-    return int(line)
+    folders = ("", "images") if split is None else (f"WIDER_{split}/images", "", "images")
+    return Document(tuple(entries), folders, flag_names=FLAGS)
 
 
 def _is_box(line: str) -> bool:
     words = line.split()
     return len(words) >= 4 and all(map(_NUMBER.fullmatch, words))
-
-
-def _is_placeholder(line: str) -> bool:
-    return _is_box(line) and all(float(word) == 0 for word in line.split())
 
 
 def _face(path: Path, number: int, line: str, name: str) -> Face:
@@ -96,10 +86,6 @@ def _face(path: Path, number: int, line: str, name: str) -> Face:
             f"{' '.join(FLAGS)}, or x y w h"
         )
     x, y, width, height = numbers
-    values = dict(zip(FLAGS, flags or [0] * len(FLAGS), strict=True))
-    return Face(
-        f"line {number}",
-        (x, y, x + width, y + height),
-        ignored=values["invalid"] != 0,
-        flags=tuple(values.values()),
-    )
+    flags = flags or [0] * len(FLAGS)
+    invalid = flags[FLAGS.index("invalid")] != 0
+    return Face(f"line {number}", (x, y, x + width, y + height), ignored=invalid, flags=tuple(flags))

@@ -72,10 +72,9 @@ def draw_scene(
         FaceExprError: there is no room for so many faces.
     """
     canvas = _background(rng, width * OVERSAMPLING, height * OVERSAMPLING)
-    names = list(PROTOTYPES)
     scene = []
     for left, top, side in _places(rng, width, height, faces):
-        name = names[int(rng.integers(len(names)))]
+        name = list(PROTOTYPES)[int(rng.integers(len(PROTOTYPES)))]
         who, moves = draw_person(rng), draw_movements(name, rng)
         outline = head_outline(who, moves) @ _rotation(tilt := rng.uniform(-18, 18))
         low, high = outline.min(0), outline.max(0)
@@ -121,7 +120,7 @@ def _photograph(canvas: Image.Image, rng: np.random.Generator) -> Pixels:
     blur = rng.uniform(-0.5, 0.7)
     if blur > 0:
         image = image.filter(ImageFilter.GaussianBlur(blur))
-    height, width = image.height, image.width
+    width, height = image.size
     across, down = rng.uniform(-0.3, 0.3, 2)
     light = np.add.outer(np.linspace(-down, down, height), np.linspace(-across, across, width))
     light = (light + 1) * rng.uniform(0.7, 1.15)
@@ -159,15 +158,12 @@ def _places(rng: np.random.Generator, width: int, height: int, faces: int) -> li
             raise FaceExprError(f"an image of {width} x {height} has no room for {faces} faces; expected fewer")
         side = max(SMALLEST_FACE, largest * rng.uniform(0.35, 1))
         left, top = rng.uniform(0, width - side), rng.uniform(0, height - side)
-        if all(_apart(left, top, side, *other) for other in places):
+        apart = (
+            max(abs(left + side / 2 - x - other / 2), abs(top + side / 2 - y - other / 2)) > 0.6 * (side + other)
+            for x, y, other in places
+        )
+        if all(apart):
             places.append((left, top, side))
         else:
             largest *= 0.97
     return places
-
-
-def _apart(left: float, top: float, side: float, other_left: float, other_top: float, other_side: float) -> bool:
-    reach = 0.6 * (side + other_side)
-    across = abs(left + side / 2 - other_left - other_side / 2)
-    down = abs(top + side / 2 - other_top - other_side / 2)
-    return max(across, down) > reach
