@@ -27,10 +27,7 @@ NOT_HERE = {
 
 
 def run(args: list[str]) -> None:
-    """Run ``faceexpr detectron2 fit`` or ``test``.
-
-    Args:
-        args: the arguments, verb included.
+    """Run ``faceexpr detectron2 fit`` or ``test``, given the arguments with the verb.
 
     Raises:
         FaceExprError: bad input, Detectron2 that is not installed, or a training that has diverged.
@@ -53,13 +50,9 @@ def run(args: list[str]) -> None:
 
 
 def read_options(action: str, args: list[str]) -> tuple[Detectron2Options, str]:
-    """Return the options, and all of them as YAML for the run folder.
+    """Return the options of ``fit`` or ``test``, and all of them as YAML for the run folder.
 
     A run that is resumed or tested gives the defaults: what is written comes before them.
-
-    Args:
-        action: ``fit`` or ``test``.
-        args: the arguments after it.
 
     Raises:
         FaceExprError: a bad option.
@@ -77,7 +70,8 @@ def _parse(action: str, args: list[str]) -> tuple[Detectron2Options, str]:
     parser.add_class_arguments(Detectron2Options, skip={"data"})
     parser.add_class_arguments(FaceBoxes, "data", skip=NOT_HERE)
     # Of two keys below one node, such as SOLVER, jsonargparse would forget the first, so that it sees no nodes.
-    config = parser.parse_args([re.sub(r"(?<=^--opts\.)[^=]+", _without_nodes, argument) for argument in args])
+    hidden = [re.sub(r"(?<=^--opts\.)[^=]+", lambda key: key[0].replace(".", "/"), argument) for argument in args]
+    config = parser.parse_args(hidden)
     config.opts = {key.replace("/", "."): value for key, value in flat(config.opts)}
     values: dict[str, Any] = {option.name: config[option.name] for option in fields(Detectron2Options)}
     values["data"] = config.data.as_dict()
@@ -88,7 +82,3 @@ def _parse(action: str, args: list[str]) -> tuple[Detectron2Options, str]:
     for name in ("version", "resume", "ckpt_path"):
         config[name] = None
     return options, parser.dump(config, skip_none=False)
-
-
-def _without_nodes(key: re.Match[str]) -> str:
-    return key[0].replace(".", "/")

@@ -12,9 +12,9 @@ from detectron2.config import CfgNode, get_cfg
 
 from faceexpr.detectron2.detectron2_options import Detectron2Options, flat
 from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import say
 
-TRAIN, VAL = "faceexpr_train", "faceexpr_val"
-"""Names of the data in Detectron2's catalogue."""
+TRAIN, VAL = "faceexpr_train", "faceexpr_val"  # in Detectron2's catalogue of data
 
 ALL_CANDIDATES = 100_000
 """Candidates of an image that Detectron2 may return: more than there ever are."""
@@ -27,17 +27,13 @@ FROM_SCRATCH = {
 """What belongs to ImageNet's weights and makes no sense without: frozen stages and statistics, a scale of 1."""
 
 
-def build_config(options: Detectron2Options, folder: Path) -> tuple[CfgNode, list[str]]:
-    """Return the configuration of a training and what the user should know of it.
-
-    Args:
-        options: all of them.
-        folder: of the run.
+def build_config(options: Detectron2Options, folder: Path) -> CfgNode:
+    """Return Detectron2's configuration of a training into ``folder``, and print what of it may surprise.
 
     Raises:
-        FaceExprError: a key of ``opts`` that Detectron2 does not have, or a value of another type.
+        FaceExprError: a key of ``opts`` that Detectron2 does not have, a value of another type, or options that do not
+            go together.
     """
-    notes: list[str] = []
     try:
         own = Path(options.model).is_file()
         cfg = read_config(Path(options.model if own else model_zoo.get_config_file(options.model)), trusted=not own)
@@ -48,16 +44,14 @@ def build_config(options: Detectron2Options, folder: Path) -> tuple[CfgNode, lis
     if weights == options.weights and not Path(weights).is_file():
         raise FaceExprError(f"weights: {weights} does not exist; expected coco, imagenet, none or a file")
     if options.weights == "none":
-        cfg.merge_from_list([part for key, value in FROM_SCRATCH.items() for part in (key, value)])
+        cfg.merge_from_list([part for item in FROM_SCRATCH.items() for part in item])
         changes = ", ".join(f"{key} {value}" for key, value in FROM_SCRATCH.items())
-        notes.append(f"weights is none: nothing is frozen, batch normalisation trains ({changes}) unless opts differ")
+        say(f"note: weights is none: nothing is frozen, batch normalisation trains ({changes}) unless opts differ")
     steps = list(cfg.SOLVER.STEPS) if options.steps is None else sorted(options.steps)
-    kept = tuple(step for step in steps if 0 < step < options.max_iter)
-    if removed := [str(step) for step in steps if step not in kept]:
+    kept = tuple(step for step in steps if 0 < step < options.max_iter)  # Detectron2 fails at one that is max_iter
+    if removed := ", ".join(str(step) for step in steps if step not in kept):
         effect = "" if kept else f", so that gamma {options.gamma:g} never acts"
-        notes.append(f"steps {', '.join(removed)} are not before max_iter {options.max_iter} and are removed{effect}")
-    if options.max_iter < options.warmup_iters:
-        notes.append(f"warmup_iters {options.warmup_iters} is more than max_iter: Detectron2 warms up over all of them")
+        say(f"note: steps {removed} are not before max_iter {options.max_iter} and are removed{effect}")
     own_values = {
         "DATALOADER.NUM_WORKERS": options.workers,
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS": not options.data.get("face_free", True),
@@ -80,21 +74,18 @@ def build_config(options: Detectron2Options, folder: Path) -> tuple[CfgNode, lis
         "TEST.EVAL_PERIOD": options.eval_period,
     }
     set_options(cfg, options, own_values)
-    if options.amp and not cfg.MODEL.DEVICE.startswith("cuda"):
-        raise FaceExprError(f"amp is true, but the device is {cfg.MODEL.DEVICE}; expected CUDA, or amp: false")
-    return cfg, notes
+    several = options.devices * options.num_machines > 1
+    if (several or options.amp) and not cfg.MODEL.DEVICE.startswith("cuda"):
+        wanted = f"devices is {options.devices}" if several else "amp is true"
+        raise FaceExprError(f"{wanted}, but the device is {cfg.MODEL.DEVICE}; Detectron2 trains so on CUDA only")
+    return cfg
 
 
 def set_options(cfg: CfgNode, options: Detectron2Options, own_values: dict[str, Any]) -> None:
-    """Put ``opts`` into a configuration, then what has an option of its own.
-
-    Args:
-        cfg: is changed.
-        options: all of them.
-        own_values: keys and values that come from an option, beside those of the device and the suppression.
+    """Put ``opts`` into a configuration, then ``own_values`` and those of the device and the suppression.
 
     Raises:
-        FaceExprError: as for `build_config`.
+        FaceExprError: as for `build_config`, and more devices than there are.
     """
     heads = ("MODEL.ROI_HEADS", "MODEL.RETINANET")
     own_values = own_values | {
@@ -110,48 +101,39 @@ def set_options(cfg: CfgNode, options: Detectron2Options, own_values: dict[str, 
         if key in own_values:
             raise FaceExprError(f"opts: {key} cannot be given here; an option of its own sets it, to {own_values[key]}")
         if key not in defaults:
-            raise FaceExprError(f"opts: {_suggest(cfg, key)}")
-        number = isinstance(defaults[key], float) and isinstance(value, int | str) and not isinstance(value, bool)
+            (nearest,) = difflib.get_close_matches(key.upper(), defaults, n=1, cutoff=0)
+            raise FaceExprError(f"opts: Detectron2 has no key {key}; did you mean {nearest}?")
+        whole = type(value) is int and isinstance(defaults[key], float)
         try:
-            # Detectron2 takes no whole number for a broken one, and 1e-4 is text in YAML 1.1.
-            cfg.merge_from_list([key, float(value) if number else value])
-        except Exception as error:
-            expected = f"{type(defaults[key]).__name__}, such as its default {defaults[key]!r}"
-            raise FaceExprError(f"opts: {key} is {value!r}; expected {expected}") from error
+            cfg.merge_from_list([key, float(value) if whole else value])  # Detectron2 takes no 1 for 1.0
+        except ValueError as error:
+            raise FaceExprError(f"opts: {error}") from error
     if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
         raise FaceExprError(f"opts: INPUT.FORMAT is {cfg.INPUT.FORMAT}; expected BGR or RGB")
+    if 0 < torch.cuda.device_count() < options.devices:
+        raise FaceExprError(
+            f"devices is {options.devices}; expected at most {torch.cuda.device_count()}, which are here"
+        )
     for key, value in own_values.items():
         cfg.merge_from_list([key, type(defaults[key])(value)])  # exactly that type, which no subclass is
 
 
 def choose_device(wanted: str) -> str:
     """Return the device that an option means; ``auto`` is the GPU where there is one."""
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise FaceExprError(f"device is {wanted}, but CUDA is not available; expected auto or cpu")
+    return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def read_config(path: Path, trusted: bool = False) -> CfgNode:
-    """Return the configuration of a file in Detectron2's format, such as a run has kept.
-
-    Args:
-        path: of the file.
-        trusted: it comes with Detectron2; any other is not allowed to run code.
+    """Return the configuration of a file in Detectron2's format; only one that is ``trusted`` may run code.
 
     Raises:
-        FaceExprError: there is none, or it is damaged.
+        FaceExprError: there is none, it is damaged, or has keys or values that Detectron2 does not know.
     """
     cfg = get_cfg()
     try:
         cfg.merge_from_file(str(path), allow_unsafe=trusted)
-    except KeyError as error:
-        raise FaceExprError(f"{path}: {_suggest(cfg, str(error.args[0]).rpartition(' ')[2])}") from error
     except Exception as error:  # YAML's, Detectron2's and the file system's types
-        raise FaceExprError(f"{path} is not a configuration of Detectron2: {error}") from error
+        raise FaceExprError(f"{path} is not a configuration of Detectron2: {' '.join(str(error).split())}") from error
     return cfg
-
-
-def _suggest(cfg: CfgNode, key: str) -> str:
-    names = {name.upper(): name for name, _ in flat(cfg)}
-    near = difflib.get_close_matches(key.upper(), names, n=1, cutoff=0)
-    return f"Detectron2 has no key {key}; did you mean {names[near[0]]}?"

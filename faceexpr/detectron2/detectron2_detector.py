@@ -88,7 +88,11 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """Return what a file of weights holds: a checkpoint of Detectron2 (``.pth``) or a file of its zoo (``.pkl``).
+    """Read a checkpoint of Detectron2 (``.pth``) or a file of its zoo (``.pkl``); nothing in it is run.
+
+    Returns:
+        ``model``, the tensors by name, and what else the file holds. ``matching_heuristics`` is true where the names
+        are those of another library, and ``__author__`` is then ``Caffe2`` where they are Caffe2's.
 
     Raises:
         FaceExprError: the file cannot be read, or holds more than tensors, arrays and plain values.
@@ -96,16 +100,17 @@ def read_weights(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".pkl":
             found = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            if not ("model" in found and "__author__" in found):  # of Caffe2, as Detectron2 takes it
+                arrays = {name: value for name, value in found.get("blobs", found).items() if name[-9:] != "_momentum"}
+                found = {"model": arrays, "__author__": "Caffe2", "matching_heuristics": True}
+            return {**found, "model": {name: torch.as_tensor(value) for name, value in found["model"].items()}}
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        return {**found, "model": {**found["model"]}} if "model" in found else {"model": {**found}}
     except Exception as error:  # torch and pickle raise many types for a file that is not theirs
         raise FaceExprError(
             f"{path} cannot be loaded as weights ({type(error).__name__}): it is damaged, not a checkpoint, or holds "
             "objects that could run code; expected a .pth file of Detectron2 or a .pkl file of its model zoo"
         ) from error
-    if not isinstance(found, dict) or not found:
-        raise FaceExprError(f"{path} holds no weights; expected a .pth file of Detectron2 or a .pkl of its model zoo")
-    return found
 
 
 def load_trained(network: nn.Module, path: Path) -> dict[str, Any]:
@@ -116,11 +121,10 @@ def load_trained(network: nn.Module, path: Path) -> dict[str, Any]:
     """
     checkpoint = read_weights(path)
     try:
-        network.load_state_dict(checkpoint.pop("model", {}))
+        network.load_state_dict(checkpoint.pop("model"))
     except (RuntimeError, TypeError, AttributeError) as error:
-        first = str(error).splitlines()[-1].strip()
         raise FaceExprError(
-            f"{path} does not fit the configuration of its run ({first}); expected a file that faceexpr detectron2 fit "
-            "has written"
+            f"{path} does not fit the configuration of its run ({str(error).splitlines()[-1].strip()}); expected a "
+            "file that faceexpr detectron2 fit has written"
         ) from error
     return checkpoint

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,8 @@ from faceexpr.boxes.suppression import Suppression
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.weights.checkpoints import newest
 
-OPTIONS = "config.yaml"
-"""File of the run folder that holds our options."""
-
-CONFIG = "detectron2.yaml"
-"""File of the run folder that holds the whole configuration of Detectron2 that they lead to."""
+OPTIONS, CONFIG = "config.yaml", "detectron2.yaml"
+"""Files of the run folder: our options, and the whole configuration of Detectron2 that they lead to."""
 
 SOURCE = "git+https://github.com/facebookresearch/detectron2.git"
 PAGE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
@@ -114,10 +110,10 @@ def flat(opts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def find_weights(source: Path) -> tuple[Path, Path]:
-    """Return the checkpoint that a run folder or a file means, and the run folder that it lies in.
+    """Return a checkpoint and the run folder that it lies in.
 
     Args:
-        source: a run folder (its best checkpoint, or the last where none was measured) or a ``.pth`` file in one.
+        source: that folder (its best checkpoint, or the last where none was measured) or a ``.pth`` file in it.
 
     Raises:
         FaceExprError: there is none.
@@ -140,17 +136,13 @@ def require_detectron2() -> None:
     Raises:
         FaceExprError: it is not installed, or its installation does not work.
     """
-    if find_spec("detectron2") is None:
-        raise FaceExprError(
-            f"Detectron2 is not installed, and no package registry has it; install it from its source: `python -m pip "
-            f"install '{SOURCE}'` with pip's option no-build-isolation ({PAGE})"
-        )
     try:
         import_module("detectron2.engine")
-        import_module("detectron2.model_zoo")
+        import_module("detectron2.model_zoo")  # which needs pkg_resources, which setuptools 81 has dropped
     except ImportError as error:
-        # Its model zoo needs pkg_resources, which setuptools 81 has dropped.
-        advice = "`python -m pip install 'setuptools<81'` gives it" if error.name == "pkg_resources" else PAGE
+        missing = error.name is not None and error.name.startswith("detectron2")
         raise FaceExprError(
-            f"Detectron2 is installed but cannot be imported ({error}); expected a working one: {advice}"
+            f"Detectron2 is not installed{'' if missing else f' in working order ({error})'}, and no package registry "
+            f"has it; install it from its source, beside 'setuptools<81': `python -m pip install '{SOURCE}'` with "
+            f"pip's option no-build-isolation ({PAGE})"
         ) from error

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper, detection_utils, transforms
 from detectron2.data import build_detection_test_loader as build_test_loader
@@ -26,8 +27,8 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, Tensorboar
 from detectron2.utils.logger import setup_logger
 from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.multiprocessing.spawn import ProcessRaisedException
+from torch import nn
+from torch.multiprocessing import ProcessRaisedException
 
 from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.matching import Truth
@@ -58,40 +59,24 @@ Measured: TypeAlias = tuple[DetectionTable, DetectionScores]
 """One pass over a split: its images and their metrics."""
 
 
-def fit(options: Detectron2Options, text: str) -> Path:
-    """Train, and return the run folder.
-
-    Args:
-        options: all of them.
-        text: the options as YAML, for the run folder.
+def fit(options: Detectron2Options, text: str) -> None:
+    """Train in a run folder, into which the options are written as the YAML of ``text``.
 
     Raises:
         FaceExprError: bad input, or a training that has diverged.
     """
     folder = _new_folder(options) if options.resume is None else find_weights(options.resume)[1]
-    cfg, notes = build_config(options, folder)
-    if options.devices * options.num_machines > 1 and not cfg.MODEL.DEVICE.startswith("cuda"):
-        raise FaceExprError(
-            f"devices is {options.devices}, but Detectron2 trains in several processes on CUDA only and the device is "
-            f"{cfg.MODEL.DEVICE}; expected devices: 1"
-        )
+    cfg = build_config(options, folder)
     train, val = _read_splits(options, "train", "val")
-    if not val:
-        notes.append("there are no validation images: nothing is measured, and no checkpoint is the best")
     faces = sum(int((~record.ignored).sum()) for record in train)
     say(f"{len(train):,} images with {faces:,} faces to train on, {len(val):,} to validate on; run folder {folder}")
-    for note in notes:
-        say(f"note: {note}")
+    if not val:
+        say("note: there are no validation images: nothing is measured, and no checkpoint is the best")
     _launch(_train, options, text, cfg, train, val)
-    return folder
 
 
-def test(options: Detectron2Options, text: str) -> Path:
-    """Measure a checkpoint on the test images, or else on those of validation, and return the folder of the result.
-
-    Args:
-        options: all of them.
-        text: the options as YAML, for the result's folder.
+def test(options: Detectron2Options, text: str) -> None:
+    """Measure a checkpoint on the test images, or else on those of validation, and report it in a new folder, as `fit`.
 
     Raises:
         FaceExprError: bad input.
@@ -107,11 +92,9 @@ def test(options: Detectron2Options, text: str) -> Path:
     set_options(cfg, options, {"OUTPUT_DIR": str(_new_folder(options)), "DATALOADER.NUM_WORKERS": options.workers})
     say(f"{path}: {len(records):,} images to {'test' if stage == 'test' else 'validate'} on")
     _launch(_test, options, text, cfg, path, records, stage)
-    return Path(cfg.OUTPUT_DIR)
 
 
 def _new_folder(options: Detectron2Options) -> Path:
-    """Return the folder of a new run, ``save_dir/name/version_N``; an older run is never written over."""
     folder = Path(TensorBoardLogger(options.save_dir, options.name, options.version).log_dir)
     # On further machines the first one may have begun in it.
     if options.machine_rank == 0 and folder.exists() and any(folder.iterdir()):
@@ -146,45 +129,41 @@ def _launch(function: Callable[..., None], options: Detectron2Options, text: str
         raise
 
 
-def _log_to(folder: Path) -> None:
+def _log_to(folder: str) -> None:
     for name in ("detectron2", "fvcore", "faceexpr.detectron2"):
-        setup_logger(str(folder.resolve()), comm.get_rank(), name=name, color=sys.stdout.isatty())
-    # Detectron2 logs every exception with its traceback; those that are meant for the user are one sentence.
-    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_bad_input)
-
-
-def _is_no_bad_input(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], FaceExprError))
+        setup_logger(str(Path(folder).resolve()), comm.get_rank(), name=name, color=sys.stdout.isatty())
+    # Detectron2 logs every exception with its traceback before it raises it.
+    logging.getLogger("detectron2.engine.train_loop").addFilter(lambda record: not record.exc_info)
 
 
 def _train(
     options: Detectron2Options, cfg: CfgNode, train: Sequence[AnnotatedImage], val: Sequence[AnnotatedImage]
 ) -> None:
-    _log_to(Path(cfg.OUTPUT_DIR))
+    _log_to(cfg.OUTPUT_DIR)
     register(TRAIN, train)
     register(VAL, val)
     seed_all_rng(options.seed + comm.get_rank())
-    trainer = FaceTrainer(cfg, val, options.suppression)
-    trainer.resume_or_load(resume=options.resume is not None)
+    trainer = FaceTrainer(cfg, FaceEvaluator(val, options.suppression))
+    if options.resume is None:
+        trainer.resume_or_load(resume=False)
+    else:
+        trainer.resume()
     if trainer.start_iter >= trainer.max_iter:
         raise FaceExprError(
             f"max_iter is {trainer.max_iter} and {options.resume} has {trainer.start_iter} iterations behind it; "
             "expected more"
         )
     trainer.train()
-    if trainer.best is not None:
-        iteration, measured = trainer.best
-        _report(Path(cfg.OUTPUT_DIR), "val", measured, val, iteration)
 
 
 def _test(options: Detectron2Options, cfg: CfgNode, path: Path, records: Sequence[AnnotatedImage], stage: str) -> None:
-    _log_to(Path(cfg.OUTPUT_DIR))
+    _log_to(cfg.OUTPUT_DIR)
     register(VAL, records)
     network = FaceTrainer.build_model(cfg)
     iteration = load_trained(network, path).get("iteration")
     evaluator = FaceEvaluator(records, options.suppression)
     measured = inference_on_dataset(network, FaceTrainer.build_test_loader(cfg, VAL), evaluator)
-    if comm.is_main_process():
+    if measured is not None:
         _report(Path(cfg.OUTPUT_DIR), stage, measured, records, iteration)
 
 
@@ -197,12 +176,8 @@ def _report(
     behind = {} if iteration is None else {"iteration": iteration}
     write_metrics(folder, stage, {**behind, **make_record(*measured)})
     write_file(folder / f"detections_{stage}.csv", list_boxes(*measured, lambda index: str(records[index].path)))
-
-    def pixels(index: int) -> NDArray[np.uint8]:
-        found: NDArray[np.uint8] = read_image(records[index].path).pixels
-        return found
-
-    for name, figure in draw_evaluation(title, *measured, pixels, GALLERY_SIZE).items():
+    figures = draw_evaluation(title, *measured, lambda index: read_image(records[index].path).pixels, GALLERY_SIZE)
+    for name, figure in figures.items():
         write_figure(folder, f"{stage}_{name}", figure)
     say(f"{stage}: metrics and figures are in {folder}")
 
@@ -232,14 +207,7 @@ class FaceMapper(DatasetMapper):  # type: ignore[misc]  # Detectron2 has no type
 
     Images are upright, whatever their EXIF says, and are read from every format and colour space that the reader knows.
     Faces to be ignored are painted over in training.
-
-    Args:
-        cfg: of Detectron2.
-        is_train: augment, and keep the boxes.
     """
-
-    def __init__(self, cfg: CfgNode, is_train: bool) -> None:
-        super().__init__(cfg, is_train)
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         sample = dict(dataset_dict)
@@ -248,7 +216,12 @@ class FaceMapper(DatasetMapper):  # type: ignore[misc]  # Detectron2 has no type
             pixels = read_image(sample["file_name"]).pixels.copy()
         except FaceExprError as error:
             raise FaceExprError(str(error)) from None  # an error with more arguments would not leave a worker process
-        detection_utils.check_image_size(sample, pixels)
+        height, width = pixels.shape[:2]
+        if (width, height) != (sample["width"], sample["height"]):
+            raise FaceExprError(
+                f"{sample['file_name']} is {width} x {height} pixels large; expected {sample['width']} x "
+                f"{sample['height']}, as when its annotations were read"
+            )
         if self.is_train:
             for left, top, right, bottom in (map(round, face["bbox"]) for face in faces if face["iscrowd"]):
                 pixels[top:bottom, left:right] = GREY
@@ -272,41 +245,31 @@ class FaceEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectron2 has n
     """
 
     def __init__(self, records: Sequence[AnnotatedImage], suppression: Suppression) -> None:
+        self.records = records
         self.truths = [Truth(record.boxes, record.ignored) for record in records]
         self.suppression = suppression
-        self.found: dict[int, tuple[Detections, NDArray[np.int64]]] = {}
 
     def reset(self) -> None:
-        self.found = {}
+        self.found: dict[int, tuple[Detections, NDArray[np.int64]]] = {}
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        for index, found in zip((given["image_id"] for given in inputs), map(candidates, outputs), strict=True):
+        for given, output in zip(inputs, outputs, strict=True):
+            index, found = given["image_id"], candidates(output)
             counts = count_by_method(*found, self.truths[index], self.suppression, SCORE, IOU)
             self.found[index] = suppress(*found, self.suppression), counts
 
     def evaluate(self) -> Measured | None:
         """Return the images and their metrics in the first process; None in the others."""
-        parts: list[dict[int, tuple[Detections, NDArray[np.int64]]]] = comm.gather(self.found)
+        together = {index: found for part in comm.gather(self.found) for index, found in part.items()}
         if not comm.is_main_process():
             return None
-        together = {index: found for part in parts for index, found in part.items()}
         found, counts = zip(*(together[index] for index in range(len(self.truths))), strict=True)
         table = DetectionTable(np.arange(len(found)), list(found), self.truths, np.stack(counts))
-        scores = score_detections(self.truths, found, SCORE, IOU, max_detections=self.suppression.max_faces)
-        return table, scores
+        return table, score_detections(self.truths, found, SCORE, IOU, self.suppression.max_faces)
 
 
 class FaceCheckpointer(DetectionCheckpointer):  # type: ignore[misc]  # Detectron2 has no types
-    """Detectron2's checkpointer, whose files are replaced when the successor is whole and are never unpickled.
-
-    Args:
-        model: whose weights they are.
-        save_dir: folder of the run; the files lie in ``checkpoints`` in it.
-        **checkpointables: what else goes into a file: objects with ``state_dict`` and ``load_state_dict``.
-    """
-
-    def __init__(self, model: nn.Module, save_dir: str | Path = "", **checkpointables: Any) -> None:
-        super().__init__(model, str(Path(save_dir) / "checkpoints") if save_dir else "", **checkpointables)
+    """Detectron2's checkpointer, which replaces a file when its successor is whole, and never unpickles one."""
 
     def save(self, name: str, **kwargs: Any) -> None:
         if not self.save_to_disk:
@@ -321,70 +284,62 @@ class FaceCheckpointer(DetectionCheckpointer):  # type: ignore[misc]  # Detectro
         with replacing(Path(self.save_dir, f"{name}.pth")) as file:
             torch.save({"model": self.model.state_dict(), **state, **kwargs}, file)
 
-    def has_checkpoint(self) -> bool:
-        return Path(self.get_checkpoint_file()).is_file()
-
-    def get_checkpoint_file(self) -> str:
-        return str(Path(self.save_dir) / "last.pth")
-
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load a checkpoint, or weights of another one to start from, and return what else the file holds.
+        """Load a checkpoint, or weights to start from, and return what else the file holds.
+
+        Weights of another number of classes are left out, and those of a backbone may have the names of Caffe2 or
+        torchvision, which Detectron2 translates.
 
         Args:
-            path: a file or an address of Detectron2's model zoo; empty loads nothing.
+            path: a file or an address of the model zoo; empty loads nothing.
             checkpointables: names of what is loaded beside the weights; by default all.
 
         Raises:
             FaceExprError: the file cannot be had or read, or is of another network.
         """
-        if path:
-            try:
-                local = Path(self.path_manager.get_local_path(path))
-            except OSError as error:
-                raise FaceExprError(
-                    f"weights: {path} cannot be had ({error}); download it where there is a network and give the file, "
-                    "or start from scratch with none"
-                ) from error
-            self._check(read_weights(local), local)
-        found: dict[str, Any] = super().load(path, checkpointables)
-        return found
-
-    def _check(self, found: Mapping[str, Any], path: Path) -> None:
-        if "matching_heuristics" in found or (path.suffix == ".pkl" and "__author__" not in found):
-            return  # weights of a backbone under other names, which Detectron2 translates
-        weights = found.get("model", found)
-        wrong = [
-            name
-            for name, value in self.model.state_dict().items()
-            if not name.endswith("num_batches_tracked")
-            and np.shape(weights.get(name, "")) != value.shape
-            and not (name in weights and name.startswith(HEAD))
-        ]
-        if wrong:
+        if not path:
+            return {}
+        try:
+            local = Path(self.path_manager.get_local_path(path))
+        except OSError as error:
             raise FaceExprError(
-                f"{path} does not fit the model: {len(wrong)} weights are missing or have another shape, such as "
+                f"weights: {path} cannot be had ({error}); download it where there is a network and give the file, "
+                "or start from scratch with none"
+            ) from error
+        found = read_weights(local)
+        weights, own = found.pop("model"), self.model.state_dict()
+        if of_backbone := found.get("matching_heuristics", False):
+            weights = align_and_update_state_dicts(own, weights, found.get("__author__") == "Caffe2")
+        fitting = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
+        optional = {name for name in weights if name.startswith(HEAD)}
+        wrong = [name for name in own if name not in {*fitting, *optional} and not name.endswith("num_batches_tracked")]
+        if wrong and not of_backbone:
+            raise FaceExprError(
+                f"{local} does not fit the model: {len(wrong)} weights are missing or have another shape, such as "
                 f"{wrong[0]}; expected weights of the same configuration"
             )
+        self.logger.info("%s has no fitting weights for: %s", local, sorted(own.keys() - fitting.keys()))
+        self.model.load_state_dict(fitting, strict=False)
+        for name in self.checkpointables if checkpointables is None else checkpointables:
+            self.checkpointables[name].load_state_dict(found.pop(name))
+        return found
 
 
 class FaceTrainer(DefaultTrainer):  # type: ignore[misc]  # Detectron2 has no types
-    """Detectron2's `DefaultTrainer` for faces.
+    """Detectron2's `DefaultTrainer` for faces, which keeps the newest state and the weights with the highest AP50.
 
     Args:
         cfg: of Detectron2; its data are registered.
-        val: records of the validation images, as registered; empty where there are none.
-        suppression: how candidates become detections.
+        evaluator: of the validation images.
     """
 
-    def __init__(self, cfg: CfgNode, val: Sequence[AnnotatedImage], suppression: Suppression) -> None:
-        self.val = val
-        self.suppression = suppression
-        self.best: tuple[int, Measured] | None = None
-        self._files: list[str] = []
+    def __init__(self, cfg: CfgNode, evaluator: FaceEvaluator) -> None:
+        self.evaluator = evaluator
+        self.best = -1.0
+        self.files: list[str] = []
+        self.folder = Path(cfg.OUTPUT_DIR, "checkpoints")
         super().__init__(cfg)
-        self.checkpointer = FaceCheckpointer(self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.model.register_forward_pre_hook(self._remember_files)
-        self.model.register_forward_hook(self._check_losses)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -405,70 +360,56 @@ class FaceTrainer(DefaultTrainer):  # type: ignore[misc]  # Detectron2 has no ty
         return build_test_loader(cfg, dataset_name, mapper=FaceMapper(cfg, is_train=False))
 
     def build_hooks(self) -> list[HookBase]:
-        # Detectron2's own would write a file for every period and measure after an error too.
+        self.checkpointer = FaceCheckpointer(self.model, str(self.folder), trainer=weakref.proxy(self))
         replaced = (hooks.PeriodicCheckpointer, hooks.EvalHook, hooks.PeriodicWriter)
-        kept = [hook for hook in super().build_hooks() if not isinstance(hook, replaced)]
-        kept.append(BestFaces())
+        found = [hook for hook in super().build_hooks() if not isinstance(hook, replaced)]
+        if self.evaluator.records:
+            found.append(hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self.measure))
         if comm.is_main_process():
             # Of each metric the newest value is written, so that every measurement needs a writing of its own.
-            kept.append(hooks.PeriodicWriter(self.build_writers(), min(20, self.cfg.TEST.EVAL_PERIOD or 20)))
-        return kept
+            found.append(hooks.PeriodicWriter(self.build_writers(), min(20, self.cfg.TEST.EVAL_PERIOD or 20)))
+        return found
 
     def build_writers(self) -> list[EventWriter]:
         return [CommonMetricPrinter(self.max_iter), TensorboardXWriter(self.cfg.OUTPUT_DIR)]
 
+    def resume(self) -> None:
+        """Load the newest state of the run, and the AP50 that is to be exceeded."""
+        self.checkpointer.load(str(self.folder / "last.pth"))
+        self.start_iter = self.iter + 1
+        if (self.folder / "best.pth").is_file():
+            self.best = read_weights(self.folder / "best.pth")["metrics"]["ap50"]
+
+    def after_step(self) -> None:
+        super().after_step()
+        iterations = self.iter + 1
+        if iterations % self.cfg.SOLVER.CHECKPOINT_PERIOD == 0 or iterations == self.max_iter:
+            self.checkpointer.save("last", iteration=iterations)
+
     def run_step(self) -> None:
         try:
             super().run_step()
-        except FloatingPointError as error:  # Detectron2's checks of proposals and losses, and ours
+        except FloatingPointError as error:  # from Detectron2's checks of proposals and losses
             raise FaceExprError(
-                f"training has diverged at iteration {self.iter} (counted from 0), on {', '.join(self._files)}: "
-                f"{str(error).splitlines()[0]}; nothing of this iteration is kept; expected a lower base_lr, a longer "
-                "warm-up or other boxes"
+                f"training has diverged at iteration {self.iter} (counted from 0): {' '.join(str(error).split())}; "
+                f"images of the first process: {', '.join(self.files)}; expected a lower base_lr, a longer warm-up or "
+                "other boxes"
             ) from error
 
-    def _remember_files(self, network: nn.Module, args: tuple[list[dict[str, Any]]]) -> None:
-        self._files = [sample["file_name"] for sample in args[0]]
-
-    def _check_losses(self, network: nn.Module, args: tuple[Any], losses: dict[str, Tensor]) -> None:
-        # Detectron2 checks the sum only, and in the first process, which does not know the images of the others.
-        if network.training:
-            broken = [name for name, loss in losses.items() if not loss.isfinite().all()]
-            if broken:
-                raise FloatingPointError(f"not finite is {' and '.join(broken)}")
-
-
-class BestFaces(HookBase):  # type: ignore[misc]  # Detectron2 has no types
-    """Keep two checkpoints: the newest state, and the weights with the highest AP50 on the validation images."""
-
-    best: float | None = None
-
-    def after_step(self) -> None:
-        trainer, done = self.trainer, self.trainer.iter + 1
-        last, period = done == trainer.max_iter, trainer.cfg.TEST.EVAL_PERIOD
-        if trainer.val and (last or (period > 0 and done % period == 0)):
-            evaluator = FaceEvaluator(trainer.val, trainer.suppression)
-            measured = inference_on_dataset(trainer.model, trainer.build_test_loader(trainer.cfg, VAL), evaluator)
-            if comm.is_main_process():
-                self._keep(measured, done)
-            comm.synchronize()
-        if last or done % trainer.cfg.SOLVER.CHECKPOINT_PERIOD == 0:
-            trainer.checkpointer.save("last", iteration=done)
-
-    def _keep(self, measured: Measured, done: int) -> None:
+    def measure(self) -> dict[str, float]:
+        """Measure the validation images; weights with a higher AP50 than all before are kept, with a report on them."""
+        measured = inference_on_dataset(self.model, self.build_test_loader(self.cfg, VAL), self.evaluator)
+        if measured is None:  # the first process has it
+            return {}
+        iterations = min(self.iter + 1, self.max_iter)
         values = {name: value for name, value in measured[1].values.items() if value is not None}
-        self.trainer.storage.put_scalars(**{f"val/{name}": values[name] for name in values}, smoothing_hint=False)
-        ap50 = values.get("ap50")
-        why = measured[1].undefined.get("ap50", "")
-        logging.getLogger(__name__).info("iteration %d: val/ap50 %s", done, why if ap50 is None else f"{ap50:.4f}")
-        if ap50 is not None and (self.best is None or ap50 > self.best):
-            self.best, self.trainer.best = ap50, (done, measured)
-            FaceCheckpointer(self.trainer.model, self.trainer.cfg.OUTPUT_DIR).save(
-                "best", iteration=done, metrics=values
-            )
+        ap50 = values.get("ap50", -1)
+        logging.getLogger(__name__).info("iteration %d: AP50 %s", iterations, measured[1].undefined.get("ap50", ap50))
+        if ap50 > self.best:
+            self.best = ap50
+            FaceCheckpointer(self.model, str(self.folder)).save("best", iteration=iterations, metrics=values)
+            _report(Path(self.cfg.OUTPUT_DIR), "val", measured, self.evaluator.records, iterations)
+        return {f"val/{name}": value for name, value in values.items()}
 
-    def state_dict(self) -> dict[str, float]:
-        return {} if self.best is None else {"best": self.best}
-
-    def load_state_dict(self, state_dict: Mapping[str, float]) -> None:
-        self.best = state_dict["best"]
+    def _remember_files(self, network: nn.Module, args: tuple[list[dict[str, Any]]]) -> None:
+        self.files = [sample["file_name"] for sample in args[0]]

@@ -44,7 +44,7 @@ def test_arrays_of_the_model_zoo_are_read(protocol, workdir):
     content = {"model": {"weight": array, "count": np.float64(2)}, "__author__": "Model Zoo"}
     Path("zoo.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
     found = read_weights(Path("zoo.pkl"))
-    assert np.array_equal(found["model"]["weight"], array)
+    assert torch.equal(found["model"]["weight"], torch.from_numpy(array))
     assert found["model"]["count"] == 2
 
 

@@ -1,5 +1,6 @@
 """`faceexpr detectron2` as far as it goes without Detectron2."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,6 @@ import yaml
 from conftest import REPOSITORY
 
 from faceexpr.cli.detectron2 import read_options, run
-from faceexpr.detectron2 import detectron2_options
 from faceexpr.detectron2.detectron2_detector import Detectron2Detector, read_weights
 from faceexpr.detectron2.detectron2_options import find_weights
 from faceexpr.utils.errors import FaceExprError
@@ -19,7 +19,8 @@ SMALL = REPOSITORY / "configs/detection/wider_detectron2_small.yaml"
 
 @pytest.fixture
 def absent(monkeypatch):
-    monkeypatch.setattr(detectron2_options, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "detectron2", None)
+    monkeypatch.delitem(sys.modules, "detectron2.engine", raising=False)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--config", str(PAPER)]])

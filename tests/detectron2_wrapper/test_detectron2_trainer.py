@@ -1,5 +1,6 @@
 """Real trainings by Detectron2, as small as they can be."""
 
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -52,7 +53,9 @@ def test_ap_is_logged_at_every_period_and_chooses_the_best_and_a_resumed_run_goe
     arguments = ("--eval_period", "3", "--checkpoint_period", "3", "--max_iter", "6")
     fit("--config", write_config(workdir, *scenes), *arguments)
     logged = curves(RUN)
-    assert set(logged["val/ap50"]) == set(logged["val/ap"]) == {2, 5}  # counted from 0
+    assert (
+        set(logged["val/ap50"]) == set(logged["val/ap"]) == {2, 6}
+    )  # counted from 0; the last is Detectron2's, after the training
     best = load("best")
     assert best["metrics"]["ap50"] == pytest.approx(max(logged["val/ap50"].values()))
     metrics = json.loads((RUN / "metrics.json").read_text())["val"]
@@ -70,7 +73,6 @@ def test_ap_is_logged_at_every_period_and_chooses_the_best_and_a_resumed_run_goe
     # The best so far is still known.
     best_of_all = max(curves(RUN)["val/ap50"].values())
     assert load("best")["metrics"]["ap50"] == pytest.approx(best_of_all)
-    assert load("last")["trainer"]["hooks"]["BestFaces"]["best"] == pytest.approx(best_of_all)
 
 
 def test_without_validation_images_it_is_said_once_and_the_same_seed_gives_the_same_weights(scenes, workdir, capfd):
@@ -107,7 +109,9 @@ def test_the_part_of_the_loss_and_the_files_are_named(scenes, workdir, monkeypat
         return {**found, "loss_box_reg": found["loss_box_reg"] * float("nan")} if len(calls) == 3 else found
 
     monkeypatch.setattr(FastRCNNOutputLayers, "losses", broken_at_the_third)
-    with pytest.raises(FaceExprError, match=r"at iteration 2 .*[01]\.png.*[01]\.png: not finite is loss_box_reg;"):
+    with pytest.raises(
+        FaceExprError, match=r"at iteration 2 .*loss_box_reg': \S*nan.* [^ ]*[01]\.png, [^ ]*[01]\.png;"
+    ):
         fit("--config", write_config(workdir, *scenes), "--checkpoint_period", "1")
     assert len(calls) == 3
     assert load("last")["trainer"]["iteration"] == 1
@@ -117,7 +121,7 @@ def test_the_part_of_the_loss_and_the_files_are_named(scenes, workdir, monkeypat
 def network(workdir):
     """The tiny network, untrained."""
     options, _ = read_options("fit", ["--config", str(write_config(workdir, workdir / "none.json"))])
-    return FaceTrainer.build_model(build_config(options, workdir)[0])
+    return FaceTrainer.build_model(build_config(options, workdir))
 
 
 def test_weights_of_80_classes_start_a_detector_of_faces_without_their_last_layer(network, workdir):
@@ -132,6 +136,15 @@ def test_weights_of_80_classes_start_a_detector_of_faces_without_their_last_laye
         stem = "backbone.bottom_up.stem.conv1.weight"
         assert torch.equal(network.state_dict()[HEAD], untrained)
         assert torch.equal(network.state_dict()[stem], weights[stem])
+
+
+def test_a_backbone_under_the_names_of_caffe2_is_loaded_and_no_pickle_is_run(network, workdir, monkeypatch):
+    expected = torch.rand(network.state_dict()["backbone.bottom_up.stem.conv1.weight"].shape)
+    content = {"conv1_w": expected.numpy(), "fc1000_w": np.ones((3, 2), np.float32), "conv1_w_momentum": np.ones(1)}
+    Path("R-50.pkl").write_bytes(pickle.dumps(content, protocol=2))
+    monkeypatch.setattr(pickle, "load", None)
+    FaceCheckpointer(network).load("R-50.pkl")
+    assert torch.equal(network.state_dict()["backbone.bottom_up.stem.conv1.weight"], expected)
 
 
 @pytest.mark.parametrize("change", ["missing", "shape"])
@@ -157,14 +170,14 @@ def test_weights_that_cannot_be_downloaded_are_one_sentence_with_a_way_on(workdi
 
 
 def test_weights_that_are_not_finite_are_never_written(network, workdir):
-    checkpointer = FaceCheckpointer(network, workdir)
+    checkpointer = FaceCheckpointer(network, str(workdir))
     checkpointer.save("last")
-    before = (workdir / "checkpoints/last.pth").read_bytes()
+    before = (workdir / "last.pth").read_bytes()
     with torch.no_grad():
         network.backbone.fpn_output2.weight[0] = float("nan")
     with pytest.raises(FaceExprError, match=r"diverged: backbone\.fpn_output2\.weight"):
         checkpointer.save("last")
-    assert (workdir / "checkpoints/last.pth").read_bytes() == before
+    assert (workdir / "last.pth").read_bytes() == before
 
 
 @pytest.fixture
@@ -181,7 +194,7 @@ def paint(workdir):
 
 
 def mapped(record, folder, is_train, image_format="BGR"):
-    cfg, _ = build_config(read_options("fit", ["--weights", "none", "--device", "cpu"])[0], folder)
+    cfg = build_config(read_options("fit", ["--weights", "none", "--device", "cpu"])[0], folder)
     cfg.INPUT.FORMAT, cfg.INPUT.RANDOM_FLIP = image_format, "none"
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (60,), 60
     register("probe", [record])
@@ -225,10 +238,10 @@ def test_images_without_faces_are_kept_unless_the_option_says_otherwise(face_fre
     assert f"Serializing {3 if face_free else 2} elements" in (RUN / "log.txt").read_text()
 
 
-def test_several_processes_without_cuda_are_refused_before_anything_is_written(scenes, workdir):
-    with pytest.raises(FaceExprError, match="devices is 2, but Detectron2 trains in several processes on CUDA only"):
-        fit("--config", write_config(workdir, *scenes), "--devices", "2")
-    assert not (workdir / "lightning_logs").exists()
+def test_an_image_that_has_changed_its_size_is_one_sentence(paint, workdir):
+    record = dataclasses.replace(paint, size=(99, 60))
+    with pytest.raises(FaceExprError, match=r"paint\.png is 100 x 60 pixels large; expected 99 x 60"):
+        mapped(record, workdir, is_train=True)
 
 
 @pytest.mark.slow
