@@ -45,7 +45,7 @@ def run(args: list[str]) -> None:
     require_detectron2()
     from faceexpr.detectron2 import detectron2_trainer
 
-    with naming_options(Namespace(**vars(options))):
+    with naming_options(Namespace(**vars(options))):  # type: ignore[no-untyped-call]  # jsonargparse says nothing of it
         (detectron2_trainer.fit if action == "fit" else detectron2_trainer.test)(options, text)
 
 

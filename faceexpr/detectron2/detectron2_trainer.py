@@ -28,7 +28,7 @@ from detectron2.utils.logger import setup_logger
 from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
 from torch import nn
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.matching import Truth

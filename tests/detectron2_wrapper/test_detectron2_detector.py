@@ -26,10 +26,12 @@ class Attack:
         return os.mkdir, ("made",)
 
 
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04", {"model": {"weight": Attack()}}])
 @pytest.mark.parametrize("name", ["weights.pkl", "weights.pth"])
-def test_a_file_that_would_run_code_is_refused(name, workdir):
-    content = {"model": {"weight": Attack()}, "__author__": "x"}
-    if name.endswith("pkl"):
+def test_a_file_that_is_damaged_or_would_run_code_is_refused(name, content, workdir):
+    if isinstance(content, bytes):
+        Path(name).write_bytes(content)
+    elif name.endswith("pkl"):
         Path(name).write_bytes(pickle.dumps(content))
     else:
         torch.save(content, name)
