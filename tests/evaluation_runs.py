@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from faceexpr.boxes.suppression import Suppression, suppress
-from faceexpr.data.annotations.records import AnnotatedImage
+from faceexpr.data.annotations.reading import AnnotatedImage
 from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.boxed_images import DetectionDataModule
 from faceexpr.data.loading import FaceSplit

@@ -7,8 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from faceexpr.cli.parser import Parser, naming_options
-from faceexpr.data.annotations.reading import read_annotations
-from faceexpr.data.annotations.records import ReadOptions
+from faceexpr.data.annotations.reading import ReadOptions, read_annotations
 from faceexpr.utils.errors import SOME_FAILED, FaceExprError
 from faceexpr.utils.files import say
 from faceexpr.utils.text import counted

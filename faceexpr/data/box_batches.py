@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceexpr.data.annotations.records import AnnotatedImage
+from faceexpr.data.annotations.reading import AnnotatedImage
 from faceexpr.data.augment import seed_of
 from faceexpr.data.box_augment import BoxAugmentation, augment_sample
 from faceexpr.data.image_reading import find_broken, map_in_threads

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
-from faceexpr.data.annotations.records import AnnotatedImage
+from faceexpr.data.annotations.reading import AnnotatedImage
 from faceexpr.data.base import SPLITS, FaceDataModule, Stage, require_at_least
 from faceexpr.data.box_augment import BoxAugmentation
 from faceexpr.data.box_batches import BoxBatches, BoxSplit

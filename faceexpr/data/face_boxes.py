@@ -9,8 +9,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
-from faceexpr.data.annotations.reading import read_annotations
-from faceexpr.data.annotations.records import AnnotatedImage, ReadOptions
+from faceexpr.data.annotations.reading import AnnotatedImage, ReadOptions, read_annotations
 from faceexpr.data.base import Stage
 from faceexpr.data.boxed_images import DetectionDataModule
 from faceexpr.data.image_reading import check_image

@@ -35,7 +35,7 @@ from faceexpr.boxes.matching import Truth
 from faceexpr.boxes.suppression import Suppression, suppress
 from faceexpr.callbacks.detection import list_boxes, make_record, summarise
 from faceexpr.callbacks.reports import write_figure, write_metrics
-from faceexpr.data.annotations.records import AnnotatedImage
+from faceexpr.data.annotations.reading import AnnotatedImage
 from faceexpr.data.face_boxes import FaceBoxes
 from faceexpr.detectron2.detectron2_config import TRAIN, VAL, build_config, read_config, set_options
 from faceexpr.detectron2.detectron2_detector import candidates, load_trained, read_weights

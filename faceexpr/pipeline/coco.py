@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from faceexpr.data.annotations.records import Annotations
+from faceexpr.data.annotations.reading import Annotations
 from faceexpr.utils.files import as_bytes, replacing, say
 from faceexpr.utils.text import counted
 

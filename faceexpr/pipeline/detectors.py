@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from faceexpr.boxes.detections import Detections
-from faceexpr.data.annotations.records import AnnotatedImage, Annotations
+from faceexpr.data.annotations.reading import AnnotatedImage, Annotations
 from faceexpr.models.detector import DetectionNet
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.weights.checkpoints import find_checkpoint, newest

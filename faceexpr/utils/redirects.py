@@ -11,7 +11,7 @@ RENAMED: dict[str, str] = {
     "faceexpr.callbacks.checkpoint.BestCheckpoint": "faceexpr.callbacks.checkpointing.BestCheckpoint",
     "faceexpr.callbacks.last_checkpoint.LastCheckpoint": "faceexpr.callbacks.checkpointing.LastCheckpoint",
     "faceexpr.callbacks.learning_rate.RateMonitor": "faceexpr.callbacks.progress.RateMonitor",
-    "faceexpr.data.formats.document.ReadOptions": "faceexpr.data.annotations.records.ReadOptions",
+    "faceexpr.data.formats.document.ReadOptions": "faceexpr.data.annotations.reading.ReadOptions",
     "faceexpr.evaluation.classification.ClassificationEvaluation": (
         "faceexpr.callbacks.classification.ClassificationEvaluation"
     ),

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from faceexpr.data.annotations.records import AnnotatedImage
+from faceexpr.data.annotations.reading import AnnotatedImage
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import write_file
 from faceexpr.utils.images import ImageError, read_image

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from faceexpr.cli.main import main
-from faceexpr.data.annotations.records import ReadOptions
+from faceexpr.data.annotations.reading import ReadOptions
 from faceexpr.data.box_augment import BoxAugmentation
 from faceexpr.data.face_boxes import FaceBoxes
 from faceexpr.data.loading import PADDING

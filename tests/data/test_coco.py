@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faceexpr.data.annotations.reading import read_annotations
-from faceexpr.data.annotations.records import Annotations, ReadOptions
+from faceexpr.data.annotations.reading import Annotations, ReadOptions, read_annotations
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import read_image
 

@@ -10,8 +10,7 @@ from conftest import REPOSITORY
 from PIL import Image
 
 from faceexpr.data.annotations.parsing import fetched_name
-from faceexpr.data.annotations.reading import read_annotations
-from faceexpr.data.annotations.records import Annotations, ReadOptions
+from faceexpr.data.annotations.reading import Annotations, ReadOptions, read_annotations
 from faceexpr.utils.errors import FaceExprError
 
 REAL = REPOSITORY.parent / "shared/data/dataturks/face_detection.json"

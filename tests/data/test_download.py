@@ -16,8 +16,7 @@ from image_files import encoded, smooth_image
 
 from faceexpr.cli.fetch import run
 from faceexpr.data.annotations.parsing import fetched_name
-from faceexpr.data.annotations.reading import read_annotations
-from faceexpr.data.annotations.records import ReadOptions
+from faceexpr.data.annotations.reading import ReadOptions, read_annotations
 from faceexpr.data.download import Limits, LinkError, download, fetch, list_links
 from faceexpr.utils.errors import FaceExprError
 

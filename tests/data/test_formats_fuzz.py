@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from faceexpr.data.annotations.reading import read_annotations
-from faceexpr.data.annotations.records import ReadOptions
+from faceexpr.data.annotations.reading import ReadOptions, read_annotations
 from faceexpr.utils.errors import FaceExprError
 
 FORMATS = ("auto", "coco", "dataturks", "wider")

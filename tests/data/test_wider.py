@@ -8,8 +8,7 @@ import pytest
 from conftest import REPOSITORY
 from PIL import Image
 
-from faceexpr.data.annotations.reading import read_annotations
-from faceexpr.data.annotations.records import Annotations
+from faceexpr.data.annotations.reading import Annotations, read_annotations
 from faceexpr.data.synthetic.drawing import draw_scene
 from faceexpr.utils.errors import FaceExprError
 

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torchvision.ops import box_iou
 
 from faceexpr.cli.detectron2 import read_options
-from faceexpr.data.annotations.records import AnnotatedImage
+from faceexpr.data.annotations.reading import AnnotatedImage
 from faceexpr.detectron2.detectron2_config import build_config
 from faceexpr.detectron2.detectron2_detector import Detectron2Detector
 from faceexpr.detectron2.detectron2_trainer import GREY, FaceCheckpointer, FaceMapper, FaceTrainer, register

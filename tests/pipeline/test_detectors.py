@@ -7,7 +7,7 @@ import pytest
 import torch
 from red_finder import RedFinder, red_picture, save_task, tiny_classifier
 
-from faceexpr.data.annotations.records import AnnotatedImage, Annotations
+from faceexpr.data.annotations.reading import AnnotatedImage, Annotations
 from faceexpr.pipeline.detectors import GroundTruth, NetDetector, load_detector
 from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.errors import FaceExprError

@@ -12,7 +12,7 @@ from red_finder import RED, RedFinder, red_picture, save_task, tiny_classifier
 from stub_steps import WHOLE, Boxes, Levels, pipeline
 
 from faceexpr.boxes.detections import Detections
-from faceexpr.data.annotations.records import AnnotatedImage, Annotations
+from faceexpr.data.annotations.reading import AnnotatedImage, Annotations
 from faceexpr.pipeline.classifiers import TaskClassifier
 from faceexpr.pipeline.crop import Crop
 from faceexpr.pipeline.detectors import GroundTruth, NetDetector

@@ -20,7 +20,7 @@ from faceexpr.data.annotations.parsing import (
     parse_size,
     shorten,
 )
-from faceexpr.data.annotations.records import Document, Entry, Face
+from faceexpr.data.annotations.reading import Document, Entry, Face
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.text import counted
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from faceexpr.data.annotations.parsing import decode_json, file_names, is_link, is_number, parse_size, shorten
-from faceexpr.data.annotations.records import Document, Entry, Face
+from faceexpr.data.annotations.reading import Document, Entry, Face
 from faceexpr.utils.errors import FaceExprError
 
 NAME = "Dataturks JSON lines"

@@ -9,7 +9,7 @@ import math
 import re
 from pathlib import Path
 
-from faceexpr.data.annotations.records import Document, Entry, Face
+from faceexpr.data.annotations.reading import Document, Entry, Face
 from faceexpr.utils.errors import FaceExprError
 
 NAME = "WIDER FACE text"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from faceexpr.data.annotations.records import AnnotatedImage
+from faceexpr.data.annotations.reading import AnnotatedImage
 from faceexpr.data.base import Stage, require_at_least
 from faceexpr.data.boxed_images import DetectionDataModule
 from faceexpr.data.synthetic.drawing import STREAMS, draw_scene
