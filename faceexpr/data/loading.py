@@ -199,6 +199,9 @@ class BatchSampler(Sampler[BatchRequest]):
     the order is drawn anew each epoch from (seed, epoch), and the parts of an incomplete last step are filled up to
     two samples, since batch normalisation cannot use a batch of one.
 
+    Attributes:
+        left_out: an epoch, and the number of its batches to begin after, as a training that is resumed within it does.
+
     Args:
         size: number of samples in the split.
         batch_size: samples in a batch of one process.
@@ -232,20 +235,16 @@ class BatchSampler(Sampler[BatchRequest]):
         self.world_size = world_size
         self.rank = rank
         self.step_size = (global_batch_size if training else None) or batch_size * world_size
-        self._left_out = (0, 0)
+        self.left_out = (0, 0)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the number of the epoch; Lightning does so for each."""
         self.epoch = epoch
 
-    def leave_out(self, epoch: int, batches: int) -> None:
-        """Begin one epoch after some of its batches, which a training that is resumed in its middle has done."""
-        self._left_out = (epoch, batches)
-
     @property
     def first(self) -> int:
         """Number of the batch that the present epoch begins with."""
-        epoch, batches = self._left_out
+        epoch, batches = self.left_out
         return batches if epoch == self.epoch else 0
 
     def __len__(self) -> int:
@@ -368,7 +367,7 @@ class BatchLoader:
                 f"training has {sampler.step_size}; expected as many, or a checkpoint from the end of an epoch"
             )
         sampler.set_epoch(state["epoch"])
-        sampler.leave_out(state["epoch"], state["batches"])
+        sampler.left_out = state["epoch"], state["batches"]
         self._given = state["batches"]
 
 

@@ -76,12 +76,10 @@ def test_flip_alone_is_exact_and_keeps_integer_targets():
 
 def test_flip_is_the_same_flip_when_images_are_warped_too():
     image, target = same_images(64)
-    exact = image.float() / 255
-    nearly_still = replace(Augmentation(flip=0.5), rotation=1e-4)
-    assert torch.allclose(
-        augmented(image, target, nearly_still)[0], augmented(image, target, Augmentation(flip=0.5))[0], atol=1e-3
-    )
-    assert torch.allclose(augmented(image, target, replace(nearly_still, flip=0.0))[0], exact, atol=1e-3)
+    for flip in (0.0, 0.5):
+        warped = augmented(image, target, Augmentation(flip=flip, rotation=1e-4))[0]
+        exact = augmented(image, target, Augmentation(flip=flip, brightness=1e-9))[0]
+        assert torch.allclose(warped, exact, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -120,22 +118,14 @@ def test_switching_one_change_on_leaves_the_others_draws():
     assert equal == pytest.approx(1 - (14 / 48) ** 2, abs=0.01)
 
 
-def test_reproducible_for_a_seed_and_different_between_seeds():
+def test_draws_follow_from_the_seed_and_not_from_torch_s_own_generator():
     image, target = batch()
+    state = torch.get_rng_state()
     first, second, other = (augmented(image, target, EVERYTHING, seed) for seed in (5, 5, 6))
+    assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
     assert not torch.equal(first[0], other[0])
-
-
-def test_global_random_state_is_neither_used_nor_moved():
-    image, target = batch()
-    torch.manual_seed(1)
-    state = torch.get_rng_state()
-    first, _ = augmented(image, target, EVERYTHING)
-    assert torch.equal(state, torch.get_rng_state())
-    torch.manual_seed(2)
-    assert torch.equal(first, augmented(image, target, EVERYTHING)[0])
 
 
 def test_shift_moves_by_up_to_its_fraction_of_the_side():
@@ -177,13 +167,11 @@ def test_brightness_multiplies_and_contrast_keeps_the_mean():
     exact = image.float() / 255
     ratio = augmented(image, target, Augmentation(brightness=0.3))[0] / exact
     assert torch.allclose(ratio.amax((1, 2, 3)), ratio.amin((1, 2, 3)), atol=1e-5)
-    assert 0.69 < ratio.min() < 0.74
-    assert 1.26 < ratio.max() < 1.31
     stretched = augmented(image, target, Augmentation(contrast=0.3))[0]
     assert torch.allclose(stretched.mean((1, 2, 3)), exact.mean((1, 2, 3)), atol=1e-5)
-    spread = stretched.std((1, 2, 3)) / exact.std((1, 2, 3))
-    assert 0.69 < spread.min() < 0.74
-    assert 1.26 < spread.max() < 1.31
+    for factors in (ratio, stretched.std((1, 2, 3)) / exact.std((1, 2, 3))):
+        assert 0.69 < factors.min() < 0.74
+        assert 1.26 < factors.max() < 1.31
 
 
 @pytest.mark.parametrize(("fraction", "side"), [(0.3, 14), (1.0, 48), (0.001, 1)])
@@ -219,15 +207,6 @@ def test_mixup_targets_are_the_mix_of_the_images():
     assert (labels.max(1).values < 0.99).any()
 
 
-def test_mixup_of_distributions_stays_a_distribution():
-    image, _ = batch()
-    distributions = torch.rand(16, CLASSES).softmax(1)
-    _, labels = augmented(image, distributions, Augmentation(mixup=0.4))
-    assert labels.dtype == torch.float32
-    assert torch.allclose(labels.sum(1), torch.ones(16))
-    assert not torch.allclose(labels, distributions)
-
-
 def test_mixup_mixes_nothing_with_padding():
     image = torch.zeros(9, 1, 2, 2, dtype=torch.uint8)
     index = torch.tensor([3, PADDING, 5, 8, PADDING, 1, 2, 0, 9])
@@ -252,27 +231,14 @@ def test_mixup_weights_follow_the_beta_distribution():
     assert np.var(mixed) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
 
 
-def test_a_batch_of_one_works():
-    image, target = batch(1)
-    pixels, labels = augmented(image, target, EVERYTHING)
-    assert pixels.shape == (1, 1, 48, 48)
-    assert torch.equal(labels, torch.nn.functional.one_hot(target, CLASSES).float())
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("flip", 1.5),
         ("flip", float("nan")),
-        ("rotation", -1.0),
         ("rotation", 181.0),
         ("scale", 1.0),
         ("shift", -0.1),
-        ("brightness", 1.1),
-        ("contrast", -0.2),
-        ("erasing", 2.0),
         ("erasing_size", 0.0),
-        ("mixup", -0.1),
         ("mixup", float("inf")),
     ],
 )
@@ -316,11 +282,6 @@ def test_neighbouring_numbers_have_nothing_to_do_with_each_other(numbers: np.nda
     pairs |= {f"index and column {i}": (numbers[1:, i - 1], numbers[:-1, i]) for i in range(1, COLUMNS)}
     worst = max(pairs, key=lambda name: correlation(*pairs[name]))
     assert correlation(*pairs[worst]) < 4.5 * SPREAD, worst
-
-
-def test_seeds_and_epochs_do_not_stand_for_each_other() -> None:
-    first = {key: tuple(uniform(torch.arange(4), 3, key).flatten()) for key in np.ndindex(6, 6)}
-    assert len(set(first.values())) == 36
 
 
 def test_a_sample_s_numbers_are_its_own(numbers: np.ndarray) -> None:

