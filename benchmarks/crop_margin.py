@@ -32,7 +32,7 @@ from jsonargparse import auto_cli
 from numpy.typing import NDArray
 
 from faceexpr.boxes.matching import match, stack
-from faceexpr.data.fer2013 import read_table, usage_split
+from faceexpr.data.fer2013 import read_table
 from faceexpr.data.image_reading import face_tensor
 from faceexpr.pipeline.classifiers import Classifier, load_classifier
 from faceexpr.pipeline.crop import Box, Crop, clip_box, cut_face
@@ -168,7 +168,8 @@ def by_marks(fer2013: str, annotations: str | None, detector: Finder, frames: in
     if find is None or annotations is None:
         print("faces by marks: facenet-pytorch is not installed, or no --annotations given")
         return
-    split = usage_split(read_table(Path(fer2013), "stop", None), "val")
+    table = read_table(Path(fer2013), "stop", None)
+    split = table.split(table.rows("val"))
     learned = in_frames(split.tensor[:frames, 0].numpy(), find)
     boxed = in_boxes(photographs(annotations, None), detector, find, MIN_SCORE)
     frame, box = median(learned), median(boxed)

@@ -13,7 +13,7 @@ from PIL import Image
 from faceexpr.boxes.matching import Truth
 from faceexpr.data.annotations.reading import read_annotations
 from faceexpr.data.base import Stage
-from faceexpr.data.fer2013 import read_table, usage_split
+from faceexpr.data.fer2013 import read_table
 from faceexpr.data.synthetic.drawing import draw_scene
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
@@ -88,7 +88,8 @@ def composed(folder: Path, table: str, number: int, seed: int, pasting: Pasting 
         seed: decides everything.
         pasting: which faces, and how they are pasted.
     """
-    split = usage_split(read_table(Path(table), "stop", None), pasting.stage)
+    rows = read_table(Path(table), "stop", None)
+    split = rows.split(rows.rows(pasting.stage))
     if split.targets is None:
         raise FaceExprError(f"{table} has no labels; expected the column emotion")
     images, labels = split.tensor[:, 0].numpy(), split.targets.tolist()

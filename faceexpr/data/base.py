@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 from weakref import WeakSet
 
@@ -161,10 +162,9 @@ class ExpressionDataModule(FaceDataModule):
     """Face images with one expression each.
 
     A subclass sets ``class_names``, where they are not those of FER-2013, before anything is read, and implements
-    `load_split`. Images stay uint8 until they have reached the training device; there `Augmentation` is applied to each
-    sample of a training batch with draws that depend on the seed, the epoch and the sample only. Each process has other
-    samples, so its draws differ from those of the others, and a run with several processes trains on the very pixels of
-    a run with one.
+    `load_split`. Images stay uint8 until they have reached the training device; there `Augmentation` is applied with
+    draws that depend on the seed, the epoch and the sample only: a run with several processes trains on the very pixels
+    of a run with one.
 
     Attributes:
         class_names: names of the classes in index order.
@@ -268,11 +268,7 @@ class ExpressionDataModule(FaceDataModule):
         return self.augmented(batch, epoch=self.trainer.current_epoch)
 
     def augmented(self, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
-        """Return the batch as training sees it.
-
-        The random numbers of a sample depend on (seed, epoch, sample) and on nothing else: not on the process or the
-        batch that it is in, and a resumed run draws the same ones without any state to store.
-        """
+        """Return the batch as training sees it; a resumed run draws the same numbers without any state to store."""
         image, target = augment_batch(
             batch["image"], batch["target"], batch["index"], self.augment, (self.seed, epoch), len(self.class_names)
         )
@@ -320,7 +316,7 @@ class ImageFilesModule(ExpressionDataModule):
 
     def streams(self, files: FileNames) -> bool:
         """Tell whether the decoded faces need more memory than allowed."""
-        return len(files) * torch.Size(self.reader.shape).numel() > self.memory_gib * 2**30
+        return len(files) * math.prod(self.reader.shape) > self.memory_gib * 2**30
 
     def read(self, files: FileNames) -> FaceSplit:
         """Return the faces as a split without labels, in memory where there is room."""

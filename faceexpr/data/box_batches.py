@@ -94,18 +94,18 @@ class BoxSplit:
         if self._ready:
             return
         if sum(3 * record.size[0] * record.size[1] for record in self.records) <= memory_gib * 2**30:
-            outcomes = list(map_in_threads(self._outcome, range(len(self))))
-            self._leave_out({place: one.reason for place, one in enumerate(outcomes) if isinstance(one, ImageError)})
+            outcomes = list(map_in_threads(self._read_or_fail, range(len(self))))
+            self._leave_out({place: one for place, one in enumerate(outcomes) if isinstance(one, str)})
             self.kept = [image for image in outcomes if isinstance(image, Tensor)]
         else:
             self._leave_out(find_broken(lambda place: self._check(self.records[place]), len(self)))
         self._ready = True
 
-    def _outcome(self, index: int) -> Tensor | ImageError:
+    def _read_or_fail(self, index: int) -> Tensor | str:
         try:
             return self.tensor(index)
         except ImageError as error:
-            return error
+            return error.reason
 
     def _leave_out(self, reasons: dict[int, str]) -> None:
         if not reasons:
@@ -126,7 +126,7 @@ def _without_run(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
     alone = copy.copy(module)
     alone.trainer = None
-    return MethodType(getattr(type(alone), function.__name__), alone)
+    return MethodType(function.__func__, alone)  # type: ignore[attr-defined]  # as methods have it
 
 
 class BoxBatches:

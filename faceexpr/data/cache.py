@@ -35,7 +35,7 @@ def load_cached(
     Args:
         sources: the files that the arrays are made from. A change of path, size or modification time of any of them
             leads to a new build.
-        kind: what the arrays are, with a version: ``fer2013-1``. Part of a file name.
+        kind: what the arrays are, with a version: ``fer2013-2``. Part of a file name.
         build: makes the arrays, none of which may hold Python objects; None where they are not to be kept.
         cache_dir: folder of the cache; None means ``.faceexpr-cache`` beside the first source, or, where nothing can
             be written there, the user's cache folder.

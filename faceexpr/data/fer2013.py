@@ -34,6 +34,9 @@ SIDE = 48
 USAGES = ("Training", "PublicTest", "PrivateTest")
 """The values of the column Usage, in the order of their codes 0, 1, 2."""
 
+USAGE_OF: dict[Stage, int] = {"train": 0, "val": 1, "test": 2, "predict": 2}
+"""The code of the column Usage for each split."""
+
 NO_USAGE = 255
 NO_LABEL = -1
 
@@ -42,9 +45,6 @@ _LABELS = {str(index).encode(): index for index in range(len(FER_NAMES))}
 _HEADER_LIMIT = 1 << 16
 _EXPECTED = "expected the columns emotion, pixels and Usage, as in fer2013.csv and icml_face_data.csv (Kaggle's \
 train.csv has no Usage, its test.csv only pixels)"
-
-USAGE_OF: dict[Stage, int] = {"train": 0, "val": 1, "test": 2, "predict": 2}
-"""The code of the column Usage for each split: Training, PublicTest, PrivateTest, PrivateTest."""
 
 _WHOLE = ("fer2013.csv", "fer2013.csv.gz", "fer2013/fer2013.csv", "icml_face_data.csv", "icml_face_data.csv.gz")
 _TRAIN = ("train.csv", "train.csv.gz")
@@ -111,7 +111,7 @@ class FER2013(ExpressionDataModule):
         if table.path.name.lower() in _TEST or (stage == "predict" and not table.has_usage):
             return table.split(np.arange(len(table.lines)))
         if table.has_usage:
-            split = usage_split(table, stage)
+            split = table.split(table.rows(stage))
             return self._without_leaks(split, stage, table) if self.drop_leaked and stage != "train" else split
         if stage == "test":
             raise FaceExprError(
@@ -125,7 +125,7 @@ class FER2013(ExpressionDataModule):
         return self._table(stage).find_leaked(self.split(stage), stage)
 
     def _without_leaks(self, split: FaceSplit, stage: Stage, table: FerTable) -> FaceSplit:
-        kept = split.pick(~split.find_leaked(usage_split(table, "train")))
+        kept = split.pick(~split.find_leaked(table.split(table.rows("train"))))
         rank_zero_info(
             f"{table.path}: {len(split) - len(kept):,} of {len(split):,} images of the {stage} split are pixel-equal "
             "to a training image and are left out (drop_leaked)"
@@ -279,15 +279,6 @@ class FerTable:
         return split.find_leaked(self.split(training)) if stage != "train" and len(training) else None
 
 
-def usage_split(table: FerTable, stage: Stage) -> FaceSplit:
-    """Return the rows whose Usage belongs to a stage.
-
-    Raises:
-        FaceExprError: there is no such row.
-    """
-    return table.split(table.rows(stage))
-
-
 def read_table(path: Path, on_bad_row: BadRowPolicy, cache_dir: str | None) -> FerTable:
     """Read a file, or the cache of it.
 
@@ -304,12 +295,12 @@ def read_table(path: Path, on_bad_row: BadRowPolicy, cache_dir: str | None) -> F
     bad, total = np.flatnonzero(~table.readable), len(table.lines)
     if total == 0:
         raise FaceExprError(f"{path} holds a header and no rows; expected one row for each image")
+    problems = list_problems(path, [f"line {table.lines[row]}: {table.reasons[row]}" for row in bad], total)
+    if len(bad) and on_bad_row == "stop":
+        raise FaceExprError(f"{problems}; correct them, or set on_bad_row to skip")
+    if len(bad) == total:
+        raise FaceExprError(f"{problems}, so that no image is left; expected rows as in fer2013.csv")
     if len(bad):
-        problems = list_problems(path, [f"line {table.lines[row]}: {table.reasons[row]}" for row in bad], total)
-        if on_bad_row == "stop":
-            raise FaceExprError(f"{problems}; correct them, or set on_bad_row to skip")
-        if len(bad) == total:
-            raise FaceExprError(f"{problems}, so that no image is left; expected rows as in fer2013.csv")
         rank_zero_warn(f"{problems}; they are skipped")
     return table
 

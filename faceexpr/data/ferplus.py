@@ -87,10 +87,8 @@ _DRAWING = 1
 class FERPlus(ExpressionDataModule):
     """FER+: the images of FER-2013 with labels from the votes of ten people.
 
-    Votes are matched to images by the order of the rows. Votes that nobody shares are removed; then a majority label
-    is what more than half of the remaining votes are for. Rows without one (ties, unknown, not a face, contempt with
-    7 classes) are dropped, and the number is printed for each reason and split; so is the number that stays, on which
-    every published figure depends. The module has the rule in full.
+    Votes are matched to images by the order of the rows, and become labels by the rule of the module. How many rows
+    are dropped, for which reason, and how many stay is printed for each split: every published figure depends on it.
 
     Training can use the whole distribution instead. Validation, test and predict take the images with a majority label,
     whatever training uses, so that accuracies compare. Their targets are the distributions, whose highest share is that
@@ -290,12 +288,11 @@ def read_votes(path: str) -> Votes:
     try:
         with csv_stream(file) as stream:
             reader = csv.reader(line.decode("utf-8-sig", "replace") for line in stream)
-            header = next(reader, [])
-            usage, places = _places(file, header)
+            names = _columns(file, next(reader, []))
             for fields in reader:
                 if not any(field.strip() for field in fields):
                     continue
-                row = _row(fields, len(header), usage, places)
+                row = _row(names, [field.strip() for field in fields])
                 if isinstance(row, str):
                     problems.append(f"line {reader.line_num}: {row}")
                 else:
@@ -311,33 +308,32 @@ def read_votes(path: str) -> Votes:
     return Votes(path=file, counts=table[:, 2:], usages=table[:, 1].astype(np.uint8), lines=table[:, 0])
 
 
-def _places(file: Path, header: list[str]) -> tuple[int, list[int]]:
-    """Return where Usage and each of `COLUMNS` stand, found by name."""
+def _columns(file: Path, header: list[str]) -> list[str | None]:
+    """Return for each column of a file which of `COLUMNS` or Usage it is, told by its name, or None."""
     names = [name.strip() for name in header]
-    known = [canonical(name, FERPLUS_NAMES) or {"unknown": "unknown", "nf": "NF"}.get(name.lower()) for name in names]
-    usage = [place for place, name in enumerate(names) if name.lower() == "usage"]
-    if len(usage) != 1 or any(known.count(name) != 1 for name in COLUMNS):
+    others = {"usage": "Usage", "unknown": "unknown", "nf": "NF"}
+    known = [canonical(name, FERPLUS_NAMES) or others.get(name.lower()) for name in names]
+    if any(known.count(name) != 1 for name in ("Usage", *COLUMNS)):
         shown = ", ".join(names)
         raise FaceExprError(
             f"{file} is not FER+'s label file: line 1 reads {shown[:60]!r}{'…' * (len(shown) > 60)}; {_EXPECTED}"
         )
-    return usage[0], [known.index(name) for name in COLUMNS]
+    return known
 
 
-def _row(fields: list[str], expected: int, usage: int, places: list[int]) -> list[int] | str:
+def _row(names: list[str | None], fields: list[str]) -> list[int] | str:
     """Return the code of Usage and the ten counts, or what is wrong, as a phrase."""
-    if len(fields) != expected:
-        return f"{len(fields)} field{'s' * (len(fields) != 1)}, expected {expected}"
-    code = usage_code(fields[usage])
+    if len(fields) != len(names):
+        return f"{len(fields)} field{'s' * (len(fields) != 1)}, expected {len(names)}"
+    row = dict(zip(names, fields, strict=True))
+    code = usage_code(row["Usage"])
     if code is None:
-        return f"Usage {fields[usage].strip()[:24]!r}, expected {', '.join(USAGES)}"
-    counts = []
-    for place in places:
-        text = fields[place].strip()
+        return f"Usage {row['Usage'][:24]!r}, expected {', '.join(USAGES)}"
+    votes = [row[name] for name in COLUMNS]
+    for text in votes:
         if not (text.isascii() and text.isdigit() and len(text) <= 9):
             return f"{text[:24]!r} votes, expected a whole number, 0 or more"
-        counts.append(int(text))
-    return [code, *counts]
+    return [code, *map(int, votes)]
 
 
 def check_match(votes: Votes, table: FerTable) -> None:

@@ -136,7 +136,7 @@ def map_in_threads(function: Callable[[int], Result], places: range) -> Iterator
 
 
 def warn_of_broken(split: str, number: int, broken: Mapping[str, str]) -> None:
-    """Count and name the images that turned out to be broken while they were used, where there are any.
+    """Count and name the images of a split that turned out to be broken while they were used, where there are any.
 
     Args:
         split: its name.
@@ -197,14 +197,9 @@ class FaceReader:
 
 
 def face_tensor(pixels: np.ndarray, image_size: int) -> Tensor:
-    """Resize a face to what a data set holds; pixels that have the size already stay as they are.
+    """Resize a face, uint8 (H, W) or (H, W, 3), to what a data set holds: uint8 (1 or 3, image_size, image_size).
 
-    Args:
-        pixels: uint8, shape (H, W) or (H, W, 3).
-        image_size: side of the result in pixels.
-
-    Returns:
-        uint8, shape (1 or 3, image_size, image_size).
+    Pixels that have the size already stay as they are.
     """
     image = torch.from_numpy(np.ascontiguousarray(pixels))
     image = image[None] if image.ndim == 2 else image.permute(2, 0, 1)

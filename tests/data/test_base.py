@@ -95,13 +95,9 @@ def test_every_epoch_is_whole_and_in_an_order_of_its_own():
 
 
 def test_runs_repeat_with_their_seed():
-    def run(seed):
-        model, _ = fitted(GivenFaces(augment=EVERYTHING), seed=seed)
-        return order(model, 1), pixels(model, 1)
-
-    (order_a, pixels_a), (order_b, pixels_b), (order_c, _) = run(1), run(1), run(2)
-    assert order_a == order_b != order_c
-    assert torch.equal(pixels_a, pixels_b)
+    (one, _), (same, _), (other, _) = (fitted(GivenFaces(augment=EVERYTHING), seed=seed) for seed in (1, 1, 2))
+    assert order(one, 1) == order(same, 1) != order(other, 1)
+    assert torch.equal(pixels(one, 1), pixels(same, 1))
 
 
 def test_overfitting_batches_are_the_same_ones_in_every_epoch():

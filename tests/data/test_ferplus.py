@@ -145,39 +145,23 @@ A07 = {
 }
 
 
-def labelled(tmp_path, mode, classes, cases=A07):
-    fer = images(tmp_path / "fer.csv", list(range(len(cases))))
-    votes = votes_file(tmp_path / "ferplus.csv", *(vote_line(**case) for case in cases.values()))
-    data = FERPlus(fer, votes, labels=mode, classes=classes)
-    return data, data.split("train")
-
-
 @pytest.mark.parametrize(
-    ("classes", "kept", "dropped"),
+    ("labels", "classes", "kept", "dropped"),
     [
-        (7, {0: "Happy"}, "2 unknown, 1 contempt, 1 no majority, 1 no two votes agree"),
-        (8, {0: "Happy", 3: "Contempt"}, "2 unknown, 1 no majority, 1 no two votes agree"),
+        ("majority", 7, {0: "Happy"}, "2 unknown, 1 contempt, 1 no majority, 1 no two votes agree"),
+        ("majority", 8, {0: "Happy", 3: "Contempt"}, "2 unknown, 1 no majority, 1 no two votes agree"),
+        ("soft", 8, {0: "Happy", 1: "Sad", 3: "Contempt"}, "2 unknown, 1 no two votes agree"),
     ],
 )
-def test_majority_labels(tmp_path, caplog, classes, kept, dropped):
+def test_what_is_kept_and_why_the_rest_is_not(tmp_path, caplog, labels, classes, kept, dropped):
+    fer = images(tmp_path / "fer.csv", list(range(len(A07))))
+    votes = votes_file(tmp_path / "ferplus.csv", *(vote_line(**case) for case in A07.values()))
+    data = FERPlus(fer, votes, labels=labels, classes=classes)
     with caplog.at_level(logging.INFO):
-        data, _ = labelled(tmp_path, "majority", classes)
-    assert named(data) == kept
+        assert named(data) == kept
     assert f"{len(kept)} of 6 images of the train split" in caplog.text
     assert f"dropped: {dropped}" in caplog.text
     assert data.class_names == (FER_NAMES if classes == 7 else FERPLUS_NAMES)
-
-
-def test_soft_labels(tmp_path, caplog):
-    with caplog.at_level(logging.INFO):
-        data, split = labelled(tmp_path, "soft", 8)
-    kept = {0: {"Happy": 1.0}, 1: {"Sad": 0.5, "Neutral": 0.5}, 3: {"Neutral": 0.3, "Contempt": 0.7}}
-    assert split.targets.shape == (len(kept), 8)
-    assert split.targets.dtype == torch.float32
-    for image, target in zip(split.images, split.targets, strict=True):
-        found = {data.class_names[at]: round(value, 6) for at, value in enumerate(target.tolist()) if value}
-        assert found == kept[int(image[0, 0, 0])]
-    assert "dropped: 2 unknown, 1 no two votes agree" in caplog.text
 
 
 def three_splits(tmp_path, mode, **options):
@@ -289,17 +273,11 @@ def test_real_splits_hold_the_rows_with_a_label(tmp_path):
     assert torch.equal(train.images[-1, 0], torch.from_numpy(data._rows()[0].images[row]))
 
 
+FILE_NAMES = {"Happy": "happiness", "Sad": "sadness", "Angry": "anger", "NF": "NF"}
+
+
 def counts(**votes):
-    return np.array(
-        [
-            [
-                votes.get(
-                    {"Happy": "happiness", "Sad": "sadness", "Angry": "anger"}.get(c, c.lower() if c != "NF" else c), 0
-                )
-                for c in COLUMNS
-            ]
-        ]
-    )
+    return np.array([[votes.get(FILE_NAMES.get(name, name.lower()), 0) for name in COLUMNS]])
 
 
 @pytest.mark.parametrize(
