@@ -88,8 +88,8 @@ def composed(folder: Path, table: str, number: int, seed: int, pasting: Pasting 
         seed: decides everything.
         pasting: which faces, and how they are pasted.
     """
-    rows = read_table(Path(table), "stop", None)
-    split = rows.split(rows.rows(pasting.stage))
+    fer = read_table(Path(table), "stop", None)
+    split = fer.split(fer.rows(pasting.stage))
     if split.targets is None:
         raise FaceExprError(f"{table} has no labels; expected the column emotion")
     images, labels = split.tensor[:, 0].numpy(), split.targets.tolist()
