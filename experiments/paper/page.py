@@ -16,11 +16,11 @@ from experiments.paper import figures, published
 from experiments.paper.experiments import RUNS, TEST, Experiment, experiment, training
 from experiments.paper.figures import Drawn, file_name
 from experiments.paper.published import Published
-from experiments.paper.runs import CHOSEN, Results, Run, Settings, curves, read_results
+from experiments.paper.runs import CHOSEN, Results, Run, Settings, curves, read_results, unleaked_accuracy
 from faceexpr.cli.compare import on_all_and_unleaked, sections
 from faceexpr.cli.parser import read_config
 from faceexpr.metrics import predictions
-from faceexpr.metrics.comparison import check_same, over_seeds
+from faceexpr.metrics.comparison import check_same
 from faceexpr.models.base import expression_head
 from faceexpr.models.mlp import MLP
 from faceexpr.models.simple_cnn import SimpleCNN
@@ -150,14 +150,14 @@ def apart(ours: float, theirs: Published) -> str:
 
 def beside(runs: Sequence[Run], theirs: Published) -> str:
     """Return the accuracy, of several seeds its mean, and how far it lies from the paper's."""
-    accuracy = 100 * over_seeds([run.test["accuracy"] for run in runs]).mean
+    accuracy = 100 * float(np.mean([run.test["accuracy"] for run in runs]))
     seeds = f" (mean of {len(runs)} seeds)" if len(runs) > 1 else ""
     return f"{accuracy:.2f}%{seeds}, {apart(accuracy, theirs)}"
 
 
 def without_leaked(run: Run) -> tuple[float, int] | None:
     """Return the test accuracy without images that are also in the training split, and how many those are."""
-    return predictions.unleaked_accuracy(run.folder / TEST / predictions.file_name("test"))
+    return unleaked_accuracy(run.folder / TEST / predictions.file_name("test"))
 
 
 def all_activations(results: Results) -> list[tuple[str, list[Run], Published]]:
@@ -220,8 +220,8 @@ def spread(values: Sequence[float]) -> str:
     """Return shares of several seeds in percent: their mean and, of two or more, the standard deviation."""
     if not values:
         return NOT_RUN
-    over = over_seeds(values)
-    return percent(over.mean) if over.deviation is None else f"{percent(over.mean)} ± {percent(over.deviation)}"
+    mean = percent(float(np.mean(values)))
+    return mean if len(values) == 1 else f"{mean} ± {percent(float(np.std(values, ddof=1)))}"
 
 
 def measured(runs: Sequence[Run], metric: str, stage: str = "test") -> str:
@@ -237,7 +237,7 @@ def made_by(one: Experiment, runs: Sequence[Run]) -> list[str]:
         f"`{without_seed(runs[0].record.command)}`",
         ", ".join(str(run.seed) for run in runs),
         "; ".join(sorted({run.record.hardware for run in runs})),
-        f"{over_seeds([run.minutes for run in runs]).mean:.1f}",
+        f"{np.mean([run.minutes for run in runs]):.1f}",
     ]
 
 

@@ -32,6 +32,7 @@ from faceexpr.data.base import Stage
 from faceexpr.data.fer2013 import FER2013
 from faceexpr.data.ferplus import USUAL_AGREEMENT, FERPlus
 from faceexpr.data.loading import FaceSplit
+from faceexpr.metrics.predictions import read_samples
 from faceexpr.pipeline.records import RECORDS, read_records
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say, write_file
@@ -477,3 +478,17 @@ def _two_step(out: Path) -> dict[str, Any]:
         "faces": len(faces),
         "expressions": dict(sorted(expressions.items())),
     }
+
+
+def unleaked_accuracy(path: Path) -> tuple[float, int] | None:
+    """Return the accuracy of stored predictions without the leaked images, and how many these are.
+
+    None where there is no such file, nobody has looked for leaked images, or there are none.
+
+    Raises:
+        FaceExprError: the file is another one or damaged.
+    """
+    samples = read_samples(path) if path.is_file() else None
+    if samples is None or samples.leaked is None or not samples.leaked.any():
+        return None
+    return float(np.mean((samples.predicted == samples.labels)[~samples.leaked])), int(samples.leaked.sum())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -173,7 +172,7 @@ def make_record(table: DetectionTable, scores: DetectionScores) -> dict[str, Any
         "undefined": scores.undefined,
     }
     if table.counts is not None:
-        record["over_detection"] = {method: asdict(counts) for method, counts in by_method(table.counts).items()}
+        record["over_detection"] = {method: counts._asdict() for method, counts in by_method(table.counts).items()}
     return record
 
 

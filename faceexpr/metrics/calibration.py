@@ -46,9 +46,7 @@ def set_values(table: SampleTable, calibration: Calibration | None) -> dict[str,
     - ``coverage/0.9``: share of samples whose true class is in the set that is to hold it in 90%.
     - ``set_size/0.9``: mean number of classes in these sets.
 
-    Args:
-        table: samples with their labels and with calibrated probabilities.
-        calibration: has the thresholds.
+    The table holds labels and calibrated probabilities.
     """
     if calibration is None or not calibration.thresholds:
         return {}

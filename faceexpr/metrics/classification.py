@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchmetrics.functional.classification import binary_auroc, multiclass_accuracy, multiclass_confusion_matrix
+from torchmetrics.functional.classification import binary_auroc, multiclass_accuracy
 
 from faceexpr.metrics.calibration import calibration_error, negative_log_likelihood
 from faceexpr.metrics.tables import SampleTable
@@ -19,10 +20,6 @@ MOST_RESAMPLES = 1_000_000
 RESOLUTION = float(np.finfo(np.float32).eps)
 
 
-class UndefinedError(Exception):
-    """Raised by a metric that has no value for these samples; its text is the reason."""
-
-
 @dataclass(frozen=True)
 class Metric:
     """One line of `METRICS`.
@@ -31,8 +28,7 @@ class Metric:
         label: its name in reports.
         higher_is_better: its direction.
         form: how its value is printed.
-        compute: takes a table of one sample or more with labels; raises `UndefinedError` where there is no value. None
-            for a metric that `count_scores` computes.
+        compute: takes a table of one sample or more with labels; None for a metric that `count_scores` computes.
         of_votes: whether it is for targets that are distributions only.
     """
 
@@ -50,10 +46,13 @@ def top2_accuracy(table: SampleTable) -> float:
 
 
 def auroc(table: SampleTable) -> float:
-    """Return the area under the curve of a class against the rest, the mean over the classes that have samples."""
+    """Return the area under the curve of a class against the rest, the mean over the classes that have samples.
+
+    With samples of one class only it is NaN.
+    """
     present = np.unique(table.labels)
     if len(present) < 2:
-        raise UndefinedError("samples of one class only")
+        return math.nan
     # Rounding may carry a probability just above 1, which torchmetrics would take for a logit.
     probabilities, labels = torch.from_numpy(table.probabilities).clamp(0, 1), torch.from_numpy(table.labels)
     areas = [binary_auroc(probabilities[:, label], (labels == label).long()) for label in present.tolist()]
@@ -66,8 +65,10 @@ def kullback_leibler(table: SampleTable) -> float:
     It is what the cross-entropy (``nll``) has beyond the entropy of the votes, which no prediction can avoid. A
     probability of 0 counts as float32's resolution, as in ``nll``, and what that takes below 0 as 0.
     """
+    from scipy.special import rel_entr  # half a second to import
+
     predicted, votes = _shares(table)
-    return float(_divergence(votes, predicted.clip(RESOLUTION, 1 - RESOLUTION)).clip(min=0).mean())
+    return float(rel_entr(votes, predicted.clip(RESOLUTION, 1 - RESOLUTION)).sum(1).clip(min=0).mean())
 
 
 def jensen_shannon(table: SampleTable) -> float:
@@ -75,9 +76,11 @@ def jensen_shannon(table: SampleTable) -> float:
 
     Lin, "Divergence measures based on the Shannon entropy", 1991.
     """
+    from scipy.special import rel_entr
+
     predicted, votes = _shares(table)
     middle = (predicted + votes) / 2
-    both = (_divergence(votes, middle) + _divergence(predicted, middle)) / (2 * np.log(2))
+    both = (rel_entr(votes, middle).sum(1) + rel_entr(predicted, middle).sum(1)) / (2 * np.log(2))
     return float(both.clip(0, 1).mean())
 
 
@@ -92,14 +95,6 @@ def _shares(table: SampleTable) -> tuple[NDArray[np.float64], NDArray[np.float64
     # As float32 first, as people's votes are stored.
     votes = table.targets.astype(np.float32).astype(np.float64)
     return table.probabilities.astype(np.float64).clip(0, 1), votes
-
-
-def _divergence(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the Kullback-Leibler divergence of each row, in nats; classes without a share in ``first`` add nothing."""
-    from scipy.special import rel_entr  # half a second to import
-
-    total: NDArray[np.float64] = rel_entr(first, second).sum(1)
-    return total
 
 
 METRICS: dict[str, Metric] = {
@@ -194,21 +189,16 @@ def score(table: SampleTable, class_names: Sequence[str]) -> Scores:
             f"the probabilities of {broken:,} of {len(table.indices):,} samples are not finite: the network diverged "
             "in training; train it again with a lower learning rate or with gradient_clip_val 1"
         )
-    confusion: NDArray[np.int64] = (
-        multiclass_confusion_matrix(
-            torch.from_numpy(table.predicted), torch.from_numpy(table.labels), len(class_names), validate_args=False
-        )
-        .numpy()
-        .astype(np.int64)
-    )
+    confusion = np.zeros((len(class_names),) * 2, dtype=np.int64)
+    np.add.at(confusion, (table.labels, table.predicted), 1)
     values, undefined = count_scores(confusion, class_names)
     votes = table.targets is not None and table.targets.ndim == 2
     for name, metric in METRICS.items():
         if metric.compute is not None and (votes or not metric.of_votes):
-            try:
-                values[name] = float(metric.compute(table))
-            except UndefinedError as reason:
-                undefined[name] = str(reason)
+            values[name] = metric.compute(table)
+    if math.isnan(values["auroc"]):
+        undefined["auroc"] = "samples of one class only"
+        del values["auroc"]
     ordered = {name: values[name] for name in (*metric_names(class_names), *DISTANCES) if name in values}
     return Scores(tuple(class_names), ordered, undefined, confusion)
 
@@ -243,11 +233,7 @@ def count_scores(confusion: NDArray[np.int64], class_names: Sequence[str]) -> tu
 
 
 def check_resamples(resamples: int) -> None:
-    """Refuse a number of bootstrap resamples that gives no interval, or that nobody would wait for.
-
-    Raises:
-        FaceExprError: it is not 2 to `MOST_RESAMPLES`.
-    """
+    """Refuse, with a `FaceExprError`, a number of bootstrap resamples that is not 2 to `MOST_RESAMPLES`."""
     if not 2 <= resamples <= MOST_RESAMPLES:
         raise FaceExprError(f"resamples is {resamples}; expected 2 to {MOST_RESAMPLES:,}")
 
@@ -273,14 +259,10 @@ def accuracy_interval(
     if right in (0, count):
         exact = binomtest(right, count).proportion_ci(confidence_level=confidence, method="exact")
         return float(exact.low), float(exact.high)
+    # A batch bounds the memory: all resamples at once would take 8 * N * resamples bytes.
+    batch = max(1, min(resamples, 2_000_000 // count))
     found = bootstrap(
-        (correct.astype(np.float64),),
-        np.mean,
-        n_resamples=resamples,
-        # Bounds the memory: all resamples at once would take 8 * N * resamples bytes.
-        batch=max(1, min(resamples, 2_000_000 // count)),
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
+        (correct.astype(np.float64),), np.mean, n_resamples=resamples, batch=batch, confidence_level=confidence,
+        method="percentile", rng=np.random.default_rng(seed),
+    ).confidence_interval  # fmt: skip
     return float(found.low), float(found.high)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -18,16 +18,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class RunScores:
-    """What one run reaches.
-
-    Attributes:
-        run: its name.
-        count: number of samples.
-        accuracy: share of the samples that are right.
-        interval: bootstrap interval of the accuracy, 95%.
-        balanced_accuracy: mean recall of the classes.
-        macro_f1: mean F1 of the classes.
-    """
+    """What one run reaches on ``count`` samples; the interval of its accuracy is the 95% bootstrap."""
 
     run: str
     count: int
@@ -64,44 +55,10 @@ class PairTest:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs on the same samples.
-
-    Attributes:
-        runs: the runs, in the order in which they were given.
-        pairs: each with each.
-    """
+    """Runs on the same samples, in the order given, and each with each."""
 
     runs: list[RunScores]
     pairs: list[PairTest]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A metric over runs that differ in their seed only.
-
-    Attributes:
-        count: number of runs.
-        mean: of the metric.
-        deviation: its standard deviation, divided by one less than the number of runs; None of one run.
-        lowest: the worst run.
-        highest: the best run.
-    """
-
-    count: int
-    mean: float
-    deviation: float | None
-    lowest: float
-    highest: float
-
-
-def over_seeds(values: Sequence[float]) -> Spread:
-    """Return the mean and the spread of a metric over seeds.
-
-    Args:
-        values: of the metric, one a run, one or more.
-    """
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Spread(len(values), float(np.mean(values)), deviation, float(min(values)), float(max(values)))
 
 
 def compare(runs: Mapping[str, SavedSamples], chosen: NDArray[np.bool_], resamples: int, seed: int) -> Comparison:
@@ -113,40 +70,33 @@ def compare(runs: Mapping[str, SavedSamples], chosen: NDArray[np.bool_], resampl
         resamples: number of bootstrap resamples.
         seed: of the resampling.
     """
-    right = {name: (run.predicted == run.labels)[chosen] for name, run in runs.items()}
-    scores = [_run_scores(name, run, chosen, resamples, seed) for name, run in runs.items()]
-    tested = []
-    for first, second in combinations(right, 2):
-        only_first = int((right[first] & ~right[second]).sum())
-        only_second = int((right[second] & ~right[first]).sum())
-        interval = difference_interval(only_first, only_second, int(chosen.sum()), CONFIDENCE, resamples, seed)
-        tested.append((first, second, only_first, only_second, interval, mcnemar(only_first, only_second)))
-    corrected = holm([p for *_, p in tested])
-    pairs = [
-        PairTest(first, second, (ours - theirs) / int(chosen.sum()), interval, ours, theirs, p, p_holm)
-        for (first, second, ours, theirs, interval, p), p_holm in zip(tested, corrected, strict=True)
-    ]
-    return Comparison(scores, pairs)
-
-
-def _run_scores(name: str, run: SavedSamples, chosen: NDArray[np.bool_], resamples: int, seed: int) -> RunScores:
     from sklearn.metrics import confusion_matrix  # a second to import
 
-    confusion = confusion_matrix(run.labels[chosen], run.predicted[chosen], labels=[*run.class_names])
-    values, _ = count_scores(confusion, run.class_names)
-    right = (run.predicted == run.labels)[chosen]
-    interval = accuracy_interval(right, CONFIDENCE, resamples, seed)
-    return RunScores(name, len(right), values["accuracy"], interval, values["balanced_accuracy"], values["macro_f1"])
+    count = int(chosen.sum())
+    right, scores = {}, []
+    for name, run in runs.items():
+        right[name] = (run.predicted == run.labels)[chosen]
+        confusion = confusion_matrix(run.labels[chosen], run.predicted[chosen], labels=[*run.class_names])
+        values, _ = count_scores(confusion, run.class_names)
+        interval = accuracy_interval(right[name], CONFIDENCE, resamples, seed)
+        scores.append(
+            RunScores(
+                name, count, values["accuracy"], interval, values["balanced_accuracy"], values["macro_f1"],
+            )
+        )  # fmt: skip
+    tested = []
+    for first, second in combinations(right, 2):
+        ours, theirs = int((right[first] & ~right[second]).sum()), int((right[second] & ~right[first]).sum())
+        interval, p = difference_interval(ours, theirs, count, CONFIDENCE, resamples, seed), mcnemar(ours, theirs)
+        tested.append(PairTest(first, second, (ours - theirs) / count, interval, ours, theirs, p, p_holm=p))
+    corrected = holm([pair.p for pair in tested])
+    return Comparison(scores, [replace(pair, p_holm=p) for pair, p in zip(tested, corrected, strict=True)])
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
     """Return the two-sided p of McNemar's exact test (McNemar, 1947; the binomial form of Edwards, 1948).
 
     If neither classifier were better, each sample that only one of them has right would be a fair coin's.
-
-    Args:
-        only_first: samples that only the first has right.
-        only_second: samples that only the second has right.
     """
     from scipy.stats import binomtest  # half a second to import
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from torchvision.ops import box_iou
@@ -30,8 +31,6 @@ threshold, which has no direction."""
 
 NEED_FACES_ONLY = ("ap", "ap50", "ap75", "recall", "recall_at_score", "f1_at_score", "best_f1")
 """Metrics that have a value whatever a detector finds, if there is a face in any image."""
-
-NO_FACE = "no face in any image"
 
 OVERLAPS = np.linspace(0.5, 0.95, 10)
 """The overlaps (intersection over union) that ``ap`` is the mean over."""
@@ -158,9 +157,9 @@ class DetectionScores:
         ignored: number of faces that do not.
         detections: number of detections that were looked at.
         limited: number of images in which more was found than the detector may return or the metrics look at.
-        score: the chosen score: a detection that is less sure does not count in ``*_at_score``.
-        iou: overlap from which on a detection has found its face, in ``recall``, ``*_at_score`` and ``best_f1*``.
-        max_detections: detections of an image that were looked at, the surest.
+        score: see `score_detections`, like the two that follow.
+        iou: see there.
+        max_detections: see there.
         curves: precision and recall by overlap: 0.5, 0.75 and ``iou``.
     """
 
@@ -216,22 +215,40 @@ def score_detections(
             "train it again with a lower learning rate or with gradient_clip_val 1"
         )
     stacked = stack(truths, found, max_detections)
-    overlaps = np.append(OVERLAPS, iou)
-    average, curves = average_precision(stacked, overlaps, ties)
     # The last overlap is that of the counts at a score.
-    means = {size: None if values is None else float(values[:-1].mean()) for size, values in average.items()}
+    average, curves = average_precision(stacked, np.append(OVERLAPS, iou), ties)
     every, curve = average["all"], curves[-1]
-    values: dict[str, float | None] = {
-        "ap": means["all"],
-        "ap50": None if every is None else float(every[0]),
-        "ap75": None if every is None else float(every[5]),
-        **{f"ap_{size}": means[size] for size in SIZES if size != "all"},
-        **_at_scores(curve, score),
-    }
-    undefined = {name: _reason(name, curve.faces, score) for name, value in values.items() if value is None}
+    true, false = curve.at(score)
+    values: dict[str, float | None] = dict.fromkeys(NAMES)
+    reasons = dict.fromkeys(NAMES, "no face in any image")
+    reasons["precision_at_score"] = f"no detection with a score of {score:g} or more"
+    if true + false:
+        values["precision_at_score"] = true / (true + false)
+    if every is not None:
+        found_all = int(curve.true[-1]) if len(curve.true) else 0
+        values |= {
+            "ap": float(every[:-1].mean()),
+            "ap50": float(every[0]),
+            "ap75": float(every[5]),
+            "recall": found_all / curve.faces,
+            "recall_at_score": true / curve.faces,
+            "f1_at_score": 2 * true / (true + false + curve.faces),
+            "best_f1": 0.0,
+        }
+        for size, row in average.items():
+            if size != "all":
+                values[f"ap_{size}"] = None if row is None else float(row[:-1].mean())
+                reasons[f"ap_{size}"] = f"no {size} face in any image"
+        # Where nothing is found all thresholds are equally bad: none of them is to be recommended.
+        names, place = NAMES[NAMES.index("best_f1") :], int(curve.f1.argmax()) if found_all else None
+        columns: list[NDArray[Any]] = [curve.f1, curve.scores, curve.precision, curve.recall]
+        for name, column in zip(names, columns, strict=True):
+            reasons[name] = "no face is found"
+            if place is not None:
+                values[name] = float(column[place])
     return DetectionScores(
-        values={name: values[name] for name in NAMES},
-        undefined={name: undefined[name] for name in NAMES if name in undefined},
+        values=values,
+        undefined={name: reasons[name] for name in NAMES if values[name] is None},
         images=len(truths),
         faces=curve.faces,
         ignored=int(stacked.ignored.sum()),
@@ -244,41 +261,6 @@ def score_detections(
     )
 
 
-def _at_scores(curve: Curve, score: float) -> dict[str, float | None]:
-    true, false = curve.at(score)
-    found_all = int(curve.true[-1]) if len(curve.true) else 0
-    best: dict[str, float | None] = dict.fromkeys(name for name in NAMES if name.startswith("best_f1"))
-    if curve.faces and not found_all:
-        # All thresholds are equally bad: none of them is to be recommended.
-        best["best_f1"] = 0.0
-    elif curve.faces:
-        place = int(curve.f1.argmax())
-        columns: list[NDArray[Any]] = [curve.f1, curve.scores, curve.precision, curve.recall]
-        best = {name: float(column[place]) for name, column in zip(best, columns, strict=True)}
-    return {
-        "recall": _ratio(found_all, curve.faces),
-        "precision_at_score": _ratio(true, true + false),
-        "recall_at_score": _ratio(true, curve.faces),
-        # Without a face every detection is wrong, and F1 would be 0 whatever the detector does.
-        "f1_at_score": _ratio(2 * true, true + false + curve.faces) if curve.faces else None,
-        **best,
-    }
-
-
-def _ratio(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
-
-
-def _reason(name: str, faces: int, score: float) -> str:
-    if name == "precision_at_score":
-        return f"no detection with a score of {score:g} or more"
-    if not faces:
-        return NO_FACE
-    if name.startswith("best_f1"):
-        return "no face is found"
-    return f"no {name.removeprefix('ap_')} face in any image"
-
-
 METHODS: dict[Method, str] = {"none": "before suppression", "nms": "NMS", "soft_nms": "Soft-NMS", "wbf": "fusion (WBF)"}
 """The ways of suppression that are compared, by their names for people."""
 
@@ -287,8 +269,7 @@ COUNTS = (4, 4)
 """Shape of the counts of an image: methods, fields of `BoxCounts`."""
 
 
-@dataclass(frozen=True)
-class BoxCounts:
+class BoxCounts(NamedTuple):
     """What the boxes are on, at a chosen score and overlap; what is left of ``boxes`` is on ignored faces.
 
     Attributes:
@@ -313,30 +294,16 @@ def count_boxes(boxes: Tensor, truth: Truth, iou: float) -> BoxCounts:
         iou: smallest overlap of a box with its face; an ignored face takes what lies inside it by this share.
     """
     # On the host, where every count is read at once.
-    found, faces = boxes.detach().cpu().float(), torch.from_numpy(truth.boxes)
-    overlap = box_iou(found, faces[torch.from_numpy(~truth.ignored)])
-    on_face = np.zeros(0, np.int64)
-    free = torch.ones(len(found), dtype=torch.bool)
-    if overlap.numel():
-        most, face = overlap.max(dim=1)
-        free = most < iou
-        on_face = face[~free].numpy()
-    faces_found = len(np.unique(on_face))
-    ignored = _inside(found[free], faces[torch.from_numpy(truth.ignored)], iou)
-    return BoxCounts(
-        boxes=len(found), found=faces_found, extra=len(on_face) - faces_found, false=int(free.sum()) - ignored
-    )
-
-
-def _inside(boxes: Tensor, regions: Tensor, share: float) -> int:
-    """Return how many boxes lie inside one of the regions by this share of their area."""
-    if not len(boxes) or not len(regions):
-        return 0
-    low = torch.maximum(boxes[:, None, :2], regions[None, :, :2])
-    high = torch.minimum(boxes[:, None, 2:], regions[None, :, 2:])
-    shared = (high - low).clamp(min=0).prod(dim=2)
-    own = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1, keepdim=True)
-    return int((shared >= share * own).any(dim=1).sum())
+    found, faces, ignored = boxes.detach().cpu().float(), torch.from_numpy(truth.boxes), torch.from_numpy(truth.ignored)
+    # The last column is of no face, so that there is a largest overlap without any.
+    most, face = functional.pad(box_iou(found, faces[~ignored]), (0, 1), value=-1.0).max(dim=1)
+    free = most < iou
+    faces_found = len(face[~free].unique())
+    rest, regions = found[free], faces[ignored]
+    shared = torch.minimum(rest[:, None, 2:], regions[:, 2:]) - torch.maximum(rest[:, None, :2], regions[:, :2])
+    own = (rest[:, 2:] - rest[:, :2]).prod(dim=1, keepdim=True)
+    inside = (shared.clamp(min=0).prod(dim=2) >= iou * own).any(dim=1)
+    return BoxCounts(len(found), faces_found, int((~free).sum()) - faces_found, int((~inside).sum()))
 
 
 def count_by_method(
@@ -359,8 +326,7 @@ def count_by_method(
     for method in METHODS:
         options = replace(suppression, method=method, max_faces=max(len(scores), 1))
         kept = suppress(boxes, scores, options)
-        counts = count_boxes(kept.boxes[kept.scores >= score], truth, iou)
-        rows.append([counts.boxes, counts.found, counts.extra, counts.false])
+        rows.append(count_boxes(kept.boxes[kept.scores >= score], truth, iou))
     return np.array(rows, dtype=np.int64)
 
 
@@ -387,10 +353,7 @@ class DetectionTable:
         truths: list[Truth],
         counts: NDArray[np.int64] | None = None,
     ) -> None:
-        self.indices = indices
-        self.found = found
-        self.truths = truths
-        self.counts = counts
+        self.indices, self.found, self.truths, self.counts = indices, found, truths, counts
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the table in a form that a checkpoint can hold; `from_tensors` reads it."""
@@ -405,7 +368,7 @@ def as_tensors(
     counts: Sequence[NDArray[np.int64]] = (),
     device: torch.device | None = None,
 ) -> dict[str, Tensor]:
-    """Return images as tensors that can be joined to those of others and gathered: all boxes in one list.
+    """Return images as tensors on a device that can be joined to those of others and gathered: all boxes in one list.
 
     Args:
         index: position of each image in its split.
@@ -414,25 +377,24 @@ def as_tensors(
         counts: what `count_by_method` says of each, or nothing.
         device: where the tensors are to be.
     """
-
-    def joined(parts: Sequence[Tensor], empty: Tensor) -> Tensor:
-        moved = [part.detach().to(device, empty.dtype).reshape(-1, *empty.shape[1:]) for part in parts]
-        return torch.cat([empty.to(device), *moved])
-
-    def listed(values: Sequence[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=device)
-
-    return {
-        "index": listed(index),
-        "limited": listed([detections.limited for detections in found]),
-        "found": listed([len(detections) for detections in found]),
-        "boxes": joined([detections.boxes for detections in found], torch.zeros(0, 4)),
-        "scores": joined([detections.scores for detections in found], torch.zeros(0)),
-        "faces": listed([len(boxes) for boxes, _ in truths]),
-        "truth": joined([boxes for boxes, _ in truths], torch.zeros(0, 4)),
-        "ignored": joined([ignored for _, ignored in truths], torch.zeros(0, dtype=torch.int64)),
-        "counts": joined([torch.from_numpy(row) for row in counts], torch.zeros(0, *COUNTS, dtype=torch.int64)),
+    lists: dict[str, Sequence[int]] = {
+        "index": index,
+        "limited": [detections.limited for detections in found],
+        "found": [len(detections) for detections in found],
+        "faces": [len(boxes) for boxes, _ in truths],
     }
+    parts = {
+        "boxes": (torch.zeros(0, 4), [detections.boxes for detections in found]),
+        "scores": (torch.zeros(0), [detections.scores for detections in found]),
+        "truth": (torch.zeros(0, 4), [boxes for boxes, _ in truths]),
+        "ignored": (torch.zeros(0, dtype=torch.int64), [ignored for _, ignored in truths]),
+        "counts": (torch.zeros(0, *COUNTS, dtype=torch.int64), [torch.from_numpy(row) for row in counts]),
+    }
+    columns = {name: torch.tensor(values, dtype=torch.int64, device=device) for name, values in lists.items()}
+    for name, (empty, rows) in parts.items():
+        moved = [row.detach().to(device, empty.dtype).reshape(-1, *empty.shape[1:]) for row in rows]
+        columns[name] = torch.cat([empty.to(device), *moved])
+    return columns
 
 
 def from_tensors(columns: Mapping[str, Tensor]) -> DetectionTable:

@@ -108,7 +108,7 @@ def read_samples(path: Path) -> SavedSamples:
                 "nothing, and a probability for each class"
             )
     indices = np.array([row[0] for row in rows], dtype=np.int64)
-    if len(rows) == 0 or (np.diff(indices) <= 0).any():
+    if not rows or (np.diff(indices) <= 0).any():
         raise FaceExprError(f"{path} holds {len(rows):,} rows; expected one or more, each index once and ascending")
     known = {row[3] for row in rows}
     return SavedSamples(
@@ -122,33 +122,10 @@ def read_samples(path: Path) -> SavedSamples:
     )
 
 
-def unleaked_accuracy(path: Path) -> tuple[float, int] | None:
-    """Return the accuracy of stored predictions without the leaked images, and how many these are.
-
-    Args:
-        path: the file.
-
-    Returns:
-        None where there is no such file, nobody has looked for leaked images, or there are none.
-
-    Raises:
-        FaceExprError: the file is another one or damaged.
-    """
-    if not path.is_file():
-        return None
-    samples = read_samples(path)
-    if samples.leaked is None or not samples.leaked.any():
-        return None
-    right = (samples.predicted == samples.labels)[~samples.leaked]
-    return float(np.mean(right)), int(samples.leaked.sum())
-
-
 def _is_sample(row: list[str], names: tuple[str, ...]) -> bool:
-    if len(row) != len(COLUMNS) + len(names) or row[1] not in names or row[2] not in names:
-        return False
-    if not (row[0].isdecimal() and len(row[0]) <= _DIGITS) or row[3] not in ("", "0", "1"):
+    if len(row) != len(COLUMNS) + len(names) or not {*row[1:3]} <= {*names} or row[3] not in ("", "0", "1"):
         return False
     try:
-        return all(0 <= float(share) <= 1 for share in row[len(COLUMNS) :])
+        return row[0].isdecimal() and len(row[0]) <= _DIGITS and all(0 <= float(share) <= 1 for share in row[4:])
     except ValueError:
         return False

@@ -59,31 +59,19 @@ class Calibration:
                 raise FaceExprError(f"thresholds.{level} is {threshold}; expected a number from 0 to 1")
 
     def threshold(self, coverage: float) -> float:
-        """Return the threshold of a stated coverage, such as 0.9.
-
-        Raises:
-            FaceExprError: it was not calibrated for.
-        """
+        """Return the threshold of a stated coverage, such as 0.9; a `FaceExprError` where it was not calibrated for."""
         found = {float(level): threshold for level, threshold in self.thresholds.items()}
         if coverage not in found:
             levels = ", ".join(self.thresholds) or "none"
             raise FaceExprError(
-                f"coverage is {coverage:g}, but the classifier was calibrated for {levels}; expected one of these, or "
-                f"a calibration by `faceexpr validate` with {coverage:g} among its coverages"
+                f"coverage is {coverage:g}, but the classifier was calibrated for {levels}; "
+                f"expected one of these, or a calibration by `faceexpr validate` with {coverage:g} among its coverages"
             )
         return found[coverage]
 
 
 def check_coverage(level: str | float, name: str = "coverage") -> None:
-    """Refuse what is no coverage.
-
-    Args:
-        level: to look at.
-        name: of the parameter, for the message.
-
-    Raises:
-        FaceExprError: it is not between 0 and 1.
-    """
+    """Refuse, with a `FaceExprError` that has the parameter's name, a coverage that is not between 0 and 1."""
     try:
         right = 0 < float(level) < 1
     except ValueError:
@@ -125,11 +113,12 @@ def class_probabilities(
 
 def calibrated(probabilities: NDArray[np.float32], calibration: Calibration) -> NDArray[np.float32]:
     """Return what probabilities (N, K) become by a calibration."""
+    from scipy.special import softmax  # SciPy takes half a second to import
+
     scaled = _logarithms(probabilities) / calibration.temperature
     if calibration.scales:
         scaled = scaled * np.array(calibration.scales) + np.array(calibration.shifts)
-    shares = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return np.asarray(shares / shares.sum(axis=1, keepdims=True), dtype=np.float32)
+    return np.asarray(softmax(scaled, axis=1), dtype=np.float32)
 
 
 def fit_temperature(probabilities: NDArray[np.float32], targets: NDArray[np.int64] | NDArray[np.float32]) -> float:
@@ -141,7 +130,6 @@ def fit_temperature(probabilities: NDArray[np.float32], targets: NDArray[np.int6
         probabilities: finite, (N, K), N >= 1, of a network without a temperature.
         targets: class indices (N,) or class distributions (N, K).
     """
-    # SciPy takes half a second to import.
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp
 
@@ -205,34 +193,23 @@ def mass_before(probabilities: NDArray[np.float32] | Sequence[Sequence[float]]) 
     It is 0 for the most probable class, at most 1 for the last; of equally probable classes the first comes first. This
     is the score of adaptive prediction sets (Romano, Sesia and Candès, "Classification with valid and adaptive
     coverage", 2020) without their random part, so that the same face always has the same set, which is never empty.
-
-    Args:
-        probabilities: (N, K).
-
-    Returns:
-        float64 (N, K).
+    From (N, K) to float64 (N, K).
     """
     values = np.asarray(probabilities, dtype=np.float64)
     order = np.argsort(-values, axis=1, kind="stable")
     ranked = np.take_along_axis(values, order, axis=1)
-    before = np.zeros_like(ranked)
-    np.cumsum(ranked[:, :-1], axis=1, out=before[:, 1:])
-    scores = np.empty_like(before)
-    np.put_along_axis(scores, order, before.clip(max=1), axis=1)  # which rounding carries above 1
+    before = np.cumsum(ranked[:, :-1], axis=1).clip(max=1)  # which rounding carries above 1
+    scores = np.zeros_like(values)
+    np.put_along_axis(scores, order[:, 1:], before, axis=1)
     return scores
 
 
 def fit_threshold(scores: NDArray[np.float64], coverage: str) -> float:
-    """Return the threshold of split conformal prediction: the ceil((N + 1) coverage)-th smallest score.
+    """Return the threshold of split conformal prediction: the ceil((N + 1) coverage)-th smallest of N scores.
 
-    Of a new sample from where these are from, the score is at most that with a probability of ``coverage`` or more.
-
-    Args:
-        scores: of the true class of each of N samples.
-        coverage: between 0 and 1, as text: written in binary, 0.9 is a little more than 0.9.
-
-    Returns:
-        A score, or 1, with which all classes are in the set, where N is too small.
+    Of a new sample from where these are from, the score of the true class is at most that with a probability of
+    ``coverage`` or more. Where N is too small it is 1, with which all classes are in the set. The coverage is text:
+    written in binary, 0.9 is a little more than 0.9.
     """
     rank = ceil((len(scores) + 1) * Fraction(coverage))
     return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else 1.0
@@ -241,13 +218,5 @@ def fit_threshold(scores: NDArray[np.float64], coverage: str) -> float:
 def prediction_sets(
     probabilities: NDArray[np.float32] | Sequence[Sequence[float]], threshold: float
 ) -> NDArray[np.bool_]:
-    """Tell which classes are in the prediction set of each sample.
-
-    Args:
-        probabilities: (N, K), calibrated.
-        threshold: of a stated coverage.
-
-    Returns:
-        (N, K).
-    """
+    """Tell which classes are in the prediction set of each sample, bool (N, K), by calibrated probabilities (N, K)."""
     return np.asarray(mass_before(probabilities) <= threshold)

@@ -64,3 +64,38 @@ def percent_axes(axes: Axes, *names: str) -> None:
 def near_square(count: int, least: int, most: int, stretch: float = 1.0) -> int:
     """Return the number of columns, within limits, of a grid that is ``stretch`` images wider than it is high."""
     return min(most, max(least, int(np.ceil(np.sqrt(count * stretch)))))
+
+
+def image_grid(
+    title: str, columns: int, width: float, heights: Sequence[float], captions: Sequence[Sequence[tuple[str, str]]],
+    top: float,
+) -> tuple[Figure, list[Axes]]:  # fmt: skip
+    """Return a figure of axes without a frame in a grid, one for each image, with captions under them.
+
+    Args:
+        title: above the grid.
+        columns: of the grid.
+        width: of each axes in inches.
+        heights: what each image takes, in inches; a row is as high as its highest.
+        captions: for each image, its lines as (text, colour).
+        top: room above the first row, in inches.
+    """
+    # Constrained layout does not see text that lies outside of axes, so the grid is laid out by hand.
+    gap, line = 0.13, 0.18
+    rows = [max(heights[start : start + columns]) for start in range(0, len(heights), columns)]
+    below = gap + line * max(map(len, captions))
+    wide, high = columns * (width + gap) + gap, top + sum(rows) + len(rows) * below
+    figure = blank(wide, high)
+    figure.set_layout_engine("none")
+    figure.text(gap / wide, 1 - 0.15 / high, title, fontsize=13, fontweight="bold", va="top")
+    drawn = []
+    for place, caption in enumerate(captions):
+        row, column = divmod(place, columns)
+        left, lower = gap + column * (width + gap), high - top - sum(rows[: row + 1]) - row * below
+        axes = figure.add_axes((left / wide, lower / high, width / wide, rows[row] / high))
+        axes.set_axis_off()
+        drawn.append(axes)
+        for number, (text, ink) in enumerate(caption):
+            x, y = (left + width / 2) / wide, (lower - 0.16 - number * line) / high
+            figure.text(x, y, text, fontsize=8.5, color=ink, ha="center", va="baseline")
+    return figure, drawn

@@ -25,6 +25,7 @@ from faceexpr.visualization.base import (
     blank,
     class_labels,
     heading,
+    image_grid,
     near_square,
     percent_axes,
     shortened,
@@ -56,7 +57,7 @@ def draw_evaluation(
     maps: Maps | None = None,
     calibration: Calibration | None = None,
 ) -> dict[str, Figure]:
-    """Draw every figure of an evaluation.
+    """Draw every figure of an evaluation, by name.
 
     Args:
         title: what was evaluated.
@@ -66,9 +67,6 @@ def draw_evaluation(
         gallery_size: largest number of faces in a gallery; 0 draws none.
         maps: tells which parts of faces speak for their classes; laid over the faces beside them where it is given.
         calibration: of the model, if it has one; with thresholds, its prediction sets are drawn.
-
-    Returns:
-        Figures by name.
     """
     drawn = {}
     if calibration is not None and calibration.thresholds:
@@ -87,14 +85,17 @@ def draw_evaluation(
             faces = [as_pixels(image) for image in chosen]
             if maps is not None:
                 # Each face has what speaks for its class beside it, as large as both are shown.
-                classes = table.predicted[rows].tolist()
-                values = [
-                    one
-                    for start in range(0, len(rows), _AT_ONCE)
-                    for one in maps(chosen[start : start + _AT_ONCE], classes[start : start + _AT_ONCE])
-                ]
+                parts = zip(chosen.split(_AT_ONCE), torch.tensor(table.predicted[rows]).split(_AT_ONCE), strict=True)
+                values = np.concatenate([maps(part, classes.tolist()) for part, classes in parts])
                 faces = [side_by_side(face, one, _SIDE, gap=4) for face, one in zip(faces, values, strict=True)]
-            captions = [_caption(table, scores.class_names, row) for row in rows]
+            names = [shortened(name) for name in scores.class_names]
+            captions = [
+                [
+                    (f"{names[table.predicted[row]]} {table.confidence[row]:.0%}", RIGHT if name == "right" else WRONG),
+                    (f"true: {names[table.labels[row]]}", INK),
+                ]
+                for row in rows
+            ]
             looks = "" if maps is None else ", and where the network looks"
             drawn[name] = gallery(faces, captions, f"{text}, {title}{looks}")
     return drawn
@@ -114,12 +115,6 @@ def surest_wrong(table: SampleTable, size: int) -> list[int]:
     """Return rows predicted wrong, the surest first."""
     rows = np.flatnonzero(~table.correct)
     return [int(row) for row in rows[np.argsort(-table.confidence[rows], kind="stable")][:size]]
-
-
-def _caption(table: SampleTable, class_names: Sequence[str], row: int) -> list[tuple[str, str]]:
-    guess, truth = shortened(class_names[table.predicted[row]]), shortened(class_names[table.labels[row]])
-    ink = RIGHT if table.correct[row] else WRONG
-    return [(f"{guess} {table.confidence[row]:.0%}", ink), (f"true: {truth}", INK)]
 
 
 def as_pixels(image: Tensor) -> NDArray[Any]:
@@ -146,12 +141,7 @@ def _facts(scores: Scores) -> str:
 
 
 def confusion_matrix(scores: Scores, title: str) -> Figure:
-    """Draw the confusion matrix: each cell has the share of its row in percent and the number of samples.
-
-    Args:
-        scores: of one pass over a split.
-        title: what was evaluated.
-    """
+    """Draw the confusion matrix: each cell has the share of its row in percent and the number of samples."""
     number = len(scores.class_names)
     rows = scores.confusion.sum(axis=1, keepdims=True)
     share = scores.confusion / np.maximum(rows, 1)
@@ -161,19 +151,15 @@ def confusion_matrix(scores: Scores, title: str) -> Figure:
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for true, guess in np.ndindex(number, number):
         if rows[true]:
-            style: dict[str, Any] = {
-                "color": "white" if share[true, guess] > 0.55 else INK,
-                "ha": "center",
-                "va": "center",
-            }
+            ink = "white" if share[true, guess] > 0.55 else INK
+            style: dict[str, Any] = {"color": ink, "ha": "center", "va": "center"}
             axes.text(guess, true - 0.1, f"{share[true, guess]:.0%}", fontsize=11, **style)
             axes.text(guess, true + 0.23, f"{scores.confusion[true, guess]:,}", fontsize=8.5, alpha=0.85, **style)
     axes.set_xticks(range(number), [wrapped(name) for name in scores.class_names], fontsize=9)
     axes.set_yticks(range(number), class_labels(scores.class_names, rows[:, 0].tolist()), fontsize=9)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true (number of samples)")
-    axes.set_xticks(np.arange(number + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(number + 1) - 0.5, minor=True)
+    axes.set(xlabel="predicted", ylabel="true (number of samples)")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(np.arange(number + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=1.5)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
@@ -196,10 +182,7 @@ def per_class_accuracy(scores: Scores, title: str) -> Figure:
     axes.axhline(overall, color=INK, linewidth=1, linestyle=DASHED, label=f"all samples {overall:.1%}")
     axes.axhline(balanced, color=GREY, linewidth=1, linestyle=":", label=f"mean of the classes {balanced:.1%}")
     axes.set_xticks(range(len(names)), class_labels(names, counts.tolist()))
-    axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.set_ylim(0, 1.08)
-    axes.set_yticks(np.linspace(0, 1, 6))
-    axes.set_ylabel("accuracy")
+    axes.set(xlim=(-0.6, len(names) - 0.4), ylim=(0, 1.08), yticks=np.linspace(0, 1, 6), ylabel="accuracy")
     axes.tick_params(length=0)
     percent_axes(axes, "y")
     axes.legend(loc="lower right", bbox_to_anchor=(1.01, 0.99), ncols=2, frameon=False, fontsize=9)
@@ -243,15 +226,12 @@ def reliability(table: SampleTable, scores: Scores, title: str) -> Figure:
                 color=ink, edgecolor="white",
             )  # fmt: skip
     upper.plot((0, 1), (0, 1), color=INK, linewidth=1, linestyle=DASHED, label="perfectly calibrated")
-    upper.set_xlim(0, 1)
-    upper.set_ylim(0, 1)
-    upper.set_ylabel("share of predictions that are right")
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of predictions that are right")
     upper.legend(loc="upper left", frameon=False, fontsize=9)
     mean = float(table.confidence.mean())
     heading(upper, title, f"{_facts(scores)}   mean confidence {mean:.1%}   ECE {scores.values['ece']:.3f}")
     lower.bar(left, counts / max(1, counts.sum()), width, align="edge", color=GREY, edgecolor="white")
-    lower.set_xlabel("confidence: probability of the predicted class")
-    lower.set_ylabel("samples")
+    lower.set(xlabel="confidence: probability of the predicted class", ylabel="samples")
     percent_axes(upper, "x", "y")
     percent_axes(lower, "y")
     return figure
@@ -260,13 +240,7 @@ def reliability(table: SampleTable, scores: Scores, title: str) -> Figure:
 def draw_sets(table: SampleTable, class_names: Sequence[str], calibration: Calibration, title: str) -> Figure:
     """Draw how many classes the prediction sets hold, and how often the true one is among them, class by class.
 
-    It is of the stated coverage of 90%, or of the one nearest to it.
-
-    Args:
-        table: the samples.
-        class_names: names of the classes in index order.
-        calibration: has a threshold or more.
-        title: what was evaluated.
+    It is of the stated coverage of 90%, or of the one nearest to it; the calibration has a threshold or more.
     """
     level, threshold = min(calibration.thresholds.items(), key=lambda item: abs(float(item[0]) - _LEVEL))
     sets = prediction_sets(table.probabilities, threshold)
@@ -279,10 +253,8 @@ def draw_sets(table: SampleTable, class_names: Sequence[str], calibration: Calib
     left.bar(range(1, most + 1), shares, width=0.72, color=BAR)
     for size, share in enumerate(shares, 1):
         left.text(size, share + 0.012, f"{share:.0%}", ha="center", va="bottom", fontsize=10)
-    left.set_xticks(range(1, most + 1))
-    left.set_xlabel("expressions in the set")
-    left.set_ylabel("share of samples")
-    left.set_ylim(0, max(shares) * 1.15)
+    left.set(xticks=range(1, most + 1), xlabel="expressions in the set")
+    left.set(ylabel="share of samples", ylim=(0, max(shares) * 1.15))
     heading(left, f"Prediction sets, {title}", f"{as_percent(level)} stated   {sets.sum(1).mean():.2f} on average")
 
     values = [covered[table.labels == label].mean() if counts[label] else None for label in range(most)]
@@ -316,35 +288,15 @@ def gallery(
     """
     ratio = images[0].shape[1] / images[0].shape[0]
     columns = columns or near_square(len(images), 4, 8, 1.6 / ratio)
-    rows = -(-len(images) // columns)
-    # In inches. Constrained layout does not see text that lies outside of axes, so the grid is laid out by hand.
-    face, gap, line, top = 1.4, 0.12, 0.17, 0.55
-    across = ratio * face
-    pitch = face + gap + line * max(len(caption) for caption in captions)
-    width, height = columns * (across + gap) + gap, top + rows * pitch
-    figure = blank(width, height)
-    figure.set_layout_engine("none")
-    figure.text(gap / width, 1 - 0.16 / height, title, fontsize=13, fontweight="bold", va="top")
-    for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        row, column = divmod(place, columns)
-        left, upper = gap + column * (across + gap), height - top - row * pitch
-        axes = figure.add_axes((left / width, (upper - face) / height, across / width, face / height))
-        axes.set_axis_off()
-        limit = 255 if image.dtype == np.uint8 else 1
-        axes.imshow(image, cmap="gray", vmin=0, vmax=limit, interpolation="nearest")
-        for number, (text, ink) in enumerate(caption):
-            y = (upper - face - 0.16 - number * line) / height
-            figure.text((left + across / 2) / width, y, text, fontsize=8.5, color=ink, ha="center", va="baseline")
+    height = 1.4
+    figure, grid = image_grid(title, columns, ratio * height, [height] * len(images), captions, top=0.55)
+    for axes, image in zip(grid, images, strict=True):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1, interpolation="nearest")
     return figure
 
 
 def robustness_curves(found: Mapping[str, Any], title: str) -> Figure:
-    """Draw a panel for each corruption: the accuracy over the strengths, from the clean images at 0.
-
-    Args:
-        found: what was measured, see `score_robustness`.
-        title: above the panels.
-    """
+    """Draw a panel for each corruption of `score_robustness`: the accuracy over the strengths, from the clean at 0."""
     names = list(found["corruptions"])
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
@@ -381,20 +333,14 @@ def _robustness_panel(axes: Axes, found: Mapping[str, Any], name: str) -> None:
     axes.set_title(f"mean {own['mean']['accuracy']:.1%}", fontsize=9, color="#444444", loc="right")
     axes.set_xlabel(corruption.unit, fontsize=9)
     axes.set_xticks(places, ["clean", *(f"{value:g}" for value in corruption.values)], fontsize=9)
-    axes.set_xlim(-0.3, len(STRENGTHS) + 0.3)
-    axes.set_ylim(0, 1)
+    axes.set(xlim=(-0.3, len(STRENGTHS) + 0.3), ylim=(0, 1))
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.8)
     axes.tick_params(length=0)
     percent_axes(axes, "y")
 
 
 def corrupted_faces(corruptions: Sequence[str], seed: int) -> Figure:
-    """Draw one drawn face under each corruption and strength, so that no image of a data set is shown.
-
-    Args:
-        corruptions: their names, one or more.
-        seed: of what is drawn at random.
-    """
+    """Draw one drawn face under each of one or more corruptions and strength: no image of a data set is shown."""
     drawn = draw_face("Happy", np.random.default_rng(3), REFERENCE_SIDE)
     image = torch.from_numpy(drawn.mean(axis=2).round().astype(np.uint8))[None, None]
     index = torch.zeros(1, dtype=torch.int64)
@@ -408,8 +354,7 @@ def corrupted_faces(corruptions: Sequence[str], seed: int) -> Figure:
         for axes, pixels, caption in zip(row, spoilt, captions, strict=True):
             axes.imshow(as_pixels(pixels[0]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set_title(caption, fontsize=8.5, color="#444444", pad=3)
-            axes.set_xticks([])
-            axes.set_yticks([])
+            axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
         row[0].set_ylabel(corruption.label.replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize=9.5)
     return figure

@@ -25,6 +25,7 @@ from faceexpr.visualization.base import (
     VERMILLION,
     blank,
     heading,
+    image_grid,
     near_square,
     percent_axes,
 )
@@ -89,10 +90,7 @@ def draw_evaluation(
             drawn[name] = gallery(
                 [image(int(table.indices[row])) for row in rows],
                 [judged_boxes(table, row, outcomes[row], scores.score) for row in rows],
-                [
-                    f"{outcome.true.sum()} true, {outcome.false.sum()} false, {outcome.missed.sum()} missed"
-                    for outcome in (outcomes[row] for row in rows)
-                ],
+                [", ".join(f"{kind.sum()} {name}" for name, kind in vars(outcomes[row]).items()) for row in rows],
                 f"{text}, score ≥ {scores.score:g}, {title}",
             )
     return drawn
@@ -134,9 +132,7 @@ def _facts(scores: DetectionScores) -> str:
 def precision_recall(scores: DetectionScores, title: str) -> Figure:
     """Draw precision against recall at each overlap, with the chosen score and the best F1 marked on that of ``iou``.
 
-    Args:
-        scores: of images with a face or more.
-        title: what was evaluated.
+    There has to be a face in an image.
     """
     figure = blank(6.4, 6.4)
     axes = figure.add_subplot()
@@ -161,12 +157,8 @@ def precision_recall(scores: DetectionScores, title: str) -> Figure:
         x, y = (scores.values[f"{name}{axis}{ending}"] for axis in ("recall", "precision"))
         if x is not None and y is not None:
             axes.plot(x, y, marker, color="white", markeredgecolor=INK, markersize=8, label=label, zorder=3)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("recall: share of the faces that are found")
-    axes.set_ylabel("precision: share of the detections that are faces")
-    axes.set_xticks(FIFTHS)
-    axes.set_yticks(FIFTHS)
+    axes.set(xlabel="recall: share of the faces that are found", xticks=FIFTHS, xlim=(0, 1))
+    axes.set(ylabel="precision: share of the detections that are faces", yticks=FIFTHS, ylim=(0, 1.02))
     percent_axes(axes, "x", "y")
     figure.legend(loc="outside lower center", fontsize=9, ncols=2, frameon=False)
     heading(axes, title, _facts(scores))
@@ -176,9 +168,7 @@ def precision_recall(scores: DetectionScores, title: str) -> Figure:
 def thresholds(scores: DetectionScores, title: str) -> Figure:
     """Draw what each score as the threshold gives, and how many detections have which score.
 
-    Args:
-        scores: of images with a face or more, and with a detection or more.
-        title: what was evaluated.
+    There have to be a face and a detection.
     """
     curve = scores.curves[scores.iou]
     figure = blank(6.8, 7.0)
@@ -197,24 +187,20 @@ def thresholds(scores: DetectionScores, title: str) -> Figure:
         if place is not None:
             for axes in (upper, lower):
                 axes.axvline(place, color=GREY, linewidth=1.2, linestyle=style, label=f"{label} {place:.3g}")
-    upper.set_ylim(0, 1.02)
-    handles, labels = upper.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", fontsize=9, ncols=5, frameon=False)
+    figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", fontsize=9, ncols=5, frameon=False)
     edges = np.linspace(0, 1, 41)
     right, wrong = np.diff(curve.true, prepend=0), np.diff(curve.false, prepend=0)
     counts = [np.histogram(curve.scores, edges, weights=weights)[0] for weights in (right, wrong)]
-    lower.bar(edges[:-1], counts[0], 1 / 40, align="edge", color=BLUE, edgecolor="white", label="true")
-    lower.bar(
-        edges[:-1], counts[1], 1 / 40, bottom=counts[0], align="edge", color=VERMILLION, edgecolor="white", hatch="///",
-        linewidth=0.5, label="false",
-    )  # fmt: skip
-    lower.set_xlim(0, 1)
-    lower.set_xlabel("score")
-    lower.set_ylabel("detections")
-    handles, labels = lower.get_legend_handles_labels()
-    lower.legend(handles[-2:], labels[-2:], loc="upper center", fontsize=9, ncols=2, frameon=False)
-    upper.set_yticks(FIFTHS)
-    upper.set_xticks([tenth / 10 for tenth in range(11)])
+    bars = [
+        lower.bar(edges[:-1], count, 1 / 40, bottom=bottom, align="edge", edgecolor="white", **look)
+        for count, bottom, look in (
+            (counts[0], 0, {"color": BLUE, "label": "true"}),
+            (counts[1], counts[0], {"color": VERMILLION, "label": "false", "hatch": "///", "linewidth": 0.5}),
+        )
+    ]
+    lower.legend(handles=bars, loc="upper center", fontsize=9, ncols=2, frameon=False)
+    lower.set(xlim=(0, 1), xlabel="score", ylabel="detections")
+    upper.set(ylim=(0, 1.02), yticks=FIFTHS, xticks=[tenth / 10 for tenth in range(11)])
     percent_axes(upper, "y")
     percent_axes(lower)
     heading(upper, title, f"{_facts(scores)}   IoU {scores.iou:g}")
@@ -222,13 +208,7 @@ def thresholds(scores: DetectionScores, title: str) -> Figure:
 
 
 def over_detection(counts: Mapping[Method, BoxCounts], scores: DetectionScores, title: str) -> Figure:
-    """Draw how many boxes there are beyond one for the same face, and on no face, before and after suppression.
-
-    Args:
-        counts: of all images by method.
-        scores: the metrics, for the chosen score.
-        title: what was evaluated.
-    """
+    """Draw how many boxes there are beyond one for the same face, and on no face, before and after suppression."""
     figure = blank(8.6, 4.4)
     rows = figure.subplots(1, 3, sharey=True)
     places = np.arange(len(counts))[::-1]
@@ -254,26 +234,14 @@ def over_detection(counts: Mapping[Method, BoxCounts], scores: DetectionScores, 
 
 
 def gallery(images: Sequence[NDArray[np.uint8]], boxes: Sequence[Shown], captions: Sequence[str], title: str) -> Figure:
-    """Draw images in a grid, each with its boxes.
-
-    Args:
-        images: RGB (H, W, 3), one or more.
-        boxes: those of each image, in its pixels.
-        captions: a line under each.
-        title: above the grid.
-    """
+    """Draw one or more images, RGB (H, W, 3), in a grid, each with its boxes and a line under it."""
     from matplotlib.lines import Line2D
 
-    columns = near_square(len(images), 2, 4)
-    rows = -(-len(images) // columns)
-    # In inches. Each image fills the width of its column or, upright ones, a square; a row is as high as its highest.
-    side, gap, line, top = 3.4, 0.14, 0.24, 0.8
-    shares = [min(1.0, pixels.shape[0] / pixels.shape[1]) for pixels in images]
-    heights = [side * max(shares[row * columns : (row + 1) * columns]) for row in range(rows)]
-    width, height = columns * (side + gap) + gap, top + sum(heights) + rows * (gap + line)
-    figure = blank(width, height)
-    figure.set_layout_engine("none")
-    figure.text(gap / width, 1 - 0.14 / height, title, fontsize=13, fontweight="bold", va="top")
+    # Each image fills the width of its column or, an upright one, a square.
+    side = 3.4
+    heights = [side * min(1.0, pixels.shape[0] / pixels.shape[1]) for pixels in images]
+    columns, lines = near_square(len(images), 2, 4), [[(caption, INK)] for caption in captions]
+    figure, grid = image_grid(title, columns, side, heights, lines, top=0.8)
     used = {kind for image in boxes for _, kind, _ in image}
     handles = [
         Line2D([], [], color=ink, linestyle=style, linewidth=2.4, label=kind)
@@ -281,18 +249,13 @@ def gallery(images: Sequence[NDArray[np.uint8]], boxes: Sequence[Shown], caption
         if kind in used
     ]
     if handles:
+        width, height = figure.get_size_inches()
         figure.legend(
-            handles=handles, loc="upper left", bbox_to_anchor=(gap / width, 1 - 0.4 / height), borderaxespad=0, ncols=4,
-            fontsize=10, facecolor="#5d6166", labelcolor="white", framealpha=1, edgecolor="none",
+            handles=handles, loc="upper left", bbox_to_anchor=(0.13 / width, 1 - 0.4 / height), borderaxespad=0,
+            ncols=4, fontsize=10, facecolor="#5d6166", labelcolor="white", framealpha=1, edgecolor="none",
         )  # fmt: skip
-    for place, (pixels, found, caption) in enumerate(zip(images, boxes, captions, strict=True)):
-        row, column = divmod(place, columns)
-        left = gap + column * (side + gap)
-        lower = height - top - sum(heights[: row + 1]) - row * (gap + line)
-        axes = figure.add_axes((left / width, lower / height, side / width, heights[row] / height))
-        axes.set_axis_off()
+    for axes, pixels, found in zip(grid, images, boxes, strict=True):
         _draw(axes, pixels, found)
-        figure.text((left + side / 2) / width, (lower - 0.16) / height, caption, fontsize=9, ha="center", color=INK)
     return figure
 
 
@@ -302,8 +265,8 @@ def _draw(axes: Axes, pixels: NDArray[np.uint8], boxes: Shown) -> None:
 
     high, wide = pixels.shape[:2]
     zoom = min(1.0, SIDE / max(high, wide))
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    small = image.resize((max(1, round(wide * zoom)), max(1, round(high * zoom))), Image.Resampling.BOX)
+    size = (max(1, round(wide * zoom)), max(1, round(high * zoom)))
+    small = Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BOX)
     axes.imshow(np.asarray(small), extent=(0, wide, high, 0), interpolation="nearest" if zoom == 1 else "antialiased")
     for (x0, y0, x1, y1), kind, caption in boxes:
         ink, style = KINDS[kind]
@@ -329,10 +292,8 @@ def training_images(images: Sequence[Tensor], boxes: Sequence[Tensor]) -> Figure
     """
     pixels = []
     for image in images:
-        values = image.detach().cpu()
-        if values.dtype != torch.uint8:
-            values = (values.float() * 255).round().clamp(0, 255).to(torch.uint8)
-        pixels.append(values.permute(1, 2, 0).numpy())
+        values = image if image.dtype == torch.uint8 else (image.float() * 255).round().clamp(0, 255).to(torch.uint8)
+        pixels.append(values.permute(1, 2, 0).numpy(force=True))
     faces: list[Shown] = [[(box, "true", "") for box in found.numpy(force=True)] for found in boxes]
     captions = [counted(len(found), "face") for found in boxes]
     return gallery(pixels, faces, captions, "Training images as the network gets them")

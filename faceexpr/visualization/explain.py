@@ -29,11 +29,7 @@ _OPACITY = 0.75
 
 
 def require_captum() -> None:
-    """Refuse to explain anything where Captum is not installed.
-
-    Raises:
-        FaceExprError: it is not installed.
-    """
+    """Raise a `FaceExprError` where Captum is not installed."""
     try:
         import captum.attr  # noqa: F401
     except ImportError as error:
@@ -43,10 +39,7 @@ def require_captum() -> None:
 
 
 def explained_network(model: nn.Module) -> ExpressionNet:
-    """Return the network of a classifier.
-
-    Args:
-        model: the classifier, such as a task.
+    """Return the network of a classifier, such as a task.
 
     Raises:
         FaceExprError: it has none, such as K nearest neighbours, or Captum is not installed.
@@ -87,9 +80,8 @@ def class_maps(net: ExpressionNet, faces: Tensor, classes: Sequence[int] | None 
     with torch.inference_mode(False), torch.enable_grad(), _evaluating(net):
         images = net.preprocess(faces.detach().clone().to(net.preprocess.mean.device)).detach()
         with torch.no_grad():
-            chosen = (
-                net.classify(images).argmax(dim=1) if classes is None else torch.tensor([*classes]).to(images.device)
-            )
+            given = None if classes is None else torch.tensor([*classes], device=images.device)
+            chosen = net.classify(images).argmax(dim=1) if given is None else given
         found = last_feature_map(net, images[:1])
         # The images take a gradient so that there is one even where all parameters are frozen.
         images = images.clone().requires_grad_()
@@ -99,7 +91,12 @@ def class_maps(net: ExpressionNet, faces: Tensor, classes: Sequence[int] | None 
             maps = gaussian_blur(functional.pad(maps, (4, 4, 4, 4)), [5, 5], [1.0, 1.0])[..., 4:-4, 4:-4]
         else:
             maps = LayerGradCam(net.classify, found.layer).attribute(images, target=chosen, relu_attributions=True)
-            maps = _spread(maps.detach().float(), found, images.shape[-2:])
+            # From the cells of the feature map to the pixels of the network's input.
+            spans = np.round(found.step * maps.shape[-2:]).astype(int)
+            starts = np.round(found.first - (found.step - 1) / 2).astype(int)
+            (top, left), (bottom, right) = starts, np.array(images.shape[-2:]) - starts - spans
+            maps = LayerAttribution.interpolate(maps.detach().float(), (*spans.tolist(),), "bilinear")
+            maps = functional.pad(maps, (int(left), int(right), int(top), int(bottom)))
         maps = LayerAttribution.interpolate(maps, tuple(faces.shape[-2:]), "bilinear")[:, 0]
         largest = maps.amax(dim=(1, 2), keepdim=True)
         scaled: NDArray[np.float32] = torch.where(largest > 0, maps / largest, torch.zeros_like(maps)).cpu().numpy()
@@ -108,7 +105,7 @@ def class_maps(net: ExpressionNet, faces: Tensor, classes: Sequence[int] | None 
 
 @contextmanager
 def _evaluating(net: nn.Module) -> Iterator[None]:
-    """Run the network as in evaluation, and leave every module in the mode that it had."""
+    """Leave every module in the mode that it had."""
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:
@@ -183,31 +180,8 @@ def last_feature_map(net: ExpressionNet, images: Tensor) -> FeatureMap | None:
     return None
 
 
-def _spread(maps: Tensor, found: FeatureMap, pixels: torch.Size) -> Tensor:
-    """Return maps (N, 1, h, w) in the cells of a feature map at the pixels of the network's input, (N, 1, *pixels)."""
-    from captum.attr import LayerAttribution
-
-    spans = np.round(found.step * maps.shape[-2:]).astype(int)
-    starts = np.round(found.first - (found.step - 1) / 2).astype(int)
-    top, left = starts.tolist()
-    bottom, right = (np.array(pixels) - starts - spans).tolist()
-    return functional.pad(
-        LayerAttribution.interpolate(maps, (*spans.tolist(),), "bilinear"), (left, right, top, bottom)
-    )
-
-
 def overlay(face: NDArray[np.uint8], values: NDArray[np.float32], height: int, width: int) -> NDArray[np.uint8]:
-    """Lay a map over a face in grey.
-
-    Args:
-        face: (H, W) grey or (H, W, 3) RGB.
-        values: the map, (h, w), from 0 to 1.
-        height: of the result, in pixels.
-        width: of the result, in pixels.
-
-    Returns:
-        RGB, uint8 (height, width, 3).
-    """
+    """Lay a map, (h, w) from 0 to 1, over a face, (H, W) or RGB (H, W, 3), in grey: RGB, uint8 (height, width, 3)."""
     from matplotlib import colormaps
 
     grey = _resized(face @ np.array(LUMA) if face.ndim == 3 else face, height, width).clip(0, 255)[:, :, None]
@@ -219,13 +193,7 @@ def overlay(face: NDArray[np.uint8], values: NDArray[np.float32], height: int, w
 
 
 def side_by_side(face: NDArray[np.uint8], values: NDArray[np.float32], height: int, gap: int) -> NDArray[np.uint8]:
-    """Return a face and, to the right of it, its map over it.
-
-    Args:
-        face: (H, W) grey or (H, W, 3) RGB.
-        values: the map, (h, w), from 0 to 1.
-        height: of the result, in pixels.
-        gap: white pixels between both.
+    """Return a face and, to the right of it after white pixels, its map over it (see `overlay`).
 
     Returns:
         RGB, uint8 (height, 2 w + gap, 3), where w keeps the proportions of the face.
@@ -239,8 +207,7 @@ def side_by_side(face: NDArray[np.uint8], values: NDArray[np.float32], height: i
 
 def _resized(values: NDArray[np.generic], height: int, width: int) -> NDArray[np.float32]:
     """Return an image, (H, W) or (H, W, C), at another size, smoothly, in float32."""
-    planes = torch.from_numpy(np.array(values, dtype=np.float32))
-    planes = planes[None] if planes.ndim == 2 else planes.permute(2, 0, 1)
-    resized = functional.interpolate(planes[None], (height, width), mode="bicubic", antialias=True)[0]
-    result: NDArray[np.float32] = (resized[0] if values.ndim == 2 else resized.permute(1, 2, 0)).numpy()
+    planes = torch.from_numpy(np.atleast_3d(np.array(values, dtype=np.float32))).permute(2, 0, 1)
+    resized = functional.interpolate(planes[None], (height, width), mode="bicubic", antialias=True)[0].permute(1, 2, 0)
+    result: NDArray[np.float32] = resized.numpy().reshape(height, width, *values.shape[2:])
     return result

@@ -33,14 +33,11 @@ def test_what_is_written_is_read(tmp_path):
     np.testing.assert_allclose(found.probabilities, given.probabilities, atol=5.01e-4)
 
 
-def test_leaks_that_nobody_has_looked_for_are_not_known(tmp_path):
-    assert read_samples(write_samples(tmp_path, "val", table(), NAMES, None)).leaked is None
-
-
 def test_the_prediction_is_not_read_from_rounded_probabilities(tmp_path):
     close = SampleTable(np.arange(1), np.array([[0.4, 0.40001, 0.19999]], dtype=np.float32), np.array([1]))
     found = read_samples(write_samples(tmp_path, "test", close, NAMES, None))
     assert found.predicted.tolist() == ["yes, perhaps"]
+    assert found.leaked is None  # nobody has looked
     assert found.probabilities[0].tolist() == [0.4, 0.4, 0.2]
 
 
@@ -62,6 +59,7 @@ GOOD = ["index,true,predicted,leaked,a,b", "0,a,b,,0.3,0.7"]
         (["index,true,predicted,leaked,a,a,b", "0,a,b,,1,0,0"], "two classes or more, each once"),
         (GOOD[:1], "holds 0 rows"),
         ([*GOOD, "1,a,b,,0.3"], "line 3 reads '1,a,b,,0.3'"),
+        ([*GOOD, "", GOOD[1]], "line 3 reads ''"),
         ([*GOOD, "1,a,c,,0.3,0.7"], "line 3 reads"),
         ([*GOOD, "1,a,b,,nan,0.7"], "line 3 reads"),
         ([*GOOD, f"{10**30},a,b,,0.3,0.7"], "line 3 reads"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from evaluation_runs import texts_inside
+from matplotlib.colors import to_rgba
 
 from faceexpr.boxes.detections import Detections, no_detections
 from faceexpr.boxes.matching import Truth, judge
@@ -54,19 +55,15 @@ def test_confusion_matrix_shows_counts_and_shares_in_label_order(names):
     assert any("n = 400" in text and f"accuracy {scores.values['accuracy']:.1%}" in text for text in shown)
 
 
-@pytest.mark.parametrize("names", [FER_NAMES, LONG_NAMES], ids=["seven", "long"])
-def test_bars_are_the_recall_in_the_colour_of_the_class(names):
-    scores = score(make_table(len(names), missing=1), names)
+def test_bars_are_the_recall_in_the_colour_of_the_class():
+    scores = score(make_table(len(LONG_NAMES), missing=1), LONG_NAMES)
     figure = figures.per_class_accuracy(scores, "Accuracy of each class, test")
-    shown = texts_inside(figure)
+    assert "no\nsample" in texts_inside(figure)
     axes = figure.axes[0]
     assert_apart(axes.get_xticklabels())
     heights = [bar.get_height() for bar in axes.patches]
-    assert heights == [scores.values[f"recall/{name}"] for name in names if name != "Disgust"]
-    assert axes.patches[0].get_facecolor()[:3] == pytest.approx(
-        [int(colour("Angry")[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-    )
-    assert "no\nsample" in shown
+    assert heights == [scores.values[f"recall/{name}"] for name in LONG_NAMES if name != "Disgust"]
+    assert axes.patches[0].get_facecolor() == to_rgba(colour("Angry"))
 
 
 def test_reliability_is_what_ece_is_made_of():
@@ -75,17 +72,14 @@ def test_reliability_is_what_ece_is_made_of():
     figure = figures.reliability(table, scores, "Reliability, test")
     texts_inside(figure)
     upper, lower = figure.axes
-    gaps = {
-        round(bar.get_x() * 15): abs(bar.get_height())
-        for container in upper.containers[1:]
-        for bar in container.patches
-    }
+    bars = [bar for container in upper.containers[1:] for bar in container.patches]
+    gaps = {round(bar.get_x() * 15): abs(bar.get_height()) for bar in bars}
     weights = [bar.get_height() for bar in lower.patches]
     assert sum(weights) == pytest.approx(1)
     assert sum(gap * weights[place] for place, gap in gaps.items()) == pytest.approx(scores.values["ece"], abs=1e-5)
 
 
-@pytest.mark.parametrize("count", [1, 5, 16, 40])
+@pytest.mark.parametrize("count", [1, 16, 40])
 def test_gallery_shows_every_face_with_its_caption(count):
     generator = np.random.default_rng(0)
     images = [generator.integers(0, 255, (48, 48, 3) if place % 2 else (48, 48), np.uint8) for place in range(count)]
@@ -138,19 +132,15 @@ def test_the_images_with_the_most_errors_are_shown_and_a_sample_is_spread():
 
 def test_figures_show_the_numbers_and_nothing_is_cut_off():
     scores = score_detections(TRUTHS, SEEN)
-    shown_texts = texts_inside(detection.precision_recall(scores, "Precision and recall, test"))
-    assert f"IoU 0.5, AP {scores.values['ap50']:.3f}" in shown_texts
-    assert "best F1 0.750, score ≥ 0.400" in shown_texts
-    assert "2 images, 4 faces" in shown_texts
-    shown_texts = texts_inside(detection.thresholds(scores, "Which score to ask for, test"))
-    assert {"precision", "recall", "F1", "chosen score 0.5", "best F1 0.4"} <= set(shown_texts)
+    shown = texts_inside(detection.precision_recall(scores, "Precision and recall, test"))
+    average = f"IoU 0.5, AP {scores.values['ap50']:.3f}"
+    assert {average, "best F1 0.750, score ≥ 0.400", "2 images, 4 faces"} <= set(shown)
+    shown = texts_inside(detection.thresholds(scores, "Which score to ask for, test"))
+    assert {"precision", "recall", "F1", "chosen score 0.5", "best F1 0.4"} <= set(shown)
     counts = {method: BoxCounts(10 + place, 4, 1234 * place, 7) for place, method in enumerate(METHODS)}
-    figure = detection.over_detection(counts, scores, "Several boxes on one face, test")
-    shown_texts = texts_inside(figure)
-    assert {"0", "1,234", "2,468", "3,702", *METHODS.values()} <= set(shown_texts)
-
-
-def test_figures_of_a_detector_that_finds_nothing():
+    shown = texts_inside(detection.over_detection(counts, scores, "Several boxes on one face, test"))
+    assert {"0", "1,234", "2,468", "3,702", *METHODS.values()} <= set(shown)
+    # A detector that finds nothing, and one that finds nothing right.
     scores = score_detections(TRUTHS, [no_detections()] * 2)
     assert "IoU 0.5, AP 0.000" in texts_inside(detection.precision_recall(scores, "Nothing"))
     scores = score_detections(TRUTHS, [found((80, 80, 90, 90, 0.9)), no_detections()])
@@ -174,29 +164,20 @@ def test_training_images_may_be_integers_or_floats():
     assert [int(axes.images[0].get_array().min()) for axes in figure.axes] == [255, 255]
 
 
-@pytest.fixture(scope="module")
-def passes():
-    rng = np.random.default_rng(0)
-    counts = rng.integers(1, 50, (1 + 5 * len(CORRUPTIONS), 7, 7))
-    return score_robustness(counts, list(CORRUPTIONS), FER_NAMES, seed=0)
-
-
-def test_the_curves_show_the_numbers_and_nothing_is_cut_off(passes):
+def test_robustness_curves_show_the_numbers_and_nothing_is_cut_off():
+    counts = np.random.default_rng(0).integers(1, 50, (1 + 5 * len(CORRUPTIONS), 7, 7))
+    passes = score_robustness(counts, list(CORRUPTIONS), FER_NAMES, seed=0)
     figure = figures.robustness_curves(passes, "Accuracy under corruptions, test")
     shown = set(texts_inside(figure))
-    assert len(figure.axes) == len(CORRUPTIONS)
+    clean = passes["clean"]["accuracy"]
     for axes, (name, own) in zip(figure.axes, passes["corruptions"].items(), strict=True):
         reference, line = axes.lines
-        clean = passes["clean"]["accuracy"]
         assert list(reference.get_ydata()) == [clean, clean]
         assert list(line.get_ydata()) == [clean, *(one["accuracy"] for one in own["strengths"])]
         assert {CORRUPTIONS[name].label, f"mean {own['mean']['accuracy']:.1%}"} <= shown
-
-
-@pytest.mark.parametrize("names", [["shift"], ["low_resolution", "jpeg", "contrast", "noise"]])
-def test_figures_of_some_corruptions(passes, names):
-    some = {**passes, "corruptions": {name: passes["corruptions"][name] for name in names}}
-    texts_inside(figures.robustness_curves(some, "Accuracy under corruptions, test"))
-    figure = figures.corrupted_faces(names, seed=0)
-    texts_inside(figure)
-    assert len(figure.axes) == 6 * len(names)
+    for names in (["shift"], ["low_resolution", "jpeg", "contrast", "noise"]):
+        some = {**passes, "corruptions": {name: passes["corruptions"][name] for name in names}}
+        texts_inside(figures.robustness_curves(some, "Accuracy under corruptions, test"))
+        figure = figures.corrupted_faces(names, seed=0)
+        texts_inside(figure)
+        assert len(figure.axes) == 6 * len(names)
