@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -20,14 +18,13 @@ from faceexpr.metrics.comparison import CONFIDENCE, Comparison, check_same, comp
 from faceexpr.metrics.predictions import SavedSamples, file_name, read_samples
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say, write_file
-from faceexpr.utils.text import counted, markdown_table
+from faceexpr.utils.text import counted, csv_text, markdown_table
 
 DESCRIPTION = (
     "Compare classifiers sample by sample: accuracy of each with its interval, and of each pair the difference with a "
     "paired bootstrap interval and McNemar's exact test, on all samples and on those that are in no training data."
 )
 RUNS = "Run folder of faceexpr test or validate (of fit for --split val), or its predictions_test.csv.gz; two or more."
-ENDINGS = (".csv", ".md", ".json")
 VERB = {"test": "test", "val": "validate"}
 
 RUN_HEADER = ("run", "accuracy", f"{CONFIDENCE:.0%} interval", "balanced", "macro F1")
@@ -63,24 +60,16 @@ def _compare(config: Namespace) -> None:
     check_resamples(config.resamples)
     if config.seed < 0:
         raise FaceExprError(f"seed is {config.seed}; expected 0 or more")
-    if config.out is not None and config.out.suffix not in ENDINGS:
-        raise FaceExprError(f"out is {config.out}; expected a file that ends in {', '.join(ENDINGS[:-1])} or .json")
+    if config.out is not None and config.out.suffix not in WRITERS:
+        raise FaceExprError(f"out is {config.out}; expected a file that ends in .csv, .md or .json")
     runs = load([Path(given) for given in config.runs], config.split)
     compared, note = on_all_and_unleaked(runs, config.resamples, config.seed)
     say(as_text(compared))
     say(note)
     if config.out is not None:
         settings = {"split": config.split, "resamples": config.resamples, "seed": config.seed, "leaks": note}
-        write_file(config.out, _written(config.out.suffix, compared, settings))
+        write_file(config.out, WRITERS[config.out.suffix](compared, settings))
         say(f"written to {config.out}")
-
-
-def _written(suffix: str, compared: dict[str, Comparison], settings: dict[str, Any]) -> str:
-    if suffix == ".csv":
-        return as_csv(compared)
-    if suffix == ".md":
-        return as_markdown(compared) + f"\n{settings['leaks']}\n"
-    return as_json(compared, settings)
 
 
 def load(paths: Sequence[Path], split: str) -> dict[str, SavedSamples]:
@@ -115,7 +104,7 @@ def _file(path: Path, split: str) -> Path:
         return file
     if not path.is_dir():
         raise FaceExprError(f"{path} does not exist; expected the folder of a run")
-    if _detects(path, split):
+    if "ap50" in _measured(path):
         raise FaceExprError(
             f"{path} is a run of a detector, whose boxes are not compared one by one; expected runs of classifiers"
         )
@@ -125,13 +114,13 @@ def _file(path: Path, split: str) -> Path:
     )
 
 
-def _detects(folder: Path, split: str) -> bool:
+def _measured(folder: Path) -> dict[str, Any]:
+    """Return the metrics of a run, of whichever split; none where there is no file of them."""
     try:
         found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        entries = [found[split]] if split in found else list(found.values())
-        return any("ap50" in entry for entry in entries)
-    except (OSError, ValueError, TypeError, AttributeError):
-        return False
+        return {name: value for entry in found.values() for name, value in entry.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -168,15 +157,8 @@ def as_text(compared: Mapping[str, Comparison]) -> str:
     """Return the tables for the console, by what the samples are."""
     blocks = []
     for samples, comparison in compared.items():
-        tables = [(RUN_HEADER, _run_rows(comparison)), (PAIR_HEADER, _pair_rows(comparison))]
-        lines = [_aligned([header, *rows]) for header, rows in tables]
-        blocks.append("\n\n".join([_heading(samples, comparison), *lines]))
+        blocks += [_heading(samples, comparison), *(_aligned([header, *rows]) for header, rows in _tables(comparison))]
     return "\n\n".join([*blocks, NOTE])
-
-
-def as_markdown(compared: Mapping[str, Comparison]) -> str:
-    """Return the tables as a page in Markdown."""
-    return "\n".join(["# Runs compared", "", *sections(compared, 2), ""])
 
 
 def sections(compared: Mapping[str, Comparison], level: int) -> list[str]:
@@ -189,79 +171,59 @@ def sections(compared: Mapping[str, Comparison], level: int) -> list[str]:
     lines = []
     for samples, comparison in compared.items():
         lines += [f"{'#' * level} {_heading(samples, comparison)}", ""]
-        for header, rows in ((RUN_HEADER, _run_rows(comparison)), (PAIR_HEADER, _pair_rows(comparison))):
+        for header, rows in _tables(comparison):
             lines += [*markdown_table(header, rows), ""]
     return [*lines, NOTE]
 
 
-def as_csv(compared: Mapping[str, Comparison]) -> str:
+def _as_markdown(compared: Mapping[str, Comparison], settings: Mapping[str, Any]) -> str:
+    return "\n".join(["# Runs compared", "", *sections(compared, 2), "", settings["leaks"], ""])
+
+
+def _as_csv(compared: Mapping[str, Comparison], settings: Mapping[str, Any]) -> str:
     """Return one table: a row for each run, then a row for each pair, in whole numbers and shares."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
+    rows: list[Sequence[object]] = []
     for samples, comparison in compared.items():
         for run in comparison.runs:
-            low, high = run.interval
-            writer.writerow(
-                {
-                    "samples": samples, "run": run.run, "n": run.count, "accuracy": run.accuracy, "low": low,
-                    "high": high, "balanced_accuracy": run.balanced_accuracy, "macro_f1": run.macro_f1,
-                }
-            )  # fmt: skip
+            numbers = (run.count, run.accuracy, *run.interval, run.balanced_accuracy, run.macro_f1)
+            rows.append((samples, run.run, "", *numbers, *[""] * 7))
         for pair in comparison.pairs:
-            low, high = pair.interval
-            writer.writerow(
-                {
-                    "samples": samples, "run": pair.first, "against": pair.second, "n": comparison.runs[0].count,
-                    "difference": pair.difference, "difference_low": low, "difference_high": high,
-                    "only_first": pair.only_first, "only_second": pair.only_second, "p": pair.p, "p_holm": pair.p_holm,
-                }
-            )  # fmt: skip
-    return text.getvalue()
+            numbers = (pair.difference, *pair.interval, pair.only_first, pair.only_second, pair.p, pair.p_holm)
+            rows.append((samples, pair.first, pair.second, comparison.runs[0].count, *[""] * 5, *numbers))
+    return csv_text(COLUMNS, rows)
 
 
-def as_json(compared: Mapping[str, Comparison], settings: Mapping[str, Any]) -> str:
-    """Return the comparisons as JSON, with all their numbers.
-
-    Args:
-        compared: by what the samples are.
-        settings: how it was computed.
-    """
+def _as_json(compared: Mapping[str, Comparison], settings: Mapping[str, Any]) -> str:
     found = {**settings, "confidence": CONFIDENCE, "samples": {name: asdict(one) for name, one in compared.items()}}
     return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+WRITERS: dict[str, Callable[[Mapping[str, Comparison], Mapping[str, Any]], str]] = {
+    ".csv": _as_csv,
+    ".md": _as_markdown,
+    ".json": _as_json,
+}
+"""By the ending of a file, what writes comparisons (by what the samples are) and how they were computed."""
 
 
 def _heading(samples: str, comparison: Comparison) -> str:
     return f"{samples}: {comparison.runs[0].count:,}"
 
 
-def _run_rows(comparison: Comparison) -> list[Sequence[str]]:
-    return [
-        (
-            run.run,
-            f"{run.accuracy:.2%}",
-            "{:.2%} to {:.2%}".format(*run.interval),
-            f"{run.balanced_accuracy:.2%}",
-            f"{run.macro_f1:.4f}",
-        )
+def _tables(comparison: Comparison) -> list[tuple[Sequence[str], list[Sequence[str]]]]:
+    """Return the table of the runs and that of the pairs, each with its header, as texts."""
+    runs: list[Sequence[str]] = [
+        (run.run, f"{run.accuracy:.2%}", "{:.2%} to {:.2%}".format(*run.interval), f"{run.balanced_accuracy:.2%}",
+         f"{run.macro_f1:.4f}")
         for run in comparison.runs
-    ]
-
-
-def _pair_rows(comparison: Comparison) -> list[Sequence[str]]:
-    return [
-        (
-            pair.first,
-            pair.second,
-            f"{100 * pair.difference:+.2f}",
-            "{:+.2f} to {:+.2f}".format(*(100 * end for end in pair.interval)),
-            f"{pair.only_first:,}",
-            f"{pair.only_second:,}",
-            _p(pair.p),
-            _p(pair.p_holm),
-        )
+    ]  # fmt: skip
+    pairs: list[Sequence[str]] = [
+        (pair.first, pair.second, f"{100 * pair.difference:+.2f}",
+         "{:+.2f} to {:+.2f}".format(*(100 * end for end in pair.interval)), f"{pair.only_first:,}",
+         f"{pair.only_second:,}", _p(pair.p), _p(pair.p_holm))
         for pair in comparison.pairs
-    ]
+    ]  # fmt: skip
+    return [(RUN_HEADER, runs), (PAIR_HEADER, pairs)]
 
 
 def _p(value: float) -> str:

@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 import lightning
@@ -22,7 +23,7 @@ from faceexpr.tasks.base import load_task
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.files import say
+from faceexpr.utils.files import say, write_file
 from faceexpr.utils.specs import describe
 from faceexpr.weights.checkpoints import find_checkpoint, read_checkpoint
 from faceexpr.weights.model_file import ENDING, packed
@@ -33,7 +34,7 @@ MODEL_TOLERANCE = 0.02
 """Largest difference from the model: in a probability, in a score, and in a box as a part of its longer side."""
 
 SUREST = 20
-"""Boxes of a picture that are compared."""
+"""Boxes of an image that are compared."""
 
 PROGRAM = ".pt2"
 
@@ -94,47 +95,41 @@ def export(
         raise FaceExprError(f"out: {out} is a folder; expected a file name")
     if out.suffix not in (PROGRAM, ENDING):
         raise FaceExprError(f"out: {out} ends in neither {PROGRAM} nor {ENDING}; expected a program or a model file")
-    options = {"channels": channels} if out.suffix == ENDING else told
+    options, other = ({"channels": channels}, PROGRAM) if out.suffix == ENDING else (told, ENDING)
     for name, value in options.items():
         if value is not None:
-            other = PROGRAM if out.suffix == ENDING else ENDING
             raise FaceExprError(f"{name} is for {other} files, and out is {out}; expected no {name}")
     source = find_checkpoint(ckpt_path, Path("lightning_logs"))
-    temporary = out.with_name(f".{out.stem}.part{out.suffix}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-    except OSError as error:
-        raise FaceExprError(f"out: {out} cannot be written ({error.strerror}); expected a file name") from error
-    try:
+    with TemporaryDirectory() as folder:
+        written = Path(folder) / out.name
         if out.suffix == ENDING:
-            write_model_file(source, out, temporary, told)
+            summary = write_model_file(source, written, told)
         else:
-            _export(source, out, temporary, channels or 1)
-    finally:
-        temporary.unlink(missing_ok=True)
+            summary = write_program(source, written, channels or 1)
+        write_file(out, written.read_bytes())
+    say(f"{out}: {summary}")
 
 
-def _export(source: Path, out: Path, temporary: Path, channels: int) -> None:
-    model = load_classifier(source).eval()
+def write_program(source: Path, out: Path, channels: int) -> str:
+    """Write the classifier of a checkpoint as a program for images of ``channels`` channels, and return what it is.
+
+    Raises:
+        FaceExprError: the checkpoint holds no classifier, or the program gives other probabilities.
+    """
+    kinds = [ExpressionClassifier]
+    model: ExpressionClassifier = load_task(source, kinds, "a classifier", "an ExpressionClassifier").eval()
     exported = Exported(model)
     size = model.net.preprocess.size
     example = torch.randint(0, 256, (2, channels, size + 32, size + 48), dtype=torch.uint8)
     dynamic = {
-        0: torch.export.Dim("images", min=1),
-        2: torch.export.Dim("height", min=2),
-        3: torch.export.Dim("width", min=2),
+        axis: torch.export.Dim(name, min=least)
+        for axis, name, least in ((0, "images", 1), (2, "height", 2), (3, "width", 2))
     }
     program = torch.export.export(exported, (example,), dynamic_shapes=(dynamic,), strict=False)
     metadata = {
         "class_names": list(model.class_names),
         "channels": channels,
-        "preprocess": {
-            "channels": model.net.preprocess.channels,
-            "size": size,
-            "mean": model.net.preprocess.mean.flatten().tolist(),
-            "std": model.net.preprocess.std.flatten().tolist(),
-        },
+        "preprocess": _preprocess(model),
         "mirror": model.mirror,
         "calibration": describe(model.calibration, "calibration"),
         "faceexpr": __version__,
@@ -142,15 +137,24 @@ def _export(source: Path, out: Path, temporary: Path, channels: int) -> None:
     with warnings.catch_warnings():
         # Said of each weight in channels_last; what was written is compared with the model below.
         warnings.filterwarnings("ignore", message="No complete tensor found in the group")
-        torch.export.save(program, temporary, extra_files={METADATA: json.dumps(metadata)})
-    difference = _difference(load_exported(temporary)[0], exported, channels, size)
+        torch.export.save(program, out, extra_files={METADATA: json.dumps(metadata)})
+    difference = _program_difference(load_exported(out)[0], exported, channels, size)
     if difference > TOLERANCE:
         raise FaceExprError(
             f"the exported program differs from {source} by {difference:.2g} in a probability, more than "
             f"{TOLERANCE:g}; nothing was written"
         )
-    temporary.replace(out)
-    print(f"{out}: {', '.join(model.class_names)}; largest difference from the model {difference:.1e}")
+    return f"{', '.join(model.class_names)}; largest difference from the model {difference:.1e}"
+
+
+def _preprocess(model: ExpressionClassifier) -> dict[str, Any]:
+    preprocess = model.net.preprocess
+    return {
+        "channels": preprocess.channels,
+        "size": preprocess.size,
+        "mean": preprocess.mean.flatten().tolist(),
+        "std": preprocess.std.flatten().tolist(),
+    }
 
 
 def load_exported(path: Path) -> tuple[nn.Module, dict[str, object]]:
@@ -161,17 +165,8 @@ def load_exported(path: Path) -> tuple[nn.Module, dict[str, object]]:
     return program.module(), metadata
 
 
-def load_classifier(path: Path) -> ExpressionClassifier:
-    """Return the model of a checkpoint on the CPU.
-
-    Raises:
-        FaceExprError: the checkpoint is not one of an `ExpressionClassifier`.
-    """
-    return load_task(path, [ExpressionClassifier], "a classifier", "an ExpressionClassifier")
-
-
 @torch.inference_mode()
-def _difference(program: nn.Module, model: nn.Module, channels: int, size: int) -> float:
+def _program_difference(program: nn.Module, model: nn.Module, channels: int, size: int) -> float:
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for images, height, width in ((1, size, size), (3, 10 * size, 7 * size)):
@@ -180,13 +175,12 @@ def _difference(program: nn.Module, model: nn.Module, channels: int, size: int) 
     return worst
 
 
-def write_model_file(source: Path, out: Path, temporary: Path, told: Mapping[str, str | int | None]) -> None:
-    """Write a checkpoint as a model file.
+def write_model_file(source: Path, out: Path, told: Mapping[str, str | int | None]) -> str:
+    """Write the model of a checkpoint as a model file, and return what it is.
 
     Args:
         source: the checkpoint, or another model file, whose origin is then told again.
         out: the file to write.
-        temporary: its name until it was compared with the model.
         told: what the file says of its origin, by the names of `model_file.TOLD`; None says nothing.
 
     Raises:
@@ -198,16 +192,15 @@ def write_model_file(source: Path, out: Path, temporary: Path, told: Mapping[str
     header |= checkpoint.get("told", {}) | {name: value for name, value in told.items() if value is not None}
     # Biases and the statistics of batch normalisation are few, and range widely: they keep their precision.
     halved = {name for name, value in model.named_parameters() if value.dim() > 1}
-    temporary.write_bytes(packed(model.state_dict(), halved, header))
-    difference, spoken = _model_difference(load_exportable(temporary), model)
+    out.write_bytes(packed(model.state_dict(), halved, header))
+    difference, spoken = _model_difference(load_exportable(out), model)
     if not difference <= MODEL_TOLERANCE:  # nor where it is no number
         raise FaceExprError(
             f"the model file would differ from {source} by {spoken}, more than {MODEL_TOLERANCE:g}: its weights do "
             "not fit half precision; nothing was written"
         )
-    temporary.replace(out)
-    net = type(model.net).__name__
-    say(f"{out}: {net}, {out.stat().st_size / 1e6:.2f} MB; largest difference from the model: {spoken}")
+    size = out.stat().st_size / 1e6
+    return f"{type(model.net).__name__}, {size:.2f} MB; largest difference from the model: {spoken}"
 
 
 def load_exportable(path: Path) -> Exportable:
@@ -227,16 +220,7 @@ def _header(model: Exportable, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         hyper_parameters["weights"] = None  # what its training began with is told in words, where it matters
     described: dict[str, Any] = {"faceexpr": __version__, "lightning": lightning.__version__}
     if isinstance(model, ExpressionClassifier):
-        preprocess = model.net.preprocess
-        described |= {
-            "class_names": list(model.class_names),
-            "preprocess": {
-                "channels": preprocess.channels,
-                "size": preprocess.size,
-                "mean": preprocess.mean.flatten().tolist(),
-                "std": preprocess.std.flatten().tolist(),
-            },
-        }
+        described |= {"class_names": list(model.class_names), "preprocess": _preprocess(model)}
         temperature = (hyper_parameters.get("calibration") or {}).get("temperature")
         described |= {} if temperature is None else {"temperature": temperature}
     elif isinstance(model.net, LightDetector):
@@ -264,15 +248,15 @@ def without_folders(value: Any) -> Any:
 
 @torch.inference_mode()
 def _model_difference(one: Exportable, other: Exportable) -> tuple[float, str]:
-    """Return the largest difference on drawn pictures, and in words."""
+    """Return the largest difference on drawn images, and in words."""
     rng = np.random.default_rng(0)
     faces, width, height = (1, 96, 96) if isinstance(one, ExpressionClassifier) else (5, 320, 256)
-    pictures = [torch.tensor(draw_scene(rng, width, height, faces)[0]).permute(2, 0, 1) for _ in range(8)]
+    images = [torch.tensor(draw_scene(rng, width, height, faces)[0]).permute(2, 0, 1) for _ in range(8)]
     if not isinstance(one, FaceDetector) or not isinstance(other, FaceDetector):
-        batch = torch.stack(pictures)
+        batch = torch.stack(images)
         found = float((one(batch) - other(batch)).abs().max())
         return found, f"{found:.1g} in a probability"
-    pairs = zip(one.net.candidates(pictures), other.net.candidates(pictures), strict=True)
+    pairs = zip(one.net.candidates(images), other.net.candidates(images), strict=True)
     boxes, scores = (torch.cat(parts).max() for parts in zip(*(_apart(*a, *b) for a, b in pairs), strict=True))
     return float(max(boxes, scores)), f"{scores:.1g} in a score, {boxes:.1g} of a box's longer side"
 

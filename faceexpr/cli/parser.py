@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,7 +12,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader
 
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.redirects import REMOVED, redirect, without_removed
+from faceexpr.utils.redirects import REMOVED, redirect, without
 
 MODE = "faceexpr"
 """jsonargparse's name for how our parsers read values: as YAML, with the class paths of earlier versions redirected."""
@@ -21,18 +21,26 @@ set_loader(MODE, lambda text: redirect(get_loader("yaml")(text)), (yaml.YAMLErro
 
 
 class Parser(ArgumentParser):
-    """jsonargparse's parser, whose errors are one line that names the option, and the configuration file."""
+    """jsonargparse's parser, whose errors are one line that names the option, and the configuration file.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        *args: of jsonargparse's parser.
+        left_out: sections and options that a configuration file may hold and that are not read.
+        **kwargs: of jsonargparse's parser.
+    """
+
+    def __init__(self, *args: Any, left_out: Collection[str] = REMOVED, **kwargs: Any) -> None:
         kwargs.setdefault("parser_mode", MODE)
         super().__init__(*args, **kwargs)
+        self.left_out = left_out
         self.configs: dict[str, dict[str, Any]] = {}  # what the configuration files hold, by their paths
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
-        config = self.configs[os.fspath(path)] = read_config(Path(path))
+        config = read_config(Path(path))
+        kept = self.configs[os.fspath(path)] = without(config, self.left_out)
         try:
             parsed: Namespace
-            if REMOVED and (kept := without_removed(config)) != config:
+            if kept != config:
                 parsed = self.parse_string(yaml.safe_dump(kept), path, *args, **kwargs)
             else:
                 parsed = super().parse_path(path, *args, **kwargs)

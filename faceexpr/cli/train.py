@@ -38,6 +38,8 @@ from faceexpr.callbacks.robustness import Robustness
 from faceexpr.cli.parser import Parser, flat, name_option, one_line, read_config
 from faceexpr.data.base import FaceDataModule
 from faceexpr.utils.errors import INTERRUPTED, PREEMPTED, SOME_FAILED, FaceExprError, of_file
+from faceexpr.utils.redirects import REMOVED, redirect
+from faceexpr.utils.specs import option_defaults
 from faceexpr.weights.checkpoints import find_checkpoint, newest_loadable, remembered, require_checkpoint
 
 # The best epoch is saved before the newest state, which then knows of it.
@@ -55,10 +57,7 @@ CALLBACKS: dict[str, type[Callback]] = {
 """The callbacks of a run, each with the name of its options in a configuration."""
 
 FOR = {
-    "evaluation": "probabilities",
-    "robustness": "probabilities",
-    "calibration": "probabilities",
-    "predictions": "probabilities",
+    **dict.fromkeys(("evaluation", "robustness", "calibration", "predictions"), "probabilities"),
     "detection_evaluation": "detections",
 }
 """Those that only a classifier's or only a detector's run has, each with what the model then ``gives``."""
@@ -111,6 +110,9 @@ class FaceExprCLI(LightningCLI):
                 raise FaceExprError(f"--{target} is taken from --{source} and cannot be given itself")
         self.checkpoint = _checkpoint(verb, self.written)
         self.remembered = {} if self.checkpoint is None else remembered(self.checkpoint)
+        model = self.written.get("model") or self.remembered.get("model", {}).get("class_path") or DEFAULTS["model"]
+        gives = getattr(model_class(str(model)), "gives", "probabilities")
+        self.unfit = [name for name, kind in FOR.items() if kind != gives]
         # Flags, not defaults of the parser: another class would take over the values of a default class's options.
         defaults = [f"--{option}={name}" for option, name in DEFAULTS.items() if option not in self.remembered]
         defaults += [f"--trainer.logger{option}" for option in LOGGER]
@@ -121,7 +123,12 @@ class FaceExprCLI(LightningCLI):
             seed_everything_default=0,
             trainer_defaults={"callbacks": [EpochSeed(), RunChecks(), *callbacks]},
             parser_class=TrainingParser,
-            parser_kwargs={"prog": f"faceexpr {verb}", "version": __version__, "description": None},
+            parser_kwargs={
+                "prog": f"faceexpr {verb}",
+                "version": __version__,
+                "description": None,
+                "left_out": (*REMOVED, *self.unfit),  # which configurations saved by version 0.1 hold
+            },
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
@@ -136,10 +143,10 @@ class FaceExprCLI(LightningCLI):
             default=None,
             help="Checkpoint to go on from or to measure: a file, a run folder, last, or a model that faceexpr ships.",
         )
-        for name, callback in CALLBACKS.items():
-            parser.add_lightning_class_args(callback, name)
-        parser.link_arguments("checkpoint.monitor", "evaluation.monitor")
-        parser.link_arguments("checkpoint.monitor", "detection_evaluation.monitor")
+        for name in [name for name in CALLBACKS if name not in self.unfit]:
+            parser.add_lightning_class_args(CALLBACKS[name], name)
+            if name.endswith("evaluation"):
+                parser.link_arguments("checkpoint.monitor", f"{name}.monitor")
         parser.link_arguments(
             "data.class_names", "model.init_args.class_names", self._model_class_names, apply_on="instantiate"
         )
@@ -154,7 +161,7 @@ class FaceExprCLI(LightningCLI):
         config.ckpt_path = None if self.checkpoint is None else str(self.checkpoint)
         if self.verb != "fit":
             if self.checkpoint is None:
-                raise require_checkpoint(self.verb, runs_folder(config.trainer))
+                raise require_checkpoint(self.verb, last_folder(self.written))
             # Weights are measured as they are: whatever else went into their training need not be there again.
             warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`")
             warnings.filterwarnings("ignore", message=r"You're using the WeightAveraging callback, but loading")
@@ -169,21 +176,16 @@ class FaceExprCLI(LightningCLI):
             config.checkpoint.save_top_k = config.last_checkpoint.save_top_k = 0
             config.trainer.enable_checkpointing = None
             rank_zero_info("trainer.enable_checkpointing is false: no checkpoint is kept")
-        self._leave_out_other_kind()
-        for note in dropped_options(self.written, config):
+        for note in (*self._left_out(), *dropped_options(self.written, config)):
             print(f"note: {note}", file=sys.stderr)
 
-    def _leave_out_other_kind(self) -> None:
-        """Take the evaluation of the other kind of model out of the configuration; a saved one of 0.1 has both."""
-        gives = getattr(pkgutil.resolve_name(self.config.model.class_path), "gives", "probabilities")
-        defaults = dict(flat(self.parser.get_defaults().as_dict()))
-        for name in [name for name, kind in FOR.items() if kind != gives]:
-            given = flat({name: self.config.pop(name).as_dict()})
-            lost = [option for option, value in given if option in self.written and value != defaults[option]]
-            self.parser.callback_keys.remove(name)
-            if lost:
-                model = self.config.model.class_path.rpartition(".")[2]
-                print(f"note: {model} has no use for {', '.join(lost)}; left out", file=sys.stderr)
+    def _left_out(self) -> Iterator[str]:
+        """Yield a note of what a file has set for the other kind of model; a configuration of 0.1 has its defaults."""
+        names = (f"{section}.{name}" for section in self.unfit for name in option_defaults(CALLBACKS[section]))
+        defaults = {name: option_defaults(CALLBACKS[name.split(".")[0]])[name.split(".")[1]] for name in names}
+        lost = [name for name, default in defaults.items() if self.written.get(name, default) != default]
+        if lost:
+            yield f"{self.config.model.class_path.rpartition('.')[2]} has no use for {', '.join(lost)}; left out"
 
     def instantiate_classes(self) -> None:
         with self.explained():
@@ -255,6 +257,20 @@ class FaceExprCLI(LightningCLI):
             raise name_option(known, self.config) from None
 
 
+def model_class(name: str) -> type | None:
+    """Return the model's class of an import path, or of a name alone that is known; None where there is none."""
+    if "." not in name:
+        classes = [LightningModule]
+        for each in classes:
+            classes += each.__subclasses__()
+        return next((each for each in classes if each.__name__ == name), None)
+    try:
+        found = pkgutil.resolve_name(redirect(name))
+    except (ImportError, AttributeError, ValueError):  # which the parser will say
+        return None
+    return found if isinstance(found, type) else None
+
+
 def written_options(args: Sequence[str]) -> dict[str, Any]:
     """Return the options that a command line and its configuration files give, by their dotted names.
 
@@ -267,7 +283,7 @@ def written_options(args: Sequence[str]) -> dict[str, Any]:
     parser = Parser(add_help=False, print_config=None)
     parser.add_argument("-c", "--config", action="append", default=[])
     for name in ("model", "data", "trainer", *CALLBACKS):
-        parser.add_argument(f"--{name}", type=dict[str, Any] | str | None)
+        parser.add_argument(f"--{name}", type=dict[str, Any] | str | None, enable_path=True)
     for name in ("ckpt_path", "seed_everything"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--print_config", nargs="?")
@@ -340,14 +356,6 @@ def last_folder(written: Mapping[str, Any]) -> Path:
     if version is None:
         return runs
     return runs / (f"version_{version}" if isinstance(yaml.safe_load(str(version)), int) else version)
-
-
-def runs_folder(trainer: Any) -> Path:
-    """Return the folder that the configured logger puts its runs into."""
-    init_args = getattr(trainer.logger, "init_args", None)
-    if init_args is None:
-        return Path(trainer.default_root_dir or ".") / RUNS
-    return Path(init_args.get("save_dir") or ".") / (init_args.get("name") or "")
 
 
 def check_match(model: LightningModule, data: FaceDataModule, verb: str) -> None:

@@ -29,32 +29,6 @@ def write_file(path: Path, content: str | bytes) -> None:
         file.write(as_bytes(content))
 
 
-def write_once(path: Path, content: str | bytes) -> bool:
-    """Write a whole file where there is none; of several processes that do so at once, one does.
-
-    Returns:
-        False where the file is there already, and is left as it is.
-
-    Raises:
-        FaceExprError: the file cannot be written there.
-    """
-    try:
-        with _beside(path) as (file, temporary):
-            file.write(as_bytes(content))
-            file.flush()
-            try:
-                os.link(temporary, path)  # which fails where the name is taken
-            except FileExistsError:
-                return False
-            except OSError:  # a file system without links: then the last of those at once wins
-                if path.exists():
-                    return False
-                temporary.replace(path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    return True
-
-
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Give a file to write bytes to, which takes its name at the end, or is gone where anything went wrong.
@@ -63,32 +37,24 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         FaceExprError: the file cannot be written there.
     """
     try:
-        with _beside(path) as (file, temporary):
-            yield file
-            file.close()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                # mkstemp makes files private; a result has the permissions that any new file would have. The only way
+                # to read the mask is to set it.
+                mask = os.umask(0)
+                os.umask(mask)
+                temporary.chmod(0o666 & ~mask)
+                yield file
             temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            # mkstemp makes files private; a result has the permissions that any new file would have.
-            temporary.chmod(0o666 & ~_umask())
-            yield file, temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _unwritable(path: Path, error: OSError) -> FaceExprError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    expected = "more room there" if full else "a file name in a folder that may be written to"
-    return FaceExprError(f"{path} cannot be written ({error.strerror or error}); expected {expected}")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        expected = "more room there" if full else "a file name in a folder that may be written to"
+        raise FaceExprError(f"{path} cannot be written ({error.strerror or error}); expected {expected}") from error
 
 
 def as_bytes(text: str | bytes) -> bytes:
@@ -105,13 +71,6 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def _umask() -> int:
-    # The only way to read the mask is to set it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def keep_older(path: Path) -> None:
     """Put a file that is to be written anew under a number; nothing is done where there is none."""
     if not path.exists():
@@ -122,12 +81,8 @@ def keep_older(path: Path) -> None:
     path.rename(copy)
 
 
-def lock(file: IO[Any], shared: bool = False) -> bool:
+def lock(file: IO[Any]) -> bool:
     """Keep an open file for this process until it is closed; nothing is done where the system has no such locks.
-
-    Args:
-        file: the open file.
-        shared: others may keep it so as well, but nobody for himself alone.
 
     Returns:
         False where another process keeps it.
@@ -137,7 +92,7 @@ def lock(file: IO[Any], shared: bool = False) -> bool:
     except ImportError:  # Windows
         return True
     try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # some file systems of a network

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 RENAMED: dict[str, str] = {
@@ -38,10 +38,10 @@ def redirect(value: Any) -> Any:
     return RENAMED.get(value, value) if isinstance(value, str) else value
 
 
-def without_removed(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a saved configuration without the options that are gone."""
+def without(config: Mapping[str, Any], names: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """Return a configuration without some of its sections or options, named like those of `REMOVED`."""
     return {
-        key: without_removed(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        key: without(value, names, f"{prefix}{key}.") if isinstance(value, Mapping) else value
         for key, value in config.items()
-        if f"{prefix}{key}" not in REMOVED
+        if f"{prefix}{key}" not in names
     }
