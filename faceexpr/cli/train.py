@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import SUPPRESS, ActionFail, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar
@@ -37,9 +37,11 @@ from faceexpr.callbacks.progress import LineProgress, RateMonitor, SaveRunConfig
 from faceexpr.callbacks.robustness import Robustness
 from faceexpr.cli.parser import Parser, flat, name_option, one_line, read_config
 from faceexpr.data.base import FaceDataModule
+from faceexpr.models.light_detector import LightDetector
+from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.errors import INTERRUPTED, PREEMPTED, SOME_FAILED, FaceExprError, of_file
 from faceexpr.utils.redirects import REMOVED, redirect
-from faceexpr.utils.specs import option_defaults
+from faceexpr.utils.specs import class_path, option_defaults
 from faceexpr.weights.checkpoints import find_checkpoint, newest_loadable, remembered, require_checkpoint
 
 # The best epoch is saved before the newest state, which then knows of it.
@@ -67,6 +69,9 @@ RUNS = "lightning_logs"
 
 DEFAULTS = {"model": "ExpressionClassifier", "data": "SyntheticFaces"}
 """The classes that are used where no other is named."""
+
+DETECTOR_NET = {"class_path": class_path(LightDetector)}
+"""The network of a detector whose network is not named."""
 
 LOGGER = ("=TensorBoardLogger", f".save_dir={RUNS}", ".name=", ".default_hp_metric=false")
 """The logger of runs that name none, as flags of ``--trainer.logger``."""
@@ -111,7 +116,11 @@ class FaceExprCLI(LightningCLI):
         self.checkpoint = _checkpoint(verb, self.written)
         self.remembered = {} if self.checkpoint is None else remembered(self.checkpoint)
         model = self.written.get("model") or self.remembered.get("model", {}).get("class_path") or DEFAULTS["model"]
-        gives = getattr(model_class(str(model)), "gives", "probabilities")
+        model = model_class(str(model))
+        gives = getattr(model, "gives", "probabilities")
+        if model is FaceDetector and "model" not in self.remembered and "model.net" not in self.written:
+            # The same net, but whoever reads the configuration sees its name and its options.
+            self.remembered["model"] = {"class_path": class_path(FaceDetector), "init_args": {"net": DETECTOR_NET}}
         self.unfit = [name for name, kind in FOR.items() if kind != gives]
         # Flags, not defaults of the parser: another class would take over the values of a default class's options.
         defaults = [f"--{option}={name}" for option, name in DEFAULTS.items() if option not in self.remembered]
@@ -181,8 +190,11 @@ class FaceExprCLI(LightningCLI):
 
     def _left_out(self) -> Iterator[str]:
         """Yield a note of what a file has set for the other kind of model; a configuration of 0.1 has its defaults."""
-        names = (f"{section}.{name}" for section in self.unfit for name in option_defaults(CALLBACKS[section]))
-        defaults = {name: option_defaults(CALLBACKS[name.split(".")[0]])[name.split(".")[1]] for name in names}
+        defaults = {
+            f"{section}.{name}": default
+            for section in self.unfit
+            for name, default in option_defaults(CALLBACKS[section]).items()
+        }
         lost = [name for name, default in defaults.items() if self.written.get(name, default) != default]
         if lost:
             yield f"{self.config.model.class_path.rpartition('.')[2]} has no use for {', '.join(lost)}; left out"
@@ -271,6 +283,25 @@ def model_class(name: str) -> type | None:
     return found if isinstance(found, type) else None
 
 
+class Flag(ActionFail):
+    """Keep the flags of one name, ``--model``, and of all below it, ``--model.net.dropout``, as they are written.
+
+    Of jsonargparse's actions, only that which refuses an option gets those below it without looking at a class.
+
+    Args:
+        flags: list that gets each flag's name and value, in the order of the command line.
+        **kwargs: of argparse's actions.
+    """
+
+    def __init__(self, flags: list[tuple[str, Any]], **kwargs: Any) -> None:
+        super(ActionFail, self).__init__(**kwargs | {"default": SUPPRESS})
+        self.flags = flags
+
+    def __call__(self, parser: Any, namespace: Any, text: str, option: str) -> None:
+        special = text[:1] in ("", "{") or text.lower() in ("null", "false")
+        self.flags.append((option.lstrip("-"), yaml.safe_load(text) if special else text))
+
+
 def written_options(args: Sequence[str]) -> dict[str, Any]:
     """Return the options that a command line and its configuration files give, by their dotted names.
 
@@ -280,22 +311,27 @@ def written_options(args: Sequence[str]) -> dict[str, Any]:
     Raises:
         FaceExprError: a configuration file does not hold options.
     """
+    flags: list[tuple[str, Any]] = []
+    groups = ("model", "data", "trainer", *CALLBACKS)
     parser = Parser(add_help=False, print_config=None)
-    parser.add_argument("-c", "--config", action="append", default=[])
-    for name in ("model", "data", "trainer", *CALLBACKS):
-        parser.add_argument(f"--{name}", type=dict[str, Any] | str | None, enable_path=True)
-    for name in ("ckpt_path", "seed_everything"):
-        parser.add_argument(f"--{name}")
+    parser.add_argument("-c", "--config", action=Flag, flags=flags)
+    for name in ("ckpt_path", "seed_everything", *groups):
+        parser.add_argument(f"--{name}", action=Flag, flags=flags)
     parser.add_argument("--print_config", nargs="?")
     for names in (("-h", "--help"), ("--version",)):
         parser.add_argument(*names, action="store_true")
     try:
-        flags: dict[str, Any] = parser.parse_args(args).as_dict()
-    except FaceExprError:
+        parser.parse_args(args)
+    except (FaceExprError, yaml.YAMLError):
         return {}
     written: dict[str, Any] = {}
-    for options in (*(read_config(Path(path)) for path in flags.pop("config")), flags):
-        for name, value in flat({key: value for key, value in options.items() if options is not flags or value}):
+    for flag, given in flags:
+        if flag in ("c", "config"):
+            options = read_config(Path(given))
+        else:
+            is_file = flag in groups and isinstance(given, str) and Path(given).is_file()
+            options = {flag: read_config(Path(given)) if is_file else given}
+        for name, value in flat(options):
             if value is None or value is False:  # nothing is left of what it held
                 written = {key: kept for key, kept in written.items() if not key.startswith(f"{name}.")}
             written[name] = value
@@ -327,7 +363,7 @@ def dropped_options(written: Mapping[str, Any], config: Namespace) -> list[str]:
 def _checkpoint(verb: str, written: Mapping[str, Any]) -> Path | None:
     """Return the checkpoint that a command line begins with."""
     name = written.get("ckpt_path")
-    if name in (None, "", "null"):
+    if name is None:
         return None
     runs = last_folder(written)
     if name == "last" and verb == "fit" and (found := newest_loadable(runs)) is None:
@@ -348,7 +384,7 @@ def last_folder(written: Mapping[str, Any]) -> Path:
     if folder := written.get("last_checkpoint.dirpath"):
         return Path(folder)
     root = written.get("trainer.default_root_dir")
-    if written.get("trainer.logger") in (False, "false", "False"):
+    if written.get("trainer.logger") is False:
         return Path(root or ".") / "checkpoints"
     runs = Path(written.get("trainer.logger.save_dir") or Path(root or ".") / RUNS)
     runs /= written.get("trainer.logger.name") or ""

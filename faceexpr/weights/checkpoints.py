@@ -116,8 +116,13 @@ def class_of(checkpoint: Mapping[str, Any], path: Path) -> str:
 
 
 def remembered(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint says of its model, its data and its classes, as defaults for the command line."""
+    """Return what a checkpoint says of its model, its data and its classes, as defaults for the command line.
+
+    Raises:
+        FaceExprError: it is no checkpoint, or does not say what model it holds.
+    """
     checkpoint = read_checkpoint(path)
+    class_of(checkpoint, path)
     found: dict[str, Any] = {}
     for key, stored in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
         values = {name: value for name, value in checkpoint.get(stored, {}).items() if name != "_instantiator"}
@@ -126,8 +131,6 @@ def remembered(path: Path) -> dict[str, Any]:
             found["class_names"] = values.pop("class_names")
         if class_path:
             found[key] = {"class_path": class_path, "init_args": values}
-    if "model" not in found:
-        raise FaceExprError(f"{path} does not say what model it holds; expected a file that faceexpr fit has written")
     return found
 
 
