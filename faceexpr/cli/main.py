@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import pkgutil
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -64,7 +64,7 @@ def main(args: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         _check_ranks()
-        _load(VERBS[verb][0])(arguments)
+        pkgutil.resolve_name(VERBS[verb][0])(arguments)
     except FaceExprError as error:
         _refuse(verb, error)
     except KeyboardInterrupt:
@@ -106,9 +106,3 @@ def _overview() -> ArgumentParser:
     for verb, (_, line) in VERBS.items():
         verbs.add_subcommand(verb, ArgumentParser(prog=f"faceexpr {verb}"), help=line)
     return parser
-
-
-def _load(target: str) -> Callable[[list[str]], None]:
-    module, _, name = target.partition(":")
-    function: Callable[[list[str]], None] = getattr(import_module(module), name)
-    return function

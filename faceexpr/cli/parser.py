@@ -12,7 +12,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader
 
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.redirects import REMOVED, redirect, without
+from faceexpr.utils.redirects import REMOVED, leave_out, redirect
 
 MODE = "faceexpr"
 """jsonargparse's name for how our parsers read values: as YAML, with the class paths of earlier versions redirected."""
@@ -37,7 +37,7 @@ class Parser(ArgumentParser):
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         config = read_config(Path(path))
-        kept = self.configs[os.fspath(path)] = without(config, self.left_out)
+        kept = self.configs[os.fspath(path)] = leave_out(config, self.left_out)
         try:
             parsed: Namespace
             if kept != config:

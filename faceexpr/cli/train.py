@@ -398,21 +398,17 @@ def check_match(model: LightningModule, data: FaceDataModule, verb: str) -> None
     """Refuse data for another kind of model.
 
     Raises:
-        FaceExprError: faces for a detector, pictures for a classifier, or ``predict`` with a detector.
+        FaceExprError: faces for a detector, images with boxes for a classifier, or ``predict`` with a detector.
     """
     detects = getattr(model, "gives", data.suits) == "detections"
+    name = type(model).__name__
     if detects and verb == "predict":
         raise FaceExprError(
-            f"{type(model).__name__} finds faces, which `faceexpr predict` does not write; expected `faceexpr analyze` "
-            "or a classifier"
+            f"{name} finds faces, which `faceexpr predict` does not write; expected `faceexpr analyze` or a classifier"
         )
     if detects != (data.suits == "detections"):
-        wanted = (
-            "pictures with boxes, such as FaceBoxes or SyntheticScenes"
-            if detects
-            else "faces with expressions, such as FER2013"
-        )
-        raise FaceExprError(f"--data is {type(data).__name__}, but {type(model).__name__} needs {wanted}")
+        faces, scenes = "faces with expressions, such as FER2013", "images with boxes, such as FaceBoxes"
+        raise FaceExprError(f"--data is {type(data).__name__}, but {name} needs {scenes if detects else faces}")
 
 
 def bad_input(error: Exception) -> FaceExprError | None:

@@ -38,10 +38,10 @@ def redirect(value: Any) -> Any:
     return RENAMED.get(value, value) if isinstance(value, str) else value
 
 
-def without(config: Mapping[str, Any], names: Collection[str], prefix: str = "") -> dict[str, Any]:
+def leave_out(config: Mapping[str, Any], names: Collection[str], prefix: str = "") -> dict[str, Any]:
     """Return a configuration without some of its sections or options, named like those of `REMOVED`."""
     return {
-        key: without(value, names, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        key: leave_out(value, names, f"{prefix}{key}.") if isinstance(value, Mapping) else value
         for key, value in config.items()
         if f"{prefix}{key}" not in names
     }

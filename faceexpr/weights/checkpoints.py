@@ -198,13 +198,11 @@ def newest_loadable(runs: Path) -> Path | None:
 
 def newest(folder: Path, *patterns: str) -> Path | None:
     """Return the file below ``folder`` that was written last among those whose name matches one of ``patterns``."""
-    found = _by_age(folder, *patterns)
-    return found[-1] if found else None
+    return next(reversed(_by_age(folder, *patterns)), None)
 
 
 def _by_age(folder: Path, *patterns: str) -> list[Path]:
-    found = [path for pattern in patterns for path in folder.rglob(pattern)] if folder.is_dir() else []
-    return sorted(found, key=lambda path: path.stat().st_mtime)
+    return sorted((path for each in patterns for path in folder.rglob(each)), key=lambda path: path.stat().st_mtime)
 
 
 def _example(runs: Path, parameter: str = "ckpt_path") -> str:

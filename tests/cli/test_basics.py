@@ -41,25 +41,14 @@ def test_fit_with_defaults_of_everything_but_size(workdir: Path) -> None:
     assert config["model"]["init_args"]["net"]["class_path"] == "faceexpr.models.simple_cnn.SimpleCNN"
 
 
-def test_architecture_is_one_flag(workdir: Path) -> None:
-    main(
-        ["fit", *TINY_DATA, *TINY_RUN, "--trainer.limit_train_batches=1", "--model.net=ResNet", "--model.net.depth=18"]
-    )
-    config = yaml.safe_load((workdir / "lightning_logs/version_0/config.yaml").read_text())
-    assert config["model"]["init_args"]["net"]["class_path"] == "faceexpr.models.resnet.ResNet"
-    assert config["model"]["init_args"]["net"]["init_args"]["depth"] == 18
-
-
-@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
-def test_no_checkpoint_is_an_error_that_says_how_to_name_one(
-    verb: str, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_checkpoint_is_an_error_that_says_how_to_name_one(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run("fit")
-    assert exit_code(lambda: run(verb)) == 2
-    message = capsys.readouterr().err
-    assert f"no weights to {verb}" in message
-    assert "--ckpt_path lightning_logs/version_0/checkpoints/best.ckpt" in message
-    assert "Traceback" not in message
+    for verb in ("validate", "test", "predict"):
+        assert exit_code(lambda: run(verb)) == 2  # noqa: B023
+        message = capsys.readouterr().err
+        assert f"no weights to {verb}" in message
+        assert "--ckpt_path lightning_logs/version_0/checkpoints/best.ckpt" in message
+        assert "Traceback" not in message
 
 
 def test_a_saved_config_runs_again_in_every_verb(run: Run, workdir: Path) -> None:
@@ -89,8 +78,6 @@ def test_test_needs_nothing_but_the_checkpoint(run: Run, workdir: Path) -> None:
     [
         (["--data.batch_size=0"], "batch_size"),
         (["--model.loss=CrossEntropy", "--model.loss.label_smoothing=2"], "label_smoothing"),
-        (["--model.loss=Focal", "--model.loss.class_weights=[1,2]"], "class_weights"),
-        (["--model.net=ResNet", "--model.net.weights=missing.pth"], "missing.pth"),
         (["--data=FER2013", "--data.path=missing.csv"], "missing.csv"),
         (["--ckpt_path=missing.ckpt"], "missing.ckpt"),
         (["--model.optimizer.lr=-1"], "Invalid learning rate: -1.0"),
@@ -103,12 +90,9 @@ def test_test_needs_nothing_but_the_checkpoint(run: Run, workdir: Path) -> None:
             "pct_start",
         ),
         (["--trainer.strategy=foo"], "strategy='foo'"),
-        (["--trainer.barebones=true"], "barebones"),
-        (["--trainer.val_check_interval=100"], "val_check_interval"),
         (["--trainer.callbacks+=EarlyStopping"], "the following arguments are required: monitor"),
         (["--trainer.callbacks+=Timer", "--trainer.callbacks.duration=00:00:00:10"], "cannot represent an object"),
         (["--seed_everything=-5"], "-5 is not in bounds"),
-        (["--checkpoint.dirpath=file/ck"], "file"),
         (["--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=file/logs"], "file"),
     ],
 )
@@ -127,15 +111,12 @@ def test_bad_options_are_one_sentence(
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (b"", "bad.yaml is empty; expected options"),
-        (b"- 1\n- 2\n", "bad.yaml holds list values; expected options"),
-        (b"model: [1\n a: b", "bad.yaml, line 2: "),
         (b"\xff\xfe\x00", "bad.yaml"),
         (b"trainr: {max_epochs: 1}", "bad.yaml: Option 'trainr.max_epochs' is not accepted"),
         (b"model: {class_path: KNNClassifier, init_args: {kk: 3}}", 'bad.yaml: Parser key "model": '),
     ],
 )
-def test_a_configuration_that_is_none_is_named(
+def test_a_wrong_configuration_is_named(
     text: bytes, expected: str, run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (workdir / "bad.yaml").write_bytes(text)
@@ -152,21 +133,3 @@ def test_classes_in_the_current_folder_are_found(workdir: Path) -> None:
     args = ["fit", *TINY_DATA, *TINY_RUN, "--model.net=mynet.Mine"]
     subprocess.run([sys.executable, "-c", code, *args], check=True, capture_output=True)
     assert "mynet.Mine" in (workdir / "lightning_logs/version_0/config.yaml").read_text()
-
-
-@pytest.mark.parametrize(
-    ("args", "expected"),
-    [
-        (["--out=."], "is a folder"),
-        (["--out=file/a.pt2"], "cannot be written"),
-        (["--out=a.pt2", "--channels=2"], "--channels is 2"),
-    ],
-)
-def test_export_refuses_before_it_works(
-    args: list[str], expected: str, run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run("fit")
-    (workdir / "file").touch()
-    assert exit_code(lambda: main(["export", "--ckpt_path=lightning_logs/version_0", *args])) == 2
-    assert expected in capsys.readouterr().err
-    assert not list(workdir.rglob("*.pt2"))

@@ -52,9 +52,11 @@ model:
         (["--config=base.yaml", "--config=over.yaml"], "model.net is MLP, which does not have these options; they are "
             "dropped: final_relu True\n"),
         (["--model.net.final_relu=true", "--model.net=MLP"], "model.net is MLP, which does not have these options; "
-            "they are dropped: final_relu True\n"),
+            "they are dropped: final_relu true\n"),
         (["--config=base.yaml", "--model=KNNClassifier"], "model is KNNClassifier, which does not have these options; "
             "they are dropped: net SimpleCNN, net.dropout 0.4, net.final_relu True\n"),
+        (["--model.mirror=true", "--model.lr=0.1", "--model=FaceDetector", "--data=SyntheticScenes"], "model is "
+            "FaceDetector, which does not have these options; they are dropped: mirror true\n"),
         (["--trainer.logger.sub_dir=x", "--trainer.logger=CSVLogger"], "trainer.logger is CSVLogger, which does not "
             "have these options; they are dropped: sub_dir x\n"),
         (["--model=KNNClassifier", "--trainer.logger=CSVLogger"], ""),  # nobody has written what these do not have
@@ -69,27 +71,42 @@ def test_options_that_another_class_does_not_have_are_dropped_with_a_note(
     assert capsys.readouterr().err == (f"note: {note}" if note else "")
 
 
-def test_options_that_both_classes_have_stay(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    net = printed_config(capsys, "--config", write(workdir / "base.yaml", BASE), "--model.net=MLP")["model"][
-        "init_args"
-    ]["net"]
-    assert net["class_path"].endswith("MLP")
-    assert net["init_args"]["dropout"] == 0.4
-    assert "final_relu" not in net["init_args"]
-
-
-def test_e01_options_after_a_class_change_go_to_the_new_class(
+def test_options_that_both_classes_have_stay_and_those_after_the_class_are_its_own(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = write(workdir / "base.yaml", BASE)
-    config = printed_config(
-        capsys, "--config", base, "--model.net", "MLP", "--model.net.dropout", "0.1", "--model.net.activation", "tanh"
-    )
-    assert config["model"]["init_args"]["net"]["init_args"]["dropout"] == 0.1
-    assert config["model"]["init_args"]["net"]["init_args"]["activation"] == "tanh"
+    config = printed_config(capsys, "--config", base, "--model.net", "MLP", "--model.net.activation", "tanh")
+    net = config["model"]["init_args"]["net"]
+    assert net["class_path"].endswith("MLP")
+    assert (net["init_args"]["dropout"], net["init_args"]["activation"]) == (0.4, "tanh")
+    assert "final_relu" not in net["init_args"]
 
 
-def test_e01_print_config_is_what_runs_and_rebuilds_the_same_model(
+def test_a_run_has_the_evaluation_of_its_kind_of_model(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    classifier, detector = {"evaluation", "robustness", "calibration", "predictions"}, {"detection_evaluation"}
+    sections = "evaluation: {gallery_size: 3, figures: true}\ndetection_evaluation: {score: 0.5}\n"  # as of 0.1
+    scenes = write(workdir / "scenes.yaml", f"data: SyntheticScenes\nmodel: FaceDetector\n{sections}")
+    faces = write(workdir / "faces.yaml", sections)
+    for file, own in ((scenes, detector), (faces, classifier)):
+        config = printed_config(capsys, "--config", file)
+        assert config.keys() & (classifier | detector) == own
+    built(["--config", scenes])
+    assert capsys.readouterr().err == "note: FaceDetector has no use for evaluation.gallery_size; left out\n"
+    flags = ["--model=FaceDetector", "--model.lr=0.1", "--data=SyntheticScenes"]
+    assert printed_config(capsys, *flags).keys() & (classifier | detector) == detector
+
+
+@pytest.mark.parametrize("options", [[], ["--model.net.suppression.method=wbf"], ["--model.net.test_side=64"]])
+def test_a_detector_whose_network_is_not_named_has_the_light_one(
+    options: list[str], workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = printed_config(capsys, "--model=FaceDetector", "--data=SyntheticScenes", *options)
+    net = config["model"]["init_args"]["net"]
+    assert net["class_path"] == "faceexpr.models.light_detector.LightDetector"
+    assert net["init_args"]["test_side"] == (64 if "--model.net.test_side=64" in options else 640)
+
+
+def test_print_config_is_what_runs_and_rebuilds_the_same_model(
     run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = write(workdir / "base.yaml", BASE)
@@ -103,7 +120,7 @@ def test_e01_print_config_is_what_runs_and_rebuilds_the_same_model(
 
 
 @pytest.mark.parametrize("form", ["list in a second file", "append in a file", "append on the command line"])
-def test_e02_the_products_callbacks_are_always_there(form: str, workdir: Path) -> None:
+def test_the_products_callbacks_are_always_there(form: str, workdir: Path) -> None:
     early = "{class_path: EarlyStopping, init_args: {monitor: val/accuracy, mode: max}}"
     summary = "{class_path: DeviceStatsMonitor}"
     base = write(workdir / "base.yaml", f"trainer: {{callbacks: [{summary}]}}")
@@ -119,7 +136,7 @@ def test_e02_the_products_callbacks_are_always_there(form: str, workdir: Path) -
     assert any(type(callback).__name__ == "DeviceStatsMonitor" for callback in found) == (key == "callbacks+")
 
 
-def test_e08_numbers_without_a_dot_are_numbers_everywhere(run: Run, workdir: Path) -> None:
+def test_numbers_without_a_dot_are_numbers_everywhere(run: Run, workdir: Path) -> None:
     text = """
 model:
   class_path: ExpressionClassifier
@@ -154,14 +171,12 @@ def test_several_configs_compose_with_every_debug_config(workdir: Path, capsys: 
         assert {name: config["trainer"][name] for name in written} == written
 
 
-@pytest.mark.parametrize("how", ["flag", "file"])
-def test_e01_another_class_does_not_inherit_the_defaults_of_the_default_class(
-    how: str, workdir: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("args", [["--config=scenes.yaml"], ["--data=SyntheticScenes", "--model=FaceDetector"]])
+def test_another_class_does_not_inherit_the_defaults_of_the_default_class(
+    args: list[str], workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("scenes.yaml").write_text("data: SyntheticScenes\nmodel: {class_path: FaceDetector}\n")
-    args = ["--config", "scenes.yaml"] if how == "file" else ["--data", "SyntheticScenes", "--model=FaceDetector"]
-    assert exit_code(lambda: main(["fit", *args, "--print_config"])) == 0
-    config = yaml.safe_load(capsys.readouterr().out)
+    write(workdir / "scenes.yaml", "data: SyntheticScenes\nmodel: {class_path: FaceDetector}\n")
+    config = printed_config(capsys, *args)
     assert config["data"]["init_args"]["train_size"] == 400  # SyntheticFaces has 4000
     assert "AdamW" in str(config["model"]["init_args"]["optimizer"])  # the classifier's is Adam
 

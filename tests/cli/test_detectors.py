@@ -21,7 +21,7 @@ NET = [
     "--model", "FaceDetector", "--model.net", "LightDetector", "--model.net.widths", "[4, 4, 8, 8, 8]",
     "--model.net.neck", "8",
 ]  # fmt: skip
-TRAINER = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--detection_evaluation.figures", "false"]
+TRAINER = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"]
 
 Fit = Callable[..., None]
 
@@ -31,54 +31,43 @@ def fit(workdir: Path) -> Fit:
     """Train a tiny detector on a few scenes."""
 
     def tiny(*args: str) -> None:
-        main(["fit", *NET, *SCENES, *TRAINER, *args])
+        main(["fit", *NET, *SCENES, *TRAINER, "--detection_evaluation.figures", "false", *args])
 
     return tiny
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run folder of a tiny detector."""
+    folder = tmp_path_factory.mktemp("trained")
+    figures = ["--detection_evaluation.figures", "false"]
+    main(["fit", *NET, *SCENES, *TRAINER, *figures, "--trainer.default_root_dir", str(folder)])
+    return folder / "lightning_logs/version_0"
+
+
 def test_a_detector_is_trained_chosen_by_ap50_and_measured_from_its_checkpoint_alone(
-    fit: Fit, workdir: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fit()
-    run = workdir / "lightning_logs/version_0"
-    checkpoint = torch.load(run / "checkpoints/best.ckpt", map_location="cpu", weights_only=True)
+    checkpoint = torch.load(trained / "checkpoints/best.ckpt", map_location="cpu", weights_only=True)
     (best,) = [state for name, state in checkpoint["callbacks"].items() if "BestCheckpoint" in name]
     assert best["monitor"] == "val/ap50"
-    assert yaml.safe_load((run / "config.yaml").read_text())["checkpoint"]["monitor"] == "auto"
-    capsys.readouterr()
-    main(["test", "--ckpt_path", str(run), "--trainer.accelerator", "cpu"])
-    measured = json.loads((workdir / "lightning_logs/version_1/metrics.json").read_text())["test"]
+    assert yaml.safe_load((trained / "config.yaml").read_text())["checkpoint"]["monitor"] == "auto"
+    main(["test", "--ckpt_path", str(trained), "--trainer.accelerator", "cpu"])
+    measured = json.loads((workdir / "lightning_logs/version_0/metrics.json").read_text())["test"]
     assert measured["images"] == 3
     assert 0 <= measured["ap50"] <= 1
     assert re.search(r"AP50 +0\.\d{4}", capsys.readouterr().out)
 
 
-def test_options_of_the_suppression_can_be_changed_after_training(fit: Fit, workdir: Path) -> None:
-    fit()
+def test_options_of_the_suppression_can_be_changed_after_training(trained: Path, workdir: Path) -> None:
     changed = ["--model.net.suppression.min_score", "0.0", "--model.net.suppression.max_faces", "2"]
-    main(["test", "--ckpt_path", "lightning_logs/version_0", *changed, "--trainer.accelerator", "cpu"])
-    measured = json.loads((workdir / "lightning_logs/version_1/metrics.json").read_text())["test"]
+    main(["test", "--ckpt_path", str(trained), *changed, "--trainer.accelerator", "cpu"])
+    measured = json.loads((workdir / "lightning_logs/version_0/metrics.json").read_text())["test"]
     assert (measured["detections"], measured["images_at_the_limit"]) == (6, 3)
 
 
-@pytest.mark.parametrize("option", [["--model.net.suppression.method", "wbf"], ["--model.net.test_side", "64"]])
-def test_options_of_a_net_that_is_not_named_are_those_of_the_default(
-    workdir: Path, option: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert exit_code(lambda: main(["fit", "--model", "FaceDetector", *SCENES, *option, "--print_config"])) == 0
-    net = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["net"]
-    assert net["class_path"] == "faceexpr.models.light_detector.LightDetector"
-
-
-def test_suppression_can_be_changed_after_training_with_the_default_net(workdir: Path) -> None:
-    main(["fit", "--model", "FaceDetector", *SCENES, *TRAINER])
-    changed = ["--model.net.suppression.max_faces", "2"]
-    main(["test", "--ckpt_path", "lightning_logs/version_0", *changed, "--trainer.accelerator", "cpu"])
-    measured = json.loads((workdir / "lightning_logs/version_1/metrics.json").read_text())["test"]
-    assert measured["detections"] <= 6
-
-
-def test_d10_without_a_face_to_validate_on_the_run_stops_before_it_trains(
+# Case D10
+def test_without_a_face_to_validate_on_the_run_stops_before_it_trains(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in "ab":
@@ -96,7 +85,7 @@ def test_d10_without_a_face_to_validate_on_the_run_stops_before_it_trains(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([*NET, "--data", "SyntheticFaces"], "--data is SyntheticFaces, but FaceDetector needs pictures with boxes"),
+        ([*NET, "--data", "SyntheticFaces"], "--data is SyntheticFaces, but FaceDetector needs images with boxes"),
         (SCENES, "--data is SyntheticScenes, but ExpressionClassifier needs faces with expressions"),
         ([*NET, "--data", "FaceBoxes"], "data.train is not given; expected an annotation file"),
         ([*NET, *SCENES, "--data.augment.mosaic", "2"], "data.augment.mosaic is 2.0; expected 0 to 1"),
@@ -118,15 +107,13 @@ def test_what_does_not_fit_together_is_refused_in_a_sentence(
     assert "Traceback" not in error
 
 
-def test_predict_sends_detectors_to_analyze(fit: Fit, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit()
-    assert exit_code(lambda: main(["predict", "--ckpt_path", "lightning_logs/version_0"])) == 2
+def test_predict_sends_detectors_to_analyze(trained: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: main(["predict", "--ckpt_path", str(trained)])) == 2
     assert "expected `faceexpr analyze`" in capsys.readouterr().err
 
 
-def test_d07_no_checkpoint_of_a_diverged_step_is_kept(
-    fit: Fit, workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+# Case D07
+def test_no_checkpoint_of_a_diverged_step_is_kept(fit: Fit, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     diverging = ["--model.optimizer", "SGD", "--model.optimizer.lr", "1e30", "--trainer.max_epochs", "5"]
     assert exit_code(lambda: fit(*diverging)) == 2
     assert "the training loss is not finite" in capsys.readouterr().err
@@ -135,7 +122,7 @@ def test_d07_no_checkpoint_of_a_diverged_step_is_kept(
         assert all(torch.isfinite(value).all() for value in state.values() if value.is_floating_point())
 
 
-def test_d04_without_validation_it_is_said_once_and_training_goes_on(
+def test_without_validation_it_is_said_once_and_training_goes_on(
     fit: Fit, workdir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fit("--trainer.limit_val_batches", "0")

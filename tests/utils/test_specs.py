@@ -17,7 +17,7 @@ from torch import nn
 
 from faceexpr.data.augment import Augmentation
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.specs import Described, callable_class, class_path, describe
+from faceexpr.utils.specs import Described, callable_class, describe
 
 
 class Cup(Described):
@@ -40,16 +40,10 @@ def brew():
     return "tea"
 
 
-@pytest.mark.parametrize("value", [None, True, False, 0, 7, -1.5, "text", ""])
-def test_plain_values_stay(value):
-    described = describe(value, "x")
-    assert described == value
-    assert type(described) is type(value)
-
-
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
+        *[(value, value) for value in (None, True, 0, -1.5, "text")],
         (np.float64(0.25), 0.25),
         (np.str_("a"), "a"),
         (Path("a/b.csv"), str(Path("a/b.csv"))),
@@ -70,14 +64,10 @@ def test_other_values_become_plain(value, expected):
     described = describe(value, "x")
     assert described == expected
     assert type(described) is type(expected)
-
-
-def test_what_is_described_loads_without_pickle():
-    values = [np.float64(0.1), Path("x"), (1, 2), Augmentation(flip=0.5), Cup(2), partial(torch.optim.SGD, lr=0.1)]
     file = io.BytesIO()
-    torch.save(describe(values, "x"), file)
+    torch.save(described, file)
     file.seek(0)
-    assert torch.load(file, weights_only=True) == describe(values, "x")
+    assert torch.load(file, weights_only=True) == expected
 
 
 def test_a_dataclass_is_its_fields():
@@ -112,22 +102,14 @@ def test_copies_remember_their_arguments(duplicate):
     assert torch.equal(again.linear.weight, layer.linear.weight)
 
 
-@pytest.mark.parametrize(
-    "value",
-    [lambda: 1, brew, partial(brew), object(), torch.zeros(1), {1, 2}, np.zeros(2), 1j],
-    ids=["lambda", "function", "partial of a function", "object", "tensor", "set", "array", "complex"],
-)
+@pytest.mark.parametrize("value", [lambda: 1, partial(brew), torch.zeros(1), {1, 2}], ids=str)
 def test_what_no_checkpoint_can_keep_is_refused(value):
     with pytest.raises(FaceExprError, match=r"^model\.net is .*, which a checkpoint cannot keep; expected "):
         describe(value, "model.net")
 
 
 def test_the_message_says_where_the_value_is():
-    for value in (
-        {"depth": {"x": brew}},
-        Cup({"depth": {"x": brew}}),
-        partial(Cup, size={"depth": {"x": brew}}),
-    ):
+    for value in ({"depth": {"x": brew}}, Cup({"depth": {"x": brew}}), partial(Cup, size={"depth": {"x": brew}})):
         with pytest.raises(FaceExprError, match=r"^model\.net\.(size\.)?depth\.x is <function brew"):
             describe(value, "model.net")
 
@@ -152,11 +134,6 @@ def test_what_jsonargparse_makes_of_a_callable_is_understood():
     again.add_argument("--optimizer", type=OptimizerCallable)
     built = again.instantiate_classes(again.parse_object({"optimizer": description})).optimizer
     assert built([nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"] == 0.1
-
-
-def test_class_path_is_importable():
-    assert class_path(Cup) == f"{__name__}.Cup"
-    assert class_path(Augmentation) == "faceexpr.data.augment.Augmentation"
 
 
 class Base(Described):

@@ -27,6 +27,7 @@ from faceexpr.weights.model_file import (
     DETECTOR,
     FORMAT,
     KEY,
+    TOLD,
     packed,
     read_header,
     read_model_file,
@@ -69,33 +70,24 @@ def test_matrices_are_halved_and_everything_else_is_kept(tmp_path):
         assert read[name].dtype == value.dtype
 
 
-def test_others_can_read_what_it_is(tmp_path):
+def test_others_can_read_what_it_is_and_it_is_told_again(tmp_path):
     told = ["--data=drawn faces", "--licence=for research", "--command=faceexpr fit", "--seed=7"]
     path = export(compact(class_names=("Sad", "Happy")), tmp_path, *told)
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["faceexpr"])
     assert header["class_names"] == ["Sad", "Happy"]
     assert header["preprocess"] == {"channels": 1, "size": 24, "mean": [0.5], "std": [0.5]}
-    assert (header["data"], header["licence"], header["seed"]) == ("drawn faces", "for research", 7)
-    assert (header["command"], header["format"]) == ("faceexpr fit", 1)
+    assert [header[name] for name in TOLD] == ["drawn faces", "for research", "faceexpr fit", 7]
+    assert header["format"] == 1
     assert header["hyper_parameters"]["_class_path"] == "faceexpr.tasks.classify.ExpressionClassifier"
     assert read_header(path) == header
-
-
-def test_what_a_model_file_tells_of_its_origin_is_told_again(tmp_path):
-    path = export(compact(), tmp_path, "--data=drawn faces", "--seed=7")
     main(["export", f"--ckpt_path={path}", f"--out={tmp_path}/again.safetensors", "--data=other words"])
     again = read_header(tmp_path / "again.safetensors")
-    assert (again["data"], again["seed"]) == ("other words", 7)
-    assert (
-        read_checkpoint(path)["state_dict"].keys()
-        == read_checkpoint(tmp_path / "again.safetensors")["state_dict"].keys()
-    )
+    assert again == header | {"data": "other words"}
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path):
-    one = export(compact(), tmp_path, "--data=drawn faces", name="one").read_bytes()
-    assert export(compact(), tmp_path, "--data=drawn faces", name="two").read_bytes() == one
+    assert export(compact(), tmp_path, name="one").read_bytes() == export(compact(), tmp_path, name="two").read_bytes()
 
 
 def test_the_model_comes_back(tmp_path):
@@ -132,33 +124,20 @@ def test_folders_of_the_training_are_not_told():
     }  # fmt: skip
 
 
-def damaged(folder, kind):
-    good = packed({"net.a": torch.ones(3, 3)}, (), HEADER)
-    size = struct.unpack("<Q", good[:8])[0]
-    contents = {
-        "empty": b"",
-        "cut off in the header": good[:40],
-        "cut off in the tensors": good[:-5],
-        "longer": good + b"more",
-        "a header of exabytes": struct.pack("<Q", 1 << 62) + good[8:],
-        "a header that is no JSON": good[:8] + b"x" * size + good[8 + size :],
-        "text": b"{}" * 50,
-        "a checkpoint": save_task(tiny_classifier(), folder / "a.ckpt").read_bytes(),
-    }
-    path = folder / "model.safetensors"
-    path.write_bytes(contents[kind])
-    return path
-
-
 @pytest.mark.parametrize(
-    "kind",
+    "damage",
     [
-        "empty", "cut off in the header", "cut off in the tensors", "longer", "a header of exabytes",
-        "a header that is no JSON", "text", "a checkpoint",
+        lambda good: b"",
+        lambda good: good[:40],  # within the header
+        lambda good: good[:-5],  # within the tensors
+        lambda good: good + b"more",
+        lambda good: struct.pack("<Q", 1 << 62) + good[8:],  # a header of exabytes
+        lambda good: good[:8] + b"x" * struct.unpack("<Q", good[:8])[0],  # a header that is no JSON
     ],
-)  # fmt: skip
-def test_a_damaged_file_is_refused_in_one_sentence(kind, tmp_path):
-    path = damaged(tmp_path, kind)
+)
+def test_a_damaged_file_is_refused_in_one_sentence(damage, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(damage(packed({"net.a": torch.ones(3, 3)}, (), HEADER)))
     with pytest.raises(
         FaceExprError, match=r"model\.safetensors cannot be read as a model file \(.+\): it is damaged"
     ) as caught:
@@ -170,9 +149,7 @@ def test_a_damaged_file_is_refused_in_one_sentence(kind, tmp_path):
     ("entry", "expected"),
     [
         (None, "does not say of what model"),
-        ("{", "does not describe a model"),
         ("[" * 100_000, "does not describe a model"),
-        (json.dumps([1]), "does not describe a model"),
         (json.dumps({"format": FORMAT}), "does not describe a model"),
         (json.dumps({"format": FORMAT, **HEADER, "hyper_parameters": None}), "does not describe a model"),
         (json.dumps({"format": FORMAT, **HEADER, "lightning": "new"}), "does not describe a model"),
@@ -230,14 +207,14 @@ def test_nothing_that_a_file_names_is_run(disguise, tmp_path):
     assert not (tmp_path / "harm").exists()
 
 
-@pytest.mark.parametrize("names", [None, [], [1, 2], "abc"])
+@pytest.mark.parametrize("names", [None, [], [1, 2]])
 def test_class_names_that_are_none_are_refused(names, tmp_path):
     path = redescribed(tmp_path, class_names=names)
     with pytest.raises(FaceExprError, match=r"model\.safetensors has .+ for class_names .+ which are no names"):
         remembered(path)
 
 
-@pytest.mark.parametrize("value", [{"temperature": "hot"}, {"temperature": -1.0}, {"unknown": 1.0}, "yes"])
+@pytest.mark.parametrize("value", [{"temperature": -1.0}, {"unknown": 1.0}, "yes"])
 def test_a_calibration_that_is_none_is_refused(value, tmp_path):
     path = redescribed(tmp_path, calibration=value)
     with pytest.raises(FaceExprError, match=r"model\.safetensors cannot be loaded as a classifier: its weights do not"):
@@ -259,12 +236,17 @@ def test_weights_that_do_not_fit_half_precision_are_refused(workdir, capsys):
         (["--out=a.onnx"], "ends in neither .pt2 nor .safetensors"),
         (["--out=a.safetensors", "--channels=3"], "--channels is for .pt2 files"),
         (["--out=a.pt2", "--licence=mine"], "--licence is for .safetensors files"),
+        (["--out=a.pt2", "--channels=2"], "--channels is 2"),
+        (["--out=."], "is a folder"),
+        (["--out=file/a.pt2"], "cannot be written"),
     ],
 )
-def test_the_verb_refuses_what_does_not_belong_together(options, expected, workdir, capsys):
+def test_what_cannot_be_exported_so_is_refused_and_nothing_is_written(options, expected, workdir, capsys):
     save_task(tiny_classifier(), workdir / "a.ckpt")
+    (workdir / "file").touch()
     assert exit_code(lambda: main(["export", "--ckpt_path=a.ckpt", *options])) == 2
     assert expected in capsys.readouterr().err
+    assert {path.name for path in workdir.iterdir()} == {"a.ckpt", "file"}
 
 
 def test_what_is_no_network_is_not_exported(workdir, capsys):
