@@ -38,6 +38,8 @@ def built(args: list[str]) -> FaceExprCLI:
     return FaceExprCLI("fit", args)
 
 
+MIRRORED = ["--model=ExpressionClassifier", "--model.mirror=true", "--model.lr=0.1"]
+
 BASE = """
 model:
   class_path: ExpressionClassifier
@@ -55,7 +57,7 @@ model:
             "they are dropped: final_relu true\n"),
         (["--config=base.yaml", "--model=KNNClassifier"], "model is KNNClassifier, which does not have these options; "
             "they are dropped: net SimpleCNN, net.dropout 0.4, net.final_relu True\n"),
-        (["--model.mirror=true", "--model.lr=0.1", "--model=FaceDetector", "--data=SyntheticScenes"], "model is "
+        ([*MIRRORED, "--model=FaceDetector", "--data=SyntheticScenes"], "model is "
             "FaceDetector, which does not have these options; they are dropped: mirror true\n"),
         (["--trainer.logger.sub_dir=x", "--trainer.logger=CSVLogger"], "trainer.logger is CSVLogger, which does not "
             "have these options; they are dropped: sub_dir x\n"),
