@@ -42,7 +42,7 @@ from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.errors import INTERRUPTED, PREEMPTED, SOME_FAILED, FaceExprError, of_file
 from faceexpr.utils.redirects import REMOVED, redirect
 from faceexpr.utils.specs import class_path, option_defaults
-from faceexpr.weights.checkpoints import find_checkpoint, newest_loadable, remembered, require_checkpoint
+from faceexpr.weights.checkpoints import find_checkpoint, newest, newest_loadable, remembered
 
 # The best epoch is saved before the newest state, which then knows of it.
 CALLBACKS: dict[str, type[Callback]] = {
@@ -170,7 +170,11 @@ class FaceExprCLI(LightningCLI):
         config.ckpt_path = None if self.checkpoint is None else str(self.checkpoint)
         if self.verb != "fit":
             if self.checkpoint is None:
-                raise require_checkpoint(self.verb, last_folder(self.written))
+                example = newest(last_folder(self.written), "best*.ckpt") or f"{RUNS}/version_0"
+                raise FaceExprError(
+                    f"no weights to {self.verb}: name a checkpoint file or a run folder with --ckpt_path, such as "
+                    f"--ckpt_path {example}"
+                )
             # Weights are measured as they are: whatever else went into their training need not be there again.
             warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`")
             warnings.filterwarnings("ignore", message=r"You're using the WeightAveraging callback, but loading")

@@ -163,8 +163,8 @@ def find_checkpoint(written: str | Path, runs: Path, parameter: str = "ckpt_path
         return found
     if written == "best":
         raise FaceExprError(
-            f"{parameter} is best, but a new process knows of no run that it could be the best of; name the file or "
-            f"the run folder{_example(runs, parameter)}"
+            f"{parameter} is best, but a new process knows of no run that it could be the best of; expected a "
+            f"file or a run folder, such as {newest(runs, 'best*.ckpt') or 'lightning_logs/version_0'}"
         )
     if path.is_dir():
         found = newest(path, "best*.ckpt", "calibrated*.ckpt")
@@ -177,11 +177,6 @@ def find_checkpoint(written: str | Path, runs: Path, parameter: str = "ckpt_path
             f"models that come with faceexpr: {', '.join(shipped) or 'none in this installation'}"
         )
     return path
-
-
-def require_checkpoint(verb: str, runs: Path) -> FaceExprError:
-    """Return the error for a verb that was given no checkpoint."""
-    return FaceExprError(f"no weights to {verb}: name a checkpoint file or a run folder with ckpt_path{_example(runs)}")
 
 
 def newest_loadable(runs: Path) -> Path | None:
@@ -203,8 +198,3 @@ def newest(folder: Path, *patterns: str) -> Path | None:
 
 def _by_age(folder: Path, *patterns: str) -> list[Path]:
     return sorted((path for each in patterns for path in folder.rglob(each)), key=lambda path: path.stat().st_mtime)
-
-
-def _example(runs: Path, parameter: str = "ckpt_path") -> str:
-    found = newest(runs, "best*.ckpt")
-    return f", such as {parameter}={found or 'lightning_logs/version_0'}"
