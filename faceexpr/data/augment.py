@@ -148,7 +148,7 @@ def augment_batch(
 
 
 def _draw(index: Tensor, settings: Augmentation, key: tuple[int, ...], device: torch.device) -> _Draws:
-    numbers = uniform(index, len(_Draws._fields), key)
+    numbers = uniform(index, len(_Draws.__annotations__), key)
     if settings.mixup:
         from scipy.special import betaincinv  # the Beta sampler of torch takes no numbers drawn before
 
