@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from faceexpr.callbacks.checkpointing import BestCheckpoint, EpochSeed, LastCheckpoint
-from faceexpr.callbacks.checks import RunChecks
+from faceexpr.callbacks.checkpointing import BestCheckpoint, LastCheckpoint
 from faceexpr.callbacks.classification import ClassificationEvaluation
+from faceexpr.callbacks.runs import EpochSeed, RunChecks
 from faceexpr.data.base import ExpressionDataModule, Stage
 from faceexpr.data.loading import FaceSplit
 from faceexpr.models.base import ExpressionNet

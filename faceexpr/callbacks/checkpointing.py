@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import io
 import os
-import random
 import shutil
 from pathlib import Path
 from typing import Any, Literal
 from weakref import proxy
 
-import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch import Tensor
 
 from faceexpr.callbacks.evaluation import AUTO, Evaluation, resolve_monitor
-from faceexpr.data.augment import seed_of
 from faceexpr.utils.files import replacing
 from faceexpr.weights.checkpoints import read_checkpoint
 
@@ -85,50 +81,65 @@ class BestCheckpoint(ModelCheckpoint):
             every_n_epochs=every_n_epochs,
         )
 
+        self._moved: dict[str, str] = {}
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.monitor = resolve_monitor(self.monitor, pl_module)
         super().setup(trainer, pl_module, stage)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Copy the best epochs of the run that is resumed into this run's folder, which is then complete."""
-        state = checkpoint.get("callbacks", {}).pop(self.state_key, None)
-        if state is None or trainer.state.fn != TrainerFn.FITTING or trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
+        self._moved = {}
+        state = checkpoint.get("callbacks", {}).get(self.state_key, {})
+        if trainer.state.fn != TrainerFn.FITTING or trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
             return
-        folder = Path(str(self.dirpath))
-        new_paths = {"": ""}
-        for path, score in state["best_k_models"].items():
+        moved = {}
+        for path in (path for table in state.values() if isinstance(table, dict) for path in table):
             # Beside the checkpoint that is resumed, where the run's folder has been moved since.
             places = (Path(path), Path(str(trainer.ckpt_path)).parent / Path(path).name)
             source = next((place for place in places if place.is_file()), None)
-            target = folder / Path(path).name
+            target = Path(str(self.dirpath)) / Path(path).name
             # Process 0 decides: the others may be on machines that do not see its files.
-            reason = trainer.strategy.broadcast(_unusable(source, target, score) if trainer.is_global_zero else "")
+            step = checkpoint["global_step"]
+            reason = trainer.strategy.broadcast(_unusable(source, target, step) if trainer.is_global_zero else "")
             if reason:
                 rank_zero_warn(f"{path} {reason}: the best epoch will be chosen among those from here on")
                 return
             if trainer.is_global_zero and source is not None and not target.exists():
                 with source.open("rb") as old, replacing(target) as new:
                     shutil.copyfileobj(old, new)
-            new_paths[path] = str(target)
-        for name in ("best_model_path", "kth_best_model_path"):
-            state[name] = new_paths.get(state[name], "")
-        state["best_k_models"] = {new_paths[path]: score for path, score in state["best_k_models"].items()}
+            moved[path] = str(target)
+        self._moved = moved
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what has been copied; nothing of a run whose best epochs are not there."""
+        if not self._moved:
+            return
+        state: dict[str, Any] = {"dirpath": self.dirpath}
+        for name, value in state_dict.items():
+            if isinstance(value, dict):
+                state[name] = {self._moved[path]: score for path, score in value.items()}
+            elif name.endswith("_path"):
+                state[name] = self._moved.get(value, "")
+            else:
+                state.setdefault(name, value)
+        super().load_state_dict(state)
         self.current_score = state["current_score"]  # which Lightning leaves out
-        checkpoint["callbacks"][self.state_key] = state | {"dirpath": self.dirpath, "last_model_path": ""}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
         never = trainer.limit_val_batches == 0 or (every is not None and epochs is not None and 0 <= epochs < every)
-        if self.monitor is not None and never and not self.best_k_models:
+        if self.best_model_path:
+            return
+        if self.monitor is not None and never:
             rank_zero_info(
                 f"no validation will run, so no epoch can be the best by {self.monitor}: the last epoch is saved"
             )
             self.monitor = None
-        if trainer.ckpt_path is not None and not self.best_k_models:
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets the list at run time
-                if isinstance(callback, Evaluation):
-                    callback.forget_best()
+        for callback in trainer.callbacks if trainer.ckpt_path is not None else ():  # type: ignore[attr-defined]
+            if isinstance(callback, Evaluation):
+                callback.forget_best()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the state at the end of a training in which Lightning has saved nothing.
@@ -144,18 +155,16 @@ class BestCheckpoint(ModelCheckpoint):
         trainer.save_checkpoint(self.best_model_path, weights_only=False)
 
 
-def _unusable(source: Path | None, target: Path, score: Tensor) -> str:
+def _unusable(source: Path | None, target: Path, step: int) -> str:
     """Return why a best checkpoint of the run that is resumed cannot be taken over; empty where it can."""
     if source is None:
         return "of the run that is resumed is not there any more"
     if target.exists() and not target.samefile(source):
         return f"of the run that is resumed would replace {target}"
     # Killed after a better epoch and before the state that knows of it, a run leaves that epoch's file behind.
-    states = read_checkpoint(source).get("callbacks", {})
-    scores = [state.get("current_score") for key, state in states.items() if key.startswith(BestCheckpoint.__name__)]
-    if scores and scores[0] is not None and float(scores[0]) != float(score):
-        return "is of an epoch after the checkpoint that is resumed"
-    return ""
+    return (
+        "is of an epoch after the checkpoint that is resumed" if read_checkpoint(source)["global_step"] > step else ""
+    )
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -245,25 +254,3 @@ class LastCheckpoint(ModelCheckpoint):
             rank_zero_info(
                 f"stopped at step {trainer.global_step}; {self.best_model_path} is of step {self.saved_step}"
             )
-
-
-class EpochSeed(Callback):
-    """Seed the generators that the network draws from, such as its dropout, at the start of each epoch.
-
-    The seed is a function of the run's seed, the process and the epoch. So a run that is resumed at the end of an
-    epoch draws what the uninterrupted one would have drawn, and each process draws for itself. Order and augmentation
-    of the data have generators of their own.
-    """
-
-    def __init__(self) -> None:
-        self._seed = 0
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            self._seed = trainer.strategy.broadcast(torch.initial_seed())
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        number = seed_of(self._seed, trainer.global_rank, trainer.current_epoch)
-        torch.manual_seed(number)
-        random.seed(number)
-        np.random.seed(number % 2**32)

@@ -17,7 +17,7 @@ import yaml
 from jsonargparse import SUPPRESS, ActionFail, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelSummary, ProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
@@ -28,13 +28,12 @@ import faceexpr.models
 import faceexpr.tasks
 from faceexpr import __version__
 from faceexpr.callbacks.calibration import Calibrate
-from faceexpr.callbacks.checkpointing import BestCheckpoint, EpochSeed, LastCheckpoint, WholeCheckpointIO
-from faceexpr.callbacks.checks import RunChecks, check_batch_norm
+from faceexpr.callbacks.checkpointing import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
 from faceexpr.callbacks.classification import ClassificationEvaluation
 from faceexpr.callbacks.detection import DetectionEvaluation
 from faceexpr.callbacks.predictions import PredictionWriter
-from faceexpr.callbacks.progress import LineProgress, RateMonitor, SaveRunConfig, on_terminal
 from faceexpr.callbacks.robustness import Robustness
+from faceexpr.callbacks.runs import EpochSeed, LineProgress, RunChecks, SaveRunConfig, check_batch_norm, on_terminal
 from faceexpr.cli.parser import Parser, flat, name_option, one_line, read_config
 from faceexpr.data.base import FaceDataModule
 from faceexpr.models.light_detector import LightDetector
@@ -48,7 +47,7 @@ from faceexpr.weights.checkpoints import find_checkpoint, newest, newest_loadabl
 CALLBACKS: dict[str, type[Callback]] = {
     "checkpoint": BestCheckpoint,
     "last_checkpoint": LastCheckpoint,
-    "lr_monitor": RateMonitor,
+    "lr_monitor": LearningRateMonitor,
     "evaluation": ClassificationEvaluation,
     "detection_evaluation": DetectionEvaluation,
     "robustness": Robustness,
@@ -184,11 +183,9 @@ class FaceExprCLI(LightningCLI):
             logger.init_args.default_hp_metric = False
             if config.trainer.default_root_dir and logger.init_args.save_dir == RUNS:
                 logger.init_args.save_dir = str(Path(config.trainer.default_root_dir) / RUNS)
-        if config.trainer.enable_checkpointing is False:
-            # The product's callbacks are always there; these are told to keep nothing.
-            config.checkpoint.save_top_k = config.last_checkpoint.save_top_k = 0
-            config.trainer.enable_checkpointing = None
-            rank_zero_info("trainer.enable_checkpointing is false: no checkpoint is kept")
+        if logger is False:
+            config.pop("lr_monitor")  # which Lightning refuses
+            self.parser.callback_keys.remove("lr_monitor")
         for note in (*self._left_out(), *dropped_options(self.written, config)):
             print(f"note: {note}", file=sys.stderr)
 
@@ -225,7 +222,13 @@ class FaceExprCLI(LightningCLI):
         plugins = options.plugins if isinstance(options.plugins, list) else [options.plugins] * bool(options.plugins)
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, WholeCheckpointIO()]
+        if options.enable_checkpointing is False:
+            kwargs["enable_checkpointing"] = None  # Lightning refuses callbacks that keep checkpoints, which ours are
         trainer = super().instantiate_trainer(**kwargs, callbacks=callbacks)
+        if options.enable_checkpointing is False:
+            for callback in trainer.checkpoint_callbacks:
+                callback.save_top_k = 0  # type: ignore[attr-defined]
+            rank_zero_info("trainer.enable_checkpointing is false: no checkpoint is kept")
         check_batch_norm(trainer, bool(options.sync_batchnorm))
         return trainer
 
@@ -376,7 +379,10 @@ def _checkpoint(verb: str, written: Mapping[str, Any]) -> Path | None:
             f"--ckpt_path is last, and there is no last.ckpt to go on from below {runs}: training starts anew"
         )
         return found
-    return find_checkpoint(str(name), runs, resumes=verb == "fit")
+    try:
+        return find_checkpoint(str(name), runs, resumes=verb == "fit")
+    except FaceExprError as error:
+        raise name_option(error, Namespace(ckpt_path=name)) from None  # type: ignore[no-untyped-call]
 
 
 def last_folder(written: Mapping[str, Any]) -> Path:

@@ -10,7 +10,8 @@ RENAMED: dict[str, str] = {
     "faceexpr.callbacks.calibrate.Calibrate": "faceexpr.callbacks.calibration.Calibrate",
     "faceexpr.callbacks.checkpoint.BestCheckpoint": "faceexpr.callbacks.checkpointing.BestCheckpoint",
     "faceexpr.callbacks.last_checkpoint.LastCheckpoint": "faceexpr.callbacks.checkpointing.LastCheckpoint",
-    "faceexpr.callbacks.learning_rate.RateMonitor": "faceexpr.callbacks.progress.RateMonitor",
+    "faceexpr.callbacks.learning_rate.RateMonitor": "lightning.pytorch.callbacks.LearningRateMonitor",
+    "faceexpr.callbacks.progress.LineProgress": "faceexpr.callbacks.runs.LineProgress",
     "faceexpr.data.formats.document.ReadOptions": "faceexpr.data.annotations.reading.ReadOptions",
     "faceexpr.evaluation.classification.ClassificationEvaluation": (
         "faceexpr.callbacks.classification.ClassificationEvaluation"

@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_RUN, Run, exit_code
+from conftest import Run, exit_code
 from lightning.pytorch import LightningModule, Trainer
 
-from faceexpr.callbacks.checkpointing import EpochSeed, WholeCheckpointIO
-from faceexpr.cli.main import main
+from faceexpr.callbacks.checkpointing import WholeCheckpointIO
+from faceexpr.callbacks.runs import EpochSeed
 from faceexpr.cli.train import last_folder, written_options
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.weights.checkpoints import newest_loadable
 
 LAST = Path("lightning_logs/version_0/checkpoints/last.ckpt")
-DEFAULT = Path("lightning_logs")
 
 
 @pytest.mark.parametrize(
@@ -48,15 +47,19 @@ def test_last_is_looked_for_where_the_runs_go(args: list[str], folder: str, work
     assert last_folder(written_options(args)) == Path(folder)
 
 
-def test_one_command_starts_a_training_and_goes_on_with_it(run: Run, workdir: Path) -> None:
-    for epochs in (1, 2, 2):
-        run("fit", "--ckpt_path=last", "--trainer.default_root_dir=out", f"--trainer.max_epochs={epochs}")
-    steps = [
-        torch.load(Path(f"out/lightning_logs/version_{number}/checkpoints/last.ckpt"), weights_only=True)["global_step"]
-        for number in (0, 1)
-    ]
-    assert steps == [4, 8]
-    assert not Path("out/lightning_logs/version_2/checkpoints/last.ckpt").exists()  # nothing was left to train
+def test_one_command_starts_a_training_and_goes_on_with_it(
+    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--ckpt_path=last", "--trainer.default_root_dir=out"]
+    for epochs in (1, 2):
+        capsys.readouterr()
+        run("fit", *command, f"--trainer.max_epochs={epochs}")
+        assert capsys.readouterr().out.count("epoch ") == 1
+    with pytest.warns(UserWarning, match="nothing was left to train: the checkpoint has done 8 steps"):
+        run("fit", *command, "--trainer.max_epochs=2")
+    runs = [Path(f"out/lightning_logs/version_{number}/checkpoints/last.ckpt") for number in range(3)]
+    assert [torch.load(path, weights_only=True)["global_step"] for path in runs[:2]] == [4, 8]
+    assert not runs[2].exists()
 
 
 def test_a_named_run_goes_on_in_its_own_folder_with_its_own_state(run: Run, workdir: Path) -> None:
@@ -79,17 +82,6 @@ def test_a_torn_checkpoint_is_named_and_passed_over(workdir: Path, recwarn: pyte
     assert newest_loadable(Path()) == Path("newer/last.ckpt")
     assert ["newest/last.ckpt cannot be loaded" in str(warning.message) for warning in recwarn] == [True]
     assert newest_loadable(Path("nowhere")) is None
-
-
-def test_a_training_that_has_ended_goes_on_with_the_next_epoch(
-    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run("fit", "--trainer.log_every_n_steps=1", "--trainer.max_epochs=2")
-    capsys.readouterr()
-    main(["fit", "--ckpt_path", str(LAST), *TINY_RUN[1:], "--trainer.max_epochs=3"])
-    assert capsys.readouterr().out.count("epoch ") == 1  # the line of the third
-    state = torch.load("lightning_logs/version_1/checkpoints/last.ckpt", weights_only=True)
-    assert (state["epoch"], state["global_step"]) == (2, 12)
 
 
 def test_the_best_epoch_stays_where_no_validation_is_left(run: Run, workdir: Path) -> None:

@@ -13,9 +13,9 @@ from lightning.pytorch.loggers import CSVLogger
 from sklearn.metrics import f1_score
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from faceexpr.callbacks.checks import RunChecks
 from faceexpr.callbacks.classification import ClassificationEvaluation
 from faceexpr.callbacks.evaluation import flat_hparams
+from faceexpr.callbacks.runs import RunChecks
 from faceexpr.data.augment import Augmentation
 from faceexpr.data.loading import Selection
 from faceexpr.data.synthetic.faces import SyntheticFaces

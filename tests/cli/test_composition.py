@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from faceexpr.callbacks.checkpointing import BestCheckpoint, LastCheckpoint
 from faceexpr.callbacks.classification import ClassificationEvaluation
 from faceexpr.callbacks.predictions import PredictionWriter
-from faceexpr.callbacks.progress import LineProgress
+from faceexpr.callbacks.runs import LineProgress
 from faceexpr.cli.main import main
 from faceexpr.cli.train import FaceExprCLI, import_short_names, quieten_libraries
 

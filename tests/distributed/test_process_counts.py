@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import killed_runs
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from processes import run_together
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from faceexpr.callbacks.checks import check_batch_norm
+from faceexpr.callbacks.runs import check_batch_norm
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 
@@ -59,9 +59,7 @@ def keeping_weights(name: str, processes: int) -> list[str]:
 
 
 def curves(run: Path) -> dict[str, list[float]]:
-    events = EventAccumulator(str(run))
-    events.Reload()
-    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return {tag: [*points.values()] for tag, points in killed_runs.curves(run).items()}
 
 
 def checkpoint(run: Path, name: str = "best") -> dict[str, Any]:

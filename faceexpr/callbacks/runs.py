@@ -1,0 +1,227 @@
+"""What every run has: checks that stop it early, seeds, a line an epoch, and a record of its configuration."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from faceexpr.callbacks.evaluation import Evaluation
+from faceexpr.data.augment import seed_of
+from faceexpr.data.boxed_images import DetectionDataModule
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import keep_older
+from faceexpr.utils.text import counted
+
+
+class RunChecks(Callback):
+    """Refuse monitors of metrics that do not exist or that point the wrong way, and losses that are not finite.
+
+    Both are found at the first batch, not after hours of training. Runs without a batch are refused at once.
+    """
+
+    def __init__(self) -> None:
+        self._trained = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._trained = False
+        needed = {
+            "fit": ("max_epochs", "max_steps", "limit_train_batches", "check_val_every_n_epoch"),
+            "validate": ("limit_val_batches",),
+            "test": ("limit_test_batches",),
+        }
+        for option in needed.get(stage, ()):
+            if getattr(trainer, option) == 0:
+                raise FaceExprError(
+                    f"{option} is 0; expected more than 0: such a run would look done and have done nothing"
+                )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A training that was ended early would otherwise run for one more epoch each time that it is resumed.
+        trainer.should_stop = _ended_early(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and not self._trained and trainer.ckpt_path is not None:
+            way = "give a larger max_epochs or max_steps"
+            rank_zero_warn(
+                f"nothing was left to train: the checkpoint has done {counted(trainer.global_step, 'step')}; to go on, "
+                + ("leave out EarlyStopping, which has ended it" if _ended_early(trainer) else way)
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._trained = True
+        evaluated = _evaluated(trainer, pl_module)
+        data: Any = getattr(trainer, "datamodule", None)
+        detects = isinstance(data, DetectionDataModule) and trainer.limit_val_batches
+        for name, mode, watcher in _monitors(trainer):
+            best = {True: "max", False: "min", None: mode}[evaluated.get(name)]
+            if mode not in (None, best):
+                raise FaceExprError(
+                    f"{watcher} watches {name} with mode {mode}, which would prefer the worst model: {name} is better "
+                    f"when it is {'higher' if best == 'max' else 'lower'}; use mode {best}"
+                )
+            if detects and name.startswith("val/") and name != "val/loss" and not data.has_faces("val"):
+                raise FaceExprError(
+                    f"{watcher} watches {name}, which is not defined: no image of the val split has a face; expected "
+                    "images with faces, or the monitor val/loss with mode min"
+                )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step <= 1:
+            known = {*_evaluated(trainer, pl_module), *trainer.callback_metrics, *trainer.logged_metrics}
+            for name, _, watcher in _monitors(trainer):
+                if name not in known:
+                    raise FaceExprError(
+                        f"{watcher} watches {name}, which this run does not measure; expected one of "
+                        f"{', '.join(sorted(known))}"
+                    )
+        # Reading the loss waits for the device, so not at every step.
+        every = max(trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]  # set at run time
+        loss = outputs.get("loss") if isinstance(outputs, dict) and batch_idx % every == 0 else None
+        if loss is not None and not torch.isfinite(loss):
+            raise FaceExprError(
+                f"the training loss is {loss.item()} at step {trainer.global_step} (epoch {trainer.current_epoch}): "
+                "training has diverged; lower the learning rate, and look at the data of this run"
+            )
+
+
+def check_batch_norm(trainer: Trainer, synchronised: bool) -> None:
+    """Refuse to synchronise batch normalisation where torch cannot.
+
+    Args:
+        trainer: not yet running.
+        synchronised: the option ``sync_batchnorm``, which the trainer does not tell.
+
+    Raises:
+        FaceExprError: the processes train on the CPU.
+    """
+    strategy = trainer.strategy
+    if synchronised and isinstance(strategy, ParallelStrategy) and strategy.root_device.type == "cpu":
+        raise FaceExprError(
+            "sync_batchnorm is true, but torch synchronises batch normalisation on GPUs only; expected false on a CPU"
+        )
+
+
+def _ended_early(trainer: Trainer) -> bool:
+    """Tell whether the training that is resumed had been ended by its metric."""
+    return any(
+        isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience
+        for callback in [*trainer.callbacks]  # type: ignore[attr-defined]  # Lightning sets the list at run time
+    )
+
+
+def _monitors(trainer: Trainer) -> list[tuple[str, str | None, str]]:
+    """Return (metric, mode, who watches it) for callbacks and schedulers."""
+    schedules = [each for each in trainer.lr_scheduler_configs if isinstance(each.scheduler, ReduceLROnPlateau)]
+    watchers = [
+        *((callback, getattr(callback, "monitor", None)) for callback in [*trainer.callbacks]),  # type: ignore[attr-defined]
+        *((each.scheduler, each.monitor) for each in schedules),
+    ]
+    return [
+        (monitor, getattr(watcher, "mode", None), type(watcher).__name__)
+        for watcher, monitor in watchers
+        # The evaluation's monitor is the checkpoint's, and would only say everything twice.
+        if isinstance(monitor, str) and not isinstance(watcher, Evaluation)
+    ]
+
+
+def _evaluated(trainer: Trainer, pl_module: LightningModule) -> dict[str, bool]:
+    """Return the metrics that validation will log, and whether higher is better."""
+    found: dict[str, bool] = {}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Evaluation):
+            found |= {"val/loss": False, **callback.logged("val", pl_module)}
+    return found
+
+
+class EpochSeed(Callback):
+    """Seed the generators that the network draws from, such as its dropout, at the start of each epoch.
+
+    The seed is a function of the run's seed, the process and the epoch. So a run that is resumed at the end of an
+    epoch draws what the uninterrupted one would have drawn, and each process draws for itself. Order and augmentation
+    of the data have generators of their own.
+    """
+
+    def __init__(self) -> None:
+        self._seed = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._seed = trainer.strategy.broadcast(torch.initial_seed())
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        number = seed_of(self._seed, trainer.global_rank, trainer.current_epoch)
+        torch.manual_seed(number)
+        random.seed(number)
+        np.random.seed(number % 2**32)
+
+
+def on_terminal() -> bool:
+    """Tell whether a progress bar can be drawn: both streams show in a terminal."""
+    return sys.stdout.isatty() and sys.stderr.isatty()
+
+
+class LineProgress(Callback):
+    """Print one line an epoch, with its metrics and times, where no progress bar can be drawn.
+
+    Args:
+        enabled: ``None`` prints when the output goes to a file or a pipe; ``true`` always, ``false`` never.
+    """
+
+    def __init__(self, enabled: bool | None = None) -> None:
+        self.enabled = not on_terminal() if enabled is None else enabled
+        self._start = self._epoch_start = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start = self._epoch_start = time.monotonic()  # a resumed run may begin within an epoch
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_start = time.monotonic()
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.enabled:
+            return
+        now = time.monotonic()
+        of = f"/{trainer.max_epochs}" if trainer.max_epochs is not None and trainer.max_epochs > 0 else ""
+        metrics = " ".join(
+            f"{name} {float(value):.4f}"
+            for name, value in sorted(trainer.progress_bar_metrics.items())
+            if name != "v_num"
+        )
+        times = f"({now - self._epoch_start:.1f} s, {now - self._start:.0f} s in all)"
+        print(f"epoch {trainer.current_epoch + 1}{of}  {metrics}  {times}", flush=True)
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Write the resolved configuration to the run folder, and to TensorBoard as text.
+
+    A configuration that is already there, from an earlier run into the same folder, is kept under a number.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        folder = trainer.log_dir  # all processes agree on it, so all of them have to ask
+        if not self.already_saved and folder is not None and trainer.is_global_zero:
+            keep_older(Path(folder) / self.config_filename)
+        super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        text = self.parser.dump(self.config, skip_none=False)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                # Indented by four, Markdown shows it as it is.
+                logger.experiment.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))
