@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pkgutil
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -110,9 +109,7 @@ class ExpressionTask(Task):
         label_map = self._label_map.to(target.device)
         if target.ndim == 1:
             return label_map[target]
-        mapped = target.new_zeros(target.shape[0], len(self.class_names))
-        mapped[:, label_map] = target
-        return mapped
+        return target.new_zeros(len(target), len(self.class_names)).index_copy(1, label_map, target)
 
 
 def load_task(path: Path, kinds: Sequence[type[TaskType]], role: str, wanted: str) -> TaskType:
@@ -129,14 +126,18 @@ def load_task(path: Path, kinds: Sequence[type[TaskType]], role: str, wanted: st
     """
     checkpoint = read_checkpoint(path)
     name = class_of(checkpoint, path)
-    kind = next((kind for kind in kinds if _names(name, kind)), None)
+    kind = next((kind for kind in kinds if name == class_path(kind)), None)
     if kind is None:
         raise FaceExprError(
             f"{path} cannot be loaded as {role}: it holds {name.rpartition('.')[2]}; expected the checkpoint of "
             f"{wanted}"
         )
+    # Lightning cannot read a model file, nor class paths of 0.1: it gets what has been read.
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    content.seek(0)
     try:
-        return kind.load_from_checkpoint(_in_memory(checkpoint), map_location="cpu")
+        return kind.load_from_checkpoint(content, map_location="cpu")
     except (FaceExprError, ArgumentError, ValueError, TypeError, RuntimeError) as error:
         raise FaceExprError(
             f"{path} cannot be loaded as {role}: its weights do not fit what it says of its network and its classes; "
@@ -144,24 +145,10 @@ def load_task(path: Path, kinds: Sequence[type[TaskType]], role: str, wanted: st
         ) from error
 
 
-def _names(path: str, kind: type) -> bool:
-    """Tell whether an import path is of a class; a class that its folder re-exports has two."""
-    try:
-        return pkgutil.resolve_name(path) is kind
-    except (ImportError, AttributeError, ValueError):
-        return False
-
-
-def _in_memory(checkpoint: Mapping[str, Any]) -> io.BytesIO:
-    """Return a checkpoint as Lightning reads it: a model file is none, and the class paths of 0.1 are redirected."""
-    content = io.BytesIO()
-    torch.save(checkpoint, content)
-    content.seek(0)
-    return content
-
-
-NET = "net."
-"""What the names of a network's tensors begin with in a checkpoint."""
+def net_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of the network of a task's checkpoint, by their names in the network."""
+    state = checkpoint["state_dict"]
+    return {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
 
 
 def load_weights(net: nn.Module, described: Any, written: str, class_names: Sequence[str] | None = None) -> None:
@@ -182,23 +169,28 @@ def load_weights(net: nn.Module, described: Any, written: str, class_names: Sequ
     """
     checkpoint = read_checkpoint(find_checkpoint(written, Path("lightning_logs"), "weights"))
     hyper_parameters = checkpoint.get("hyper_parameters") or {}
-    given = {name[len(NET) :]: value for name, value in checkpoint["state_dict"].items() if name.startswith(NET)}
+    given = net_weights(checkpoint)
     names = hyper_parameters.get("class_names") or class_names or ()
-    rows: list[int] | None = [*range(len(names))]
     last: dict[str, Tensor] = {}
+    rows: list[int] | None = None
     if class_names is not None and list(names) != list(class_names):
-        last, rows = _last_layer(net, len(class_names)), _rows(names, class_names)
+        last = _last_layer(net, len(class_names))
         if not last:
             raise FaceExprError(
                 f"weights is {written}, whose classes are {', '.join(names)}, and these are {', '.join(class_names)}; "
                 "expected the same for a network that does not end in a linear layer"
             )
-    given |= last if rows is None else {}
-    _check_fit(f"weights is {written},", given, hyper_parameters.get("net"), described, net.state_dict())
-    given |= {name: given[name][rows] for name in last} if rows is not None else {}
+        meant = [canonical(name, names) for name in class_names]
+        if len(names) == len(class_names) and {*meant} == {*names}:
+            rows = [list(names).index(str(name)) for name in meant]
+        else:
+            given |= last
+    check_weights(f"weights is {written},", given, hyper_parameters.get("net"), described, net.state_dict())
+    if rows is not None:
+        given |= {name: given[name][rows] for name in last}
     net.load_state_dict(given)
     rank_zero_info(f"the training starts from the weights of {written}")
-    if rows is None:
+    if last and rows is None:
         rank_zero_info(
             f"its classes are others ({', '.join(names)}): the last layer, {' and '.join(last)}, starts from scratch"
         )
@@ -213,30 +205,21 @@ def _last_layer(net: nn.Module, outputs: int) -> dict[str, Tensor]:
     return {f"{name}.{part}": value.detach().clone() for part, value in module.state_dict().items()}
 
 
-def _rows(given: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
-    """Return for each class its row in the last layer of the other network; None where their classes differ."""
-    found = [canonical(name, given) for name in wanted]
-    if len(given) != len(wanted) or None in found or len(set(found)) != len(found):
-        return None
-    return [list(given).index(name) for name in found if name is not None]
-
-
-def check_weights_fit(checkpoint: Mapping[str, Any], net: Any, state: Mapping[str, Tensor]) -> None:
-    """Refuse a checkpoint whose weights are not those of this model, in one sentence.
+def check_weights(
+    subject: str, given: Mapping[str, Tensor], held: Any, described: Any, own: Mapping[str, Tensor]
+) -> None:
+    """Refuse weights that are not those of this network or model, in one sentence.
 
     Args:
-        checkpoint: as loaded.
-        net: description of the network as configured.
-        state: the model's own state dict.
+        subject: what holds them, as the beginning of the message.
+        given: the weights.
+        held: description of the network that they are of.
+        described: description of the network as configured.
+        own: the state dict that they are for.
 
     Raises:
         FaceExprError: names or shapes differ.
     """
-    held = checkpoint.get("hyper_parameters", {}).get("net")
-    _check_fit("the checkpoint holds", checkpoint.get("state_dict", {}), held, net, state)
-
-
-def _check_fit(subject: str, given: Mapping[str, Tensor], held: Any, described: Any, own: Mapping[str, Tensor]) -> None:
     wrong = [name for name, value in own.items() if name not in given or given[name].shape != value.shape]
     wrong += [name for name in given if name not in own]
     if wrong:

@@ -150,22 +150,19 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         metric.update(loss.detach(), weight=number)
         return loss
 
-    def _evaluate(self, batch: dict[str, Tensor], mean_loss: MeanMetric) -> dict[str, Tensor]:
+    def _evaluate(self, batch: dict[str, Tensor], stage: str, mean_loss: MeanMetric) -> dict[str, Tensor]:
         logits, probabilities = class_probabilities(self.net, batch["image"], self.mirror, self.effective_calibration)
         target = self.own_target(batch["target"])
         # The loss is that of training, which knows neither mirror nor temperature.
         self._mean_loss(logits, target, batch["index"], mean_loss)
+        self.log(f"{stage}/loss", mean_loss, prog_bar=stage == "val")
         return {"probabilities": probabilities, "target": target}
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        result = self._evaluate(batch, self.val_loss)
-        self.log("val/loss", self.val_loss, prog_bar=True)
-        return result
+        return self._evaluate(batch, "val", self.val_loss)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        result = self._evaluate(batch, self.test_loss)
-        self.log("test/loss", self.test_loss)
-        return result
+        return self._evaluate(batch, "test", self.test_loss)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         return {"probabilities": self(batch["image"])}

@@ -80,8 +80,7 @@ class FaceDetector(Optimised, Task):
         self.log("train/loss_step", mean_over_processes(loss), on_step=True, on_epoch=False, batch_size=count)
         for name, part in parts.items():
             if name in self.part_losses:
-                metric = self.part_losses[name]
-                assert isinstance(metric, MeanMetric)
+                metric: Any = self.part_losses[name]
                 metric.update(part.detach(), weight=len(real))
                 self.log(f"train/loss_{name}", metric, on_step=False, on_epoch=True)
             else:

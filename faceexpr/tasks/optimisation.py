@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
@@ -18,7 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from faceexpr.data.base import FaceDataModule
 from faceexpr.data.loading import BatchLoader
-from faceexpr.tasks.base import check_weights_fit, load_weights
+from faceexpr.tasks.base import check_weights, load_weights
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.specs import callable_class
 
@@ -97,8 +96,27 @@ class Optimised(LightningModule):
 
     @property
     def lr_factor(self) -> float:
-        """What the written learning rates are multiplied by in this run."""
-        return lr_factor(self.trainer, self.lr_scaling)
+        """What the written learning rates are multiplied by in this run.
+
+        A rate is written for steps of the data's ``batch_size`` samples. With k times as many, an epoch has k times
+        fewer steps: ``linear`` takes k times the rate (Goyal et al., "Accurate, large minibatch SGD", 2017), ``sqrt``
+        its root, which keeps the noise of the steps (Hoffer et al., "Train longer, generalize better", 2017).
+
+        Raises:
+            FaceExprError: the data have no batch size of ours, or the rate is looked for by trial.
+        """
+        if self.lr_scaling == "none":
+            return 1.0
+        trainer: Any = self.trainer  # whose datamodule and callbacks Lightning sets at run time
+        reason = ""
+        if not isinstance(trainer.datamodule, FaceDataModule):
+            reason = "the data are no data module of faceexpr; expected none, or data whose batch size is known"
+        elif any(isinstance(callback, LearningRateFinder) for callback in trainer.callbacks):
+            reason = "LearningRateFinder finds the rate for the steps as they are; expected none"
+        if reason:
+            raise FaceExprError(f"lr_scaling is {self.lr_scaling}, but {reason}")
+        ratio: float = trainer.datamodule.step_size * trainer.accumulate_grad_batches / trainer.datamodule.batch_size
+        return ratio if self.lr_scaling == "linear" else math.sqrt(ratio)
 
     def configure_optimizers(self) -> Any:
         optimizer, scheduler = self.build_optimizer()
@@ -137,8 +155,14 @@ class Optimised(LightningModule):
             ) from error
 
     def _build_scheduler(self, optimizer: torch.optim.Optimizer, **steps: int) -> Any:
-        assert self.scheduler is not None
-        return self.scheduler(optimizer, **steps, **scaled_rates(self.scheduler, self.lr_factor))
+        scheduler: Any = self.scheduler
+        given = {name: value for name, value in getattr(scheduler, "keywords", {}).items() if name in RATES and value}
+        factor = self.lr_factor
+        rates = {
+            name: [rate * factor for rate in value] if isinstance(value, list | tuple) else value * factor
+            for name, value in given.items()
+        }
+        return scheduler(optimizer, **steps, **rates)
 
     def _total_steps(self) -> dict[str, int]:
         """Return the length of the training for a scheduler that needs it and was not told."""
@@ -197,7 +221,9 @@ class Optimised(LightningModule):
             checkpoint[LR_FACTOR] = self.lr_factor
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        check_weights_fit(checkpoint, self.hparams.get("net"), self.state_dict())
+        held = checkpoint.get("hyper_parameters", {}).get("net")
+        weights = checkpoint.get("state_dict", {})
+        check_weights("the checkpoint holds", weights, held, self.hparams.get("net"), self.state_dict())
         if self.is_fitting:
             if "optimizer_states" not in checkpoint:  # as of a model file that has been calibrated
                 raise FaceExprError(
@@ -273,51 +299,6 @@ class Optimised(LightningModule):
             f"{type(scheduler).__name__} goes on at step {step} of {total}"
         )
         config.scheduler = self._build_scheduler(trainer.optimizers[0], total_steps=total, last_epoch=step - 1)
-
-
-def lr_factor(trainer: Trainer, scaling: LRScaling) -> float:
-    """Return what learning rates are multiplied by.
-
-    A rate is written for steps of the data's ``batch_size`` samples. With k times as many, an epoch has k times fewer
-    steps: ``linear`` takes k times the rate (Goyal et al., "Accurate, large minibatch SGD", 2017), ``sqrt`` its root,
-    which keeps the noise of the steps (Hoffer et al., "Train longer, generalize better", 2017).
-
-    Args:
-        trainer: of the run.
-        scaling: the rule.
-
-    Raises:
-        FaceExprError: the data have no batch size of ours, or the rate is looked for by trial.
-    """
-    if scaling == "none":
-        return 1.0
-    data = getattr(trainer, "datamodule", None)  # Lightning sets it at run time
-    if not isinstance(data, FaceDataModule):
-        raise FaceExprError(
-            f"lr_scaling is {scaling}, but the data are no data module of faceexpr; expected none, or data whose "
-            "batch size is known"
-        )
-    if any(isinstance(callback, LearningRateFinder) for callback in [*trainer.callbacks]):  # type: ignore[attr-defined]
-        raise FaceExprError(
-            f"lr_scaling is {scaling}, but LearningRateFinder finds the rate for the steps as they are; expected none"
-        )
-    ratio = data.step_size * trainer.accumulate_grad_batches / data.batch_size
-    return ratio if scaling == "linear" else math.sqrt(ratio)
-
-
-def scaled_rates(scheduler: Callable[..., Any], factor: float) -> dict[str, Any]:
-    """Return the learning rates among a scheduler's arguments, multiplied by a factor.
-
-    Args:
-        scheduler: a class, or a partial of one.
-        factor: from `lr_factor`.
-    """
-    given = {name: getattr(scheduler, "keywords", {}).get(name) for name in RATES}
-    return {
-        name: [rate * factor for rate in value] if isinstance(value, list | tuple) else value * factor
-        for name, value in given.items()
-        if value is not None
-    }
 
 
 def mean_over_processes(value: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from faceexpr.models.base import ExpressionNet
 from faceexpr.models.preprocess import LUMA
+from faceexpr.tasks.base import net_weights
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import resize
@@ -95,20 +96,15 @@ class NetworkFeatures(Representation):
         stored = read_checkpoint(path)
         if class_of(stored, path) != class_path(ExpressionClassifier):
             raise FaceExprError(f"{path} holds no ExpressionClassifier; expected a trained one")
-        self._build(stored["hyper_parameters"])
-        assert self.net is not None
-        prefix = "net."
-        self.net.load_state_dict(
-            {name[len(prefix) :]: value for name, value in stored["state_dict"].items() if name.startswith(prefix)}
-        )
+        self._build(stored["hyper_parameters"]).load_state_dict(net_weights(stored))
 
-    def _build(self, hyper_parameters: dict[str, Any]) -> None:
+    def _build(self, hyper_parameters: dict[str, Any]) -> ExpressionNet:
         from lightning.pytorch.cli import instantiate_module
 
         values = {name: value for name, value in hyper_parameters.items() if not name.startswith("_")}
-        model = instantiate_module(ExpressionClassifier, values)
         self._hyper_parameters = hyper_parameters
-        self.net = model.net.eval().requires_grad_(False)
+        self.net = instantiate_module(ExpressionClassifier, values).net.eval().requires_grad_(False)
+        return self.net
 
     # The network travels in the state dict, and how to build it before its weights are loaded too.
     def get_extra_state(self) -> dict[str, Any]:
@@ -124,11 +120,8 @@ class NetworkFeatures(Representation):
         self.net.eval()  # the task's train mode must not reach dropout and batch normalisation
         last = [module for module in self.net.modules() if isinstance(module, nn.Linear)][-1]
         seen: list[Tensor] = []
-        handle = last.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-        try:
+        with last.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0])):
             self.net(image)
-        finally:
-            handle.remove()
         return seen[0].float()
 
 

@@ -117,7 +117,10 @@ def test_a_run_measures_a_model_file_as_its_checkpoint(run, workdir, capsys):
     assert len(accuracies) == 2
     assert accuracies[0] == accuracies[1]
     assert exit_code(lambda: main(["fit", "--ckpt_path=model.safetensors"])) == 2
-    assert "--model.weights model.safetensors for a new training" in capsys.readouterr().err
+    assert (
+        "--ckpt_path is model.safetensors, a model, which does not say how far its training has come"
+        in capsys.readouterr().err
+    )
 
 
 def test_neighbours_compare_what_a_model_file_sees(trained):

@@ -20,16 +20,16 @@ from faceexpr.utils.errors import FaceExprError
 TINY = {"train_size": 4, "val_size": 3, "test_size": 3, "width": 64, "height": 64, "batch_size": 2, "max_faces": 2}
 
 
-def detector(lr: float = 1e-3) -> FaceDetector:
+def detector() -> FaceDetector:
     torch.manual_seed(0)
     net = LightDetector(widths=(4, 4, 8, 8, 8), neck=8)
-    return FaceDetector(net, optimizer=partial(torch.optim.SGD, lr=lr))
+    return FaceDetector(net, optimizer=partial(torch.optim.SGD, lr=1e-3))
 
 
-def trainer(folder: Path, **options: Any) -> Trainer:
+def trainer(folder: Path) -> Trainer:
     return Trainer(
         default_root_dir=folder, accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, **options,
+        enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
 
 
@@ -79,39 +79,16 @@ def test_a_loss_that_is_not_finite_ends_training_and_names_part_step_and_images(
         trainer(tmp_path).fit(detector(), datamodule=data)
 
 
-def test_a_learning_rate_that_is_far_too_high_ends_training(tmp_path: Path) -> None:
-    with pytest.raises(FaceExprError, match="lower the learning rate"):
-        Trainer(
-            default_root_dir=tmp_path, accelerator="cpu", max_epochs=40, logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
-        ).fit(detector(lr=1e30), datamodule=SyntheticScenes(**TINY))  # fmt: skip
-
-
-def test_a_checkpoint_builds_its_network_again(tmp_path: Path) -> None:
-    task = detector()
-    run = trainer(tmp_path)
-    run.fit(task, datamodule=SyntheticScenes(**TINY))
-    run.save_checkpoint(tmp_path / "a.ckpt")
-    loaded = FaceDetector.load_from_checkpoint(tmp_path / "a.ckpt", map_location="cpu", weights_only=True)
-    image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
-    assert isinstance(loaded.net, LightDetector)
-    for (boxes, scores), (own_boxes, own_scores) in zip(
-        loaded.eval().net.candidates([image]), task.eval().net.candidates([image]), strict=True
-    ):
-        assert torch.equal(boxes, own_boxes)
-        assert torch.equal(scores, own_scores)
-
-
-def boxes_of(coco_boxes: list[list[float]], category: int, folder: Path) -> FaceBoxes:
+def boxes_of(coco_boxes: list[list[float]], folder: Path) -> FaceBoxes:
     """Write two images and a COCO file in which the first has these boxes; both are trained on."""
     for name in ("a.png", "b.png", "c.png"):
         Image.new("RGB", (96, 96), (90, 120, 150)).save(folder / name)
     images = [{"id": i, "file_name": f"{name}.png", "width": 96, "height": 96} for i, name in enumerate("abc")]
     annotations = [
-        {"id": number, "image_id": 0, "category_id": category, "bbox": box, "iscrowd": 0}
+        {"id": number, "image_id": 0, "category_id": 1, "bbox": box, "iscrowd": 0}
         for number, box in enumerate(coco_boxes)
     ]
-    content = {"images": images, "annotations": annotations, "categories": [{"id": category, "name": "face"}]}
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "face"}]}
     (folder / "boxes.json").write_text(json.dumps(content))
     (folder / "val.txt").write_text("c.png")
     return FaceBoxes(
@@ -127,22 +104,12 @@ def total_loss(data: FaceBoxes) -> torch.Tensor:
     return torch.stack([*net.losses(batch["image"], batch["boxes"]).values()]).sum()
 
 
-def test_b07_b11_a_step_with_the_odd_boxes_of_a_file_has_a_finite_loss(tmp_path: Path) -> None:
+def test_a_step_with_the_odd_boxes_of_a_file_has_a_finite_loss(tmp_path: Path) -> None:
     odd = [[20, 20, 30, 0], [5, 5, 0, 10], [5, 5, 0.4, 10], [-3, -3, 10, 10], [90, 90, 50, 50], [20, 20, 30, 30]]
-    loss = total_loss(boxes_of(odd, 1, tmp_path))
+    loss = total_loss(boxes_of(odd, tmp_path))
     loss.backward()
     assert torch.isfinite(loss)
     (tmp_path / "none").mkdir()
-    none = total_loss(boxes_of([[20, 20, 30, 0]], 1, tmp_path / "none"))
+    none = total_loss(boxes_of([[20, 20, 30, 0]], tmp_path / "none"))
     assert torch.isfinite(none)
     assert float(none) != float(loss)
-
-
-@pytest.mark.parametrize("category", [0, 1, 5])
-def test_d02_the_number_that_a_file_gives_the_face_does_not_matter(tmp_path: Path, category: int) -> None:
-    data = boxes_of([[20, 20, 30, 30]], category, tmp_path)
-    assert [box.tolist() for batch in data.train_dataloader() for box in batch["boxes"] if len(box)] == [
-        [[20, 20, 50, 50]]
-    ]
-    (tmp_path / "plain").mkdir()
-    assert float(total_loss(data)) == float(total_loss(boxes_of([[20, 20, 30, 30]], 1, tmp_path / "plain")))

@@ -12,9 +12,7 @@ from torch.optim import lr_scheduler
 
 from faceexpr.cli.main import main
 from faceexpr.models.mlp import MLP
-from faceexpr.tasks import optimisation
 from faceexpr.tasks.classify import ExpressionClassifier
-from faceexpr.tasks.optimisation import scaled_rates
 
 LAST = "lightning_logs/version_{}/checkpoints/last.ckpt"
 SCHEDULES: dict[str, Any] = {
@@ -30,7 +28,7 @@ SCHEDULES: dict[str, Any] = {
 
 def rates(scheduler: Any, factor: float, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Return the learning rates of ten steps."""
-    monkeypatch.setattr(optimisation, "lr_factor", lambda trainer, scaling: factor)
+    monkeypatch.setattr(ExpressionClassifier, "lr_factor", factor)
     task = ExpressionClassifier(
         partial(MLP, hidden=[4]), optimizer=partial(torch.optim.SGD, lr=0.1), scheduler=scheduler, lr_scaling="linear"
     )
@@ -53,10 +51,11 @@ def test_every_rate_of_a_schedule_is_scaled(name: str, monkeypatch: pytest.Monke
     assert len(set(plain)) > 2 or scheduler is None
 
 
-def test_the_floor_of_a_plateau_is_scaled() -> None:
-    assert scaled_rates(partial(lr_scheduler.ReduceLROnPlateau, min_lr=[1e-4, 2e-4], factor=0.5), 2.0) == {
-        "min_lr": [2e-4, 4e-4]
-    }
+def test_the_floor_of_a_plateau_is_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ExpressionClassifier, "lr_factor", 2.0)
+    floor = partial(lr_scheduler.ReduceLROnPlateau, min_lr=[1e-4], factor=0.5)
+    task = ExpressionClassifier(partial(MLP, hidden=[4]), scheduler=floor)
+    assert task.build_optimizer()[1].min_lrs == [2e-4]
 
 
 SCALED = ["--model.optimizer=SGD", "--model.optimizer.lr=0.01", "--model.lr_scaling=linear"]

@@ -50,11 +50,6 @@ def test_bad_bins_are_refused() -> None:
         Histogram(bins=300)
 
 
-def test_a_missing_checkpoint_is_refused() -> None:
-    with pytest.raises(FaceExprError, match=r"nowhere\.ckpt does not exist"):
-        NetworkFeatures("nowhere.ckpt").load_pretrained()
-
-
 def test_network_features_are_what_the_last_layer_sees() -> None:
     features = NetworkFeatures("unused.ckpt")
     features.net = MLP(7, hidden=(16, 5))
