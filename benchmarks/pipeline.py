@@ -50,8 +50,7 @@ from jsonargparse import auto_cli
 from faceexpr.boxes.detections import Detections, no_detections
 from faceexpr.boxes.matching import match, stack
 from faceexpr.pipeline import FacePipeline
-from faceexpr.pipeline.drawing import ImageFiles
-from faceexpr.pipeline.engines import analyze_items, analyze_with_ray
+from faceexpr.pipeline.analysis import ImageFiles, analyze_items, analyze_with_ray
 from faceexpr.pipeline.inputs import Item
 from faceexpr.utils.labels import FER_NAMES
 from faceexpr.weights.model_file import CLASSIFIER, DETECTOR

@@ -1,5 +1,8 @@
 """A first and a second step whose results are known in advance."""
 
+import os
+import time
+
 import torch
 
 from faceexpr.boxes.detections import Detections
@@ -33,6 +36,19 @@ class Levels:
         self.batches.append(faces)
         sums = faces.double().mean((2, 3))
         return (sums / sums.sum(1, keepdim=True)).float().numpy()
+
+
+class Pids:
+    """Files made from images, like `ImageFiles`: slowly, an empty one in a folder for each process."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def write(self, name, analysis, pipeline):
+        time.sleep(0.2)
+        folder = self.folder / str(os.getpid())
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
 
 
 def pipeline(*boxes, classifier=None, limited=False, **options):

@@ -15,7 +15,6 @@ from faceexpr.cli.export import load_exported
 from faceexpr.cli.main import main
 from faceexpr.data.synthetic.drawing import draw_face
 from faceexpr.tasks.classify import ExpressionClassifier
-from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES, FERPLUS_NAMES
 
 NET = ["--model.net=MLP", "--model.net.hidden=[8]"]
@@ -114,23 +113,6 @@ def test_csv_and_folders_score_the_same(workdir: Path) -> None:
     assert first["accuracy"] > 1 / 7
 
 
-def test_names_come_from_the_checkpoint(workdir: Path) -> None:
-    order = tuple(sorted(FER_NAMES))
-    write_folders(workdir / "faces", faces(14))
-    names = f"--data.class_names=[{','.join(order)}]"
-    main(["fit", "--data=FaceFolder", "--data.path=faces", names, *NET, *TINY_RUN])
-    main(["predict", "--ckpt_path=lightning_logs/version_0", "--data=FaceFiles", "--data.paths=faces/test",
-          *TINY_RUN[1:]])  # fmt: skip
-    rows = predictions(Path("lightning_logs/version_1"))
-    assert tuple(rows[0])[2:9] == order
-    for row in rows:
-        values = probabilities(row, order)
-        assert abs(float(values.sum()) - 1) < 1e-5
-        assert row["predicted"] == order[int(values.argmax())]
-    model = ExpressionClassifier.load_from_checkpoint("lightning_logs/version_0/checkpoints/best.ckpt")
-    assert model.class_names == order
-
-
 def test_eight_classes_on_seven_and_seven_on_eight(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_folders(workdir / "faces", faces(14))
     eight = f"--data.class_names=[{','.join(FERPLUS_NAMES)}]"
@@ -148,15 +130,6 @@ def test_eight_classes_on_seven_and_seven_on_eight(workdir: Path, capsys: pytest
     capsys.readouterr()
     assert exit_code(lambda: main(["test", "--ckpt_path=lightning_logs/version_3", *folder, eight, *TINY_RUN[1:]])) == 2
     assert "Contempt, which the model does not know" in capsys.readouterr().err
-
-
-def test_a_list_of_names_of_the_wrong_length_is_an_error_at_load(run: Run, workdir: Path) -> None:
-    run("fit")
-    checkpoint = torch.load("lightning_logs/version_0/checkpoints/best.ckpt", weights_only=True)
-    checkpoint["hyper_parameters"]["class_names"] = list(FERPLUS_NAMES)
-    torch.save(checkpoint, "wrong.ckpt")
-    with pytest.raises(FaceExprError, match="another shape"):
-        ExpressionClassifier.load_from_checkpoint("wrong.ckpt")
 
 
 def test_unreadable_files_have_their_rows_and_the_exit_code_tells(run: Run, workdir: Path) -> None:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import os
+import sys
 from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from tqdm import tqdm
+
 from faceexpr.cli.parser import Parser, naming_options
 from faceexpr.data.annotations.reading import read_annotations
+from faceexpr.pipeline.analysis import ImageFiles, analyze_items, analyze_with_ray
 from faceexpr.pipeline.classifiers import TaskClassifier
-from faceexpr.pipeline.coco import FILE, write_coco
+from faceexpr.pipeline.coco import write_coco
 from faceexpr.pipeline.crop import Crop
 from faceexpr.pipeline.detectors import RUNS, GroundTruth, find_detector_file
-from faceexpr.pipeline.drawing import ImageFiles
-from faceexpr.pipeline.engines import analyze_items, analyze_with_ray, show_progress
-from faceexpr.pipeline.inputs import collect_inputs, digest_items
+from faceexpr.pipeline.inputs import collect_inputs
 from faceexpr.pipeline.output import Output, Shard, check_options, fingerprint, report
 from faceexpr.pipeline.pipeline import MIN_SCORE, FacePipeline, find_device
-from faceexpr.pipeline.records import RECORDS, ROWS, read_records
+from faceexpr.pipeline.records import RECORDS, ROWS
 from faceexpr.utils.errors import INTERRUPTED, SOME_FAILED, FaceExprError
 from faceexpr.utils.files import say
 from faceexpr.utils.images import DEFAULT_MAX_PIXELS
@@ -40,7 +42,12 @@ DESCRIPTION = (
 PATHS = "Image files, folders with images, and tar files with images; - is a list at standard input."
 LIST = "File with further paths of images and tar files, one a line; - is standard input."
 
-READING = ("reduce_to", "max_pixels")
+DEPENDENT = (
+    "min_score", "max_faces", "margin", "shape", "min_face", "reduce_to", "max_pixels", "pictures", "crops", "explain",
+    "coverage",
+)  # fmt: skip
+"""Options that results depend on, beside the models and the suppression."""
+
 TASKS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
 """Variables by which torchrun and SLURM announce several tasks; a step of SLURM may have fewer than its job."""
 
@@ -138,12 +145,7 @@ def refuse_several_tasks(environment: Mapping[str, str]) -> None:
 
 
 def analyze(paths: Sequence[Path], options: AnalyzeOptions, listed: str | None = None) -> None:
-    """Analyse images.
-
-    Args:
-        paths: what to analyse.
-        options: with what, and what is written.
-        listed: file with further paths.
+    """Analyse the images of paths and of a file that lists further ones.
 
     Raises:
         FaceExprError: an option is wrong, or nothing is there to analyse.
@@ -151,28 +153,24 @@ def analyze(paths: Sequence[Path], options: AnalyzeOptions, listed: str | None =
     """
     if not options.coco and options.annotations is not None:
         raise FaceExprError("annotations is for the ids of COCO detections; expected coco true with it")
-    if options.workers < 1:
-        raise FaceExprError(f"workers is {options.workers}; expected at least 1")
-    shard = Shard() if options.shard is None else Shard.parse(options.shard)
+    shard = Shard.parse(options.shard or "0/1")
     if options.coco and shard.count > 1:
         raise FaceExprError("coco needs the records of all parts; expected it with `faceexpr merge`")
-    inputs = collect_inputs(paths, listed, shard.count == 1)
+    inputs = collect_inputs(paths, listed)
     annotations = None if options.annotations is None else read_annotations(options.annotations, options.images)
     # The pipelines of Ray's processes are on their devices; this one tells what is wrong before they are started.
     pipeline = build(options if options.engine == "local" else replace(options, device="cpu"), shard.index)
     dependent = find_dependent_options(options)
     if shard.count > 1:
-        everything = inputs.items({})
-        dependent |= {"shards": shard.count}
-        dependent |= {"inputs": {"count": len(everything), "sha256": digest_items(everything)}}
+        dependent |= {"shards": shard.count, "inputs": {"count": len(inputs.places), "sha256": inputs.digest()}}
     check_options(options.out, dependent)
+    part = "" if shard.count == 1 else f"part {shard}: "
     with closing(Output(shard.folder(options.out), pipeline.classifier.class_names)) as output:
-        if shard.count == 1:
-            everything = inputs.items({source: done.name for source, done in output.done.items()})
-        items = everything[shard.index :: shard.count]
+        # Of several processes none knows the names that the others have given: each finds the same ones anew.
+        names = {source: done.name for source, done in output.done.items()} if shard.count == 1 else {}
+        items = inputs.items(names)[shard.index :: shard.count]
         for note in inputs.notes() if shard.index == 0 else ():
             say(f"note: {note}")
-        part = "" if shard.count == 1 else f"part {shard}: "
         remaining = [item for item in items if item.source not in output.done]
         if before := len(items) - len(remaining):
             say(f"{part}{counted(before, 'image was', 'images were')} done before; {len(remaining):,} to go")
@@ -183,33 +181,34 @@ def analyze(paths: Sequence[Path], options: AnalyzeOptions, listed: str | None =
             gpu = None if options.device == "auto" else options.device.startswith("cuda")
             build_there = partial(build, options)
             records = analyze_with_ray(build_there, remaining, files, options.workers, options.batch_size, gpu)
+        found = 0
         try:
-            with show_progress(len(items), before, part) as advance:
+            # A bar on a terminal; elsewhere, such as in a log file, a line now and then.
+            often = 0.1 if sys.stderr.isatty() else 10
+            with tqdm(desc=part.rstrip(": "), total=len(items), initial=before, unit="image", mininterval=often) as bar:
                 for record in records:
                     output.write(record)
-                    advance(len(record["faces"]))
+                    found += len(record["faces"])
+                    bar.set_postfix_str(f"{found:,} faces", refresh=False)
+                    bar.update()
         except KeyboardInterrupt:
             done = sum(item.source in output.done for item in items)
             say(f"{part}interrupted: {done:,} of {len(items):,} images are done; the same command goes on from there")
             raise SystemExit(INTERRUPTED) from None
         failed = report((output.done[item.source] for item in items), part)
     if part:
+        # A code other than 0 would make launchers end the other processes; merging tells what has failed.
         say(f"{part}written to {output.folder}; `faceexpr merge {options.out}` puts all parts together")
-    else:
-        say(f"written to {output.folder / RECORDS} and {output.folder / ROWS}")
+        return
+    say(f"written to {output.folder / RECORDS} and {output.folder / ROWS}")
     if options.coco:
-        write_coco(options.out / FILE, read_records(options.out / RECORDS), annotations, str(options.annotations))
-    # A code other than 0 would make launchers end the other processes; what has failed is told when parts are merged.
-    if failed and not part:
+        write_coco(options.out, annotations, str(options.annotations))
+    if failed:
         raise SystemExit(SOME_FAILED)
 
 
 def build(options: AnalyzeOptions, index: int = 0) -> FacePipeline:
-    """Return the pipeline that options describe.
-
-    Args:
-        options: those of the verb.
-        index: of the process, by which it takes one of several GPUs.
+    """Return the pipeline that options describe; of several GPUs the process takes the one with its index.
 
     Raises:
         FaceExprError: an option is wrong, or a checkpoint cannot be loaded.
@@ -223,7 +222,11 @@ def build(options: AnalyzeOptions, index: int = 0) -> FacePipeline:
         options.images,
         suppression=find_suppression(options),
         crop=Crop(options.margin, options.shape, options.min_face),
-        **{name: getattr(options, name) for name in ("batch_size", "face_batch", "coverage", *READING)},
+        batch_size=options.batch_size,
+        face_batch=options.face_batch,
+        coverage=options.coverage,
+        reduce_to=options.reduce_to,
+        max_pixels=options.max_pixels,
     )
     if options.images is not None and options.annotations is None and not isinstance(pipeline.detector, GroundTruth):
         raise FaceExprError("images is for the images that annotations name; expected annotations with it")
@@ -244,8 +247,6 @@ def find_dependent_options(options: AnalyzeOptions) -> dict[str, Any]:
     return {
         "detector": fingerprint(find_detector_file(options.detector)),
         "classifier": fingerprint(find_checkpoint(options.classifier, RUNS, "classifier")),
-        **{name: getattr(options, name) for name in ("min_score", "max_faces")},
         **find_suppression(options),
-        **asdict(Crop(options.margin, options.shape, options.min_face)),
-        **{name: getattr(options, name) for name in (*READING, "pictures", "crops", "explain", "coverage")},
+        **{name: getattr(options, name) for name in DEPENDENT},
     }

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from faceexpr.cli.parser import Parser, naming_options
 from faceexpr.data.annotations.reading import read_annotations
-from faceexpr.pipeline.coco import FILE, write_coco
+from faceexpr.pipeline.coco import write_coco
 from faceexpr.pipeline.output import merge_parts, remove_parts
-from faceexpr.pipeline.records import RECORDS, ROWS, read_records
+from faceexpr.pipeline.records import RECORDS, ROWS
 from faceexpr.utils.errors import SOME_FAILED, FaceExprError
 from faceexpr.utils.files import say
 
@@ -49,11 +49,7 @@ def run(args: list[str]) -> None:
 
 
 def merge(out: Path, options: MergeOptions) -> None:
-    """Merge the parts of an analysis.
-
-    Args:
-        out: folder of the results.
-        options: what is merged, and what is written.
+    """Merge the parts of an analysis in the folder of its results.
 
     Raises:
         FaceExprError: an option is wrong, there is nothing to merge, or a file is damaged.
@@ -71,7 +67,7 @@ def merge(out: Path, options: MergeOptions) -> None:
         raise SystemExit(SOME_FAILED)
     say(f"written to {out / RECORDS} and {out / ROWS}")
     if options.coco:
-        write_coco(out / FILE, read_records(out / RECORDS), annotations, str(options.annotations))
+        write_coco(out, annotations, str(options.annotations))
     if options.remove_parts and missing:
         say("the parts are kept, since some images are not analysed yet")
     elif options.remove_parts:

@@ -32,14 +32,7 @@ class Classifier(Protocol):
     image_size: int
 
     def __call__(self, faces: Tensor) -> NDArray[np.float32]:
-        """Classify faces.
-
-        Args:
-            faces: RGB, uint8 (N, 3, image_size, image_size), N at least 1.
-
-        Returns:
-            Probabilities, float32 (N, C).
-        """
+        """Return the probabilities, float32 (N, C), of RGB faces, uint8 (N >= 1, 3, image_size, image_size)."""
 
 
 class TaskClassifier:
@@ -62,13 +55,14 @@ class TaskClassifier:
         # Faces reach a classifier in the size of its training images, which is that of its network: see
         # `ExpressionDataModule.network_size`.
         self.image_size = int(getattr(getattr(getattr(task, "net", None), "preprocess", None), "size", 48))
+        names = ", ".join(self.class_names)
         if len(set(self.class_names)) != len(self.class_names):
-            raise FaceExprError(f"{name} has two classes of the same name: {', '.join(self.class_names)}")
+            raise FaceExprError(f"{name} has two classes of the same name: {names}")
         outputs = self(torch.zeros(1, 3, self.image_size, self.image_size, dtype=torch.uint8)).shape[1]
         if outputs != len(self.class_names):
             raise FaceExprError(
-                f"{name} gives {outputs} probabilities and has {len(self.class_names)} class names "
-                f"({', '.join(self.class_names)}); expected one name for each"
+                f"{name} gives {outputs} probabilities and has {len(self.class_names)} class names ({names}); "
+                "expected one name for each"
             )
 
     @torch.inference_mode()
@@ -78,11 +72,7 @@ class TaskClassifier:
         return probabilities.float().cpu().numpy()
 
     def explain(self, faces: Tensor, expressions: Sequence[str] | None = None) -> NDArray[np.float32]:
-        """Tell which parts of faces speak for an expression; see `class_maps`.
-
-        Args:
-            faces: as above.
-            expressions: one for each face; by default the most probable one.
+        """Tell which parts of faces speak for an expression of each, by default the most probable; see `class_maps`.
 
         Returns:
             float32 (N, image_size, image_size), from 0 to 1.
@@ -99,11 +89,7 @@ class TaskClassifier:
 
 
 def find_threshold(classifier: Classifier, coverage: float) -> float:
-    """Return the threshold of a classifier's prediction sets.
-
-    Args:
-        classifier: one with a ``calibration``, such as a `TaskClassifier` has it from its checkpoint.
-        coverage: how often they are to hold the true expression, such as 0.9.
+    """Return the threshold of a classifier's prediction sets that hold the true expression this often, such as 0.9.
 
     Raises:
         FaceExprError: this is no coverage, or it was not calibrated for it, or not at all.

@@ -42,13 +42,7 @@ class Crop:
 
 
 def clip_box(box: Sequence[float], size: tuple[int, int], min_face: float) -> Box | str:
-    """Return the part of a box that lies in the image, or the reason for leaving the box out.
-
-    Args:
-        box: left, top, right, bottom in pixels.
-        size: width and height of the image.
-        min_face: the least length of the shorter side.
-    """
+    """Return the part of a box, in pixels, that lies in an image of this width and height, or why it is left out."""
     if not all(isfinite(value) for value in box):
         return "not finite"
     if box[0] >= box[2] or box[1] >= box[3]:
@@ -62,15 +56,9 @@ def clip_box(box: Sequence[float], size: tuple[int, int], min_face: float) -> Bo
 
 
 def cut_face(pixels: NDArray[np.uint8], box: Sequence[float], options: Crop) -> NDArray[np.uint8]:
-    """Return the pixels of a face, in their own resolution.
+    """Return the pixels of a face, uint8 (h, w, 3) in their own resolution, from those of its image, uint8 (H, W, 3).
 
-    Args:
-        pixels: uint8 (H, W, 3).
-        box: left, top, right, bottom, inside the image.
-        options: margin and shape.
-
-    Returns:
-        uint8 (h, w, 3).
+    The box is left, top, right, bottom, inside the image.
     """
     height, width = pixels.shape[:2]
     across, down = options.margin * (box[2] - box[0]), options.margin * (box[3] - box[1])

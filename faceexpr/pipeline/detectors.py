@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -13,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from faceexpr.boxes.detections import Detections
-from faceexpr.data.annotations.reading import AnnotatedImage, Annotations
+from faceexpr.data.annotations.reading import Annotations, read_annotations
 from faceexpr.models.detector import DetectionNet
+from faceexpr.tasks.base import load_task
+from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.weights.checkpoints import find_checkpoint, newest
 from faceexpr.weights.model_file import is_model_file, shipped_models
@@ -26,10 +28,7 @@ class Detector(Protocol):
     """Finds the faces in images."""
 
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
-        """Find faces.
-
-        Args:
-            images: upright images of any sizes, RGB, each uint8 (H, W, 3).
+        """Find the faces in upright images of any sizes, RGB, each uint8 (H, W, 3).
 
         Returns:
             For each image its faces on the host, in pixels of that image.
@@ -39,7 +38,7 @@ class Detector(Protocol):
 class NetDetector:
     """A detection network as a detector.
 
-    Only images of one size share a batch. A network would fill the others up to the largest, and what it finds in a
+    Only images of one size share a batch. A network would fill the others up to the largest, and what it finds in an
     image would then depend, at the edges, on the images that happen to stand beside it.
 
     Args:
@@ -61,25 +60,18 @@ class NetDetector:
         found: dict[int, Detections] = {}
         in_groups = sorted(range(len(images)), key=lambda index: images[index].shape)
         for _, group in groupby(in_groups, key=lambda index: images[index].shape):
-            indices = list(group)
-            for start in range(0, len(indices), self.batch_size):
-                batch = indices[start : start + self.batch_size]
-                tensors = [_to_tensor(images[index]).to(self.device) for index in batch]
+            while batch := list(islice(group, self.batch_size)):
+                # Copies: an image from Pillow may be read-only, which torch warns about.
+                tensors = [torch.from_numpy(images[index].transpose(2, 0, 1).copy()).to(self.device) for index in batch]
                 found.update(zip(batch, (result.cpu() for result in self.net(tensors)), strict=True))
         return [found[index] for index in range(len(images))]
-
-
-def _to_tensor(image: NDArray[np.uint8]) -> torch.Tensor:
-    # A image from Pillow may be read-only, which torch warns about.
-    return torch.tensor(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
 
 
 class GroundTruth:
     """Annotated boxes in the place of a detector's: what the second step does when the first makes no mistake.
 
-    The faces of an image are looked up by its real path, through links and relative parts.
-
-    Faces that are marked to be ignored are left out. Every score is 1.
+    The faces of an image are looked up by its real path, through links and relative parts. Faces that are marked to be
+    ignored are left out. Every score is 1.
 
     Args:
         annotations: the images and their faces.
@@ -88,16 +80,10 @@ class GroundTruth:
 
     def __init__(self, annotations: Annotations, name: str = "the annotations") -> None:
         self.name = name
-        self._records: dict[str, AnnotatedImage] = {
-            os.path.realpath(record.path): record for record in annotations.images
-        }
+        self._records = {os.path.realpath(record.path): record for record in annotations.images}
 
     def faces(self, path: str | os.PathLike[str], reduction: int = 1) -> Detections:
-        """Return the faces of one image.
-
-        Args:
-            path: its file.
-            reduction: how many pixels of the file, in each direction, one pixel of the image at hand stands for.
+        """Return the faces of the image in a file, one pixel of which, as given, stands for ``reduction`` of the file.
 
         Raises:
             FaceExprError: nothing is known of the faces of this image.
@@ -131,18 +117,12 @@ def load_detector(
         FaceExprError: nothing of these is there, or it cannot be loaded.
     """
     path = find_detector_file(source)
-    kind = _tell_kind(path)
-    if kind == "annotations":
-        from faceexpr.data.annotations.reading import read_annotations
-
+    if _is_text(path):
         return GroundTruth(read_annotations(path, images), str(path))
-    if kind == "detectron2":
+    if path.suffix == ".pth":
         from faceexpr.detectron2.detectron2_detector import Detectron2Detector
 
         return Detectron2Detector(path, suppression, str(device))
-    from faceexpr.tasks.base import load_task
-    from faceexpr.tasks.detect import FaceDetector
-
     task = load_task(path, [FaceDetector], "a detector", "a FaceDetector")
     task.net.set_suppression(**(suppression or {}))
     return NetDetector(task.net, device, batch_size)
@@ -162,15 +142,10 @@ def find_detector_file(source: str | Path) -> Path:
     return find_checkpoint(source, RUNS, "detector")
 
 
-def _tell_kind(path: Path) -> str:
-    if is_model_file(path):
-        return "lightning"
+def _is_text(path: Path) -> bool:
+    """Tell annotations, which are text, from what torch writes: zip archives, or pickles as it did long ago."""
     try:
         with path.open("rb") as file:
-            head = file.read(4)
+            return not is_model_file(path) and not file.read(2).startswith((b"PK", b"\x80"))
     except OSError as error:
         raise FaceExprError(f"detector: {path} cannot be read: {error.strerror}") from error
-    if head[:2] != b"PK":  # torch writes zip archives, and annotations are text
-        return "annotations" if head[:1] != b"\x80" else "lightning"
-    # Detectron2 calls the weights "model", Lightning calls them "state_dict"; an ending tells as much, without reading.
-    return "detectron2" if path.suffix == ".pth" else "lightning"

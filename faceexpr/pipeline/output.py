@@ -7,8 +7,9 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 from faceexpr.pipeline.coco import FILE
 from faceexpr.pipeline.records import (
@@ -19,13 +20,11 @@ from faceexpr.pipeline.records import (
     PICTURES,
     RECORDS,
     ROWS,
-    Summary,
     csv_header,
     csv_rows,
     json_line,
     read_class_names,
     read_lines,
-    summarize,
 )
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import as_bytes, digest, replacing, say, write_file
@@ -67,64 +66,53 @@ class Shard:
 def check_options(out: Path, options: Mapping[str, Any]) -> None:
     """Record the options that results depend on, or make sure that a folder holds results of the same ones.
 
-    Args:
-        out: folder of the results.
-        options: plain values; of files and lists, what they are called and their ``sha256``.
+    They are plain values; of files and lists, what they are called and their ``sha256``.
 
     Raises:
         FaceExprError: the folder holds results of other options, or other files where the results would be, or cannot
             be written.
     """
     before = read_options(out)
-    if before is None:
-        for name in (RECORDS, ROWS, FILE, PICTURES, CROPS, EXPLAINED, PARTS):
-            place = out / name
+    if not before:
+        for place in (out / name for name in (RECORDS, ROWS, FILE, PICTURES, CROPS, EXPLAINED, PARTS)):
             if place.is_file() or (place.is_dir() and any(place.iterdir())):
                 raise FaceExprError(
                     f"out: {place} is there already, and no analysis has written it; expected a folder without it"
                 )
         _write_options(out, options)
-        before = dict(options)
+        return
     for name in {**before, **options}:
         old, new = before.get(name), options.get(name)
-        if name not in before and new is False:
-            continue  # there was no such option when the folder was begun
         # The same weights may lie elsewhere by now, and others in their place.
-        if _content(old) != _content(new):
+        content = [value["sha256"] if isinstance(value, dict) else value for value in (old, new)]
+        # An option that is false may not have been there when the folder was begun.
+        if content[0] != content[1] and (name in before or new is not False):
             raise FaceExprError(
                 f"out: {out} holds results with {name} {_show(old)}, and this run has {_show(new)}; expected the same "
                 "options, with which it goes on, or another folder"
             )
 
 
-def read_options(out: Path) -> dict[str, Any] | None:
-    """Return the options that the results in a folder depend on; None where there are no results.
+def read_options(out: Path) -> dict[str, Any]:
+    """Return the options that the results in a folder depend on; nothing where there are no results.
 
     Raises:
         FaceExprError: the file does not hold options.
     """
     path = out / OPTIONS
     if not path.is_file():
-        return None
+        return {}
     try:
         options = json.loads(path.read_bytes())
     except ValueError:
         options = None
     if not isinstance(options, dict):
         raise FaceExprError(f"out: {path} does not hold the options of an analysis; expected a folder without it")
-    if (out / PARTS).is_dir() and "shards" not in options:
-        raise FaceExprError(
-            f"out: {out / PARTS} is of an earlier version, which has to merge and remove it; expected another folder"
-        )
     return options
 
 
 def _write_options(out: Path, options: Mapping[str, Any]) -> None:
     write_file(out / OPTIONS, json.dumps(options, ensure_ascii=False, indent=2) + "\n")
-
-
-def _content(value: Any) -> Any:
-    return value["sha256"] if isinstance(value, dict) else value
 
 
 def _show(value: Any) -> str:
@@ -136,6 +124,25 @@ def _show(value: Any) -> str:
 def fingerprint(path: Path) -> dict[str, str]:
     """Return the path of a file and what tells whether it still holds the same."""
     return {"path": str(path), "sha256": digest(path)}
+
+
+class Summary(NamedTuple):
+    """What an analysis remembers of an image that is done.
+
+    Attributes:
+        name: of its files below ``pictures`` and ``crops``.
+        failed: it has an error.
+        faces: how many faces it has.
+    """
+
+    name: str
+    failed: bool
+    faces: int
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Summary:
+        """Return what is to be remembered of a record."""
+        return cls(record["name"], record["status"] != "ok", len(record["faces"]))
 
 
 class Output:
@@ -154,20 +161,20 @@ class Output:
 
     def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
         self.folder = folder
-        self.class_names = tuple(class_names)
+        self.class_names = class_names
         self.done: dict[str, Summary] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        self._records: BinaryIO = (folder / RECORDS).open("ab")
+        self._records = (folder / RECORDS).open("ab")
         end = 0
         with replacing(folder / ROWS) as rows:
-            rows.write(as_bytes(csv_header(self.class_names)))
+            rows.write(as_bytes(csv_header(class_names)))
             for line, record in read_lines(folder / RECORDS):
                 end += len(line)
-                self.done[record["image"]] = summarize(record)
-                rows.write(as_bytes(csv_rows(record, self.class_names)))
+                self.done[record["image"]] = Summary.of(record)
+                rows.write(as_bytes(csv_rows(record, class_names)))
         if end < self._records.tell():
             self._records.truncate(end)
-        self._rows: BinaryIO = (folder / ROWS).open("ab")
+        self._rows = (folder / ROWS).open("ab")
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append the record of an image, and its rows, as a whole.
@@ -181,7 +188,7 @@ class Output:
                 file.flush()
         except OSError as error:
             raise FaceExprError(f"out: {self.folder} cannot be written to: {error.strerror}") from error
-        self.done[record["image"]] = summarize(record)
+        self.done[record["image"]] = Summary.of(record)
 
     def close(self) -> None:
         """Close the files."""
@@ -208,7 +215,7 @@ def merge_parts(out: Path, partial: bool) -> tuple[int, int]:
     Raises:
         FaceExprError: there is nothing to merge, or a file is damaged.
     """
-    options = read_options(out) or {}
+    options = read_options(out)
     count = options.get("shards", 1)
     folders = [Shard(index, count).folder(out) for index in range(count)]
     tables = [folder / ROWS for folder in folders if (folder / ROWS).is_file()]
@@ -217,48 +224,34 @@ def merge_parts(out: Path, partial: bool) -> tuple[int, int]:
     missing = _count_missing(folders, options["inputs"]["count"]) if count > 1 else 0
     if missing and not partial:
         return missing, 0
-    class_names = read_class_names(tables[0])
-    summaries = []
-    with replacing(out / ROWS) as rows, replacing(out / RECORDS) as records:
-        rows.write(as_bytes(csv_header(class_names)))
-        for line, record in _take_turns([read_lines(folder / RECORDS) for folder in folders]):
-            records.write(line)
-            rows.write(as_bytes(csv_rows(record, class_names)))
-            summaries.append(summarize(record))
-    return missing, report(summaries)
+
+    def write() -> Iterator[Summary]:
+        class_names = read_class_names(tables[0])
+        with replacing(out / ROWS) as rows, replacing(out / RECORDS) as records:
+            rows.write(as_bytes(csv_header(class_names)))
+            in_turns = chain.from_iterable(zip_longest(*(read_lines(folder / RECORDS) for folder in folders)))
+            for line, record in filter(None, in_turns):
+                records.write(line)
+                rows.write(as_bytes(csv_rows(record, class_names)))
+                yield Summary.of(record)
+
+    return missing, report(write())
 
 
 def _count_missing(folders: Sequence[Path], total: int) -> int:
-    missing, where = 0, []
+    missing = {}
     for index, folder in enumerate(folders):
-        expected = len(range(index, total, len(folders)))
         found = sum(1 for _ in read_lines(folder / RECORDS))
-        if found > expected:
-            raise FaceExprError(
-                f"{folder / RECORDS} has {found:,} records for {expected:,} images; expected one process at a time to "
-                "have written it"
-            )
-        missing += expected - found
-        where += [f"{folder.name} ({expected - found:,})"] if found < expected else []
-    if missing:
-        say(f"{missing:,} of {total:,} images are not analysed yet; they are those of {some(where)}")
-    return missing
-
-
-def _take_turns(parts: list[Iterator[tuple[bytes, dict[str, Any]]]]) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    while parts:
-        going = []
-        for part in parts:
-            if (entry := next(part, None)) is not None:
-                yield entry
-                going.append(part)
-        parts = going
+        missing[folder.name] = len(range(index, total, len(folders))) - found
+    where = [f"{name} ({number:,})" for name, number in missing.items() if number]
+    if where:
+        say(f"{sum(missing.values()):,} of {total:,} images are not analysed yet; they are those of {some(where)}")
+    return sum(missing.values())
 
 
 def remove_parts(out: Path) -> None:
     """Remove parts that were merged: the folder is then that of one process, which can go on in it."""
-    options = read_options(out) or {}
-    _write_options(out, {name: value for name, value in options.items() if name not in ("shards", "inputs")})
+    _write_options(out, {name: value for name, value in read_options(out).items() if name not in ("shards", "inputs")})
     shutil.rmtree(out / PARTS, ignore_errors=True)
 
 

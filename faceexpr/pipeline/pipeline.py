@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,14 +16,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.suppression import Suppression
+from faceexpr.data.image_reading import face_tensor
+from faceexpr.models.calibrator import mass_before
 from faceexpr.pipeline.classifiers import Classifier, find_threshold, load_classifier
-from faceexpr.pipeline.crop import Crop
+from faceexpr.pipeline.crop import Crop, clip_box, cut_face
 from faceexpr.pipeline.detectors import Detector, GroundTruth, load_detector
-from faceexpr.pipeline.records import ImageResult
-from faceexpr.pipeline.steps import FoundFaces, classify_faces, find_faces
+from faceexpr.pipeline.records import NOT_FINITE, FaceResult, ImageResult
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import DEFAULT_MAX_PIXELS, DecodedImage, ImageError, Source, read_image, source_name
+from faceexpr.utils.text import counted
 from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
 
 READERS = min(4, os.cpu_count() or 1)
@@ -148,9 +153,7 @@ class FacePipeline:
         return self._analyze([(source_name(image), decoded)])[0].result
 
     def run(self, paths: Iterable[Input]) -> Iterator[ImageResult]:
-        """Analyse files one after the other, in constant memory.
-
-        A file that cannot be read becomes a result that says why.
+        """Analyse files one after the other, in constant memory; one that cannot be read has a result that says why.
 
         Args:
             paths: files, in the order of the results; or names with bytes, such as of members of a tar file.
@@ -166,11 +169,11 @@ class FacePipeline:
         """
         if isinstance(paths, str | bytes | os.PathLike):
             raise FaceExprError(f"paths is {paths!r}; expected a list, or a call of the pipeline with this one")
-        remaining = iter(paths)
+        named = iter(path if isinstance(path, tuple) else (str(path), path) for path in paths)
         with ThreadPoolExecutor(max_workers=READERS) as readers:
 
             def read_on() -> list[tuple[str, Future[DecodedImage | ImageError]]]:
-                return [self._coming(path, readers) for path in islice(remaining, self.batch_size)]
+                return [(name, readers.submit(self._read, file)) for name, file in islice(named, self.batch_size)]
 
             coming = read_on()
             while coming:
@@ -178,10 +181,6 @@ class FacePipeline:
                 # The next images are decoded while these are looked at.
                 coming = read_on()
                 yield from self._analyze(batch)
-
-    def _coming(self, given: Input, readers: Executor) -> tuple[str, Future[DecodedImage | ImageError]]:
-        name, source = given if isinstance(given, tuple) else (str(given), given)
-        return name, readers.submit(self._read, source)
 
     def _read(self, source: Source | Callable[[], bytes]) -> DecodedImage | ImageError:
         try:
@@ -193,19 +192,101 @@ class FacePipeline:
 
     def _analyze(self, images: Sequence[tuple[str, DecodedImage | ImageError]]) -> list[Analysis]:
         readable = [(source, image) for source, image in images if isinstance(image, DecodedImage)]
-        first_step = iter(find_faces(self.detector, readable, self.crop))
-        steps = [
-            ImageResult(source, "error", image.reason, None, ()) if isinstance(image, ImageError) else next(first_step)
-            for source, image in images
+        found = iter(find_faces(self.detector, readable, self.crop))
+        analyses = [
+            _fail(source, image.reason) if isinstance(image, ImageError) else next(found) for source, image in images
         ]
-        found = [step for step in steps if isinstance(step, FoundFaces)]
-        results = iter(classify_faces(self.classifier, found, self.face_batch, self.threshold))
-        return [
-            Analysis(next(results), step.image.pixels, step.image.reduction, step.crops)
-            if isinstance(step, FoundFaces)
-            else Analysis(step)
-            for step in steps
-        ]
+        return classify_faces(self.classifier, analyses, self.face_batch, self.threshold)
+
+
+def find_faces(
+    detector: Detector | GroundTruth, images: Sequence[tuple[str, DecodedImage]], crop: Crop
+) -> list[Analysis]:
+    """Find the faces of images, each given with its source, and cut them out.
+
+    Returns:
+        For each image its analysis, whose faces have no expression yet; annotations may know nothing of it.
+    """
+    if not isinstance(detector, GroundTruth):
+        detections = detector([image.pixels for _, image in images]) if images else []
+        return [_cut_faces(*given, found, crop) for given, found in zip(images, detections, strict=True)]
+    analyses = []
+    for source, image in images:
+        try:
+            analyses.append(_cut_faces(source, image, detector.faces(source, image.reduction), crop))
+        except FaceExprError as error:
+            analyses.append(_fail(source, str(error)))
+    return analyses
+
+
+def _fail(source: str, reason: str) -> Analysis:
+    return Analysis(ImageResult(source, "error", reason, None, ()))
+
+
+def _cut_faces(source: str, image: DecodedImage, detections: Detections, crop: Crop) -> Analysis:
+    faces, crops = [], []
+    left_out: Counter[str] = Counter()
+    for corners, score in zip(detections.boxes.tolist(), detections.scores.tolist(), strict=True):
+        box = clip_box([value * image.reduction for value in corners], image.size, crop.min_face)
+        if isinstance(box, str) or not isfinite(score):
+            left_out[box if isinstance(box, str) else "without a finite score"] += 1
+            continue
+        left, top, right, bottom = (round(value, 2) for value in box)
+        faces.append(FaceResult((left, top, right, bottom), _round(score), None, None))
+        crops.append(cut_face(image.pixels, [value / image.reduction for value in box], crop))
+    notes = list(image.notes)
+    if detections.limited:
+        notes.append(f"more than {len(detections)} faces were found; the surest are given (max_faces)")
+    if left_out:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
+        notes.append(f"{counted(left_out.total(), 'box')} left out: {reasons}")
+    result = ImageResult(source, "ok", None, image.size, tuple(faces), tuple(notes))
+    return Analysis(result, image.pixels, image.reduction, tuple(crops))
+
+
+def classify_faces(
+    classifier: Classifier, analyses: Sequence[Analysis], face_batch: int, threshold: float | None = None
+) -> list[Analysis]:
+    """Tell the expressions of all faces of some images.
+
+    Args:
+        classifier: it is called with 1 to ``face_batch`` faces at a time, and not at all where there is no face.
+        analyses: the images with their faces.
+        face_batch: faces in a batch.
+        threshold: of the prediction sets, where they are wanted.
+    """
+    crops = [crop for analysis in analyses for crop in analysis.crops]
+    batches = (crops[start : start + face_batch] for start in range(0, len(crops), face_batch))
+    tensors = (torch.stack([face_tensor(crop, classifier.image_size) for crop in batch]) for batch in batches)
+    rows = (row for faces in tensors for row in classifier(faces).tolist())
+    done = []
+    for analysis in analyses:
+        result = analysis.result
+        faces = tuple(_add_expression(face, next(rows), classifier.class_names, threshold) for face in result.faces)
+        if broken := [str(number) for number, face in enumerate(faces, 1) if face.probabilities is None]:
+            reason = f"{NOT_FINITE}: face {', '.join(broken)} of {len(faces)}"
+            result = replace(result, status="error", reason=reason)
+        done.append(replace(analysis, result=replace(result, faces=faces)))
+    return done
+
+
+def _add_expression(
+    face: FaceResult, row: Sequence[float], class_names: Sequence[str], threshold: float | None
+) -> FaceResult:
+    if not all(map(isfinite, row)):
+        return face
+    probabilities = {name: _round(value) for name, value in zip(class_names, row, strict=True)}
+    ranked = sorted(probabilities, key=probabilities.__getitem__, reverse=True)
+    expressions = None
+    if threshold is not None:  # the prediction set, from the probabilities as they are given
+        before = dict(zip(probabilities, mass_before([[*probabilities.values()]])[0].tolist(), strict=True))
+        expressions = tuple(name for name in ranked if before[name] <= threshold)
+    return replace(face, expression=ranked[0], probabilities=probabilities, expressions=expressions)
+
+
+def _round(value: float) -> float:
+    """Return a number with six significant digits: beyond them two machines differ."""
+    return float(f"{value:.6g}")
 
 
 def find_device(device: str | torch.device, index: int = 0) -> torch.device:
@@ -219,11 +300,7 @@ def find_device(device: str | torch.device, index: int = 0) -> torch.device:
         FaceExprError: there is none of this name.
     """
     if device == "auto":
-        return (
-            torch.device("cuda", index % torch.cuda.device_count())
-            if torch.cuda.is_available()
-            else torch.device("cpu")
-        )
+        device = f"cuda:{index % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=device).cpu()  # which the device "meta", without memory, does not do
     except (RuntimeError, AssertionError) as error:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from faceexpr.utils.errors import FaceExprError
 
@@ -20,14 +20,15 @@ PICTURES, CROPS, EXPLAINED, PARTS = "pictures", "crops", "explained", "parts"
 
 NOT_FINITE = "the classifier's probabilities are not finite"
 
-COLUMNS = ("image", "status", "reason", "width", "height", "face", "left", "top", "right", "bottom", "score")
-"""Columns of the CSV file before those of the expressions and of each class's probability."""
+COLUMNS = (
+    "image", "status", "reason", "width", "height", "face", "left", "top", "right", "bottom", "score", "expression",
+    "expressions",
+)  # fmt: skip
+"""Columns of the CSV file before those of each class's probability."""
 
-_EXPRESSIONS = ("expression", "expressions")
 _FIELDS = {"image", "name", "status", "reason", "width", "height", "faces", "notes"}
 _FACE_FIELDS = {"box", "score", "expression", "expressions", "probabilities"}
 _LATER = {"expressions"}  # which records of earlier versions do not have
-_BLOCK = 1 << 16  # bytes of lines that are read at a time
 
 
 @dataclass(frozen=True)
@@ -93,46 +94,27 @@ class ImageResult:
         }
 
 
-class Summary(NamedTuple):
-    """What an analysis remembers of an image that is done.
-
-    Attributes:
-        name: of its files below ``pictures`` and ``crops``.
-        failed: it has an error.
-        faces: how many faces it has.
-    """
-
-    name: str
-    failed: bool
-    faces: int
-
-
-def summarize(record: Mapping[str, Any]) -> Summary:
-    """Return what is to be remembered of a record."""
-    return Summary(record["name"], record["status"] != "ok", len(record["faces"]))
-
-
 def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Yield each whole line of a file of records with the record that it holds; nothing where there is no file.
 
-    A last line without an end is left out. The file is opened for each block of lines and closed after it, so that any
-    number of files can be read in turns.
+    A last line without an end is left out.
 
     Raises:
         FaceExprError: a line is not a record.
     """
-    place = number = 0
-    while path.is_file():
-        with path.open("rb") as file:  # as bytes: text would end lines at other characters too
-            file.seek(place)
-            lines = file.readlines(_BLOCK)
-        for line in lines:
+    if not path.exists():
+        return
+    with path.open("rb") as file:  # as bytes: text would end lines at other characters too
+        for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 return
-            number, place = number + 1, place + len(line)
-            yield line, _parse(line, f"{path}, line {number}")
-        if not lines:
-            return
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = None
+            if not _is_record(record):
+                raise FaceExprError(f"{path}, line {number} is not a record of an image; expected one")
+            yield line, record
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
@@ -141,25 +123,19 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
         yield record
 
 
-def _parse(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        record = None
-    if not _is_record(record):
-        raise FaceExprError(f"{where} is not a record of an image; expected one")
-    checked: dict[str, Any] = record
-    return checked
-
-
 def _is_record(value: Any) -> bool:
+    kinds = (("image", str), ("name", str), ("faces", list), ("notes", list))
     return (
         isinstance(value, dict)
         and value.keys() == _FIELDS
-        and all(isinstance(value[field], str) for field in ("image", "name"))
-        and all(isinstance(value[field], list) for field in ("faces", "notes"))
-        and all(isinstance(face, dict) and face.keys() | _LATER == _FACE_FIELDS for face in value["faces"])
-        and all(isinstance(face["box"], list) and len(face["box"]) == 4 for face in value["faces"])
+        and all(isinstance(value[name], kind) for name, kind in kinds)
+        and all(
+            isinstance(face, dict)
+            and face.keys() | _LATER == _FACE_FIELDS
+            and isinstance(face["box"], list)
+            and len(face["box"]) == 4
+            for face in value["faces"]
+        )
     )
 
 
@@ -168,26 +144,22 @@ def json_line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def csv_header(class_names: Sequence[str]) -> str:
+    """Return the first line of the CSV file."""
+    return _csv_line(*COLUMNS, *class_names, "notes")
+
+
 def csv_rows(record: Mapping[str, Any], class_names: Sequence[str]) -> str:
     """Return the lines of CSV for an image: one a face, or one whose cells of a face are empty."""
     image, size, notes = record["image"], (record["width"], record["height"]), "; ".join(record["notes"])
-    rows = []
+    lines = []
     for number, face in enumerate(record["faces"], 1):
         probabilities = face["probabilities"] or {}
-        status, reason = ("error", NOT_FINITE) if face["probabilities"] is None else ("ok", None)
-        rows.append(
-            (image, status, reason, *size, number, *face["box"], face["score"], face["expression"],
-             "; ".join(face.get("expressions") or ()), *map(probabilities.get, class_names), notes)
-        )  # fmt: skip
-    if not rows:
-        empty = [None] * (len(COLUMNS) - 5 + len(_EXPRESSIONS) + len(class_names))
-        rows.append((image, record["status"], record["reason"], *size, *empty, notes))
-    return "".join(_csv_line(*row) for row in rows)
-
-
-def csv_header(class_names: Sequence[str]) -> str:
-    """Return the first line of the CSV file."""
-    return _csv_line(*COLUMNS, *_EXPRESSIONS, *class_names, "notes")
+        state = ("ok", None) if probabilities else ("error", NOT_FINITE)
+        found = (number, *face["box"], face["score"], face["expression"], "; ".join(face.get("expressions") or ()))
+        lines.append(_csv_line(image, *state, *size, *found, *map(probabilities.get, class_names), notes))
+    empty = [None] * (len(COLUMNS) - 5 + len(class_names))
+    return "".join(lines) or _csv_line(image, record["status"], record["reason"], *size, *empty, notes)
 
 
 def read_class_names(rows: Path) -> tuple[str, ...]:
@@ -198,10 +170,9 @@ def read_class_names(rows: Path) -> tuple[str, ...]:
     """
     with rows.open(encoding="utf-8", newline="") as file:
         names = next(csv.reader(file), [])
-    first = len(COLUMNS) + len(_EXPRESSIONS)
-    if tuple(names[:first]) != (*COLUMNS, *_EXPRESSIONS) or names[-1] != "notes":
+    if tuple(names[: len(COLUMNS)]) != COLUMNS or names[-1] != "notes":
         raise FaceExprError(f"{rows} does not begin with the columns of an analysis; expected what one has written")
-    return tuple(names[first:-1])
+    return tuple(names[len(COLUMNS) : -1])
 
 
 def _csv_line(*cells: Any) -> str:

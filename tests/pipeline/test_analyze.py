@@ -15,7 +15,6 @@ from PIL import Image
 from red_finder import RED, red_picture
 
 from faceexpr.cli.analyze import run
-from faceexpr.cli.main import main
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 
@@ -58,12 +57,11 @@ def test_bad_files_have_records_of_their_own_and_the_exit_code_tells(analyze, ca
     assert [path.name for path in Path("out/pictures").rglob("*.*")] == ["ok.jpg"]
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_names_of_any_script_are_read_drawn_and_written(analyze, monkeypatch, encoding):
+def test_names_of_any_script_are_read_drawn_and_written(analyze, monkeypatch):
     names = ["a b#1%.png", "café 顔.png"]
     for name in names:
         write(f"été/{name}")
-    console = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+    console = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
     monkeypatch.setattr(sys, "stdout", console)
     assert analyze("été", "--pictures=true", "--crops=true", out="sortie 顔") == 0
     console.flush()
@@ -75,15 +73,13 @@ def test_names_of_any_script_are_read_drawn_and_written(analyze, monkeypatch, en
     assert sorted(path.name for path in (out / "crops").iterdir()) == [f"{name}.1.png" for name in names]
 
 
-def test_a_name_whose_bytes_are_no_text_comes_back_exactly(analyze):
-    write("photos/a.png")
-    Path("photos/a.png").rename(Path(os.fsdecode(b"photos/\xff.png")))
-    assert analyze("photos", "--pictures=true") == 0
-    (record,) = records()
-    assert os.fsencode(record["image"]) == b"photos/\xff.png"
-    assert len(record["faces"]) == 1
-    assert analyze("photos", "--pictures=true") == 0
-    assert len(records()) == 1
+def test_names_whose_bytes_are_no_text_come_back_exactly(analyze):
+    names = [os.fsdecode(name) for name in (b"photos/\xff.png", b"bad\xff.png")]
+    for name in names:
+        write(name)
+    for _ in range(2):
+        assert analyze("photos", names[1], "--pictures=true") == 0
+        assert [(record["image"], len(record["faces"])) for record in records()] == [(name, 1) for name in names]
 
 
 def test_every_ending_counts_and_the_first_of_several_frames_is_noted(analyze):
@@ -93,17 +89,19 @@ def test_every_ending_counts_and_the_first_of_several_frames_is_noted(analyze):
     face.save("photos/B.JPEG", quality=95)
     face.save("photos/C.TIF", save_all=True, append_images=[blank])
     face.save("photos/d.bmp")
+    smooth_image(1, 1).save("photos/e.png")
     Path("photos/notes.txt").write_text("no picture")
     assert analyze("photos", "--pictures=true") == 0
     assert [(record["image"], len(record["faces"]), record["notes"]) for record in records()] == [
         ("photos/A.GIF", 1, ["first of 2 frames"]), ("photos/B.JPEG", 1, []),
         ("photos/C.TIF", 1, ["first of 2 frames"]), ("photos/d.bmp", 1, []),
+        ("photos/e.png", 0, []),
     ]  # fmt: skip
     drawn = sorted(path.name for path in Path("out/pictures").iterdir())
-    assert drawn == ["A.GIF.jpg", "B.JPEG", "C.TIF.jpg", "d.bmp.jpg"]
+    assert drawn == ["A.GIF.jpg", "B.JPEG", "C.TIF.jpg", "d.bmp.jpg", "e.png"]
 
 
-def test_the_same_fields_for_0_1_and_2_faces_and_exact_names_and_numbers(analyze, monkeypatch):
+def test_the_same_fields_whatever_was_found_and_exact_names_and_numbers(analyze):
     odd = ['quo"te, comma.png', "line\nbreak.png", "return\rand\u2028separator.png", "[1, 2].png", "1.png", "null.png"]
     for name in odd:
         write(f"photos/{name}")
@@ -168,16 +166,6 @@ def test_pictures_mirror_the_folders_and_none_takes_the_place_of_another(analyze
     assert {names["y/b.gif"], names["y/b.gif.jpg"]} == {"y/b.gif.jpg", "y/b.gif-2.jpg"}
 
 
-def test_the_results_may_lie_in_the_folder_of_the_images(analyze, capsys):
-    write("photos/a.png")
-    assert analyze("photos", "--pictures=true", "--crops=true", out="photos") == 0
-    assert analyze("photos", "--pictures=true", "--crops=true", out="photos") == 0
-    assert [record["image"] for record in records("photos")] == ["photos/a.png"]
-    assert "note: 2 images were written by an analysis left out" in capsys.readouterr().out
-    assert analyze("photos", out="elsewhere") == 0
-    assert [record["image"] for record in records("elsewhere")] == ["photos/a.png"]
-
-
 def test_files_of_the_users_own_are_never_overwritten(analyze):
     write("photos/pictures/a.png")
     with pytest.raises(FaceExprError, match=r"photos/pictures is there already, and no analysis has written it"):
@@ -210,8 +198,6 @@ def test_coco_detections_have_the_ids_of_the_annotations(analyze):
     assert analyze("photos", "--coco=true", "--annotations=truth.json", "--images=photos") == 0
     (row,) = json.loads(Path("out/detections.json").read_text())
     assert row == {"image_id": 70, "category_id": 7, "bbox": [30, 20, 40, 50], "score": 0.9}
-    with pytest.raises(FaceExprError, match="expected coco true with it"):
-        analyze("photos", "--annotations=truth.json")
 
 
 def test_annotations_may_stand_in_for_the_detector(analyze, models):
@@ -222,41 +208,16 @@ def test_annotations_may_stand_in_for_the_detector(analyze, models):
     assert [(face["box"], face["score"]) for face in records()[0]["faces"]] == [([10, 20, 40, 60], 1.0)]
 
 
-def test_bad_options_are_one_sentence(analyze, models):
-    write("photos/a.png")
-    for option, message in (
-        ("--min_score=2", "min_score is 2"),
-        ("--margin=-1", "margin is -1"),
-        ("--device=warp", "device is warp, which is not there"),
-        ("--no_such=1", "no_such"),
-    ):
-        with pytest.raises(FaceExprError, match=message):
-            analyze("photos", option)
-    assert not Path("out").exists()
-    with pytest.raises(FaceExprError, match=r"classifier: .*absent\.ckpt does not exist"):
-        analyze("photos", classifier="absent.ckpt")
-
-
-def test_the_help_explains_every_option(capsys):
-    assert exit_code(lambda: run(["analyze", "--help"])) == 0
-    text = " ".join(capsys.readouterr().out.split())
-    assert "Interrupted, the same command goes on where it stopped" in text
-    for words in ("--min_score", "boxes are then taken", "below OUT/pictures", "auto takes the GPU"):
-        assert words in text
-
-
-def test_a_picture_may_be_of_one_pixel(analyze):
-    Path("photos").mkdir()
-    smooth_image(1, 1).save("photos/a.png")
-    assert analyze("photos", "--pictures=true") == 0
-    assert records()[0]["width"] == 1
-
-
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("--images=elsewhere", "images is for the images that annotations name"), ("--device=meta", "device is meta")],
-)
-def test_options_that_could_have_no_effect_are_refused(analyze, option, message):
+    [
+        ("--min_score=2", "min_score is 2"), ("--margin=-1", "margin is -1"), ("--device=warp", "device is warp"),
+        ("--no_such=1", "no_such"), ("--classifier=absent.ckpt", r"classifier: absent\.ckpt does not exist"),
+        ("--images=elsewhere", "images is for the images that annotations name"),
+        ("--annotations=truth.json", "expected coco true with it"),
+    ],
+)  # fmt: skip
+def test_a_bad_option_is_one_sentence_and_nothing_is_written(analyze, option, message):
     write("photos/a.png")
     with pytest.raises(FaceExprError, match=message):
         analyze("photos", option)
@@ -271,16 +232,7 @@ def test_a_file_that_is_reached_in_two_ways_is_taken_once(analyze, capsys):
     assert [record["image"] for record in records()] == ["photos/a.png"]
 
 
-def test_a_name_whose_bytes_are_no_text_may_be_given_itself(analyze):
-    name = os.fsdecode(b"bad\xff.png")
-    write(name)
-    assert analyze(name) == 0
-    assert [record["image"] for record in records()] == [name]
-
-
-def test_a_broken_exif_block_is_passed_over_in_silence(models, workdir, recwarn):
+def test_a_broken_exif_block_is_passed_over_in_silence(analyze, workdir, recwarn):
     Path("a.jpg").write_bytes(encoded(smooth_image(40, 30), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\xff"))
-    steps = ["--detector", str(models / "detector.ckpt"), "--classifier", str(models / "classifier.ckpt")]
-    assert exit_code(lambda: main(["analyze", "a.jpg", *steps, "--device=cpu", "--out=out"])) == 0
-    assert records()[0]["status"] == "ok"
+    assert analyze("a.jpg") == 0
     assert not [warning for warning in recwarn if "EXIF" in str(warning.message)]

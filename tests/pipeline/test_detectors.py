@@ -112,17 +112,6 @@ def test_ground_truth_says_where_nothing_is_known(tmp_path):
             truth.faces(tmp_path / name)
 
 
-def test_annotations_are_loaded_in_the_place_of_a_detector(tmp_path):
-    from PIL import Image
-
-    Image.fromarray(red_picture(None)).save(tmp_path / "a.png")
-    truth = tmp_path / "truth.txt"
-    truth.write_text("a.png\n1\n10 20 30 40 0 0 0 0 0 0\n")
-    loaded = load_detector(truth, images=tmp_path)
-    assert isinstance(loaded, GroundTruth)
-    assert loaded.faces(tmp_path / "a.png").boxes.tolist() == [[10, 20, 40, 60]]
-
-
 def test_a_network_is_given_uint8_and_the_same_as_floats_would_be(checkpoint):
     picture = torch.from_numpy(red_picture((10, 20, 40, 60))).permute(2, 0, 1)
     net = load_detector(checkpoint).net

@@ -10,7 +10,7 @@ from red_finder import save_task, tiny_classifier
 from stub_steps import WHOLE, Levels, pipeline
 
 from faceexpr.models.calibrator import Calibration
-from faceexpr.pipeline import drawing
+from faceexpr.pipeline.analysis import caption
 from faceexpr.pipeline.records import FaceResult
 from faceexpr.utils.errors import FaceExprError
 
@@ -97,7 +97,7 @@ def test_records_of_an_earlier_version_are_understood(analyze):
 
 
 @pytest.mark.parametrize(
-    ("expressions", "caption"),
+    ("expressions", "expected"),
     [
         (None, "Happy 62%"),
         (("Happy",), "Happy 62%"),
@@ -107,6 +107,6 @@ def test_records_of_an_earlier_version_are_understood(analyze):
         (("Happy", "Surprise", "Fear", "Sad", "Angry"), "Happy, Surprise or 3 more"),
     ],
 )
-def test_a_caption_says_what_it_may_be(expressions, caption):
+def test_a_caption_says_what_it_may_be(expressions, expected):
     face = FaceResult((0, 0, 1, 1), 0.9, "Happy", {"Happy": 0.62, "Surprise": 0.38}, expressions)
-    assert drawing.caption(face) == caption
+    assert caption(face) == expected

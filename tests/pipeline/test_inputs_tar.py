@@ -14,7 +14,7 @@ from red_finder import red_picture
 from stub_steps import WHOLE, pipeline
 
 from faceexpr.cli.merge import run as run_merge
-from faceexpr.pipeline.inputs import read_tar
+from faceexpr.pipeline.inputs import collect_inputs
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import ImageError
 
@@ -37,10 +37,15 @@ def pack(path, members, tar_format=tarfile.PAX_FORMAT):
     return Path(path)
 
 
-def content(path):
-    """What its images hold by their names, and the rest that is told of the file."""
-    found = read_tar(Path(path))
-    return {name: member() for name, member in found.images.items()}, found
+def content(name):
+    """Return what the images of a tar file hold by their names, how many members are none, and what is wrong."""
+    found = collect_inputs([Path(name)])
+    damage = None
+    if member := found.members.pop(name, None):
+        with pytest.raises(ImageError) as caught:
+            member()
+        damage = caught.value.reason
+    return {source.removeprefix(f"{name}/"): read() for source, read in found.members.items()}, found.others, damage
 
 
 def test_a_tar_file_gives_what_the_folder_gives(analyze):
@@ -89,9 +94,7 @@ def test_members_of_other_kinds_are_counted_and_links_within_are_followed(workdi
             ("pipe.jpg", (tarfile.FIFOTYPE, "")),
         ],
     )  # fmt: skip
-    images, found = content("a.tar")
-    assert images == {"x/a.jpg": b"1", "b.JPG": b"4", "hard.jpg": b"1"}
-    assert (found.others, found.damage) == (6, None)
+    assert content("a.tar") == ({"x/a.jpg": b"1", "b.JPG": b"4", "hard.jpg": b"1"}, 6, None)
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
@@ -125,59 +128,42 @@ def test_names_that_lead_elsewhere_write_nothing_there(analyze, workdir):
 
 
 @pytest.mark.parametrize("cut", [1, 511, 512, 1024, 1500])
-def test_what_a_truncated_tar_file_still_has_is_analysed_and_the_rest_is_one_record(analyze, cut):
-    data = pack("a.tar", [(f"{number}.png", face()) for number in range(4)]).read_bytes()
-    end = data.rindex(b"IEND") + 8
-    Path("a.tar").write_bytes(data[: end - cut])
-    assert analyze("a.tar") == 3
-    found = records()
-    assert [record["status"] for record in found] == ["ok"] * (len(found) - 1) + ["error"]
-    assert 1 <= len(found) - 1 <= 3
-    assert (found[-1]["image"], found[-1]["reason"]) == ("a.tar", f"cut off or damaged after {len(found) - 1} images")
-    assert rows()[-1]["image"] == "a.tar"
+def test_of_a_truncated_tar_file_the_images_before_are_there_and_the_rest_is_told(workdir, cut):
+    data = pack("a.tar", [(f"{number}.jpg", b"\1" * 700) for number in range(4)]).read_bytes()
+    Path("a.tar").write_bytes(data[: data.rindex(b"\1") + 1 - cut])
+    images, _, damage = content("a.tar")
+    assert 1 <= len(images) <= 3
+    assert damage == f"cut off or damaged after {len(images)} images"
 
 
-def test_no_end_and_a_damaged_header_are_told(workdir):
+def broken(data):
+    return data[: 2 * 1024 + 10] + b"\xff" + data[2 * 1024 + 11 :]
+
+
+@pytest.mark.parametrize(
+    ("change", "damage"),
+    [
+        (lambda data: data[: 6 * 512], "cut off or damaged after 3 images"),  # without an end
+        (broken, "cut off or damaged after 2 images"),
+        (lambda data: data * 2, "more follows the end of the archive, after 3 images; `tar -A` joins several into one"),
+        (lambda data: data + bytes(2 << 20), None),
+        (lambda data: b"", "not a tar file, or damaged"),
+        (lambda data: b"\xff" * 5000, "not a tar file, or damaged"),
+        (lambda data: b"\x1f\x8b" + b"0" * 600, "not a tar file, or damaged"),
+    ],
+)
+def test_what_is_wrong_with_a_tar_file_is_told(workdir, change, damage):
     data = pack("a.tar", [(f"{number}.jpg", b"12345") for number in range(3)]).read_bytes()
-    Path("open.tar").write_bytes(data[: 6 * 512])
-    broken = bytearray(data)
-    broken[2 * 1024 + 10] ^= 255
-    Path("broken.tar").write_bytes(broken)
-    assert content("open.tar")[1].damage == "cut off or damaged after 3 images"
-    images, found = content("broken.tar")
-    assert list(images) == ["0.jpg", "1.jpg"]
-    assert found.damage == "cut off or damaged after 2 images"
-
-
-def test_what_follows_the_end_of_an_archive_is_told(analyze):
-    first, second = (pack(f"{name}.tar", [(f"{name}.png", face())]).read_bytes() for name in "ab")
-    Path("both.tar").write_bytes(first + second)
-    Path("filled.tar").write_bytes(first + bytes(2 << 20))
-    assert analyze("both.tar") == 3
-    assert [record["reason"] for record in records()] == [
-        None, "more follows the end of the archive, after 1 image; `tar -A` joins several into one",
-    ]  # fmt: skip
-    assert analyze("filled.tar", out="filled") == 0
-
-
-def test_a_pipe_in_the_place_of_a_tar_file_is_not_waited_for(analyze):
-    os.mkfifo("a.tar")
-    assert analyze("a.tar") == 3
-    assert records()[0]["reason"] == "not a regular file"
-
-
-@pytest.mark.parametrize("data", [b"", b"x", b"\xff" * 5000, b"\x1f\x8b" + b"0" * 600])
-def test_a_file_that_is_no_tar_file_is_one_record(analyze, data):
-    Path("a.tar").write_bytes(data)
-    write("b.png")
-    assert analyze("a.tar", "b.png") == 3
-    assert [record["reason"] for record in records()] == ["not a tar file, or damaged", None]
+    Path("a.tar").write_bytes(change(data))
+    assert content("a.tar")[2] == damage
 
 
 def test_a_tar_file_without_an_image_is_one_record_and_a_compressed_one_is_refused(analyze):
     pack("a.tar", [("a.txt", b"x")])
-    assert analyze("a.tar") == 3
-    assert records()[0]["reason"] == "no image in the tar file"
+    os.mkfifo("pipe.tar")
+    assert analyze("a.tar", "pipe.tar") == 3
+    assert [row["image"] for row in rows()] == ["a.tar", "pipe.tar"]
+    assert [record["reason"] for record in records()] == ["no image in the tar file", "not a regular file"]
     for name in ("a.tar.gz", "a.TGZ", "x/a.tar.zst"):
         with pytest.raises(FaceExprError, match=f"^{name} is compressed, .* expected a tar file as it is"):
             analyze(name)

@@ -1,5 +1,6 @@
-"""What speaks for the expression of each face of a photograph, as pictures."""
+"""Files of explained faces, and Ray's processes, which write what one process writes."""
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -7,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from analysis_runs import write
+from analysis_runs import records, write
 from PIL import Image
 from red_finder import save_task, tiny_classifier
-from stub_steps import Boxes
+from stub_steps import WHOLE, Boxes, Pids, pipeline
 
 from faceexpr.models.simple_cnn import SimpleCNN
+from faceexpr.pipeline.analysis import analyze_with_ray, explain_faces
 from faceexpr.pipeline.classifiers import TaskClassifier
-from faceexpr.pipeline.drawing import explain_faces
+from faceexpr.pipeline.inputs import Item
 from faceexpr.pipeline.pipeline import Analysis, FacePipeline
 from faceexpr.pipeline.records import FaceResult, ImageResult
 from faceexpr.tasks.classify import ExpressionClassifier
@@ -90,3 +92,57 @@ def test_faces_without_an_expression_are_left_out_and_the_others_keep_their_numb
     drawn = dict(explain_faces(system, analysis))
     assert [*drawn] == [1, 3]
     assert [int(picture[128, 5].mean()) for picture in drawn.values()] == [50, 150]
+
+
+def test_ray_that_is_not_installed_is_one_sentence(analyze, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    write("photos/a.png")
+    with pytest.raises(FaceExprError, match=r"engine is ray, which is not installed: pip install 'faceexpr\[ray\]'"):
+        analyze("photos", "--engine=ray")
+    with pytest.raises(FaceExprError, match="workers is 0; expected at least 1"):
+        analyze("photos", "--engine=ray", "--workers=0")
+
+
+@pytest.fixture(scope="module")
+def ray():
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("pyarrow")
+    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        yield
+        ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray")
+def test_two_actors_write_what_one_process_writes_and_go_on_where_it_stopped(analyze):
+    for number in range(9):
+        write(f"photos/{number}.png", (10 + number, 20, 60, 70) if number % 4 else None)
+    Path("photos/3.png").write_bytes(b"no image")
+    Path("photos/8.png").rename(Path(os.fsdecode(b"photos/\xff.png")))
+    given = ["photos", "--pictures=true", "--crops=true", "--batch_size=1"]
+    assert analyze(*given, out="one") == 3
+    assert analyze("photos/0.png", "photos/1.png", *given[1:]) == 0
+    first = records()
+    assert analyze(*given, "--engine=ray", "--workers=2") == 3
+    assert records()[:2] == first
+    for name in ("faces.jsonl", "faces.csv"):
+        assert Path("out", name).read_bytes() == Path("one", name).read_bytes()
+    for folder in ("pictures", "crops"):
+        names = [{path.name for path in Path(out, folder).iterdir()} for out in ("one", "out")]
+        assert names[0] == names[1]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray")
+@pytest.mark.parametrize("images", [8, 40])
+def test_each_of_two_actors_has_a_fair_share_of_the_images(workdir, images):
+    write("a.png")
+    items = [Item("a.png", str(number), None) for number in range(images)]
+    found = list(analyze_with_ray(partial(pipeline, WHOLE), items, Pids(workdir / "pids"), 2, 1, gpu=False))
+    assert [record["name"] for record in found] == [item.name for item in items]
+    shares = [len(list(folder.iterdir())) for folder in (workdir / "pids").iterdir()]
+    assert sum(shares) == images
+    assert len(shares) == 2
+    assert min(shares) >= images // 4

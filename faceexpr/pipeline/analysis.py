@@ -1,11 +1,16 @@
-"""Files that are made from an image: drawn with its faces, each face cut out, and what speaks for its expression."""
+"""Turn images into records and the files that belong to each, in this process or in those of Ray Data."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+import logging
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,18 +19,22 @@ from PIL import Image, ImageDraw
 
 from faceexpr.data.image_reading import face_tensor
 from faceexpr.pipeline.classifiers import TaskClassifier
+from faceexpr.pipeline.inputs import Item
 from faceexpr.pipeline.pipeline import Analysis, FacePipeline
 from faceexpr.pipeline.records import CROPS, EXPLAINED, PICTURES, FaceResult
+from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import write_file
 from faceexpr.utils.labels import colour
 from faceexpr.visualization.boxes import draw_boxes, font_for
 from faceexpr.visualization.explain import side_by_side
 
+BATCHES = 4
+"""Batches of a pipeline that an actor is given together: while one is looked at, the next is read."""
+
 UNKNOWN = "?"
 
 _NAMED = 3  # expressions of a prediction set in a caption
-_HEIGHT, _GAP, _BAND = 256, 8, 34
-_TEXT = 17
+_HEIGHT, _GAP, _BAND, _TEXT = 256, 8, 34, 17
 
 
 @dataclass(frozen=True)
@@ -56,15 +65,102 @@ class ImageFiles:
                 write_image(drawn, self.out / EXPLAINED / f"{name}.{number}.png")
 
 
+def analyze_items(pipeline: FacePipeline, items: Iterable[Item], files: ImageFiles) -> Iterator[dict[str, Any]]:
+    """Yield the record of each image in order, after the files that belong to it were written."""
+    items, ahead = tee(items)
+    paths = (item.source if item.read is None else (item.source, item.read) for item in ahead)
+    # The items come second: `zip` would drop one where the analyses end first.
+    for analysis, item in zip(pipeline.run_with_pixels(paths), items, strict=True):
+        files.write(item.name, analysis, pipeline)
+        yield {"image": item.source, "name": item.name, **analysis.result.record()}
+
+
+class AnalysisActor:
+    """A process of Ray that holds a pipeline.
+
+    Args:
+        make_pipeline: builds it; it can be pickled.
+        files: which files are made from each image.
+        folder: the current folder, which paths are relative to; every machine sees it.
+    """
+
+    def __init__(self, make_pipeline: Callable[[], FacePipeline], files: ImageFiles, folder: str) -> None:
+        os.chdir(folder)
+        self.pipeline = make_pipeline()
+        self.files = files
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Turn a column of items into a column of records, both pickled: names may be bytes that are no text."""
+        items = [pickle.loads(item) for item in batch["item"]]
+        records = [pickle.dumps(record) for record in analyze_items(self.pipeline, items, self.files)]
+        return {"record": np.array(records, dtype=object)}
+
+
+def analyze_with_ray(
+    make_pipeline: Callable[[], FacePipeline],
+    items: Sequence[Item],
+    files: ImageFiles,
+    workers: int,
+    batch_size: int,
+    gpu: bool | None,
+) -> Iterator[dict[str, Any]]:
+    """Yield the record of each image in order, which actors of Ray have made.
+
+    A cluster that ``RAY_ADDRESS`` names, or that runs on this machine, is used; else one is started here. All its
+    machines see the images, the models and the folder of the results under the same paths.
+
+    Args:
+        make_pipeline: builds the pipeline of an actor; it can be pickled.
+        items: the images.
+        files: which files the actors make from each image.
+        workers: number of actors; each has a core of its own, and a GPU where ``gpu`` says so.
+        batch_size: images that a pipeline looks at together.
+        gpu: each actor takes a GPU; None means where the cluster has any.
+
+    Raises:
+        FaceExprError: Ray is not installed, or an actor has failed.
+    """
+    if workers < 1:
+        raise FaceExprError(f"workers is {workers}; expected at least 1")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise FaceExprError("engine is ray, which is not installed: pip install 'faceexpr[ray]'") from error
+    if not items:
+        return
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    # Small blocks for few images, so that every actor has some; whole batches, so that results stay the same.
+    share = batch_size * min(BATCHES, max(1, len(items) // (2 * workers * batch_size)))
+    gpus = int(bool(ray.cluster_resources().get("GPU")) if gpu is None else gpu)  # type: ignore[no-untyped-call]
+    # A block becomes a task, and records come back by the task: little is lost when the driver is killed.
+    rows = ray.data.from_items(
+        [{"item": pickle.dumps(item)} for item in items], override_num_blocks=-(-len(items) // share)
+    ).map_batches(
+        AnalysisActor,
+        fn_constructor_args=(make_pipeline, files, str(Path.cwd())),
+        batch_size=share,
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_cpus=1,
+        num_gpus=gpus,
+    )
+    try:
+        for row in rows.iter_rows():
+            yield pickle.loads(row["record"])
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error
+        raise FaceExprError(f"an actor of Ray has failed: {str(cause).strip().splitlines()[-1]}") from error
+
+
 def draw_faces(analysis: Analysis, class_names: Sequence[str]) -> NDArray[np.uint8]:
     """Draw the faces of an image that could be read: boxes, top expressions and a chart of the probabilities.
 
-    Args:
-        analysis: the image and its faces.
-        class_names: names of the classes, in the order of the charts.
-
-    Returns:
-        RGB, uint8 (H, W, 3), of the size in which the image was analysed.
+    The bars of a chart are in the order of the classes. The drawing is RGB, uint8 (H, W, 3), of the size in which the
+    image was analysed.
     """
     assert analysis.pixels is not None
     faces = analysis.result.faces
@@ -92,11 +188,7 @@ def caption(face: FaceResult) -> str:
 
 
 def explain_faces(pipeline: FacePipeline, analysis: Analysis) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Draw each face of an image beside what speaks for its expression.
-
-    Args:
-        pipeline: has made the analysis, with a `TaskClassifier` of a network.
-        analysis: the image and its faces.
+    """Draw each face of an image, analysed with a `TaskClassifier` of a network, beside what speaks for its expression.
 
     Yields:
         The number of the face, from 1, and its drawing, RGB, uint8 (H, W, 3). Faces without an expression, whose
@@ -136,16 +228,7 @@ def _add_captions(pair: NDArray[np.uint8], name: str, share: float) -> NDArray[n
 
 
 def write_image(pixels: NDArray[np.uint8], path: Path) -> None:
-    """Write pixels as PNG where the name ends so, or else as JPEG.
-
-    Args:
-        pixels: RGB, uint8 (H, W, 3).
-        path: the file.
-    """
+    """Write pixels, RGB, uint8 (H, W, 3), as PNG where the name ends so, or else as JPEG."""
     buffer = io.BytesIO()
-    image = Image.fromarray(pixels)
-    if path.suffix.lower() == ".png":
-        image.save(buffer, "PNG")
-    else:
-        image.save(buffer, "JPEG", quality=92)
+    Image.fromarray(pixels).save(buffer, "PNG" if path.suffix.lower() == ".png" else "JPEG", quality=92)
     write_file(path, buffer.getvalue())
