@@ -169,7 +169,9 @@ class FacePipeline:
         """
         if isinstance(paths, str | bytes | os.PathLike):
             raise FaceExprError(f"paths is {paths!r}; expected a list, or a call of the pipeline with this one")
-        named = iter(path if isinstance(path, tuple) else (str(path), path) for path in paths)
+        named: Iterator[tuple[str, Source | Callable[[], bytes]]] = (
+            path if isinstance(path, tuple) else (str(path), path) for path in paths
+        )
         with ThreadPoolExecutor(max_workers=READERS) as readers:
 
             def read_on() -> list[tuple[str, Future[DecodedImage | ImageError]]]:

@@ -102,7 +102,7 @@ def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     Raises:
         FaceExprError: a line is not a record.
     """
-    if not path.exists():
+    if not path.is_file():
         return
     with path.open("rb") as file:  # as bytes: text would end lines at other characters too
         for number, line in enumerate(file, 1):

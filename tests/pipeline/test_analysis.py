@@ -110,6 +110,8 @@ def ray():
     paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        data = pytest.importorskip("ray.data")
+        data.DataContext.get_current().wait_for_min_actors_s = 300  # or one may be done before the other has started
         yield
         ray.shutdown()
 
