@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from analysis_runs import records, write
 
-from faceexpr.cli.analyze import run as run_analyze
 from faceexpr.pipeline.inputs import Names, collect_inputs, place_below, read_list
 from faceexpr.utils.errors import FaceExprError
 
@@ -45,8 +44,6 @@ def test_lists_that_are_none_are_named(workdir, monkeypatch):
         collect_inputs([], "-")
     with pytest.raises(FaceExprError, match="expected a PATH of images, or a list of them"):
         collect_inputs([])
-    with pytest.raises(FaceExprError, match="a PATH is empty"):  # and does not mean the current folder
-        run_analyze(["analyze", ""])
 
 
 def test_a_list_gives_the_results_of_its_files_and_rows_for_what_is_missing(analyze):
@@ -73,6 +70,8 @@ def test_standard_input_is_a_list(analyze, monkeypatch):
         assert images(f"out{given}") == ["b.png", "a.png"]
     with pytest.raises(FaceExprError, match="standard input is named more than once"):
         analyze("-", "--list=-")
+    with pytest.raises(FaceExprError, match="a PATH is empty"):  # and does not mean the current folder
+        analyze("")
 
 
 def test_a_place_never_leaves_its_folder_and_can_be_written_whatever_its_length(workdir):
