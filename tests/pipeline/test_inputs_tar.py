@@ -184,7 +184,7 @@ def test_a_pipeline_takes_names_with_bytes_or_what_reads_them():
     def refused():
         raise ImageError("x", "too odd")
 
-    given = [("a", face()), ("b", face), ("c", unreadable), ("d", refused), ("e", b"x")]
+    given = [("a", face()), ("b", face), ("c", unreadable), ("d", refused), ("e", b"no image")]
     results = [*pipeline(WHOLE).run(given)]
     assert [result.source for result in results] == list("abcde")
     assert [result.reason for result in results] == [
