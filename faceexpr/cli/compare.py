@@ -188,8 +188,8 @@ def _as_csv(compared: Mapping[str, Comparison], settings: Mapping[str, Any]) -> 
             numbers = (run.count, run.accuracy, *run.interval, run.balanced_accuracy, run.macro_f1)
             rows.append((samples, run.run, "", *numbers, *[""] * 7))
         for pair in comparison.pairs:
-            numbers = (pair.difference, *pair.interval, pair.only_first, pair.only_second, pair.p, pair.p_holm)
-            rows.append((samples, pair.first, pair.second, comparison.runs[0].count, *[""] * 5, *numbers))
+            tests = (pair.difference, *pair.interval, pair.only_first, pair.only_second, pair.p, pair.p_holm)
+            rows.append((samples, pair.first, pair.second, comparison.runs[0].count, *[""] * 5, *tests))
     return csv_text(COLUMNS, rows)
 
 

@@ -194,7 +194,7 @@ class FaceExprCLI(LightningCLI):
         defaults = {
             f"{section}.{name}": default
             for section in self.unfit
-            for name, default in option_defaults(CALLBACKS[section]).items()
+            for name, default in option_defaults(CALLBACKS[section]).items()  # type: ignore[arg-type]  # as in specs.py
         }
         lost = [name for name, default in defaults.items() if self.written.get(name, default) != default]
         if lost:
@@ -304,7 +304,8 @@ class Flag(ActionFail):
         super(ActionFail, self).__init__(**kwargs | {"default": SUPPRESS})
         self.flags = flags
 
-    def __call__(self, parser: Any, namespace: Any, text: str, option: str) -> None:
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        *_, text, option = args
         special = text[:1] in ("", "{") or text.lower() in ("null", "false")
         self.flags.append((option.lstrip("-"), yaml.safe_load(text) if special else text))
 
