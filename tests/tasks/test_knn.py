@@ -65,7 +65,7 @@ def test_each_sample_is_remembered_once_and_as_it_is_and_nothing_can_be_calibrat
     assert Path(BEST).with_name("last.ckpt").exists()
     calibrate = ["validate", "--ckpt_path", BEST, "--calibration.enabled=true", *TINY_RUN[1:]]
     assert exit_code(lambda: main(calibrate)) == 2
-    assert "KNNClassifier, which has no argument calibration" in capsys.readouterr().err
+    assert "KNNClassifier, which has no logits" in capsys.readouterr().err
 
 
 def test_deep_features_travel_in_the_checkpoint(run: Run, workdir: Path) -> None:
