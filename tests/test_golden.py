@@ -96,7 +96,8 @@ def differences(expected: Any, found: Any, where: str = "", foreign: bool = Fals
 
 
 def read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    # Version 0.1 said "picture" where "image" is said now.
+    return json.loads(path.read_text(encoding="utf-8").replace("picture", "image"))
 
 
 def scalars(folder: Path, tag: str) -> list[float]:

@@ -102,7 +102,9 @@ def test_copies_remember_their_arguments(duplicate):
     assert torch.equal(again.linear.weight, layer.linear.weight)
 
 
-@pytest.mark.parametrize("value", [lambda: 1, partial(brew), torch.zeros(1), {1, 2}], ids=str)
+@pytest.mark.parametrize(
+    "value", [lambda: 1, partial(brew), torch.zeros(1), {1, 2}], ids=["lambda", "partial", "tensor", "set"]
+)
 def test_what_no_checkpoint_can_keep_is_refused(value):
     with pytest.raises(FaceExprError, match=r"^model\.net is .*, which a checkpoint cannot keep; expected "):
         describe(value, "model.net")
