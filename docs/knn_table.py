@@ -17,7 +17,7 @@ from torch import Tensor
 
 from faceexpr.data.fer2013 import FER2013
 from faceexpr.models.neighbours import class_probabilities, nearest
-from faceexpr.tasks.representations import Histogram, RawPixels
+from faceexpr.tasks.knn import Histogram, RawPixels
 
 KS = (1, 3, 5, 7, 9)
 NORMS: tuple[Literal[1, 2, 3], ...] = (1, 2, 3)

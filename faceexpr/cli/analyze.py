@@ -18,7 +18,7 @@ from faceexpr.cli.parser import Parser, naming_options
 from faceexpr.data.annotations.reading import read_annotations
 from faceexpr.pipeline.analysis import ImageFiles, analyze_items, analyze_with_ray
 from faceexpr.pipeline.classifiers import TaskClassifier
-from faceexpr.pipeline.coco import write_coco
+from faceexpr.pipeline.coco_results import write_coco
 from faceexpr.pipeline.crop import Crop
 from faceexpr.pipeline.detectors import RUNS, GroundTruth, find_detector_file
 from faceexpr.pipeline.inputs import collect_inputs

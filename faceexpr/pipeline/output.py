@@ -11,7 +11,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from faceexpr.pipeline.coco import FILE
+from faceexpr.pipeline.coco_results import FILE
 from faceexpr.pipeline.records import (
     CROPS,
     EXPLAINED,

@@ -23,6 +23,13 @@ RENAMED: dict[str, str] = {
     "FaceImages": "faceexpr.data.face_files.FaceFiles",
     "faceexpr.data.face_images.FaceImages": "faceexpr.data.face_files.FaceFiles",
     "faceexpr.data.synthetic_scenes.SyntheticScenes": "faceexpr.data.synthetic.SyntheticScenes",
+    "faceexpr.tasks.losses.CrossEntropy": "faceexpr.tasks.classify.CrossEntropy",
+    "faceexpr.tasks.losses.ExpressionLoss": "faceexpr.tasks.classify.ExpressionLoss",
+    "faceexpr.tasks.losses.Focal": "faceexpr.tasks.classify.Focal",
+    "faceexpr.tasks.representations.Histogram": "faceexpr.tasks.knn.Histogram",
+    "faceexpr.tasks.representations.NetworkFeatures": "faceexpr.tasks.knn.NetworkFeatures",
+    "faceexpr.tasks.representations.RawPixels": "faceexpr.tasks.knn.RawPixels",
+    "faceexpr.tasks.representations.Representation": "faceexpr.tasks.knn.Representation",
 }
 """The import path of a class as version 0.1 wrote it, or its short name, and where the class is now."""
 

@@ -18,8 +18,7 @@ from faceexpr.data.synthetic.faces import SyntheticFaces
 from faceexpr.models.mlp import MLP
 from faceexpr.models.resnet import ResNet
 from faceexpr.models.simple_cnn import SimpleCNN
-from faceexpr.tasks.classify import ExpressionClassifier
-from faceexpr.tasks.losses import Focal
+from faceexpr.tasks.classify import ExpressionClassifier, Focal
 
 BEST = "lightning_logs/version_0/checkpoints/best.ckpt"
 LAST = "lightning_logs/version_0/checkpoints/last.ckpt"

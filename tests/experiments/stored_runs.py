@@ -21,7 +21,7 @@ from faceexpr.utils.labels import FER_NAMES
 
 SAMPLES = 140
 SYSTEM_STEPS = ["photographs", "photographs_before", "examples", "examples_before", "drawn"]
-REPRESENTATIONS = "faceexpr.tasks.representations."
+REPRESENTATIONS = "faceexpr.tasks.knn."
 MODEL = {"class_path": "faceexpr.tasks.classify.ExpressionClassifier", "init_args": {}}
 
 

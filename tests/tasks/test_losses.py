@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from faceexpr.tasks.losses import CrossEntropy, Focal
+from faceexpr.tasks.classify import CrossEntropy, Focal
 from faceexpr.utils.errors import FaceExprError
 
 WEIGHTS = [0.5, 1.0, 2.0, 3.0]

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from faceexpr.models.mlp import MLP
-from faceexpr.tasks.representations import Histogram, NetworkFeatures, RawPixels
+from faceexpr.tasks.knn import Histogram, NetworkFeatures, RawPixels
 from faceexpr.utils.errors import FaceExprError
 
 GREY = torch.randint(0, 256, (5, 1, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

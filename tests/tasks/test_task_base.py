@@ -15,7 +15,7 @@ from faceexpr.models.mlp import MLP
 from faceexpr.tasks.base import load_weights
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.detect import FaceDetector
-from faceexpr.tasks.representations import NetworkFeatures
+from faceexpr.tasks.knn import NetworkFeatures
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 from faceexpr.weights.checkpoints import read_checkpoint
