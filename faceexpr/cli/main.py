@@ -25,8 +25,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "sweep": ("faceexpr.cli.sweep:run", "Run fit over a grid of its options, or search them."),
     "analyze": ("faceexpr.cli.analyze:run", "Find the faces in photographs and tell the expression of each."),
     "merge": ("faceexpr.cli.merge:run", "Put the parts of an analysis by several processes together."),
-    "annotate": ("faceexpr.cli.annotate:run", "Draw the true boxes of an annotation file into its pictures."),
-    "fetch": ("faceexpr.cli.fetch:run", "Fetch the pictures that an annotation file names by links."),
+    "annotate": ("faceexpr.cli.annotate:run", "Draw the true boxes of an annotation file into its images."),
+    "fetch": ("faceexpr.cli.fetch:run", "Fetch the images that an annotation file names by links."),
     "detectron2": ("faceexpr.cli.detectron2:run", "Train or measure a detector of Detectron2."),
     "compare": ("faceexpr.cli.compare:run", "Tell whether the difference between runs is more than chance."),
     "export": ("faceexpr.cli.export:run", "Write a checkpoint as one file: a program or a model file."),
@@ -60,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     # Torch's C++ part would warn with a stack trace where another process has gone, which a sentence says already.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # Pillow warns of odd pictures without their names; what matters becomes a reason or a note.
+    # Pillow warns of odd images without their names; what matters becomes a reason or a note.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         _check_ranks()

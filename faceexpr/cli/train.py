@@ -504,7 +504,7 @@ def quieten_libraries() -> None:
         ".*number of training batches .* smaller than the logging interval",
         # What `main` was given is what the process was given, or it is called from Python.
         "LightningCLI's args parameter is intended to run from within Python",
+        "`isinstance.treespec, LeafSpec.` is deprecated",
     ):
         warnings.filterwarnings("ignore", message=message)
-    warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree", category=FutureWarning)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)

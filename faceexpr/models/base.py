@@ -57,7 +57,7 @@ def require(holds: bool, option: str, value: object, expected: str) -> None:
         FaceExprError: it does not hold.
     """
     if not holds:
-        raise FaceExprError(f"model.net.{option} is {value}; expected {expected}")
+        raise FaceExprError(f"{option} is {value}; expected {expected}")
 
 
 def expression_head(features: int, num_classes: int, dropout: float = 0.0, final_relu: bool = False) -> nn.Sequential:

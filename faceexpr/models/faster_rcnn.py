@@ -126,15 +126,15 @@ class FasterRCNN(DetectionNet):
         norm: normalisation in the backbone: ``frozen`` (as pretrained), ``batch`` or ``group``. ``auto`` is frozen
             with pretrained weights and batch from scratch.
         trainable_layers: stages of the backbone that learn, counted from the last, 0 to 5; from scratch all do.
-        min_size: shorter side in pixels to which pictures are resized; of several, each training picture gets one at
-            random, and other pictures the last.
+        min_size: shorter side in pixels to which images are resized; of several, each training image gets one at
+            random, and other images the last.
         max_size: the longer side never becomes more than this.
         anchor_sizes: sides in pixels of the anchors at each of the five levels, as many at each. COCO's weights were
             trained with [[32], [64], [128], [256], [512]] and the ratios [0.5, 1, 2].
         anchor_ratios: heights of the anchors, relative to their widths. In half of WIDER FACE's boxes it is between
             1.2 and 1.5.
-        proposals: regions a picture that are looked at more closely; the limit of the faces that can be found.
-        rois_per_image: of these, how many a training picture contributes to the loss; 32 in the paper's Table 1.
+        proposals: regions an image that are looked at more closely; the limit of the faces that can be found.
+        rois_per_image: of these, how many a training image contributes to the loss; 32 in the paper's Table 1.
         channels: of the pyramid and the proposal head; fewer than COCO's weights have, 256, suit a CPU.
         head_width: of the two layers that look at the regions; 1024 in COCO's weights.
         suppression: how candidates become detections; may be changed after training.
@@ -210,13 +210,13 @@ class FasterRCNN(DetectionNet):
         self._check_limit()
         found: dict[int, tuple[Tensor, Tensor]] = {}
         padded = [self.detector.transform.padded_size(image) for image in images]
-        # Padding changes what the border sees: what is found in a picture must not depend on the rest of the batch.
+        # Padding changes what the border sees: what is found in an image must not depend on the rest of the batch.
         for size in dict.fromkeys(padded):
             places = [place for place, own in enumerate(padded) if own == size]
             with self._as_if(training=False):
                 results = self.detector([as_unit(images[place]) for place in places])
             for place, result in zip(places, results, strict=True):
-                # Scaled back to the picture, a box at the border can be outside by a rounding error.
+                # Scaled back to the image, a box at the border can be outside by a rounding error.
                 inside = clip_boxes_to_image(result["boxes"], tuple(images[place].shape[-2:]))
                 found[place] = inside, result["scores"]
         return [found[place] for place in range(len(images))]
@@ -225,8 +225,8 @@ class FasterRCNN(DetectionNet):
         # Also before use, since the suppression may be changed after training.
         if self.suppression.max_faces > self.proposals:
             raise FaceExprError(
-                f"suppression.max_faces is {self.suppression.max_faces}, but the network looks at "
-                f"{self.proposals} regions a picture; expected no more than model.net.proposals"
+                f"max_faces is {self.suppression.max_faces}, but the network looks at "
+                f"{self.proposals} regions an image; expected no more than proposals"
             )
 
     @contextmanager
@@ -236,7 +236,7 @@ class FasterRCNN(DetectionNet):
         before = [module.training for module in deciding]
         for module in deciding:
             module.training = training
-        # One of several sizes is drawn for training only, not for the loss on the validation pictures.
+        # One of several sizes is drawn for training only, not for the loss on the validation images.
         self.detector.transform.training = training and self.training
         try:
             yield
@@ -248,7 +248,7 @@ class FasterRCNN(DetectionNet):
 def _norm(norm: Literal["auto", "frozen", "batch", "group"], weights: str) -> Norm:
     if norm == "auto":
         return "batch" if weights == "none" else "frozen"
-    require(norm != "frozen" or weights != "none", "norm", norm, "batch or group, since model.net.weights is none")
+    require(norm != "frozen" or weights != "none", "norm", norm, "batch or group, since weights is none")
     require(
         norm != "group" or weights not in ("imagenet", "coco"),
         "norm",
@@ -269,11 +269,11 @@ def _check_anchors(sizes: Sequence[Sequence[int]], ratios: Sequence[float]) -> N
 class _Resize(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision has no types
     """torchvision's scaling, normalisation and padding, with the product's anti-aliased resize.
 
-    Its own does not average when it shrinks, and makes nothing of a picture that is one pixel wide.
+    Its own does not average when it shrinks, and makes nothing of an image that is one pixel wide.
     """
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """Return the picture and its boxes at the size that the network sees."""
+        """Return the image and its boxes at the size that the network sees."""
         side = self.torch_choice(list(self.min_size)) if self.training else self.min_size[-1]
         before = image.shape[-2:]
         height, width = self.scaled_size(image, side)
@@ -283,7 +283,7 @@ class _Resize(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision ha
         return image, target
 
     def scaled_size(self, image: Tensor, side: int) -> tuple[int, int]:
-        """Return the height and width of the picture when its shorter side becomes ``side``, or as near as allowed."""
+        """Return the height and width of the image when its shorter side becomes ``side``, or as near as allowed."""
         height, width = image.shape[-2:]
         scale = min(side / min(height, width), self.max_size / max(height, width))
         return max(1, round(height * scale)), max(1, round(width * scale))
@@ -337,7 +337,7 @@ def _published(weights: str, backbone: str) -> dict[str, Tensor]:
         return download_weights(get_model_weights(backbone).DEFAULT, weights, backbone)
     if backbone != "resnet50":
         raise FaceExprError(
-            f"model.net.weights is coco and model.net.backbone is {backbone}: torchvision has a COCO detector with "
+            f"weights is coco and backbone is {backbone}: torchvision has a COCO detector with "
             "these levels for resnet50 only; use that backbone, or weights imagenet"
         )
     return download_weights(FasterRCNN_ResNet50_FPN_Weights.DEFAULT, weights, "Faster R-CNN ResNet-50")
@@ -353,7 +353,7 @@ def _from_file(path: Path) -> dict[str, Tensor]:
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     if not own:
         raise FaceExprError(
-            f"model.net.weights: {path} is a checkpoint of another network; expected one of FasterRCNN, or a state dict"
+            f"weights: {path} is a checkpoint of another network; expected one of FasterRCNN, or a state dict"
         )
     return own
 
@@ -365,7 +365,7 @@ def _whole(state: dict[str, Tensor], weights: str, detector: nn.Module) -> dict[
         state = _with_eps(without(state, HEAD), detector)
     elif classes != CLASSES:
         raise FaceExprError(
-            f"model.net.weights: the head in {weights} tells {classes} classes; expected {CLASSES}, the background "
+            f"weights: the head in {weights} tells {classes} classes; expected {CLASSES}, the background "
             f"and the face, or COCO's {COCO_CLASSES}, which are replaced"
         )
     else:
@@ -393,4 +393,4 @@ def _tensors(detector: nn.Module) -> dict[str, Tensor]:
 def _require_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], otherwise: str) -> None:
     wrong = misfit(state, expected)
     if wrong is not None:
-        raise FaceExprError(f"model.net.weights: {otherwise} ({wrong} is missing, unknown or of another shape)")
+        raise FaceExprError(f"weights: {otherwise} ({wrong} is missing, unknown or of another shape)")

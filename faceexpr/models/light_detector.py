@@ -37,13 +37,13 @@ BOX_WEIGHT = 5.0
 class LightDetector(DetectionNet):
     """A small residual network with a feature pyramid; each cell gives a score and a box, no anchors.
 
-    Trained with task-aligned assignment (Feng et al., TOOD, 2021). A picture of 640 x 480 takes about 2.4 billion
+    Trained with task-aligned assignment (Feng et al., TOOD, 2021). An image of 640 x 480 takes about 2.4 billion
     multiplications with the default widths.
 
     Args:
         widths: channels at strides 2, 4, 8, 16 and 32.
         neck: channels of the feature pyramid and the heads.
-        test_side: pictures whose longer side has more pixels are reduced to it before detection; smaller ones stay as
+        test_side: images whose longer side has more pixels are reduced to it before detection; smaller ones stay as
             they are. More finds smaller faces and takes longer.
         min_face: faces whose longer side is below this, in pixels of what the network sees, are neither learnt nor
             counted as background in training.
@@ -62,9 +62,9 @@ class LightDetector(DetectionNet):
     ) -> None:
         super().__init__(suppression)
         if len(widths) != 5 or min(widths) < 1 or neck < 1:
-            raise FaceExprError(f"model.net.widths is {list(widths)} and neck is {neck}; expected positive numbers")
+            raise FaceExprError(f"widths is {list(widths)} and neck is {neck}; expected positive numbers")
         if test_side < 32:
-            raise FaceExprError(f"model.net.test_side is {test_side}; expected 32 or more pixels")
+            raise FaceExprError(f"test_side is {test_side}; expected 32 or more pixels")
         self.test_side = test_side
         self.min_face = min_face
         self.stem = nn.Sequential(_conv(3, widths[0], 2), _conv(widths[0], widths[1], 2), Block(widths[1], widths[1]))
@@ -134,7 +134,7 @@ class LightDetector(DetectionNet):
         return found
 
     def _fit(self, image: Tensor) -> tuple[Tensor, float]:
-        """Return the picture reduced to the test side where it is larger, and the factor."""
+        """Return the image reduced to the test side where it is larger, and the factor."""
         height, width = image.shape[-2:]
         scale = min(1.0, self.test_side / max(height, width))
         if scale == 1.0:

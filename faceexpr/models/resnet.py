@@ -47,7 +47,7 @@ class ResNet(ExpressionNet):
         pretrained = weights != "none"
         if pretrained and stem == "small":
             raise FaceExprError(
-                f"model.net.weights is {weights} and model.net.stem is small: pretrained weights belong to "
+                f"weights is {weights} and stem is small: pretrained weights belong to "
                 "torchvision's stem; use stem torchvision, or weights none"
             )
         # Grey images reach pretrained filters as three equal channels with the statistics that they were trained on.
@@ -90,7 +90,7 @@ def _state_dict(depth: int, weights: str) -> dict[str, Tensor]:
     wrong = misfit(state, without(get_model(f"resnet{depth}", weights=None).state_dict(), "fc."))
     if wrong is not None:
         raise FaceExprError(
-            f"model.net.weights: {weights} does not hold the weights of torchvision's ResNet-{depth} "
+            f"weights: {weights} does not hold the weights of torchvision's ResNet-{depth} "
             f"({wrong} is missing, unknown or of another shape)"
         )
     return state

@@ -99,7 +99,7 @@ def find_threshold(classifier: Classifier, coverage: float) -> float:
     if calibration is None or not calibration.thresholds:
         raise FaceExprError(
             f"coverage is {coverage:g}, but the classifier is not calibrated; expected what `faceexpr validate` with "
-            "--calibration.enabled true has written"
+            "calibration has written"
         )
     return calibration.threshold(coverage)
 

@@ -39,10 +39,10 @@ def test_channels_are_weighed_by_the_picture_as_a_whole():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"widths": ()}, r"model.net.widths is \[\]; expected one or more channels"),
-        ({"widths": (8, 8), "depths": (1,)}, r"model.net.depths is \[1\]; expected 1 or more blocks for each of 2"),
-        ({"stem": 0}, "model.net.stem is 0; expected 1 or more"),
-        ({"dropout": 1.0}, "model.net.dropout is 1.0; expected 0 to below 1"),
+        ({"widths": ()}, r"widths is \[\]; expected one or more channels"),
+        ({"widths": (8, 8), "depths": (1,)}, r"depths is \[1\]; expected 1 or more blocks for each of 2"),
+        ({"stem": 0}, "stem is 0; expected 1 or more"),
+        ({"dropout": 1.0}, "dropout is 1.0; expected 0 to below 1"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

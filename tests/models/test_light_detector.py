@@ -171,9 +171,9 @@ def test_d12_bytes_and_unit_floats_are_the_same_and_others_are_refused() -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"widths": (1, 2)}, "model.net.widths"),
+        ({"widths": (1, 2)}, "widths"),
         ({"neck": 0}, "neck is 0"),
-        ({"test_side": 8}, "model.net.test_side is 8"),
+        ({"test_side": 8}, "test_side is 8"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, object], message: str) -> None:

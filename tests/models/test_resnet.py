@@ -139,7 +139,7 @@ def test_a_wrong_file_is_one_sentence_that_names_it(content, expected, tmp_path)
     with pytest.raises(FaceExprError, match=expected) as error:
         ResNet(7, depth=18, weights=str(path)).load_pretrained()
     assert str(path) in str(error.value)
-    assert str(error.value).startswith("model.net.weights")
+    assert str(error.value).startswith("weights")
     assert not trace.exists()
 
 
@@ -160,9 +160,9 @@ def test_a_failed_download_says_what_else_can_be_done(failure, monkeypatch):
         raise failure
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
-    with pytest.raises(FaceExprError, match=r"model\.net\.weights is imagenet") as error:
+    with pytest.raises(FaceExprError, match="weights is imagenet") as error:
         ResNet(7, depth=18, weights="imagenet").load_pretrained()
-    for way_on in ("--model.net.weights FILE", "from scratch with none"):
+    for way_on in ("a local file", "from scratch with none"):
         assert way_on in str(error.value)
 
 
