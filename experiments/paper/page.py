@@ -197,7 +197,7 @@ def silent(run: Run) -> list[str]:
 def highest_recall(run: Run) -> str:
     """Return the class of the highest recall."""
     per_class = run.test["per_class"]
-    return max(per_class, key=lambda name: float(per_class[name]["recall"]))
+    return str(max(per_class, key=lambda name: float(per_class[name]["recall"])))
 
 
 def confused_among(run: Run, names: Sequence[str]) -> float | None:
