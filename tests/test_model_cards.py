@@ -29,7 +29,7 @@ MODELS = REPOSITORY / "docs" / "models"
 CARDS = sorted(path.stem for path in MODELS.glob("*.json"))
 
 BENCHMARK = """2 threads
-134 pictures, 414 faces
+134 images, 414 faces
 ours        AP50 0.8767  AP 0.5740  first   18.0 ms, ours/this 1.00  again   17.5 ms, ours/this 1.00
 YuNet, all  AP50 0.9350  AP 0.6000  first   40.0 ms, ours/this 0.45  again   10.0 ms, ours/this 1.75
 MTCNN       not installed, or no file given

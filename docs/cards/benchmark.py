@@ -8,7 +8,7 @@ from typing import Any
 
 from faceexpr.utils.errors import FaceExprError
 
-HEAD = re.compile(r"(?P<pictures>\d+) images, (?P<faces>\d+) faces")
+HEAD = re.compile(r"(?P<pictures>\d+) (?:images|pictures), (?P<faces>\d+) faces")
 THREADS = re.compile(r"(?P<threads>\d+) threads?")
 LINE = re.compile(
     r"(?P<name>\S.*?) +AP50 (?P<ap50>[\d.]+)  AP (?P<ap>[\d.]+) "

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ParallelStrategy
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from faceexpr.callbacks.evaluation import Evaluation
@@ -192,17 +192,13 @@ class LineProgress(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_start = time.monotonic()
 
-    @rank_zero_only
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.enabled:
+        shown = trainer.progress_bar_metrics  # of all processes, so all of them have to ask
+        if not (self.enabled and trainer.is_global_zero):
             return
         now = time.monotonic()
         of = f"/{trainer.max_epochs}" if trainer.max_epochs is not None and trainer.max_epochs > 0 else ""
-        metrics = " ".join(
-            f"{name} {float(value):.4f}"
-            for name, value in sorted(trainer.progress_bar_metrics.items())
-            if name != "v_num"
-        )
+        metrics = " ".join(f"{name} {float(value):.4f}" for name, value in sorted(shown.items()) if name != "v_num")
         times = f"({now - self._epoch_start:.1f} s, {now - self._start:.0f} s in all)"
         print(f"epoch {trainer.current_epoch + 1}{of}  {metrics}  {times}", flush=True)
 

@@ -141,7 +141,7 @@ class FaceExprCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             run=False,
-            args=[*defaults, *args],
+            args=[*defaults, *redirect([*args])],
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

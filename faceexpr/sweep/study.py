@@ -18,6 +18,7 @@ import optuna
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
+from sqlalchemy.exc import IntegrityError
 
 from faceexpr.cli import train as training_cli
 from faceexpr.metrics.classification import HIGHER_IS_BETTER
@@ -178,8 +179,11 @@ class Sweep:
             if any(row.status == "failed" for row in self._finish(study)):
                 raise SystemExit(SOME_FAILED)
 
-    def open_study(self) -> Study:
+    def open_study(self, tries: int = 5) -> Study:
         """Open the study of the sweep and enqueue the points that have no trial.
+
+        Args:
+            tries: how often to try while other processes open it for the first time.
 
         Raises:
             FaceExprError: there is no such storage, or it, or the folder, holds another sweep.
@@ -203,9 +207,10 @@ class Sweep:
                 direction="maximize" if options.mode == "max" else "minimize",
             )  # fmt: skip
         except Exception as error:  # each database driver raises its own; the URL may hold a password
-            if isinstance(error, optuna.exceptions.DuplicatedStudyError):  # another process was faster
+            # Another process was faster: with the study, or with the tables of a new database.
+            if tries > 1 and isinstance(error, optuna.exceptions.DuplicatedStudyError | IntegrityError):
                 time.sleep(POLL_SECONDS)
-                return self.open_study()
+                return self.open_study(tries - 1)
             raise FaceExprError(
                 f"storage: the study cannot be opened ({type(error).__name__}: {' '.join(str(error).split())}); "
                 "expected a URL of a database, such as sqlite:///sweep.db"

@@ -156,7 +156,7 @@ def test_training_knows_neither_mirror_nor_temperature():
         model = tiny_classifier(**options)
         model.log = lambda *args, **kwargs: None
         results.append(model.training_step(batch, 0))
-        evaluated = model._evaluate(batch, model.val_loss)
+        evaluated = model._evaluate(batch, "val", model.val_loss)
         torch.testing.assert_close(evaluated["probabilities"], model(batch["image"]))
         assert float(model.val_loss.compute()) == pytest.approx(float(results[0]["loss"].detach()))
     torch.testing.assert_close(results[0]["loss"], results[1]["loss"])

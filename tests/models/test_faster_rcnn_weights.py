@@ -182,7 +182,7 @@ def test_a_file_that_does_not_fit_is_one_sentence(content, options, expected, tm
             net.state_dict()["detector.rpn.head.cls_logits.bias"], content["detector.rpn.head.cls_logits.bias"]
         )
         return
-    with pytest.raises(FaceExprError, match=rf"^model\.net\.weights: .*{expected}") as error:
+    with pytest.raises(FaceExprError, match=rf"^weights: .*{expected}") as error:
         net.load_pretrained()
     assert str(path) in str(error.value)
 
@@ -202,9 +202,7 @@ def test_a_failed_download_says_what_else_can_be_done(weights, backbone, monkeyp
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
     with torch.device("meta"):
         net = FasterRCNN(backbone, weights=weights)
-    with pytest.raises(
-        FaceExprError, match=rf"^model\.net\.weights is {weights}, and .*no network.* from scratch"
-    ) as error:
+    with pytest.raises(FaceExprError, match=rf"^weights is {weights}, and .*no network.* from scratch") as error:
         net.load_pretrained()
     assert "a local file" in str(error.value)
 
