@@ -85,7 +85,8 @@ def _differences(today: Mapping[str, Any], kept: Mapping[str, Any], before: str 
         name = before if key in ("init_args", "class_path") else f"{before}.{key}".lstrip(".")
         if key not in today or today[key] == value or name.startswith(ELSEWHERE):
             continue
-        if key == "class_path" and value.rpartition(".")[2] == today[key].rpartition(".")[2]:
+        ours = key == "class_path" and value.startswith("faceexpr.")
+        if ours and value.rpartition(".")[2] == today[key].rpartition(".")[2]:
             continue  # the same class under another path, such as that of an earlier version
         if isinstance(value, Mapping) and isinstance(today[key], Mapping):
             yield from _differences(today[key], value, name)

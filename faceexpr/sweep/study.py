@@ -18,6 +18,7 @@ import optuna
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
+from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
 from faceexpr.cli import train as training_cli
@@ -201,6 +202,9 @@ class Sweep:
                 heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS,
                 heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
             )  # fmt: skip
+            if storage.engine.dialect.name == "sqlite":
+                # Two processes that read before either writes would take the same trial.
+                event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
             known = name in optuna.get_all_study_names(storage)
             study = optuna.create_study(
                 storage=storage, study_name=name, load_if_exists=known, pruner=pruner,

@@ -20,6 +20,7 @@ from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import resize
 from faceexpr.utils.labels import FER_NAMES
+from faceexpr.utils.redirects import redirect
 from faceexpr.utils.specs import Described, class_path
 from faceexpr.weights.checkpoints import class_of, find_checkpoint, read_checkpoint
 
@@ -118,7 +119,7 @@ class NetworkFeatures(Representation):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         if state:
-            self._build(state)
+            self._build(redirect(state))
 
     def forward(self, image: Tensor) -> Tensor:
         if self.net is None:
