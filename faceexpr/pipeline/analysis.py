@@ -136,7 +136,7 @@ def analyze_with_ray(
     context.enable_progress_bars = False
     # Small blocks for few images, so that every actor has some; whole batches, so that results stay the same.
     share = batch_size * min(BATCHES, max(1, len(items) // (2 * workers * batch_size)))
-    gpus = int(bool(ray.cluster_resources().get("GPU")) if gpu is None else gpu)  # type: ignore[no-untyped-call]
+    gpus = int(bool(ray.cluster_resources().get("GPU")) if gpu is None else gpu)
     # A block becomes a task, and records come back by the task: little is lost when the driver is killed.
     rows = ray.data.from_items(
         [{"item": pickle.dumps(item)} for item in items], override_num_blocks=-(-len(items) // share)
