@@ -73,5 +73,5 @@ def test_no_hidden_layer_is_a_linear_classifier():
 )
 def test_bad_options_are_named(options):
     (name,) = options
-    with pytest.raises(FaceExprError, match=rf"^model\.net\.{name} is "):
+    with pytest.raises(FaceExprError, match=rf"^{name} is "):
         MLP(7, **options)

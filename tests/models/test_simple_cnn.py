@@ -93,5 +93,5 @@ def test_dropout_is_for_the_two_hidden_layers():
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.1])
 def test_a_dropout_that_is_no_probability_is_refused(dropout):
-    with pytest.raises(FaceExprError, match=rf"^model\.net\.dropout is {dropout}; expected 0 to 1$"):
+    with pytest.raises(FaceExprError, match=rf"^dropout is {dropout}; expected 0 to 1$"):
         SimpleCNN(7, dropout=dropout)
