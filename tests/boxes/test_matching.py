@@ -1,23 +1,10 @@
 """Which detection is which face."""
 
-import numpy as np
 import pytest
-import torch
+from box_values import found, truth
 
-from faceexpr.boxes.detections import Detections, no_detections
-from faceexpr.boxes.matching import Truth, judge, match, stack
-
-
-def truth(*boxes, ignored=()):
-    return Truth(
-        np.array(boxes, dtype=np.float32).reshape(-1, 4),
-        np.array([place in ignored for place in range(len(boxes))], bool),
-    )
-
-
-def found(*rows):
-    values = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
-    return Detections(values[:, :4], values[:, 4])
+from faceexpr.boxes.detections import no_detections
+from faceexpr.boxes.matching import judge, match, stack
 
 
 def test_the_surest_chooses_first_and_a_face_is_found_once():

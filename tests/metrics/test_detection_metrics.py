@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from box_values import found, truth
 from evaluation_runs import FACES, FOUND
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -61,8 +62,8 @@ def random_images(seed, count=25, ties=True, empty=0.2):
 def with_pycocotools(truths, found, most):
     """Return average precision by size and overlap, -1 where undefined, as (4, 10)."""
     annotations, results = [], []
-    for image, (truth, detections) in enumerate(zip(truths, found, strict=True), start=1):
-        for box, ignored in zip(truth.boxes.astype(float), truth.ignored, strict=True):
+    for image, (one, detections) in enumerate(zip(truths, found, strict=True), start=1):
+        for box, ignored in zip(one.boxes.astype(float), one.ignored, strict=True):
             wide, high = box[2:] - box[:2]
             annotations.append(
                 {"id": len(annotations) + 1, "image_id": image, "category_id": 1, "iscrowd": int(ignored),
@@ -107,18 +108,6 @@ def test_a_size_without_a_face_is_none_where_pycocotools_says_minus_one():
     ours = average_precision(stack(truths, found, 100), ties="in_order")[0]
     assert ours["large"] is None
     assert (theirs[3] == -1).all()
-
-
-def truth(*boxes, ignored=()):
-    return Truth(
-        np.array(boxes, dtype=np.float32).reshape(-1, 4),
-        np.array([place in ignored for place in range(len(boxes))], bool),
-    )
-
-
-def found(*rows, limited=False):
-    values = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
-    return Detections(values[:, :4], values[:, 4], limited)
 
 
 FACE, OTHER = (0, 0, 10, 10), (30, 30, 50, 50)

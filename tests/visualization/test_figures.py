@@ -5,11 +5,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from box_values import found, truth
 from evaluation_runs import texts_inside
 from matplotlib.colors import to_rgba
 
-from faceexpr.boxes.detections import Detections, no_detections
-from faceexpr.boxes.matching import Truth, judge
+from faceexpr.boxes.detections import no_detections
+from faceexpr.boxes.matching import judge
 from faceexpr.callbacks.robustness import score_robustness
 from faceexpr.data.corruptions import CORRUPTIONS
 from faceexpr.metrics.classification import score
@@ -99,18 +100,6 @@ def test_galleries_choose_the_surest_and_let_the_classes_take_turns():
     assert surest_right(table, 10) == [0, 3, 1, 2]
     assert surest_wrong(table, 10) == [4, 5]
     assert surest_wrong(table, 1) == [4]
-
-
-def truth(*boxes, ignored=()):
-    return Truth(
-        np.array(boxes, dtype=np.float32).reshape(-1, 4),
-        np.array([place in ignored for place in range(len(boxes))], bool),
-    )
-
-
-def found(*rows):
-    values = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
-    return Detections(values[:, :4], values[:, 4])
 
 
 FACE, OTHER = (0, 0, 10, 10), (30, 30, 50, 50)
