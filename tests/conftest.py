@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from faceexpr.cli.main import main
+from faceexpr.cli.train import FaceExprCLI, import_short_names, quieten_libraries
 
 # Lightning 2.6 calls names of jsonargparse that will go in 5.0; nothing of ours does.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
@@ -100,6 +102,29 @@ def analyze(models: Path, workdir: Path) -> Callable[..., int]:
     from analysis_runs import analyzer
 
     return analyzer(models)
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of ``fit`` on tiny data, which nobody changes: see `fitted`."""
+    root = tmp_path_factory.mktemp("trained_run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        main(["fit", "--data=SyntheticFaces", *TINY_DATA, *TINY_NET, *TINY_RUN])
+    return root / "lightning_logs/version_0"
+
+
+@pytest.fixture
+def fitted(trained_run: Path, workdir: Path) -> Path:
+    """A copy of that run as ``lightning_logs/version_0`` in an empty current folder."""
+    return Path(shutil.copytree(trained_run, "lightning_logs/version_0"))
+
+
+def built(args: list[str]) -> FaceExprCLI:
+    """Return what these arguments of ``fit`` build, without training it."""
+    import_short_names()
+    quieten_libraries()
+    return FaceExprCLI("fit", args)
 
 
 def exit_code(function: Callable[[], None]) -> int:

@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -125,35 +125,21 @@ def differences(run: Path, expected: Path) -> list[str]:
     """Return where two trainings differ: weights, averages, optimizer, schedules, best epoch, metrics."""
     found = []
     for name in ("last*.ckpt", "best*.ckpt"):
-        one, other = load(newest(run, name)), load(newest(expected, name))
-        found += [where for key in COMPARED for where in _differences(one.get(key), other.get(key), f"{name}:{key}")]
+        one, other = (dict(_values(load(newest(folder, name)))) for folder in (run, expected))
+        found += [f"{name}{key}" for key in one.keys() | other.keys() if one.get(key) != other.get(key)]
     if newest(run, "metrics.json").read_text() != newest(expected, "metrics.json").read_text():
         found.append("metrics.json")
     return found
 
 
-def _differences(one: Any, other: Any, where: str) -> list[str]:
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return [] if torch.equal(one, other) else [where]
-    if isinstance(one, dict) and isinstance(other, dict):
-        if where.endswith("best_k_models"):
-            one, other = dict(enumerate(one.values())), dict(enumerate(other.values()))
-        # Of its own state, this one has nothing but places, under a name that holds its options.
-        one, other = ({key: at[key] for key in at if not str(key).startswith("LastCheckpoint")} for at in (one, other))
-        if one.keys() != other.keys():
-            return [f"{where}: {sorted(map(str, one.keys() ^ other.keys()))}"]
-        kept = [key for key in one if key not in PLACES]
-        return [found for key in kept for found in _differences(one[key], other[key], f"{where}.{key}")]
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
-        pairs = enumerate(zip(one, other, strict=True))
-        return [found for place, pair in pairs for found in _differences(*pair, f"{where}.{place}")]
-    return [] if one == other else [f"{where}: {one!r}, {other!r}"]
-
-
-def curves(run: Path) -> dict[str, dict[int, float]]:
-    """Return the points of each of a run's curves by step."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(run))
-    events.Reload()
-    return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+def _values(state: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each value of a checkpoint with its place in it."""
+    if isinstance(state, list | tuple) or where.endswith("best_k_models"):  # whose keys are places
+        state = dict(enumerate(state.values() if isinstance(state, dict) else state))
+    if isinstance(state, dict):
+        for key, value in state.items():
+            # Of its own state, LastCheckpoint has nothing but places, under a name that holds its options.
+            if (where or key in COMPARED) and key not in PLACES and not str(key).startswith("LastCheckpoint"):
+                yield from _values(value, f"{where}.{key}")
+    else:
+        yield where, state.tolist() if isinstance(state, torch.Tensor) else state

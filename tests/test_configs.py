@@ -1,7 +1,5 @@
 """Every configuration that ships: it is explained, its command is right, and it trains."""
 
-import csv
-import json
 import os
 import re
 import shlex
@@ -11,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from conftest import REPOSITORY, exit_code
+from conftest import REPOSITORY, built
 
-from faceexpr.cli.main import main
+import faceexpr.data
 from faceexpr.cli.sweep import read_options
-from faceexpr.sweep.study import resolve
+from faceexpr.sweep.space import flags, grid, read_space
+from faceexpr.utils.specs import option_defaults
 
 FOLDER = REPOSITORY / "configs"
 FILES = sorted(FOLDER.rglob("*.yaml"))
@@ -25,33 +23,24 @@ SWEEPS = [path for path in FILES if FOLDER / "sweeps" in path.parents]
 DETECTRON2 = [path for path in FILES if "faceexpr detectron2 " in path.read_text(encoding="utf-8")]
 """Run by a verb of its own, which has its own tests."""
 CONFIGS = [path for path in FILES if path not in [*SWEEPS, *DETECTRON2]]
-DETECTORS = [path for path in CONFIGS if "FaceDetector" in path.read_text(encoding="utf-8")]
 DEBUG = [path for path in CONFIGS if path.parent.name == "debug"]
-COMPLETE = [path for path in CONFIGS if path not in DEBUG]
 BASE = FOLDER / "expression/fer2013_mlp.yaml"
 """What the configurations for debugging are given after, as their comments say."""
-OVERLAYS = [path for path in CONFIGS if path.parent.name == "paper" and path not in DETECTORS]
-"""What differs in an experiment of the paper, given after other configurations, as their comments say."""
 
 LONGEST = 30
 
-TINY_TRAINER = [
-    "--trainer.max_steps", "2", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1",
-    "--trainer.accelerator", "cpu",
-]  # fmt: skip
+TRAINER = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--trainer.fast_dev_run=true"]
+ALONE = ["--trainer.devices=1", "--trainer.strategy=auto"]
 TINY = [
-    "--data", "SyntheticFaces", "--data.train_size", "28", "--data.val_size", "7", "--data.batch_size", "7",
-    *TINY_TRAINER,
-    "--evaluation.figures", "false", "--evaluation.resamples", "20",
+    "--data=SyntheticFaces", "--data.train_size=4", "--data.val_size=2", "--data.batch_size=4",
+    "--evaluation.figures=false", "--evaluation.resamples=20", *TRAINER,
 ]  # fmt: skip
 TINY_SCENES = [
-    "--data", "SyntheticScenes", "--data.train_size", "6", "--data.val_size", "2", "--data.batch_size", "3",
-    "--data.num_workers", "0", "--data.width", "96", "--data.height", "80",
-    *TINY_TRAINER, "--trainer.check_val_every_n_epoch", "1", "--detection_evaluation.figures", "false",
+    "--data=SyntheticScenes", "--data.train_size=2", "--data.val_size=1", "--data.batch_size=2", "--data.num_workers=0",
+    "--data.width=96", "--data.height=80", "--data.augment.size=64", "--detection_evaluation.figures=false", *TRAINER,
 ]  # fmt: skip
 TINY_FASTER = [
-    "--model.net.min_size", "64", "--model.net.max_size", "96", "--model.net.weights", "none",
-    "--model.net.backbone", "resnet18",
+    "--model.net.min_size=64", "--model.net.max_size=96", "--model.net.weights=none", "--model.net.backbone=resnet18",
 ]  # fmt: skip
 
 
@@ -65,139 +54,74 @@ def comments(path: Path) -> list[str]:
 
 
 def command(path: Path) -> list[str]:
-    """Return the arguments of the command in the comment."""
+    """Return the arguments of the command in the comment, with configurations that are found from any folder."""
     line = next(line for line in comments(path) if line.startswith("faceexpr "))
-    return shlex.split(line)[1:]
+    return [str(REPOSITORY / word) if word.startswith("configs/") else word for word in shlex.split(line)[1:]]
 
 
-def option(config: Any, flag: str) -> Any:
-    """Return the value that a flag such as --model.net.dropout sets; KeyError where there is none."""
-    value = config
+def check_option(config: Any, flag: str) -> None:
+    """Raise a KeyError where there is no option of this name, such as --model.net.dropout."""
     for key in flag.removeprefix("--").split("."):
-        value = value["init_args"][key] if "class_path" in value else value[key]
-    return value
+        config = config["init_args"][key] if "class_path" in config else config[key]
 
 
-def given_with(path: Path) -> list[Path]:
-    """Return the configurations of the command in the comment, in their order."""
-    arguments = command(path)
-    return [REPOSITORY / arguments[place + 1] for place, argument in enumerate(arguments) if argument == "--config"]
-
-
-def run_arguments(path: Path) -> list[str]:
-    configs = given_with(path)
-    tiny = TINY_SCENES if path in DETECTORS else TINY
-    if path in OVERLAYS and "weights: imagenet" in path.read_text(encoding="utf-8"):
-        tiny = [*tiny, "--model.net.weights", "none"]
-    if "FasterRCNN" in path.read_text(encoding="utf-8"):
-        tiny = [*tiny, *TINY_FASTER]
-    return ["fit", *(argument for config in configs for argument in ("--config", str(config))), *tiny]
-
-
-def last_steps() -> dict[str, int]:
-    """Return the optimizer steps that each last.ckpt below the current folder has behind it."""
-    return {
-        path.as_posix(): torch.load(path, map_location="cpu", weights_only=True)["global_step"]
-        for path in Path().rglob("last*.ckpt")
-    }
-
-
-def steps(path: Path) -> int:
-    """Return the optimizer steps of two batches: a model that remembers its data takes none."""
-    return 0 if "KNNClassifier" in path.read_text(encoding="utf-8") else 2
+def tiny(path: Path) -> list[str]:
+    """Return the options that make a step of a configuration small, with data that need no files."""
+    text = path.read_text(encoding="utf-8")
+    if "FaceDetector" in text:
+        return [*TINY_SCENES, *(TINY_FASTER if "FasterRCNN" in text else [])]
+    return [*TINY, *(["--model.net.weights=none", "--model.net.input_size=48"] if "weights: imagenet" in text else [])]
 
 
 def test_there_are_configurations_and_nothing_else() -> None:
-    assert COMPLETE
-    assert DEBUG
-    assert SWEEPS
     assert [path for path in sorted(FOLDER.rglob("*")) if path.is_file()] == FILES
-    assert {path.parent for path in FILES} == {
-        FOLDER / name for name in ("expression", "detection", "debug", "sweeps", "paper")
-    }
+    folders = {path.parent.name for path in FILES}
+    assert folders == {"expression", "detection", "debug", "sweeps", "paper"}
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=relative)
-def test_it_is_short_and_says_how_to_run_it(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= LONGEST
-    assert text.startswith("# ")
-    *before, last = given_with(path)
-    assert command(path)[0] == "fit"
-    assert last == path
-    assert before == [BASE] if path in DEBUG else bool(before) == (path in OVERLAYS)
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=relative)
-def test_its_command_and_the_options_it_mentions_are_understood(
-    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(REPOSITORY)  # where the command is meant to be given; printing writes nothing
-    assert exit_code(lambda: main([*command(path), "--print_config"])) == 0
-    config = yaml.safe_load(capsys.readouterr().out)
-    mentioned = set(re.findall(r"--[a-z][\w.]*", " ".join(comments(path)))) - {"--config"}
-    for flag in mentioned:
-        option(config, flag)
-    if path in COMPLETE:
-        assert config["trainer"]["logger"]["init_args"]["name"] == path.stem
-
-
-@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem not in ("fast", "ddp_cpu")], ids=relative)
-def test_it_makes_two_steps(path: Path, workdir: Path) -> None:
-    main(run_arguments(path))
-    run = f"lightning_logs/{(BASE if path in DEBUG else path).stem}/version_0"
-    assert last_steps() == {f"{run}/checkpoints/last.ckpt": steps(path)}
-    if path in COMPLETE:
-        assert (workdir / run / "checkpoints/best.ckpt").is_file()  # validation has run
-    written = yaml.safe_load((workdir / run / "config.yaml").read_text())
-    data = "SyntheticScenes" if path in DETECTORS else "SyntheticFaces"
-    assert written["data"]["class_path"] == f"faceexpr.data.{data}"
-
-
-@pytest.mark.parametrize("path", SWEEPS, ids=relative)
-def test_a_sweep_is_short_and_says_how_to_run_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(REPOSITORY)
+@pytest.mark.parametrize("path", [*CONFIGS, *SWEEPS], ids=relative)
+def test_it_is_short_and_says_how_to_run_it_and_makes_a_step(path: Path, workdir: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= LONGEST
     assert text.startswith("# ")
     verb, *arguments = command(path)
-    assert verb == "sweep"
-    assert arguments[arguments.index("--sweep") + 1] == relative(path)
-    options, fit = read_options(arguments)
-    assert options.name == path.stem
-    config = yaml.safe_load(resolve(["fit", *fit]))
-    mentioned = set(re.findall(r"--[a-z][\w.]*", " ".join(comments(path)))) - {"--config", "--sweep"}
-    for flag in [*mentioned, *options.parameters]:
-        option(config, flag)
+    *before, last = [Path(argument) for argument in arguments if argument.endswith(".yaml")]
+    assert (verb, last) == ("sweep" if path in SWEEPS else "fit", path)
+    if path in DEBUG:
+        assert before == [BASE]
+    if path in SWEEPS:
+        options, arguments = read_options(arguments)
+        assert options.name == path.stem
+        arguments += flags(grid(read_space(options.parameters, "grid"))[0])
 
+    cli = built([*arguments, *tiny(path), *ALONE])
+    config = cli.config.as_dict()
+    if path not in [*DEBUG, *SWEEPS]:
+        assert config["trainer"]["logger"]["init_args"]["name"] == path.stem
+    given = [yaml.safe_load(each.read_text(encoding="utf-8")).get("data", {}) for each in (*before, path)]
+    (*_, data) = [each["class_path"] for each in given if "class_path" in each]
+    for flag in set(re.findall(r"--[a-z][\w.]*", " ".join(comments(path)))) - {"--config", "--sweep"}:
+        if flag.startswith("--data."):  # in whose place other data are used here
+            assert flag.split(".")[1] in option_defaults(getattr(faceexpr.data, data))
+        else:
+            check_option(config, flag)
 
-@pytest.mark.parametrize("path", SWEEPS, ids=relative)
-def test_the_first_trial_of_a_sweep_makes_two_steps(path: Path, workdir: Path) -> None:
-    arguments = command(path)
-    base = REPOSITORY / arguments[arguments.index("--config") + 1]
-    main(["sweep", "--config", str(base), "--sweep", str(path), "--limit", "1", *TINY])
-    folder = Path("lightning_logs") / path.stem
-    with (folder / "table.csv").open(newline="") as file:
-        (row,) = csv.DictReader(file)
-    assert (row["trial"], row["status"]) == ("trial_000", "done")
-    assert last_steps() == {f"{folder}/trial_000/checkpoints/last.ckpt": steps(base)}
-    assert json.loads((folder / "trial_000/metrics.json").read_text())["val"]["n"] == 7
-
-
-def test_fast_runs_and_writes_nothing(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code(lambda: main(run_arguments(FOLDER / "debug/fast.yaml"))) == 0
-    assert "accuracy" in capsys.readouterr().out
-    assert [path for path in workdir.rglob("*") if path.is_file()] == []
+    cli.execute()
+    trainer: Any = cli.trainer
+    assert trainer.global_step == (0 if "KNN" in config["model"]["class_path"] else 1)
+    assert {"val/accuracy", "val/ap50"} & trainer.callback_metrics.keys()
+    if path.stem == "fast":
+        assert [file for file in workdir.rglob("*") if file.is_file()] == []
 
 
 @pytest.mark.slow
 def test_ddp_cpu_trains_in_two_processes(workdir: Path) -> None:
     # The second process is started from this one's command line, which must be the product's own.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    arguments = [*run_arguments(FOLDER / "debug/ddp_cpu.yaml"), "--model.net.hidden", "[8]"]
+    arguments = [*command(FOLDER / "debug/ddp_cpu.yaml"), *TINY, "--trainer.fast_dev_run=false"]
     result = subprocess.run(
-        [sys.executable, "-m", "faceexpr", *arguments], env=environment, capture_output=True, text=True, timeout=300
-    )
+        [sys.executable, "-m", "faceexpr", *arguments], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "MEMBER: 2/2" in result.stderr
-    assert last_steps() == {"lightning_logs/fer2013_mlp/version_0/checkpoints/last.ckpt": 2}
+    assert Path("lightning_logs/fer2013_mlp/version_0/checkpoints/last.ckpt").is_file()

@@ -17,7 +17,7 @@ from experiments.paper.experiments import RUNS, TEST, Experiment, experiment, tr
 from experiments.paper.figures import Drawn, file_name
 from experiments.paper.published import Published
 from experiments.paper.runs import CHOSEN, Results, Run, Settings, curves, read_results, unleaked_accuracy
-from faceexpr.cli.compare import on_all_and_unleaked, sections
+from faceexpr.cli.compare import lines_of, on_all_and_unleaked
 from faceexpr.cli.parser import read_config
 from faceexpr.metrics import predictions
 from faceexpr.metrics.comparison import check_same
@@ -399,4 +399,4 @@ def comparison(results: Results) -> str:
         return f"{NOT_RUN}\n"
     check_same(runs)
     compared, note = on_all_and_unleaked(runs, RESAMPLES, SEED)
-    return "\n".join([*sections(compared, 4), "", note, ""])
+    return "\n".join([*lines_of(compared, mark="#### "), "", note, ""])

@@ -179,8 +179,9 @@ def analyze(paths: Sequence[Path], options: AnalyzeOptions, listed: str | None =
             records = analyze_items(pipeline, remaining, files)
         else:
             gpu = None if options.device == "auto" else options.device.startswith("cuda")
-            build_there = partial(build, options)
-            records = analyze_with_ray(build_there, remaining, files, options.workers, options.batch_size, gpu)
+            records = analyze_with_ray(
+                partial(build, options), remaining, files, options.workers, options.batch_size, gpu
+            )
         found = 0
         try:
             # A bar on a terminal; elsewhere, such as in a log file, a line now and then.

@@ -7,10 +7,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
-from jsonargparse import Namespace
 
 from faceexpr.cli.parser import Parser, naming_options
 from faceexpr.metrics.classification import check_resamples
@@ -26,6 +25,8 @@ DESCRIPTION = (
 )
 RUNS = "Run folder of faceexpr test or validate (of fit for --split val), or its predictions_test.csv.gz; two or more."
 VERB = {"test": "test", "val": "validate"}
+
+Table: TypeAlias = Callable[[Sequence[str], list[Sequence[str]]], list[str]]
 
 RUN_HEADER = ("run", "accuracy", f"{CONFIDENCE:.0%} interval", "balanced", "macro F1")
 PAIR_HEADER = (
@@ -53,23 +54,27 @@ def run(args: list[str]) -> None:
     parser.add_argument("--out", type=Path | None, default=None, help="File for the tables too: .csv, .md or .json.")
     config = parser.parse_args(args[1:])
     with naming_options(config):
-        _compare(config)
-
-
-def _compare(config: Namespace) -> None:
-    check_resamples(config.resamples)
-    if config.seed < 0:
-        raise FaceExprError(f"seed is {config.seed}; expected 0 or more")
-    if config.out is not None and config.out.suffix not in WRITERS:
-        raise FaceExprError(f"out is {config.out}; expected a file that ends in .csv, .md or .json")
-    runs = load([Path(given) for given in config.runs], config.split)
+        check_resamples(config.resamples)
+        if config.seed < 0:
+            raise FaceExprError(f"seed is {config.seed}; expected 0 or more")
+        if config.out is not None and config.out.suffix not in (".csv", ".md", ".json"):
+            raise FaceExprError(f"out is {config.out}; expected a file that ends in .csv, .md or .json")
+        runs = load([Path(given) for given in config.runs], config.split)
     compared, note = on_all_and_unleaked(runs, config.resamples, config.seed)
-    say(as_text(compared))
-    say(note)
-    if config.out is not None:
+    say("\n".join([*lines_of(compared, _aligned), note]))
+    if config.out is None:
+        return
+    if config.out.suffix == ".csv":
+        text = _as_csv(compared)
+    elif config.out.suffix == ".md":
+        text = "\n".join(["# Runs compared", "", *lines_of(compared, mark="## "), "", note, ""])
+    else:
         settings = {"split": config.split, "resamples": config.resamples, "seed": config.seed, "leaks": note}
-        write_file(config.out, WRITERS[config.out.suffix](compared, settings))
-        say(f"written to {config.out}")
+        samples = {name: asdict(comparison) for name, comparison in compared.items()}
+        found = {**settings, "confidence": CONFIDENCE, "samples": samples}
+        text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_file(config.out, text)
+    say(f"written to {config.out}")
 
 
 def load(paths: Sequence[Path], split: str) -> dict[str, SavedSamples]:
@@ -88,7 +93,10 @@ def load(paths: Sequence[Path], split: str) -> dict[str, SavedSamples]:
     for place, file in enumerate(files):
         if any(file.samefile(earlier) for earlier in files[:place]):
             raise FaceExprError(f"{paths[place]} is given twice; expected each run once")
-    runs = {name: read_samples(file) for name, file in zip(_names(paths), files, strict=True)}
+    absolute = [path.resolve() for path in paths]
+    common = os.path.commonpath([path.parent for path in absolute])
+    names = [path.relative_to(common).as_posix() for path in absolute]
+    runs = {name: read_samples(file) for name, file in zip(names, files, strict=True)}
     check_same(runs)
     return runs
 
@@ -104,7 +112,8 @@ def _file(path: Path, split: str) -> Path:
         return file
     if not path.is_dir():
         raise FaceExprError(f"{path} does not exist; expected the folder of a run")
-    if "ap50" in _measured(path):
+    measured = path / "metrics.json"
+    if measured.is_file() and '"ap50"' in measured.read_text(encoding="utf-8", errors="replace"):
         raise FaceExprError(
             f"{path} is a run of a detector, whose boxes are not compared one by one; expected runs of classifiers"
         )
@@ -114,29 +123,8 @@ def _file(path: Path, split: str) -> Path:
     )
 
 
-def _measured(folder: Path) -> dict[str, Any]:
-    """Return the metrics of a run, of whichever split; none where there is no file of them."""
-    try:
-        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        return {name: value for entry in found.values() for name, value in entry.items()}
-    except (OSError, ValueError, AttributeError):
-        return {}
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """Return the paths without the folder that all are in."""
-    absolute = [path.resolve() for path in paths]
-    common = os.path.commonpath([path.parent for path in absolute])
-    return [path.relative_to(common).as_posix() for path in absolute]
-
-
 def on_all_and_unleaked(runs: dict[str, SavedSamples], resamples: int, seed: int) -> tuple[dict[str, Comparison], str]:
-    """Compare runs on all samples and, where any is in the training data too, on the others.
-
-    Args:
-        runs: of the same samples, by name.
-        resamples: number of bootstrap resamples.
-        seed: of the resampling.
+    """Compare runs, which are of the same samples, on all and, where any is in the training data too, on the others.
 
     Returns:
         The comparisons by what the samples are, and what is known of leaked samples.
@@ -153,34 +141,23 @@ def on_all_and_unleaked(runs: dict[str, SavedSamples], resamples: int, seed: int
     return compared, note
 
 
-def as_text(compared: Mapping[str, Comparison]) -> str:
-    """Return the tables for the console, by what the samples are."""
-    blocks = []
-    for samples, comparison in compared.items():
-        blocks += [_heading(samples, comparison), *(_aligned([header, *rows]) for header, rows in _tables(comparison))]
-    return "\n\n".join([*blocks, NOTE])
-
-
-def sections(compared: Mapping[str, Comparison], level: int) -> list[str]:
-    """Return the lines of the tables in Markdown.
+def lines_of(compared: Mapping[str, Comparison], table: Table = markdown_table, mark: str = "") -> list[str]:
+    """Return the lines of the tables.
 
     Args:
         compared: by what the samples are.
-        level: of the headings.
+        table: writes one table.
+        mark: stands before each heading.
     """
     lines = []
     for samples, comparison in compared.items():
-        lines += [f"{'#' * level} {_heading(samples, comparison)}", ""]
+        lines += [f"{mark}{samples}: {comparison.runs[0].count:,}", ""]
         for header, rows in _tables(comparison):
-            lines += [*markdown_table(header, rows), ""]
+            lines += [*table(header, rows), ""]
     return [*lines, NOTE]
 
 
-def _as_markdown(compared: Mapping[str, Comparison], settings: Mapping[str, Any]) -> str:
-    return "\n".join(["# Runs compared", "", *sections(compared, 2), "", settings["leaks"], ""])
-
-
-def _as_csv(compared: Mapping[str, Comparison], settings: Mapping[str, Any]) -> str:
+def _as_csv(compared: Mapping[str, Comparison]) -> str:
     """Return one table: a row for each run, then a row for each pair, in whole numbers and shares."""
     rows: list[Sequence[object]] = []
     for samples, comparison in compared.items():
@@ -191,23 +168,6 @@ def _as_csv(compared: Mapping[str, Comparison], settings: Mapping[str, Any]) -> 
             tests = (pair.difference, *pair.interval, pair.only_first, pair.only_second, pair.p, pair.p_holm)
             rows.append((samples, pair.first, pair.second, comparison.runs[0].count, *[""] * 5, *tests))
     return csv_text(COLUMNS, rows)
-
-
-def _as_json(compared: Mapping[str, Comparison], settings: Mapping[str, Any]) -> str:
-    found = {**settings, "confidence": CONFIDENCE, "samples": {name: asdict(one) for name, one in compared.items()}}
-    return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-WRITERS: dict[str, Callable[[Mapping[str, Comparison], Mapping[str, Any]], str]] = {
-    ".csv": _as_csv,
-    ".md": _as_markdown,
-    ".json": _as_json,
-}
-"""By the ending of a file, what writes comparisons (by what the samples are) and how they were computed."""
-
-
-def _heading(samples: str, comparison: Comparison) -> str:
-    return f"{samples}: {comparison.runs[0].count:,}"
 
 
 def _tables(comparison: Comparison) -> list[tuple[Sequence[str], list[Sequence[str]]]]:
@@ -230,14 +190,9 @@ def _p(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    # Names at the left, numbers at the right.
-    names = 2 if len(widths) == len(PAIR_HEADER) else 1
-    return "\n".join(
-        "  " + "  ".join(
-            cell.ljust(width) if place < names else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )  # fmt: skip
+def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table for the console: names at the left, numbers at the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    names = 2 if header is PAIR_HEADER else 1
+    line = "  ".join(f"{{:{'<' if place < names else '>'}{width}}}" for place, width in enumerate(widths))
+    return [f"  {line.format(*row)}" for row in (header, *rows)]

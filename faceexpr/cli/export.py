@@ -30,19 +30,19 @@ from faceexpr.weights.model_file import ENDING, packed
 
 Exportable: TypeAlias = "ExpressionClassifier | FaceDetector"
 
-MODEL_TOLERANCE = 0.02
-"""Largest difference from the model: in a probability, in a score, and in a box as a part of its longer side."""
-
-SUREST = 20
-"""Boxes of an image that are compared."""
-
 PROGRAM = ".pt2"
 
 METADATA = "faceexpr.json"
 """Name of the entry that holds the class names and the pre-processing in the exported file."""
 
 TOLERANCE = 1e-4
-"""Largest difference in a probability between the exported file and the model."""
+"""Largest difference of a program from the model, in a probability."""
+
+MODEL_TOLERANCE = 0.02
+"""Of a model file: in a probability, in a score, and in a box as a part of its longer side."""
+
+SUREST = 20
+"""Boxes of an image that are compared."""
 
 
 class Exported(nn.Module):
@@ -95,10 +95,9 @@ def export(
         raise FaceExprError(f"out: {out} is a folder; expected a file name")
     if out.suffix not in (PROGRAM, ENDING):
         raise FaceExprError(f"out: {out} ends in neither {PROGRAM} nor {ENDING}; expected a program or a model file")
-    options, other = ({"channels": channels}, PROGRAM) if out.suffix == ENDING else (told, ENDING)
-    for name, value in options.items():
-        if value is not None:
-            raise FaceExprError(f"{name} is for {other} files, and out is {out}; expected no {name}")
+    foreign, other = ({"channels": channels}, PROGRAM) if out.suffix == ENDING else (told, ENDING)
+    for name in (name for name, value in foreign.items() if value is not None):
+        raise FaceExprError(f"{name} is for {other} files, and out is {out}; expected no {name}")
     source = find_checkpoint(ckpt_path, Path("lightning_logs"))
     with TemporaryDirectory() as folder:
         written = Path(folder) / out.name
@@ -116,15 +115,12 @@ def write_program(source: Path, out: Path, channels: int) -> str:
     Raises:
         FaceExprError: the checkpoint holds no classifier, or the program gives other probabilities.
     """
-    kinds = [ExpressionClassifier]
-    model: ExpressionClassifier = load_task(source, kinds, "a classifier", "an ExpressionClassifier").eval()
+    model = load_task(source, [ExpressionClassifier], "a classifier", "an ExpressionClassifier").eval()
     exported = Exported(model)
     size = model.net.preprocess.size
     example = torch.randint(0, 256, (2, channels, size + 32, size + 48), dtype=torch.uint8)
-    dynamic = {
-        axis: torch.export.Dim(name, min=least)
-        for axis, name, least in ((0, "images", 1), (2, "height", 2), (3, "width", 2))
-    }
+    sides = {2: torch.export.Dim("height", min=2), 3: torch.export.Dim("width", min=2)}
+    dynamic = {0: torch.export.Dim("images", min=1), **sides}
     program = torch.export.export(exported, (example,), dynamic_shapes=(dynamic,), strict=False)
     metadata = {
         "class_names": list(model.class_names),
@@ -138,7 +134,13 @@ def write_program(source: Path, out: Path, channels: int) -> str:
         # Said of each weight in channels_last; what was written is compared with the model below.
         warnings.filterwarnings("ignore", message="No complete tensor found in the group")
         torch.export.save(program, out, extra_files={METADATA: json.dumps(metadata)})
-    difference = _program_difference(load_exported(out)[0], exported, channels, size)
+    found = load_exported(out)[0]
+    generator = torch.Generator().manual_seed(0)
+    difference = 0.0
+    for shape in ((1, channels, size, size), (3, channels, 10 * size, 7 * size)):
+        image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        with torch.inference_mode():
+            difference = max(difference, float((found(image) - exported(image)).abs().max()))
     if difference > TOLERANCE:
         raise FaceExprError(
             f"the exported program differs from {source} by {difference:.2g} in a probability, more than "
@@ -163,16 +165,6 @@ def load_exported(path: Path) -> tuple[nn.Module, dict[str, object]]:
     program = torch.export.load(path, extra_files=extra)
     metadata: dict[str, object] = json.loads(extra[METADATA])
     return program.module(), metadata
-
-
-@torch.inference_mode()
-def _program_difference(program: nn.Module, model: nn.Module, channels: int, size: int) -> float:
-    generator = torch.Generator().manual_seed(0)
-    worst = 0.0
-    for images, height, width in ((1, size, size), (3, 10 * size, 7 * size)):
-        image = torch.randint(0, 256, (images, channels, height, width), dtype=torch.uint8, generator=generator)
-        worst = max(worst, float((program(image) - model(image)).abs().max()))
-    return worst
 
 
 def write_model_file(source: Path, out: Path, told: Mapping[str, str | int | None]) -> str:
@@ -218,19 +210,20 @@ def _header(model: Exportable, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     hyper_parameters = {**checkpoint["hyper_parameters"]}
     if "weights" in hyper_parameters:
         hyper_parameters["weights"] = None  # what its training began with is told in words, where it matters
-    described: dict[str, Any] = {"faceexpr": __version__, "lightning": lightning.__version__}
-    if isinstance(model, ExpressionClassifier):
-        described |= {"class_names": list(model.class_names), "preprocess": _preprocess(model)}
-        temperature = (hyper_parameters.get("calibration") or {}).get("temperature")
-        described |= {} if temperature is None else {"temperature": temperature}
-    elif isinstance(model.net, LightDetector):
-        scale = {"mean": [MEAN] * 3, "std": [STD] * 3}
-        described["preprocess"] = {"channels": 3, "longer_side": model.net.test_side, "multiple": STRIDES[-1], **scale}
-    return {
-        **described,
+    header = {
+        "faceexpr": __version__,
+        "lightning": lightning.__version__,
         "hyper_parameters": without_folders(hyper_parameters),
         "data_hyper_parameters": without_folders(checkpoint.get("datamodule_hyper_parameters", {})),
     }
+    if isinstance(model, ExpressionClassifier):
+        header |= {"class_names": list(model.class_names), "preprocess": _preprocess(model)}
+        temperature = (hyper_parameters.get("calibration") or {}).get("temperature")
+        header |= {} if temperature is None else {"temperature": temperature}
+    elif isinstance(model.net, LightDetector):
+        scale = {"mean": [MEAN] * 3, "std": [STD] * 3}
+        header["preprocess"] = {"channels": 3, "longer_side": model.net.test_side, "multiple": STRIDES[-1], **scale}
+    return header
 
 
 def without_folders(value: Any) -> Any:

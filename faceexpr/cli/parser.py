@@ -12,7 +12,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader
 
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.redirects import REMOVED, leave_out, redirect
+from faceexpr.utils.redirects import redirect
 
 MODE = "faceexpr"
 """jsonargparse's name for how our parsers read values: as YAML, with the class paths of earlier versions redirected."""
@@ -25,11 +25,11 @@ class Parser(ArgumentParser):
 
     Args:
         *args: of jsonargparse's parser.
-        left_out: sections and options that a configuration file may hold and that are not read.
+        left_out: sections that a configuration file may hold and that are not read.
         **kwargs: of jsonargparse's parser.
     """
 
-    def __init__(self, *args: Any, left_out: Collection[str] = REMOVED, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, left_out: Collection[str] = (), **kwargs: Any) -> None:
         kwargs.setdefault("parser_mode", MODE)
         super().__init__(*args, **kwargs)
         self.left_out = left_out
@@ -37,17 +37,15 @@ class Parser(ArgumentParser):
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         config = read_config(Path(path))
-        kept = self.configs[os.fspath(path)] = leave_out(config, self.left_out)
+        kept = {section: value for section, value in config.items() if section not in self.left_out}
+        self.configs[os.fspath(path)] = kept
         try:
-            parsed: Namespace
             if kept != config:
-                parsed = self.parse_string(yaml.safe_dump(kept), path, *args, **kwargs)
-            else:
-                parsed = super().parse_path(path, *args, **kwargs)
+                return self.parse_string(yaml.safe_dump(kept), path, *args, **kwargs)
+            return super().parse_path(path, *args, **kwargs)
         except (FaceExprError, ArgumentError, TypeError, KeyError) as error:
             reason = str(error) if isinstance(error, FaceExprError) else one_line(str(error), error)
             raise FaceExprError(f"{os.fspath(path)}: {reason}") from error
-        return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser within the parser, whose message becomes part of a longer one

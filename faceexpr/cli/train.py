@@ -34,12 +34,12 @@ from faceexpr.callbacks.detection import DetectionEvaluation
 from faceexpr.callbacks.predictions import PredictionWriter
 from faceexpr.callbacks.robustness import Robustness
 from faceexpr.callbacks.runs import EpochSeed, LineProgress, RunChecks, SaveRunConfig, check_batch_norm, on_terminal
-from faceexpr.cli.parser import Parser, flat, name_option, one_line, read_config
+from faceexpr.cli.parser import Parser, flat, name_option, naming_options, one_line, read_config
 from faceexpr.data.base import FaceDataModule
 from faceexpr.models.light_detector import LightDetector
 from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.errors import INTERRUPTED, PREEMPTED, SOME_FAILED, FaceExprError, of_file
-from faceexpr.utils.redirects import REMOVED, redirect
+from faceexpr.utils.redirects import redirect
 from faceexpr.utils.specs import class_path, option_defaults
 from faceexpr.weights.checkpoints import find_checkpoint, newest, newest_loadable, remembered
 
@@ -68,9 +68,6 @@ RUNS = "lightning_logs"
 
 DEFAULTS = {"model": "ExpressionClassifier", "data": "SyntheticFaces"}
 """The classes that are used where no other is named."""
-
-DETECTOR_NET = {"class_path": class_path(LightDetector)}
-"""The network of a detector whose network is not named."""
 
 LOGGER = ("=TensorBoardLogger", f".save_dir={RUNS}", ".name=", ".default_hp_metric=false")
 """The logger of runs that name none, as flags of ``--trainer.logger``."""
@@ -114,12 +111,13 @@ class FaceExprCLI(LightningCLI):
                 raise FaceExprError(f"--{target} is taken from --{source} and cannot be given itself")
         self.checkpoint = _checkpoint(verb, self.written)
         self.remembered = {} if self.checkpoint is None else remembered(self.checkpoint)
-        model = self.written.get("model") or self.remembered.get("model", {}).get("class_path") or DEFAULTS["model"]
-        model = model_class(str(model))
+        name = self.written.get("model") or self.remembered.get("model", {}).get("class_path") or DEFAULTS["model"]
+        model = model_class(str(name))
         gives = getattr(model, "gives", "probabilities")
         if model is FaceDetector and "model" not in self.remembered and "model.net" not in self.written:
-            # The same net, but whoever reads the configuration sees its name and its options.
-            self.remembered["model"] = {"class_path": class_path(FaceDetector), "init_args": {"net": DETECTOR_NET}}
+            # The net that it has by default, but whoever reads the configuration sees its name and its options.
+            net = {"net": {"class_path": class_path(LightDetector)}}
+            self.remembered["model"] = {"class_path": class_path(FaceDetector), "init_args": net}
         self.unfit = [name for name, kind in FOR.items() if kind != gives]
         # Flags, not defaults of the parser: another class would take over the values of a default class's options.
         defaults = [f"--{option}={name}" for option, name in DEFAULTS.items() if option not in self.remembered]
@@ -135,7 +133,7 @@ class FaceExprCLI(LightningCLI):
                 "prog": f"faceexpr {verb}",
                 "version": __version__,
                 "description": None,
-                "left_out": (*REMOVED, *self.unfit),  # which configurations saved by version 0.1 hold
+                "left_out": self.unfit,  # which configurations saved by version 0.1 hold
             },
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -155,14 +153,14 @@ class FaceExprCLI(LightningCLI):
             parser.add_lightning_class_args(CALLBACKS[name], name)
             if name.endswith("evaluation"):
                 parser.link_arguments("checkpoint.monitor", f"{name}.monitor")
+        # A trained model's outputs keep their meaning, whatever the order of the classes in the data.
         parser.link_arguments(
-            "data.class_names", "model.init_args.class_names", self._model_class_names, apply_on="instantiate"
+            "data.class_names",
+            "model.init_args.class_names",
+            lambda names: list(self.remembered.get("class_names", names)),
+            apply_on="instantiate",
         )
         parser.set_defaults({option: self.remembered[option] for option in DEFAULTS if option in self.remembered})
-
-    def _model_class_names(self, data_class_names: Sequence[str]) -> list[str]:
-        # A trained model's outputs keep their meaning, whatever the order of the classes in the data.
-        return list(self.remembered.get("class_names", data_class_names))
 
     def before_instantiate_classes(self) -> None:
         config = self.config
@@ -186,19 +184,17 @@ class FaceExprCLI(LightningCLI):
         if logger is False:
             config.pop("lr_monitor")  # which Lightning refuses
             self.parser.callback_keys.remove("lr_monitor")
-        for note in (*self._left_out(), *dropped_options(self.written, config)):
-            print(f"note: {note}", file=sys.stderr)
-
-    def _left_out(self) -> Iterator[str]:
-        """Yield a note of what a file has set for the other kind of model; a configuration of 0.1 has its defaults."""
+        # What is written for the other kind of model is left out; a configuration of 0.1 has the defaults of both.
         defaults = {
             f"{section}.{name}": default
             for section in self.unfit
             for name, default in option_defaults(CALLBACKS[section]).items()  # type: ignore[arg-type]  # as in specs.py
         }
         lost = [name for name, default in defaults.items() if self.written.get(name, default) != default]
-        if lost:
-            yield f"{self.config.model.class_path.rpartition('.')[2]} has no use for {', '.join(lost)}; left out"
+        kind = config.model.class_path.rpartition(".")[2]
+        notes = [f"{kind} has no use for {', '.join(lost)}; left out"] if lost else []
+        for note in notes + dropped_options(self.written, config):
+            print(f"note: {note}", file=sys.stderr)
 
     def instantiate_classes(self) -> None:
         with self.explained():
@@ -276,7 +272,7 @@ class FaceExprCLI(LightningCLI):
             raise name_option(known, self.config) from None
 
 
-def model_class(name: str) -> type | None:
+def model_class(name: str) -> Any:
     """Return the model's class of an import path, or of a name alone that is known; None where there is none."""
     if "." not in name:
         classes = [LightningModule]
@@ -284,10 +280,9 @@ def model_class(name: str) -> type | None:
             classes += each.__subclasses__()
         return next((each for each in classes if each.__name__ == name), None)
     try:
-        found = pkgutil.resolve_name(redirect(name))
+        return pkgutil.resolve_name(redirect(name))
     except (ImportError, AttributeError, ValueError):  # which the parser will say
         return None
-    return found if isinstance(found, type) else None
 
 
 class Flag(ActionFail):
@@ -326,8 +321,7 @@ def written_options(args: Sequence[str]) -> dict[str, Any]:
     for name in ("ckpt_path", "seed_everything", *groups):
         parser.add_argument(f"--{name}", action=Flag, flags=flags)
     parser.add_argument("--print_config", nargs="?")
-    for names in (("-h", "--help"), ("--version",)):
-        parser.add_argument(*names, action="store_true")
+    parser.add_argument("-h", "--help", "--version", action="store_true")
     try:
         parser.parse_args(args)
     except (FaceExprError, yaml.YAMLError):
@@ -374,16 +368,14 @@ def _checkpoint(verb: str, written: Mapping[str, Any]) -> Path | None:
     if name is None:
         return None
     runs = last_folder(written)
-    if name == "last" and verb == "fit" and (found := newest_loadable(runs)) is None:
+    if name == "last" and verb == "fit" and newest_loadable(runs) is None:
         # So that one command starts a training and, whenever it was interrupted, goes on with it.
         rank_zero_info(
             f"--ckpt_path is last, and there is no last.ckpt to go on from below {runs}: training starts anew"
         )
-        return found
-    try:
+        return None
+    with naming_options(Namespace(ckpt_path=name)):  # type: ignore[no-untyped-call]
         return find_checkpoint(str(name), runs, resumes=verb == "fit")
-    except FaceExprError as error:
-        raise name_option(error, Namespace(ckpt_path=name)) from None  # type: ignore[no-untyped-call]
 
 
 def last_folder(written: Mapping[str, Any]) -> Path:
@@ -439,8 +431,8 @@ def bad_input(error: Exception) -> FaceExprError | None:
             "batch normalisation has nothing to compare where a step has one image for a process; expected "
             "data.batch_size of at least 2, and data.global_batch_size of at least 2 for each process"
         )
-    frames = [frame for frame, _ in traceback.walk_tb(origin.__traceback__)]
-    raised_by = frames[-1].f_globals.get("__name__", "") if frames else ""
+    frames = traceback.walk_tb(origin.__traceback__)
+    raised_by = next((frame.f_globals["__name__"] for frame, _ in reversed([*frames])), "")
     if raised_by.startswith(("jsonargparse.", "yaml.")):
         return FaceExprError(one_line(str(error), error))
     checked = isinstance(origin, ValueError | RuntimeError | ImportError) and raised_by.startswith(VALUE_CHECKERS)

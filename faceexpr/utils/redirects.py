@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 RENAMED: dict[str, str] = {
@@ -33,9 +33,6 @@ RENAMED: dict[str, str] = {
 }
 """The import path of a class as version 0.1 wrote it, or its short name, and where the class is now."""
 
-REMOVED: tuple[str, ...] = ()
-"""Options of version 0.1 that saved configurations hold and that are gone, such as ``last_checkpoint.name``."""
-
 
 def redirect(value: Any) -> Any:
     """Return plain values in which each class path of an earlier version is the one of today."""
@@ -44,12 +41,3 @@ def redirect(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [redirect(item) for item in value]
     return RENAMED.get(value, value) if isinstance(value, str) else value
-
-
-def leave_out(config: Mapping[str, Any], names: Collection[str], prefix: str = "") -> dict[str, Any]:
-    """Return a configuration without some of its sections or options, named like those of `REMOVED`."""
-    return {
-        key: leave_out(value, names, f"{prefix}{key}.") if isinstance(value, Mapping) else value
-        for key, value in config.items()
-        if f"{prefix}{key}" not in names
-    }

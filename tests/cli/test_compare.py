@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Run
 
 from faceexpr.cli.compare import run as compare
 from faceexpr.metrics.predictions import write_samples
@@ -88,8 +87,6 @@ def test_leaks_that_nobody_knows_of_are_said(workdir: Path, capsys: pytest.Captu
         (["good", "detector"], "detector is a run of a detector"),
         (["good", "other", "--split=val"], "good has no predictions of the val split .*`faceexpr validate --ckpt"),
         (["good", "other", "--resamples=1"], "--resamples is 1; expected 2 to 1,000,000"),
-        (["good", "other", "--resamples=2000000000"], "--resamples is 2000000000; expected 2 to 1,000,000"),
-        (["good", "good/predictions_test.csv.gz", "--split=val"], "good has no predictions of the val split"),
         (["good/predictions_test.csv.gz", "other", "--split=val"], "good/.* is of the test split; .* or --split test"),
         (["good", "other", "--seed=-1"], "--seed is -1; expected 0 or more"),
         (["good", "other", "--out=table.txt"], r"--out is table\.txt; expected a file that ends in \.csv"),
@@ -107,13 +104,11 @@ def test_what_cannot_be_compared_is_refused(workdir: Path, args: list[str], reas
         compare(["compare", *args])
 
 
-def test_a_training_is_compared_on_its_validation_split(run: Run, workdir: Path) -> None:
-    run("fit")
-    folder = Path("lightning_logs/version_0")
-    shutil.copytree(folder, "copied")
-    compare(["compare", str(folder), "copied", "--split=val", "--out=table.json", "--resamples=100"])
+def test_a_training_is_compared_on_its_validation_split(fitted: Path) -> None:
+    shutil.copytree(fitted, "copied")
+    compare(["compare", str(fitted), "copied", "--split=val", "--out=table.json", "--resamples=100"])
     found = json.loads(Path("table.json").read_text())["samples"]["all samples"]
-    recorded = json.loads((folder / "metrics.json").read_text())["val"]
+    recorded = json.loads((fitted / "metrics.json").read_text())["val"]
     assert [one["run"] for one in found["runs"]] == ["lightning_logs/version_0", "copied"]
     for one in found["runs"]:
         assert one["accuracy"] == pytest.approx(recorded["accuracy"])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY, TINY_RUN, Run, exit_code
+from conftest import TINY_DATA, TINY_NET, TINY_RUN, built, exit_code
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 
 from faceexpr.callbacks.checkpointing import BestCheckpoint, LastCheckpoint
@@ -13,7 +13,6 @@ from faceexpr.callbacks.classification import ClassificationEvaluation
 from faceexpr.callbacks.predictions import PredictionWriter
 from faceexpr.callbacks.runs import LineProgress
 from faceexpr.cli.main import main
-from faceexpr.cli.train import FaceExprCLI, import_short_names, quieten_libraries
 
 PRODUCT_CALLBACKS = (
     BestCheckpoint, LastCheckpoint, LearningRateMonitor, ClassificationEvaluation, PredictionWriter, LineProgress,
@@ -29,13 +28,6 @@ def printed_config(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, 
     assert exit_code(lambda: main(["fit", *args, "--print_config"])) == 0
     config: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
     return config
-
-
-def built(args: list[str]) -> FaceExprCLI:
-    """Return what these arguments of ``fit`` build, without training it."""
-    import_short_names()
-    quieten_libraries()
-    return FaceExprCLI("fit", args)
 
 
 MIRRORED = ["--model=ExpressionClassifier", "--model.mirror=true", "--model.lr=0.1"]
@@ -109,16 +101,13 @@ def test_a_detector_whose_network_is_not_named_has_the_light_one(
 
 
 def test_print_config_is_what_runs_and_rebuilds_the_same_model(
-    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
+    fitted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = write(workdir / "base.yaml", BASE)
-    args = ["--config", base, "--model.net", "MLP", "--model.net.hidden", "[8]", *TINY_RUN]
-    printed = printed_config(capsys, *args)
-    main(["fit", *args, "--data.train_size=14", "--data.val_size=7"])
-    saved = yaml.safe_load(Path("lightning_logs/version_0/config.yaml").read_text())
-    assert saved["model"] == printed["model"]
-    main(["fit", "--config", "lightning_logs/version_0/config.yaml"])
-    assert yaml.safe_load(Path("lightning_logs/version_1/config.yaml").read_text())["model"] == saved["model"]
+    saved = yaml.safe_load((fitted / "config.yaml").read_text())
+    written = printed_config(capsys, "--data=SyntheticFaces", *TINY_DATA, *TINY_NET, *TINY_RUN)
+    again = printed_config(capsys, f"--config={fitted}/config.yaml")
+    assert saved["model"] == written["model"] == again["model"]
+    assert saved["data"] == written["data"] == again["data"]
 
 
 @pytest.mark.parametrize("form", ["list in a second file", "append in a file", "append on the command line"])
@@ -138,7 +127,7 @@ def test_the_products_callbacks_are_always_there(form: str, workdir: Path) -> No
     assert any(type(callback).__name__ == "DeviceStatsMonitor" for callback in found) == (key == "callbacks+")
 
 
-def test_numbers_without_a_dot_are_numbers_everywhere(run: Run, workdir: Path) -> None:
+def test_numbers_without_a_dot_are_numbers_everywhere(workdir: Path) -> None:
     text = """
 model:
   class_path: ExpressionClassifier
@@ -148,29 +137,16 @@ model:
     optimizer: {class_path: torch.optim.Adam, init_args: {lr: 1e-3, weight_decay: 1e-5, betas: [9e-1, 999e-3]}}
 """
     config = write(workdir / "numbers.yaml", text)
-    run("fit", "--config", config, net=False)
-    saved = yaml.safe_load(Path("lightning_logs/version_0/config.yaml").read_text())["model"]["init_args"]
+    saved = built(["--config", config]).config.as_dict()["model"]["init_args"]
     assert saved["lr"] == 0.0001
     assert saved["net"]["init_args"]["dropout"] == 0.1
     options = saved["optimizer"]["init_args"]
     assert (options["lr"], options["weight_decay"], options["betas"]) == (0.001, 0.00001, [0.9, 0.999])
     flags = [
-        "--model.lr=1e-4", "--model.net.dropout=1e-1", "--model.optimizer.weight_decay=1e-5",
+        *TINY_NET, "--model.lr=1e-4", "--model.net.dropout=1e-1", "--model.optimizer.weight_decay=1e-5",
         "--model.optimizer.betas=[9e-1,999e-3]",
     ]  # fmt: skip
-    run("fit", *flags)
-    again = yaml.safe_load(Path("lightning_logs/version_1/config.yaml").read_text())["model"]["init_args"]
-    assert again == saved
-
-
-def test_several_configs_compose_with_every_debug_config(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for debug in sorted((REPOSITORY / "configs/debug").glob("*.yaml")):
-        config = printed_config(
-            capsys, "--config", str(REPOSITORY / "configs/expression/fer2013_mlp.yaml"), "--config", str(debug)
-        )
-        assert config["model"]["init_args"]["net"]["class_path"] == "faceexpr.models.mlp.MLP"
-        written = yaml.safe_load(debug.read_text())["trainer"]
-        assert {name: config["trainer"][name] for name in written} == written
+    assert built(flags).config.as_dict()["model"]["init_args"] == saved
 
 
 @pytest.mark.parametrize("args", [["--config=scenes.yaml"], ["--data=SyntheticScenes", "--model=FaceDetector"]])
@@ -183,9 +159,5 @@ def test_another_class_does_not_inherit_the_defaults_of_the_default_class(
     assert "AdamW" in str(config["model"]["init_args"]["optimizer"])  # the classifier's is Adam
 
 
-def test_a_model_that_only_remembers_its_data_looks_at_them_once(
-    workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    main(["fit", "--data.train_size=14", "--data.val_size=7", "--model=KNNClassifier", *TINY_RUN[1:]])
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in lines if line.startswith("epoch ")] == ["1/1"]
+def test_a_model_that_only_remembers_its_data_looks_at_them_once(workdir: Path) -> None:
+    assert built(["--model=KNNClassifier", *TINY_RUN[1:]]).trainer.max_epochs == 1

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,18 +21,6 @@ NET = [
     "--model.net.neck", "8",
 ]  # fmt: skip
 TRAINER = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"]
-
-Fit = Callable[..., None]
-
-
-@pytest.fixture
-def fit(workdir: Path) -> Fit:
-    """Train a tiny detector on a few scenes."""
-
-    def tiny(*args: str) -> None:
-        main(["fit", *NET, *SCENES, *TRAINER, "--detection_evaluation.figures", "false", *args])
-
-    return tiny
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +81,6 @@ def test_without_a_face_to_validate_on_the_run_stops_before_it_trains(
             'Parser key "backbone": Expected a typing.Literal',
         ),
         ([*NET, *SCENES, "--model.net.suppression.iou", "3"], "suppression.iou is 3.0; expected 0 to 1"),
-        ([*NET, *SCENES, "--checkpoint.monitor", "val/accuracy"], "val/accuracy, which this run does not measure"),
-        ([*NET, *SCENES, "--checkpoint.mode", "min"], "val/ap50 is better when it is higher; use mode max"),
     ],
 )
 def test_what_does_not_fit_together_is_refused_in_a_sentence(
@@ -110,21 +95,3 @@ def test_what_does_not_fit_together_is_refused_in_a_sentence(
 def test_predict_sends_detectors_to_analyze(trained: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(lambda: main(["predict", "--ckpt_path", str(trained)])) == 2
     assert "expected `faceexpr analyze`" in capsys.readouterr().err
-
-
-# Case D07
-def test_no_checkpoint_of_a_diverged_step_is_kept(fit: Fit, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    diverging = ["--model.optimizer", "SGD", "--model.optimizer.lr", "1e30", "--trainer.max_epochs", "5"]
-    assert exit_code(lambda: fit(*diverging)) == 2
-    assert "the training loss is not finite" in capsys.readouterr().err
-    for path in (workdir / "lightning_logs").rglob("*.ckpt"):
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-        assert all(torch.isfinite(value).all() for value in state.values() if value.is_floating_point())
-
-
-def test_without_validation_it_is_said_once_and_training_goes_on(
-    fit: Fit, workdir: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    fit("--trainer.limit_val_batches", "0")
-    assert caplog.text.count("no validation will run") == 1
-    assert (workdir / "lightning_logs/version_0/checkpoints/best.ckpt").is_file()

