@@ -168,7 +168,7 @@ def test_an_analysis_finds_the_same_faces(name: str, inputs: Path) -> None:
 
 def test_predict_gives_the_same_probabilities(inputs: Path) -> None:
     arguments = [
-        f"--ckpt_path={GOLDEN}/classifier.ckpt", "--data=FaceImages", "--predictions.path=predictions.csv",
+        f"--ckpt_path={GOLDEN}/classifier.ckpt", "--data", "FaceImages", "--predictions.path=predictions.csv",
         "--data.paths=[faces/test,scenes/scene_0.jpg,scenes/boxes.txt]",
     ]  # fmt: skip
     assert exit_code(lambda: main(["predict", *arguments, *CPU])) == SOME_FAILED

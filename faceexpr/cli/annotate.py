@@ -20,14 +20,7 @@ DESCRIPTION = (
 
 
 def run(args: list[str]) -> None:
-    """Run ``faceexpr annotate``.
-
-    Args:
-        args: the arguments, the verb included.
-
-    Raises:
-        SystemExit: with code 3 where some images could not be read.
-    """
+    """Run ``faceexpr annotate``, given the arguments with the verb; code 3 where some images could not be read."""
     parser = Parser(prog="faceexpr annotate", description=DESCRIPTION)
     parser.add_argument("annotations", type=Path, help="File of annotations: Dataturks, WIDER FACE or COCO.")
     parser.add_argument("--out", type=Path, required=True, help="Folder for the drawn images.")

@@ -23,14 +23,7 @@ DESCRIPTION = (
 
 
 def run(args: list[str]) -> None:
-    """Run ``faceexpr fetch``.
-
-    Args:
-        args: the arguments, the verb included.
-
-    Raises:
-        SystemExit: with code 3 where some links failed.
-    """
+    """Run ``faceexpr fetch``, given the arguments with the verb; the exit code is 3 where some links failed."""
     parser = Parser(prog="faceexpr fetch", description=DESCRIPTION)
     parser.add_argument("annotations", type=Path, help="File of annotations: Dataturks JSON lines, or COCO JSON.")
     parser.add_argument("--out", type=Path, required=True, help="Folder for the images.")

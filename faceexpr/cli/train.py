@@ -57,11 +57,11 @@ CALLBACKS: dict[str, type[Callback]] = {
 }
 """The callbacks of a run, each with the name of its options in a configuration."""
 
-FOR = {
-    **dict.fromkeys(("evaluation", "robustness", "calibration", "predictions"), "probabilities"),
-    "detection_evaluation": "detections",
+UNFIT = {
+    "probabilities": ["detection_evaluation"],
+    "detections": ["evaluation", "robustness", "calibration", "predictions"],
 }
-"""Those that only a classifier's or only a detector's run has, each with what the model then ``gives``."""
+"""Those that a run does not have, by what its model ``gives``."""
 
 RUNS = "lightning_logs"
 """Folder of the runs, in ``trainer.default_root_dir`` where that is given."""
@@ -113,12 +113,11 @@ class FaceExprCLI(LightningCLI):
         self.remembered = {} if self.checkpoint is None else remembered(self.checkpoint)
         name = self.written.get("model") or self.remembered.get("model", {}).get("class_path") or DEFAULTS["model"]
         model = model_class(str(name))
-        gives = getattr(model, "gives", "probabilities")
+        self.unfit = UNFIT[getattr(model, "gives", "probabilities")]
         if model is FaceDetector and "model" not in self.remembered and "model.net" not in self.written:
             # The net that it has by default, but whoever reads the configuration sees its name and its options.
             net = {"net": {"class_path": class_path(LightDetector)}}
             self.remembered["model"] = {"class_path": class_path(FaceDetector), "init_args": net}
-        self.unfit = [name for name, kind in FOR.items() if kind != gives]
         # Flags, not defaults of the parser: another class would take over the values of a default class's options.
         defaults = [f"--{option}={name}" for option, name in DEFAULTS.items() if option not in self.remembered]
         defaults += [f"--trainer.logger{option}" for option in LOGGER]
