@@ -143,3 +143,12 @@ def _values(state: Any, where: str = "") -> Iterator[tuple[str, Any]]:
                 yield from _values(value, f"{where}.{key}")
     else:
         yield where, state.tolist() if isinstance(state, torch.Tensor) else state
+
+
+def curves(run: Path) -> dict[str, dict[int, float]]:
+    """Return the points of each of a run's curves by step."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run))
+    events.Reload()
+    return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}

@@ -72,8 +72,8 @@ def test_models_built_in_python_load_with_the_path_only(net: Any, tmp_path: Path
 
 
 def test_the_learning_rate_finder_works(run: Run) -> None:
-    finder = ["--trainer.callbacks+=LearningRateFinder", "--trainer.callbacks.num_training_steps=10"]
-    run("fit", *finder, "--trainer.callbacks.early_stop_threshold=null", "--trainer.max_epochs=3")
+    finder = ["--trainer.callbacks+=LearningRateFinder", "--trainer.callbacks.num_training_steps=20"]
+    run("fit", *finder, "--trainer.callbacks.early_stop_threshold=null", "--trainer.max_epochs=5")
     assert learning_rate(LAST) != 0.001
 
 
