@@ -139,7 +139,7 @@ model:
     assert saved["lr"] == 0.0001
     assert saved["net"]["init_args"]["dropout"] == 0.1
     options = saved["optimizer"]["init_args"]
-    assert (options["lr"], options["weight_decay"], options["betas"]) == (0.001, 0.00001, [0.9, 0.999])
+    assert (options["lr"], options["weight_decay"], options["betas"]) == (0.001, 0.00001, (0.9, 0.999))
     flags = [
         *TINY_NET, "--model.lr=1e-4", "--model.net.dropout=1e-1", "--model.optimizer.weight_decay=1e-5",
         "--model.optimizer.betas=[9e-1,999e-3]",
