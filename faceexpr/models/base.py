@@ -1,15 +1,28 @@
-"""What every expression network is to the rest of the product."""
+"""What every network is to the rest of the product, and what every expression network is."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from faceexpr.models.preprocess import Preprocess
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import require
 from faceexpr.utils.specs import Described
 
 
-class ExpressionNet(Described, nn.Module):
+class Net(Described, nn.Module):
+    """A network that can start from weights which its arguments name."""
+
+    def load_pretrained(self) -> None:
+        """Load those weights; called when training starts, not when a checkpoint is loaded.
+
+        A network that always starts from scratch needs nothing here.
+
+        Raises:
+            FaceExprError: the weights cannot be had or do not fit.
+        """
+
+
+class ExpressionNet(Net):
     """Images in, logits out.
 
     A network takes ``num_classes`` as its first argument (the data know it, so nobody writes it), owns its
@@ -25,15 +38,6 @@ class ExpressionNet(Described, nn.Module):
         self.num_classes = num_classes
         self.preprocess = preprocess
 
-    def load_pretrained(self) -> None:
-        """Load the weights that the arguments name; called when training starts, not when a checkpoint is loaded.
-
-        A network that always starts from scratch needs nothing here.
-
-        Raises:
-            FaceExprError: the weights cannot be had or do not fit.
-        """
-
     def forward(self, image: Tensor) -> Tensor:
         """Classify images as they come.
 
@@ -48,16 +52,6 @@ class ExpressionNet(Described, nn.Module):
     def classify(self, image: Tensor) -> Tensor:
         """Return logits (N, num_classes) of pre-processed images (N, channels, size, size)."""
         raise NotImplementedError
-
-
-def require(holds: bool, option: str, value: object, expected: str) -> None:
-    """Refuse the value of a network's option unless it ``holds``.
-
-    Raises:
-        FaceExprError: it does not hold.
-    """
-    if not holds:
-        raise FaceExprError(f"{option} is {value}; expected {expected}")
 
 
 def expression_head(features: int, num_classes: int, dropout: float = 0.0, final_relu: bool = False) -> nn.Sequential:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError, require
 
 LOWEST, HIGHEST = 0.05, 20.0
 """Temperatures that are tried: where all predictions are right, each colder one would be better than the last."""
@@ -31,8 +31,7 @@ class Calibration:
             come before a class for it still to be in the prediction set.
         samples: number of samples that it was fitted on.
         source: which they were.
-        scales: of vector scaling, what the logarithm of each class is multiplied by after that; none with a temperature
-            alone.
+        scales: of vector scaling, what the logarithm of each class is then multiplied by; empty without it.
         shifts: of vector scaling, what is then added to each.
     """
 
@@ -44,8 +43,8 @@ class Calibration:
     shifts: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not (isfinite(self.temperature) and self.temperature > 0):
-            raise FaceExprError(f"temperature is {self.temperature}; expected a number above 0")
+        positive = isfinite(self.temperature) and self.temperature > 0
+        require(positive, "temperature", self.temperature, "a number above 0")
         for name in ("scales", "shifts"):  # which come from checkpoints as lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.scales) != len(self.shifts) or not all(map(isfinite, (*self.scales, *self.shifts))):
@@ -55,8 +54,7 @@ class Calibration:
             )
         for level, threshold in self.thresholds.items():
             check_coverage(level, "thresholds")
-            if not 0 <= threshold <= 1:
-                raise FaceExprError(f"thresholds.{level} is {threshold}; expected a number from 0 to 1")
+            require(0 <= threshold <= 1, f"thresholds.{level}", threshold, "a number from 0 to 1")
 
     def threshold(self, coverage: float) -> float:
         """Return the threshold of a stated coverage, such as 0.9; a `FaceExprError` where it was not calibrated for."""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from faceexpr.models.base import ExpressionNet, require
+from faceexpr.models.base import ExpressionNet
 from faceexpr.models.preprocess import Preprocess
+from faceexpr.utils.errors import require
 
 
 class CompactResNet(ExpressionNet):
@@ -41,12 +42,8 @@ class CompactResNet(ExpressionNet):
         super().__init__(num_classes, Preprocess(channels=1, size=input_size))
         require(stem > 0, "stem", stem, "1 or more")
         require(len(widths) > 0 and min(widths) > 0, "widths", list(widths), "one or more channels")
-        require(
-            len(depths) == len(widths) and min(depths, default=0) > 0,
-            "depths",
-            list(depths),
-            f"1 or more blocks for each of {len(widths)} stages",
-        )
+        fits = len(depths) == len(widths) and min(depths, default=0) > 0
+        require(fits, "depths", list(depths), f"1 or more blocks for each of {len(widths)} stages")
         require(0 <= dropout < 1, "dropout", dropout, "0 to below 1")
         layers: list[nn.Module] = [nn.Conv2d(1, stem, 3, padding=1, bias=False)]
         inputs = stem
@@ -66,14 +63,7 @@ class CompactResNet(ExpressionNet):
 
 
 class _Block(nn.Module):
-    """Two convolutions and a shortcut.
-
-    Args:
-        inputs: channels that come in.
-        outputs: channels that go out.
-        stride: of the first convolution.
-        squeeze: weigh the channels before they are added to the shortcut.
-    """
+    """Two convolutions, the first with the stride, whose channels are weighed before the shortcut is added."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, squeeze: bool) -> None:
         super().__init__()
@@ -85,12 +75,10 @@ class _Block(nn.Module):
             nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
         )
         self.squeeze = _Squeeze(outputs) if squeeze else nn.Identity()
-        changed = stride > 1 or inputs != outputs
-        self.shortcut = (
-            nn.Sequential(nn.AvgPool2d(stride, ceil_mode=True), nn.Conv2d(inputs, outputs, 1, bias=False))
-            if changed
-            else None
-        )
+        self.shortcut = None
+        if stride > 1 or inputs != outputs:
+            pooling = nn.AvgPool2d(stride, ceil_mode=True)
+            self.shortcut = nn.Sequential(pooling, nn.Conv2d(inputs, outputs, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         normal = self.before(x)
@@ -100,11 +88,7 @@ class _Block(nn.Module):
 
 
 class _Squeeze(nn.Module):
-    """Squeeze and excitation.
-
-    Args:
-        channels: that are weighed.
-    """
+    """Squeeze and excitation."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.suppression import Suppression, suppress
+from faceexpr.models.base import Net
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.specs import Described
 
 
-class DetectionNet(Described, nn.Module):
-    """Pictures in, faces out.
+class DetectionNet(Net):
+    """Images in, faces out.
 
     A network owns all that lies between pixels and boxes: scaling, resizing and normalisation before, decoding and
     suppression after. It knows one kind of thing, the face; a background class, where it has one, is its own affair.
@@ -34,13 +34,6 @@ class DetectionNet(Described, nn.Module):
     def __init__(self, suppression: Suppression | None = None) -> None:
         super().__init__()
         self.suppression = suppression or Suppression()
-
-    def load_pretrained(self) -> None:
-        """Load the weights that the arguments name; called when training starts, not when a checkpoint is loaded.
-
-        Raises:
-            FaceExprError: the weights cannot be had or do not fit.
-        """
 
     def losses(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return the parts of the training loss, each a scalar; their sum is minimised.
@@ -96,3 +89,12 @@ def as_unit(image: Tensor) -> Tensor:
             "floating point from 0 to 1: the detector normalises by itself"
         )
     return image.float()
+
+
+def group_equal(sizes: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Return for each different size the places of the images that have it.
+
+    Images of one size can go through a network together. Padding to a common size would change what their borders see,
+    and what is found in an image must not depend on the rest of the batch.
+    """
+    return [[place for place, own in enumerate(sizes) if own == size] for size in dict.fromkeys(sizes)]

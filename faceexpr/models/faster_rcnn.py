@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from math import ceil, gcd
 from pathlib import Path
 from typing import Any, Literal
@@ -20,20 +21,17 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops import FrozenBatchNorm2d, clip_boxes_to_image
 
-from faceexpr.boxes.suppression import Suppression
-from faceexpr.models.base import require
-from faceexpr.models.detector import DetectionNet, as_unit
+from faceexpr.models.detector import DetectionNet, as_unit, group_equal
 from faceexpr.models.resnet import IMAGENET_MEAN, IMAGENET_STD
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.images import resize
-from faceexpr.weights.pretrained import download_weights, misfit, read_weights_file, require_state_dict, without
+from faceexpr.weights.pretrained import download_weights, read_weights_file, require_fit, require_state_dict, without
 
 BackboneName = Literal["resnext101_32x8d", "resnet50", "resnet18", "mobilenet_v3_large"]
 Norm = Literal["frozen", "batch", "group"]
 
 STRIDES = (4, 8, 16, 32, 64)
 """Pixels of the image, in each direction, that one place of a level stands for."""
-
 
 CLASSES = 2
 """The background and the face."""
@@ -42,69 +40,44 @@ COCO_CLASSES = 91
 HEAD = "roi_heads.box_predictor."
 BODY = "backbone.body."
 
-
-@dataclass(frozen=True)
-class _Stages:
-    """The parts of a classification network between one halving of the resolution and the next.
-
-    Attributes:
-        parts: names of the modules of each stage, the stem first; the last one of each other stage feeds a level.
-        channels: what the stages but the stem give.
-        eps: of the normalisation that the published weights were trained with.
-    """
-
-    parts: tuple[tuple[str, ...], ...]
-    channels: tuple[int, ...]
-    eps: float = 1e-5
-
-
-_RESNET_PARTS = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
-_BOTTLENECK = _Stages(_RESNET_PARTS, (256, 512, 1024, 2048))
-_STAGES: dict[str, _Stages] = {
-    "resnext101_32x8d": _BOTTLENECK,
-    "resnet50": _BOTTLENECK,
-    "resnet18": _Stages(_RESNET_PARTS, (64, 128, 256, 512)),
-    # torchvision's own detector takes strides 32, 32 and 64 from this network, too coarse for most faces.
-    "mobilenet_v3_large": _Stages(
-        (("0", "1"), ("2", "3"), ("4", "5", "6"), ("7", "8", "9", "10", "11", "12"), ("13", "14", "15", "16")),
-        (24, 40, 112, 960),
-        eps=1e-3,
-    ),
-}
-
 STAGES = 5
-"""Stages of every backbone, the stem included."""
+"""Stages of every backbone, the stem included: its modules between one halving of the resolution and the next."""
+
+RESNET_STAGES = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
+# torchvision's own detector takes strides 32, 32 and 64 from this network, too coarse for most faces.
+MOBILE_STAGES = (("0", "1"), ("2", "3"), ("4", "5", "6"), ("7", "8", "9", "10", "11", "12"), ("13", "14", "15", "16"))
+
+
+def _group_norm(channels: int, eps: float) -> nn.GroupNorm:
+    return nn.GroupNorm(gcd(channels, 32), channels, eps=eps)
+
+
+_NORMS: dict[Norm, Any] = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d, "group": _group_norm}
 
 
 def feature_pyramid(name: BackboneName, norm: Norm, trainable_stages: int, channels: int) -> BackboneWithFPN:
-    """Build a pyramid with the levels of `STRIDES`, from scratch.
-
-    Its ``body`` has the parameter names of torchvision's network without its classifier.
+    """Build a pyramid with the levels of `STRIDES`, from scratch, and with torchvision's names in its ``body``.
 
     Args:
-        name: the classification network.
+        name: the classification network below it.
         norm: ``frozen`` batch normalisation keeps its statistics and weights, ``batch`` learns them, ``group`` (Wu and
             He, 2018) does not depend on the size of the batch.
         trainable_stages: stages that learn, counted from the last, 0 to `STAGES`.
         channels: of each level.
     """
-    stages = _STAGES[name]
-    body = get_model(name, weights=None, norm_layer=_norm_layer(norm, stages.eps))
-    body = body.features if name == "mobilenet_v3_large" else body
-    frozen = [part for parts in stages.parts[: STAGES - trainable_stages] for part in parts]
-    for part in frozen:
+    mobile = name == "mobilenet_v3_large"
+    # The epsilon is that which the published weights were trained with.
+    body = get_model(name, weights=None, norm_layer=partial(_NORMS[norm], eps=1e-3 if mobile else 1e-5))
+    stages: Sequence[Sequence[str]] = RESNET_STAGES
+    if mobile:
+        body, stages, widths = body.features, MOBILE_STAGES, [24, 40, 112, 960]
+    else:
+        widths = [body.fc.in_features // part for part in (8, 4, 2, 1)]
+    for part in chain.from_iterable(stages[: STAGES - trainable_stages]):
         body.get_submodule(part).requires_grad_(False)
-    levels = {parts[-1]: str(level) for level, parts in enumerate(stages.parts[1:])}
-    return BackboneWithFPN(body, levels, list(stages.channels), channels)
-
-
-def _norm_layer(norm: Norm, eps: float) -> Callable[[int], nn.Module]:
-    def layer(channels: int) -> nn.Module:
-        if norm == "group":
-            return nn.GroupNorm(gcd(channels, 32), channels, eps=eps)
-        return (FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d)(channels, eps=eps)
-
-    return layer
+    # The last module of each stage but the stem feeds a level.
+    levels = {parts[-1]: str(level) for level, parts in enumerate(stages[1:])}
+    return BackboneWithFPN(body, levels, widths, channels)
 
 
 FACE_ANCHORS = tuple(tuple(round(4 * stride * 2 ** (third / 3)) for third in range(3)) for stride in STRIDES)
@@ -137,7 +110,6 @@ class FasterRCNN(DetectionNet):
         rois_per_image: of these, how many a training image contributes to the loss; 32 in the paper's Table 1.
         channels: of the pyramid and the proposal head; fewer than COCO's weights have, 256, suit a CPU.
         head_width: of the two layers that look at the regions; 1024 in COCO's weights.
-        suppression: how candidates become detections; may be changed after training.
     """
 
     loss_names = ("classifier", "box_reg", "objectness", "rpn_box_reg")
@@ -156,9 +128,9 @@ class FasterRCNN(DetectionNet):
         rois_per_image: int = 128,
         channels: int = 256,
         head_width: int = 1024,
-        suppression: Suppression | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(suppression)
+        super().__init__(**kwargs)
         sides = [min_size] if isinstance(min_size, int) else list(min_size)
         require(bool(sides) and min(sides) >= 1, "min_size", min_size, "1 pixel or more")
         require(max_size >= max(sides), "max_size", max_size, f"min_size or more, {max(sides)}")
@@ -169,9 +141,7 @@ class FasterRCNN(DetectionNet):
         require(head_width >= 1, "head_width", head_width, "1 or more")
         _check_anchors(anchor_sizes, anchor_ratios)
         scratch = weights == "none"
-        anchors = AnchorGenerator(
-            tuple(tuple(level) for level in anchor_sizes), (tuple(anchor_ratios),) * len(anchor_sizes)
-        )
+        anchors = AnchorGenerator(tuple(map(tuple, anchor_sizes)), (tuple(anchor_ratios),) * len(STRIDES))
         self.backbone_name = backbone
         self.weights = weights
         self.proposals = proposals
@@ -210,9 +180,7 @@ class FasterRCNN(DetectionNet):
         self._check_limit()
         found: dict[int, tuple[Tensor, Tensor]] = {}
         padded = [self.detector.transform.padded_size(image) for image in images]
-        # Padding changes what the border sees: what is found in an image must not depend on the rest of the batch.
-        for size in dict.fromkeys(padded):
-            places = [place for place, own in enumerate(padded) if own == size]
+        for places in group_equal(padded):
             with self._as_if(training=False):
                 results = self.detector([as_unit(images[place]) for place in places])
             for place, result in zip(places, results, strict=True):
@@ -249,12 +217,8 @@ def _norm(norm: Literal["auto", "frozen", "batch", "group"], weights: str) -> No
     if norm == "auto":
         return "batch" if weights == "none" else "frozen"
     require(norm != "frozen" or weights != "none", "norm", norm, "batch or group, since weights is none")
-    require(
-        norm != "group" or weights not in ("imagenet", "coco"),
-        "norm",
-        norm,
-        f"frozen or batch, which the weights {weights} were trained with",
-    )
+    fits = norm != "group" or weights not in ("imagenet", "coco")
+    require(fits, "norm", norm, f"frozen or batch, which the weights {weights} were trained with")
     return norm
 
 
@@ -322,28 +286,40 @@ def detector_weights(weights: str, backbone: str, detector: nn.Module) -> dict[s
     Raises:
         FaceExprError: they cannot be had, or are not this network's.
     """
-    state = _published(weights, backbone) if weights in ("imagenet", "coco") else _from_file(Path(weights))
-    if any(name.startswith("roi_heads.") for name in state):
-        return _whole(state, weights, detector)
-    body = {f"{BODY}{name.removeprefix('features.')}": value for name, value in state.items()}
-    body = without(body, f"{BODY}fc.", f"{BODY}classifier.")
-    expected = {name: value for name, value in _tensors(detector).items() if name.startswith(BODY)}
-    _require_fit(body, expected, f"{weights} does not hold the weights of torchvision's {backbone}, or of a detector")
-    return body
-
-
-def _published(weights: str, backbone: str) -> dict[str, Tensor]:
-    if weights == "imagenet":
-        return download_weights(get_model_weights(backbone).DEFAULT, weights, backbone)
-    if backbone != "resnet50":
+    if weights == "coco" and backbone != "resnet50":
         raise FaceExprError(
             f"weights is coco and backbone is {backbone}: torchvision has a COCO detector with "
             "these levels for resnet50 only; use that backbone, or weights imagenet"
         )
-    return download_weights(FasterRCNN_ResNet50_FPN_Weights.DEFAULT, weights, "Faster R-CNN ResNet-50")
+    if weights == "coco":
+        state = download_weights(FasterRCNN_ResNet50_FPN_Weights.DEFAULT, weights, "Faster R-CNN ResNet-50")
+    elif weights == "imagenet":
+        state = download_weights(get_model_weights(backbone).DEFAULT, weights, backbone)
+    else:
+        state = _read_file(Path(weights))
+    expected = without(detector.state_dict())
+    if not any(name.startswith("roi_heads.") for name in state):
+        own = without(state, "fc.", "classifier.")
+        state = {f"{BODY}{name.removeprefix('features.')}": value for name, value in own.items()}
+        expected = {name: value for name, value in expected.items() if name.startswith(BODY)}
+        otherwise = f"{weights} does not hold the weights of torchvision's {backbone}, or of a detector"
+    else:
+        scores = state.get(f"{HEAD}cls_score.weight")
+        classes = CLASSES if scores is None else len(scores)
+        if classes not in (CLASSES, COCO_CLASSES):
+            raise FaceExprError(
+                f"weights: the head in {weights} tells {classes} classes; expected {CLASSES}, the background "
+                f"and the face, or COCO's {COCO_CLASSES}, which are replaced"
+            )
+        state = without(state)
+        if classes == COCO_CLASSES:
+            state, expected = _with_eps(without(state, HEAD), detector), without(expected, HEAD)
+        otherwise = f"{weights} holds a detector that differs in backbone, norm or number of anchors"
+    require_fit(state, expected, otherwise)
+    return state
 
 
-def _from_file(path: Path) -> dict[str, Tensor]:
+def _read_file(path: Path) -> dict[str, Tensor]:
     content: Any = read_weights_file(path, "none, imagenet, coco")
     if not isinstance(content, Mapping) or "state_dict" not in content:
         state = require_state_dict(content, path)
@@ -358,24 +334,6 @@ def _from_file(path: Path) -> dict[str, Tensor]:
     return own
 
 
-def _whole(state: dict[str, Tensor], weights: str, detector: nn.Module) -> dict[str, Tensor]:
-    scores = state.get(f"{HEAD}cls_score.weight")
-    classes = CLASSES if scores is None else len(scores)
-    if classes == COCO_CLASSES:
-        state = _with_eps(without(state, HEAD), detector)
-    elif classes != CLASSES:
-        raise FaceExprError(
-            f"weights: the head in {weights} tells {classes} classes; expected {CLASSES}, the background "
-            f"and the face, or COCO's {COCO_CLASSES}, which are replaced"
-        )
-    else:
-        state = without(state)
-    replaced = () if classes == CLASSES else (HEAD,)
-    expected = without(_tensors(detector), *replaced)
-    _require_fit(state, expected, f"{weights} holds a detector that differs in backbone, norm or number of anchors")
-    return state
-
-
 def _with_eps(state: dict[str, Tensor], detector: nn.Module) -> dict[str, Tensor]:
     """Return COCO's weights, which were trained without an epsilon in the normalisation, for layers that have one."""
     eps = {
@@ -384,13 +342,3 @@ def _with_eps(state: dict[str, Tensor], detector: nn.Module) -> dict[str, Tensor
         if isinstance(layer, FrozenBatchNorm2d | nn.BatchNorm2d)
     }
     return {name: value - eps[name] if name in eps else value for name, value in state.items()}
-
-
-def _tensors(detector: nn.Module) -> dict[str, Tensor]:
-    return without(detector.state_dict())
-
-
-def _require_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], otherwise: str) -> None:
-    wrong = misfit(state, expected)
-    if wrong is not None:
-        raise FaceExprError(f"weights: {otherwise} ({wrong} is missing, unknown or of another shape)")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, pad
-from torchvision.ops import complete_box_iou_loss
+from torch.nn.utils.rnn import pad_sequence
+from torchvision.ops import clip_boxes_to_image, complete_box_iou_loss
 
-from faceexpr.boxes.suppression import Suppression
-from faceexpr.models.detector import DetectionNet, as_unit
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.models.detector import DetectionNet, as_unit, group_equal
+from faceexpr.utils.errors import require
 from faceexpr.utils.images import resize
 
 STRIDES = (8, 16, 32)
@@ -47,7 +48,6 @@ class LightDetector(DetectionNet):
             they are. More finds smaller faces and takes longer.
         min_face: faces whose longer side is below this, in pixels of what the network sees, are neither learnt nor
             counted as background in training.
-        suppression: how candidates become detections; may be changed after training.
     """
 
     loss_names = ("score", "box")
@@ -58,18 +58,17 @@ class LightDetector(DetectionNet):
         neck: int = 64,
         test_side: int = 640,
         min_face: float = 8.0,
-        suppression: Suppression | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(suppression)
-        if len(widths) != 5 or min(widths) < 1 or neck < 1:
-            raise FaceExprError(f"widths is {list(widths)} and neck is {neck}; expected positive numbers")
-        if test_side < 32:
-            raise FaceExprError(f"test_side is {test_side}; expected 32 or more pixels")
+        super().__init__(**kwargs)
+        require(len(widths) == 5 and min(widths) >= 1, "widths", list(widths), "five positive numbers")
+        require(neck >= 1, "neck", neck, "1 or more")
+        require(test_side >= 32, "test_side", test_side, "32 or more pixels")
         self.test_side = test_side
         self.min_face = min_face
-        self.stem = nn.Sequential(_conv(3, widths[0], 2), _conv(widths[0], widths[1], 2), Block(widths[1], widths[1]))
+        self.stem = nn.Sequential(_conv(3, widths[0], 2), _conv(widths[0], widths[1], 2), _Block(widths[1], widths[1]))
         self.stages = nn.ModuleList(
-            nn.Sequential(Block(before, after, 2), Block(after, after)) for before, after in pairwise(widths[1:])
+            nn.Sequential(_Block(before, after, 2), _Block(after, after)) for before, after in pairwise(widths[1:])
         )
         self.laterals = nn.ModuleList(nn.Conv2d(width, neck, 1) for width in widths[2:])
         outputs = [nn.Conv2d(neck, 5, 1) for _ in STRIDES]
@@ -107,17 +106,14 @@ class LightDetector(DetectionNet):
         scaled = [box.float() * scale for box, scale in zip(boxes, scales, strict=True)]
         outputs = self.features(batch)
         centres, strides = grid(batch.shape[-2], batch.shape[-1], batch.device)
-        return detection_losses(
-            outputs[..., 0], decode(outputs, centres, strides), centres, strides, scaled, self.min_face
-        )
+        decoded = decode(outputs, centres, strides)
+        return detection_losses(outputs[..., 0], decoded, centres, strides, scaled, self.min_face)
 
     def candidates(self, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(images)
         fitted = [self._fit(image) for image in images]
         shapes = [tuple(image.shape[-2:]) for image, _ in fitted]
-        # Pictures of one size go through together; padding to a common size would change what their borders see.
-        for shape in dict.fromkeys(shapes):
-            members = [place for place, other in enumerate(shapes) if other == shape]
+        for members in group_equal(shapes):
             batch = _stack([as_unit(fitted[place][0]) for place in members])
             outputs = self.features(batch)
             centres, strides = grid(batch.shape[-2], batch.shape[-1], batch.device)
@@ -127,8 +123,7 @@ class LightDetector(DetectionNet):
                 own_scores, kept = own_scores.topk(min(MOST_CANDIDATES, len(own_scores)))
                 sure = own_scores >= self.suppression.min_score
                 own_boxes = own_boxes[kept][sure] / fitted[place][1]
-                limits = own_boxes.new_tensor([width, height, width, height])
-                own_boxes = own_boxes.clamp(min=0).minimum(limits)
+                own_boxes = clip_boxes_to_image(own_boxes, (height, width))
                 real = (own_boxes[:, 2:] > own_boxes[:, :2]).all(dim=1)
                 found[place] = own_boxes[real], own_scores[sure][real]
         return found
@@ -145,24 +140,17 @@ class LightDetector(DetectionNet):
         return resize(pixels[None], size)[0], scale
 
 
-class Block(nn.Module):
-    """Two convolutions and a shortcut (He et al., 2016); the shortcut averages where it halves the size.
-
-    Args:
-        before: input channels.
-        after: output channels.
-        stride: 1 keeps the size, 2 halves it.
-    """
+class _Block(nn.Module):
+    """Two convolutions and a shortcut (He et al., 2016); the shortcut averages where it halves the size."""
 
     def __init__(self, before: int, after: int, stride: int = 1) -> None:
         super().__init__()
         self.first = _conv(before, after, stride)
         self.second = nn.Sequential(nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after))
-        self.shortcut = (
-            nn.Identity()
-            if before == after and stride == 1
-            else nn.Sequential(nn.AvgPool2d(stride), nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after))
-        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or before != after:
+            resized = nn.AvgPool2d(stride), nn.Conv2d(before, after, 1, bias=False)
+            self.shortcut = nn.Sequential(*resized, nn.BatchNorm2d(after))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.second(self.first(x)) + self.shortcut(x))
@@ -217,7 +205,9 @@ def detection_losses(
         boxes: N tensors (F, 4), the faces of each image; F may be 0.
         min_face: cells in faces whose longer side is below this learn nothing.
     """
-    truth, real = _padded(boxes, logits)
+    truth = pad_sequence(list(boxes), batch_first=True).to(logits)
+    counts = torch.tensor([len(own) for own in boxes], device=logits.device)
+    real = torch.arange(truth.shape[1], device=logits.device) < counts[:, None]
     sides = (truth[..., 2:] - truth[..., :2]).amax(dim=-1)
     learnt = real & (sides >= min_face)
     with torch.no_grad():
@@ -231,17 +221,6 @@ def detection_losses(
     own = truth.gather(1, face[..., None].expand(-1, -1, 4))[positive] if truth.shape[1] else predicted[positive]
     misfit = complete_box_iou_loss(predicted[positive], own, reduction="none")
     return {"score": scores, "box": BOX_WEIGHT * (misfit * target[positive]).sum() / total}
-
-
-def _padded(boxes: Sequence[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return faces (N, M, 4), M the largest number in an image, and which of them are real (N, M)."""
-    most = max((len(own) for own in boxes), default=0)
-    truth = like.new_zeros(len(boxes), most, 4)
-    real = torch.zeros(len(boxes), most, dtype=torch.bool, device=like.device)
-    for place, own in enumerate(boxes):
-        truth[place, : len(own)] = own
-        real[place, : len(own)] = True
-    return truth, real
 
 
 def _inside(truth: Tensor, centres: Tensor, strides: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from faceexpr.models.base import ExpressionNet, require
+from faceexpr.models.base import ExpressionNet
 from faceexpr.models.preprocess import Preprocess
+from faceexpr.utils.errors import require
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,

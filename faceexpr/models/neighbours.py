@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.files import write_file
 
 Array = npt.NDArray[Any]
@@ -37,8 +37,6 @@ LARGEST = 1e100
 FOUND = 16
 """How many neighbours a `NeighbourStore` looks for at least, so that a run with a larger K finds them there."""
 
-# Up to here float32 holds every integer.
-_EXACT_INTEGERS = 2**24
 # Features that the quick bound takes together, rows of the bank that stay in the first-level cache, queries a thread
 # takes at once, and features between two looks at whether a row is already too far.
 _BLOCK, _ROWS, _QUERIES, _CHUNK = 8, 28, 64, 256
@@ -77,12 +75,10 @@ def nearest(bank: Tensor, queries: Tensor, k: int, p: Norm, backend: Backend = "
         FaceExprError: an empty bank, more neighbours than it has rows, rows of different lengths, a feature that is
             not finite, or an unknown norm.
     """
-    if p not in (1, 2, 3):
-        raise FaceExprError(f"p is {p}; expected 1, 2 or 3")
+    require(p in (1, 2, 3), "p", p, "1, 2 or 3")
     bank, queries = bank.detach(), queries.detach()
     scale = _check(bank, queries)
-    if not 1 <= k <= len(bank):
-        raise FaceExprError(f"k is {k}; expected 1 to {len(bank)}, the number of rows in the bank")
+    require(1 <= k <= len(bank), "k", k, f"1 to {len(bank)}, the number of rows in the bank")
     if backend == "sklearn":
         distances, indices = _search_sklearn(bank, queries, k, p)
     elif bank.device.type == "cuda":
@@ -112,8 +108,7 @@ def class_probabilities(neighbours: Neighbours, labels: Tensor, num_classes: int
         FaceExprError: ``k`` is more than were found, or a label is not a class.
     """
     found = neighbours.indices.shape[1]
-    if not 1 <= k <= found:
-        raise FaceExprError(f"k is {k}; expected 1 to {found}, the number of neighbours that were searched for")
+    require(1 <= k <= found, "k", k, f"1 to {found}, the number of neighbours that were searched for")
     labels = labels.to(neighbours.indices.device)
     strangers = ((labels < 0) | (labels >= num_classes)).nonzero()
     if len(strangers):
@@ -129,6 +124,9 @@ def class_probabilities(neighbours: Neighbours, labels: Tensor, num_classes: int
     return sums / votes.sum(dim=1, keepdim=True)
 
 
+_FIELDS = ("distances", "indices")
+
+
 class NeighbourStore:
     """Keep the neighbours that were found in a folder, by bank, queries and norm, so that several K need one search.
 
@@ -140,7 +138,7 @@ class NeighbourStore:
         self.folder = folder
         self._bank: tuple[int, str] | None = None
 
-    def nearest(self, bank: Tensor, queries: Tensor, k: int, p: Norm, backend: Backend) -> Neighbours:
+    def nearest(self, bank: Tensor, queries: Tensor, k: int, p: Norm, backend: Backend = "auto") -> Neighbours:
         """Return what `nearest` returns, or more neighbours than k, from the folder where they are known."""
         # The bank stays the same for a whole pass, and reading it takes longer than a batch of queries.
         if self._bank is None or self._bank[0] != id(bank):
@@ -149,14 +147,12 @@ class NeighbourStore:
         path = self.folder / f"{key}.npz"
         if path.is_file():
             with np.load(path, allow_pickle=False) as known:
-                if known["indices"].shape[1] >= k:
-                    return Neighbours(
-                        torch.from_numpy(known["distances"]).to(bank.device),
-                        torch.from_numpy(known["indices"]).to(bank.device),
-                    )
+                distances, indices = (torch.from_numpy(known[name]).to(bank.device) for name in _FIELDS)
+            if indices.shape[1] >= k:
+                return Neighbours(distances, indices)
         found = nearest(bank, queries, max(k, min(FOUND, len(bank))), p, backend)
         archive = io.BytesIO()
-        np.savez(archive, distances=found.distances.cpu().numpy(), indices=found.indices.cpu().numpy())
+        np.savez(archive, **{name: getattr(found, name).cpu().numpy() for name in _FIELDS})
         write_file(path, archive.getvalue())
         return found
 
@@ -195,11 +191,7 @@ def _check(bank: Tensor, queries: Tensor) -> float:
 
 
 def _search_sklearn(bank: Tensor, queries: Tensor, k: int, p: int) -> tuple[Tensor, Tensor]:
-    """Search by scikit-learn's brute force, which the paper used.
-
-    Which of the rows that tie for the last place is among the K is its choice; the K are then in the order of distance
-    and index.
-    """
+    """Search by scikit-learn's brute force, which the paper used; it chooses among rows that tie for the last place."""
     from sklearn.neighbors import NearestNeighbors
 
     if not len(queries):

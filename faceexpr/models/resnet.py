@@ -8,10 +8,10 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision.models import get_model, get_weight
 
-from faceexpr.models.base import ExpressionNet, expression_head, require
+from faceexpr.models.base import ExpressionNet, expression_head
 from faceexpr.models.preprocess import Preprocess
-from faceexpr.utils.errors import FaceExprError
-from faceexpr.weights.pretrained import download_weights, misfit, read_weights_file, require_state_dict, without
+from faceexpr.utils.errors import FaceExprError, require
+from faceexpr.weights.pretrained import download_weights, read_weights_file, require_fit, require_state_dict, without
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -71,26 +71,19 @@ class ResNet(ExpressionNet):
         self.head = expression_head(features, num_classes, dropout, final_relu)
 
     def load_pretrained(self) -> None:
-        if self.weights != "none":
-            self.backbone.load_state_dict(_state_dict(self.depth, self.weights), strict=True)
+        if self.weights == "none":
+            return
+        name = f"ResNet-{self.depth}"
+        if self.weights == "imagenet":
+            state = download_weights(get_weight(f"ResNet{self.depth}_Weights.DEFAULT"), self.weights, name)
+        else:
+            path = Path(self.weights)
+            state = require_state_dict(read_weights_file(path, "none, imagenet"), path)
+        state = without(state, "fc.")  # torchvision's classifier
+        otherwise = f"{self.weights} does not hold the weights of torchvision's {name}"
+        require_fit(state, without(self.backbone.state_dict()), otherwise)
+        self.backbone.load_state_dict(state, strict=True)
 
     def classify(self, image: Tensor) -> Tensor:
         logits: Tensor = self.head(self.backbone(image))
         return logits
-
-
-def _state_dict(depth: int, weights: str) -> dict[str, Tensor]:
-    """Return the backbone's weights without torchvision's classifier."""
-    if weights == "imagenet":
-        state = download_weights(get_weight(f"ResNet{depth}_Weights.DEFAULT"), weights, f"ResNet-{depth}")
-    else:
-        path = Path(weights)
-        state = require_state_dict(read_weights_file(path, "none, imagenet"), path)
-    state = without(state, "fc.")
-    wrong = misfit(state, without(get_model(f"resnet{depth}", weights=None).state_dict(), "fc."))
-    if wrong is not None:
-        raise FaceExprError(
-            f"weights: {weights} does not hold the weights of torchvision's ResNet-{depth} "
-            f"({wrong} is missing, unknown or of another shape)"
-        )
-    return state

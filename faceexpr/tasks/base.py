@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.labels import canonical, index_map
+from faceexpr.utils.labels import FER_NAMES, canonical, index_map
 from faceexpr.utils.specs import Described, class_path, describe
 from faceexpr.weights.checkpoints import class_of, find_checkpoint, read_checkpoint
 
@@ -77,13 +77,14 @@ class ExpressionTask(Task):
     classes; `ClassificationEvaluation` and `PredictionWriter` do the rest.
 
     Args:
-        class_names: names of the classes in index order.
+        class_names: names of the classes in index order; on the command line they come from the data, or from the
+            checkpoint where there is one.
     """
 
     gives = "probabilities"
     main_metric = "val/accuracy"
 
-    def __init__(self, class_names: Sequence[str]) -> None:
+    def __init__(self, class_names: Sequence[str] = FER_NAMES) -> None:
         super().__init__()
         self.class_names = tuple(class_names)
         self._label_map: Tensor | None = None
@@ -111,6 +112,9 @@ class ExpressionTask(Task):
             return label_map[target]
         return target.new_zeros(len(target), len(self.class_names)).index_copy(1, label_map, target)
 
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        return {"probabilities": self(batch["image"])}
+
 
 def load_task(path: Path, kinds: Sequence[type[TaskType]], role: str, wanted: str) -> TaskType:
     """Return the model of a checkpoint or a model file, on the CPU.
@@ -126,12 +130,10 @@ def load_task(path: Path, kinds: Sequence[type[TaskType]], role: str, wanted: st
     """
     checkpoint = read_checkpoint(path)
     name = class_of(checkpoint, path)
-    kind = next((kind for kind in kinds if name == class_path(kind)), None)
+    kind = {class_path(kind): kind for kind in kinds}.get(name)
     if kind is None:
-        raise FaceExprError(
-            f"{path} cannot be loaded as {role}: it holds {name.rpartition('.')[2]}; expected the checkpoint of "
-            f"{wanted}"
-        )
+        held = name.rpartition(".")[2]
+        raise FaceExprError(f"{path} cannot be loaded as {role}: it holds {held}; expected the checkpoint of {wanted}")
     # Lightning cannot read a model file, nor class paths of 0.1: it gets what has been read.
     content = io.BytesIO()
     torch.save(checkpoint, content)
@@ -160,8 +162,7 @@ def load_weights(net: nn.Module, described: Any, written: str, class_names: Sequ
     Args:
         net: the network as configured.
         described: its description, for messages.
-        written: what the option says: a checkpoint, a run folder, a model file or the name of a model that comes with
-            the package.
+        written: a checkpoint, a run folder, a model file or the name of a model that comes with the package.
         class_names: of a classifier, in the order of its outputs.
 
     Raises:

@@ -17,8 +17,7 @@ from faceexpr.models.calibrator import Calibration, class_probabilities
 from faceexpr.models.simple_cnn import SimpleCNN
 from faceexpr.tasks.base import ExpressionTask
 from faceexpr.tasks.optimisation import Optimised, mean_over_processes
-from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.labels import FER_NAMES
+from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.specs import Described, describe
 
 
@@ -33,12 +32,9 @@ class ExpressionLoss(Described, nn.Module):
 
     def __init__(self, class_weights: Sequence[float] | None = None) -> None:
         super().__init__()
-        if class_weights is None:
-            weights = None
-        elif any(value < 0 for value in class_weights) or not any(class_weights):
-            raise FaceExprError(f"class_weights is {list(class_weights)}; expected weights of 0 or more, not all 0")
-        else:
-            weights = torch.tensor(class_weights, dtype=torch.float32)
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        holds = weights is None or bool((weights >= 0).all() and weights.any())
+        require(holds, "class_weights", list(class_weights or ()), "weights of 0 or more, not all 0")
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -51,13 +47,11 @@ class CrossEntropy(ExpressionLoss):
 
     Args:
         label_smoothing: share of each target that is spread evenly over the classes, 0 to 1.
-        class_weights: one weight a class, in the order of the class names.
     """
 
-    def __init__(self, label_smoothing: float = 0.0, class_weights: Sequence[float] | None = None) -> None:
-        super().__init__(class_weights)
-        if not 0 <= label_smoothing < 1:
-            raise FaceExprError(f"label_smoothing is {label_smoothing}; expected 0 to 1")
+    def __init__(self, label_smoothing: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        require(0 <= label_smoothing < 1, "label_smoothing", label_smoothing, "0 to 1")
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -69,13 +63,11 @@ class Focal(ExpressionLoss):
 
     Args:
         gamma: how much less; 0 is cross-entropy.
-        class_weights: one weight a class, in the order of the class names.
     """
 
-    def __init__(self, gamma: float = 2.0, class_weights: Sequence[float] | None = None) -> None:
-        super().__init__(class_weights)
-        if gamma < 0:
-            raise FaceExprError(f"gamma is {gamma}; expected 0 or more")
+    def __init__(self, gamma: float = 2.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        require(gamma >= 0, "gamma", gamma, "0 or more")
         self.gamma = gamma
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -102,25 +94,22 @@ class ExpressionClassifier(Optimised, ExpressionTask):
     Args:
         net: the network: a class of `faceexpr.models`, or yours derived from ``ExpressionNet``. The number of classes
             is given by the data.
-        class_names: names of the classes in index order; on the command line they come from the data, or from the
-            checkpoint where there is one.
         loss: cross-entropy unless another is named.
         mirror: give the mean of the probabilities of each image and of its mirror image, where they are measured or
             used; training does not. It takes twice as long and is a little more often right.
-        calibration: what makes the probabilities mean what they say; ``faceexpr validate``
-            finds it and puts it into a checkpoint. A training drops it.
+        calibration: what makes the probabilities mean what they say; ``faceexpr validate`` finds it and puts it into a
+            checkpoint. A training drops it.
     """
 
     def __init__(
         self,
         net: Callable[[int], ExpressionNet] = SimpleCNN,
-        class_names: Sequence[str] = FER_NAMES,
         loss: ExpressionLoss | None = None,
         mirror: bool = False,
         calibration: Calibration | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(class_names=class_names, **kwargs)
+        super().__init__(**kwargs)
         self.net: ExpressionNet = net(len(self.class_names))
         self.use_memory_format()
         self.loss = loss or CrossEntropy()
@@ -132,11 +121,14 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         self.train_loss = MeanMetric()
         self.val_loss = MeanMetric()
         self.test_loss = MeanMetric()
-        class_weights = self.loss.class_weights
-        if class_weights is not None and len(class_weights) != len(self.class_names):
+        if self.loss.class_weights is not None:
+            self._require_one_a_class(len(self.loss.class_weights), "loss.class_weights", "values")
+
+    def _require_one_a_class(self, number: int, name: str, what: str) -> None:
+        if number != len(self.class_names):
+            classes = ", ".join(self.class_names)
             raise FaceExprError(
-                f"loss.class_weights has {len(class_weights)} values; expected {len(self.class_names)}, "
-                f"one for each of {', '.join(self.class_names)}"
+                f"{name} has {number} {what}; expected {len(self.class_names)}, one for each of {classes}"
             )
 
     def setup(self, stage: str) -> None:
@@ -169,12 +161,8 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         Raises:
             FaceExprError: it is for another number of classes.
         """
-        scaled = () if calibration is None else calibration.scales
-        if scaled and len(scaled) != len(self.class_names):
-            raise FaceExprError(
-                f"calibration has {len(scaled)} scales; expected {len(self.class_names)}, one for each of "
-                f"{', '.join(self.class_names)}"
-            )
+        if calibration is not None and calibration.scales:
+            self._require_one_a_class(len(calibration.scales), "calibration", "scales")
         self.calibration = calibration
         if "calibration" in self.hparams:  # which a class derived from this one need not take
             self.hparams["calibration"] = describe(calibration, "calibration")
@@ -207,15 +195,13 @@ class ExpressionClassifier(Optimised, ExpressionTask):
 
     def _mean_loss(self, logits: Tensor, target: Tensor, index: Tensor, metric: MeanMetric) -> Tensor:
         """Return the mean loss of the batch without padding, and let the metric count it."""
-        real = index != PADDING
-        number = int(real.sum())
-        if number == 0:
-            loss = logits.sum() * 0  # every process takes part in the step, if only with gradients of 0
-        elif number == len(index):
-            loss = self.loss(logits, target)
-        else:
-            rows = real.nonzero().flatten().to(logits.device, non_blocking=True)
-            loss = self.loss(logits[rows], target[rows])
+        rows = (index != PADDING).nonzero().flatten()
+        number = len(rows)
+        if number < len(index):
+            rows = rows.to(logits.device, non_blocking=True)
+            logits, target = logits[rows], target[rows]
+        # Every process takes part in the step, if only with gradients of 0.
+        loss = self.loss(logits, target) if number else logits.sum() * 0
         metric.update(loss.detach(), weight=number)
         return loss
 
@@ -232,6 +218,3 @@ class ExpressionClassifier(Optimised, ExpressionTask):
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         return self._evaluate(batch, "test", self.test_loss)
-
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        return {"probabilities": self(batch["image"])}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +12,12 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from faceexpr.data.loading import PADDING
 from faceexpr.models.base import ExpressionNet
-from faceexpr.models.neighbours import Neighbours, NeighbourStore, class_probabilities, nearest
+from faceexpr.models.neighbours import NeighbourStore, class_probabilities, nearest
 from faceexpr.models.preprocess import LUMA
 from faceexpr.tasks.base import ExpressionTask, net_weights
 from faceexpr.tasks.classify import ExpressionClassifier
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.images import resize
-from faceexpr.utils.labels import FER_NAMES
 from faceexpr.utils.redirects import redirect
 from faceexpr.utils.specs import Described, class_path
 from faceexpr.weights.checkpoints import class_of, find_checkpoint, read_checkpoint
@@ -69,8 +67,7 @@ class Histogram(Representation):
 
     def __init__(self, bins: int = 255, channels: Literal[1, 3] = 1, size: int = 48) -> None:
         super().__init__()
-        if not 1 <= bins <= 256:
-            raise FaceExprError(f"bins is {bins}; expected 1 to 256")
+        require(1 <= bins <= 256, "bins", bins, "1 to 256")
         self.bins = bins
         self.channels = channels
         self.size = size
@@ -161,8 +158,6 @@ class KNNClassifier(ExpressionTask):
         representation: what is compared: raw pixels unless another is named.
         backend: ``fast`` is exact and uses all cores or the GPU; ``sklearn`` is the reference; ``auto`` is ``fast``.
         cache_dir: keep the neighbours found in this folder, for runs that differ only in k or in the weights.
-        class_names: names of the classes in index order; on the command line they come from the data, or from the
-            checkpoint where there is one.
     """
 
     # The datamodule then gives every training sample once, in order and without augmentation.
@@ -176,18 +171,17 @@ class KNNClassifier(ExpressionTask):
         representation: Representation | None = None,
         backend: Literal["auto", "fast", "sklearn"] = "auto",
         cache_dir: str | None = None,
-        class_names: Sequence[str] = FER_NAMES,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(class_names)
-        if k < 1:
-            raise FaceExprError(f"k is {k}; expected 1 or more")
+        super().__init__(**kwargs)
+        require(k >= 1, "k", k, "1 or more")
         self.automatic_optimization = False
         self.k = k
         self.p = p
         self.weights = weights
         self.representation = representation or RawPixels()
         self.backend = backend
-        self.store = None if cache_dir is None else NeighbourStore(Path(cache_dir))
+        self.search = nearest if cache_dir is None else NeighbourStore(Path(cache_dir)).nearest
         # Not buffers: distributed training would send them around at every step.
         self.bank = torch.empty(0, 0)
         self.labels = torch.empty(0, dtype=torch.int64)
@@ -213,14 +207,9 @@ class KNNClassifier(ExpressionTask):
             float32 (N, C); each row sums to 1.
         """
         self.bank, self.labels = self.bank.to(image.device), self.labels.to(image.device)
-        found = self._neighbours(self.representation(image))
+        found = self.search(self.bank, self.representation(image), self.k, self.p, self.backend)
         probabilities = class_probabilities(found, self.labels, len(self.class_names), self.k, self.weights)
         return probabilities.float()
-
-    def _neighbours(self, queries: Tensor) -> Neighbours:
-        if self.store is None:
-            return nearest(self.bank, queries, self.k, self.p, self.backend)
-        return self.store.nearest(self.bank, queries, self.k, self.p, self.backend)
 
     def on_train_epoch_start(self) -> None:
         self._seen = []
@@ -232,12 +221,6 @@ class KNNClassifier(ExpressionTask):
         self._seen.append((batch["index"].to(labels.device), self.representation(batch["image"]), labels))
 
     def on_validation_start(self) -> None:
-        self._remember()
-
-    def on_train_epoch_end(self) -> None:
-        self._remember()
-
-    def _remember(self) -> None:
         """Put together what all processes have seen in this epoch, in the order of the training split."""
         if not self._seen:
             return
@@ -261,23 +244,19 @@ class KNNClassifier(ExpressionTask):
             )
         rank_zero_info(f"remembering {len(self.bank):,} images of {self.bank.shape[1]:,} numbers each")
 
-    def _evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def on_train_epoch_end(self) -> None:
+        self.on_validation_start()  # of a training without validation
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        return {**self.predict_step(batch, batch_idx), "target": self.own_target(batch["target"])}
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         if self.trainer.sanity_checking:
             # Before training there is nothing to compare with, and nothing of the sanity check is kept.
             number = len(self.class_names)
-            probabilities = torch.full((len(batch["image"]), number), 1 / number, device=self.device)
-        else:
-            probabilities = self(batch["image"])
-        return {"probabilities": probabilities, "target": self.own_target(batch["target"])}
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        return self._evaluate(batch)
-
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        return self._evaluate(batch)
-
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        return {"probabilities": self(batch["image"])}
+            even = torch.full((len(batch["image"]), number), 1 / number, device=self.device)
+            return {"probabilities": even, "target": self.own_target(batch["target"])}
+        return self.test_step(batch, batch_idx)
 
     # The bank has the size of the data it was filled with, which only the checkpoint knows.
     def get_extra_state(self) -> dict[str, Tensor]:

@@ -12,11 +12,12 @@ from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from faceexpr.data.base import FaceDataModule
 from faceexpr.data.loading import BatchLoader
+from faceexpr.models.base import Net
 from faceexpr.tasks.base import check_weights, load_weights
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.specs import callable_class
@@ -27,10 +28,9 @@ RATES = ("max_lr", "base_lr", "eta_min", "min_lr")
 """Arguments of torch's schedulers that are learning rates, and not factors of the optimizer's."""
 
 TRAINING_OPTIONS = ("optimizer", "scheduler", "scheduler_interval", "lr")
+
 LR_FACTOR = "lr_factor"
 """Key of a checkpoint: what the written learning rates were multiplied by, for the number of samples in a step."""
-UNKNOWN_LENGTH = 1_000_000
-"""Steps of a schedule that is built before the length of the training can be known."""
 
 
 class Optimised(LightningModule):
@@ -56,7 +56,7 @@ class Optimised(LightningModule):
             classes.
     """
 
-    net: nn.Module
+    net: Net
 
     def __init__(
         self,
@@ -89,10 +89,9 @@ class Optimised(LightningModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit" and self.trainer.ckpt_path is None:
-            net: Any = self.net  # of whichever kind
-            net.load_pretrained()
+            self.net.load_pretrained()
             if self.weights is not None:
-                load_weights(net, self.hparams.get("net"), self.weights, getattr(self, "class_names", None))
+                load_weights(self.net, self.hparams.get("net"), self.weights, getattr(self, "class_names", None))
 
     @property
     def lr_factor(self) -> float:
@@ -122,17 +121,14 @@ class Optimised(LightningModule):
         optimizer, scheduler = self.build_optimizer()
         if scheduler is None:
             return optimizer
-        by_epoch = self.scheduler_interval == "epoch"
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {
-                "scheduler": scheduler,
-                "interval": self.scheduler_interval,
-                "monitor": getattr(scheduler, "monitor", self.monitor),
-                # At the end of an epoch this class moves it on, see `on_train_epoch_end`.
-                "reduce_on_plateau": isinstance(scheduler, ReduceLROnPlateau) and not by_epoch,
-            },
+        config = {
+            "scheduler": scheduler,
+            "interval": self.scheduler_interval,
+            "monitor": getattr(scheduler, "monitor", self.monitor),
+            # At the end of an epoch this class moves it on, see `on_train_epoch_end`.
+            "reduce_on_plateau": isinstance(scheduler, ReduceLROnPlateau) and self.scheduler_interval == "step",
         }
+        return {"optimizer": optimizer, "lr_scheduler": config}
 
     def build_optimizer(self) -> tuple[torch.optim.Optimizer, Any]:
         """Return the optimizer and its scheduler, or None, as configured.
@@ -156,27 +152,27 @@ class Optimised(LightningModule):
 
     def _build_scheduler(self, optimizer: torch.optim.Optimizer, **steps: int) -> Any:
         scheduler: Any = self.scheduler
-        given = {name: value for name, value in getattr(scheduler, "keywords", {}).items() if name in RATES and value}
         factor = self.lr_factor
         rates = {
             name: [rate * factor for rate in value] if isinstance(value, list | tuple) else value * factor
-            for name, value in given.items()
+            for name, value in getattr(scheduler, "keywords", {}).items()
+            if name in RATES and value
         }
         return scheduler(optimizer, **steps, **rates)
 
     def _total_steps(self) -> dict[str, int]:
         """Return the length of the training for a scheduler that needs it and was not told."""
         scheduler_class = callable_class(self.scheduler)
-        given = getattr(self.scheduler, "keywords", {})
         if scheduler_class is None or "total_steps" not in inspect.signature(scheduler_class).parameters:
             return {}
-        if any(given.get(name) is not None for name in ("total_steps", "epochs")):
+        given = getattr(self.scheduler, "keywords", {})
+        if given.get("total_steps") is not None or given.get("epochs") is not None:
             return {}
         by_epoch = self.scheduler_interval == "epoch"
         if not by_epoch and self.trainer.ckpt_path is not None and self.trainer.train_dataloader is None:
             # Any will do until training starts. To ask now would set up the data, before Lightning knows where in the
             # epoch they go on.
-            return {"total_steps": UNKNOWN_LENGTH}
+            return {"total_steps": 1_000_000}
         total = float((self.trainer.max_epochs if by_epoch else self.trainer.estimated_stepping_batches) or 1)
         if not 0 < total < math.inf:
             raise FaceExprError(
@@ -224,21 +220,21 @@ class Optimised(LightningModule):
         held = checkpoint.get("hyper_parameters", {}).get("net")
         weights = checkpoint.get("state_dict", {})
         check_weights("the checkpoint holds", weights, held, self.hparams.get("net"), self.state_dict())
-        if self.is_fitting:
-            if "optimizer_states" not in checkpoint:  # as of a model file that has been calibrated
-                raise FaceExprError(
-                    f"{self.trainer.ckpt_path} holds the weights alone, and not how far their training has come; "
-                    "expected a checkpoint to go on from, or a new training that starts with these weights"
-                )
-            self._keep_written_options(checkpoint)
+        if not self.is_fitting:
+            return
+        if "optimizer_states" not in checkpoint:  # as of a model file that has been calibrated
+            raise FaceExprError(
+                f"{self.trainer.ckpt_path} holds the weights alone, and not how far their training has come; "
+                "expected a checkpoint to go on from, or a new training that starts with these weights"
+            )
+        self._keep_written_options(checkpoint)
 
     def _keep_written_options(self, checkpoint: dict[str, Any]) -> None:
         """Let changed optimizer and scheduler options survive the restoration of a checkpoint.
 
-        Resuming restores the optimizer's and the scheduler's whole state, learning rate included, so that a changed
-        option would be ignored without a word. Where the options differ from the checkpoint's, momentum buffers are
-        kept, the options are those that are written, and the schedule starts again; another optimizer class starts
-        afresh.
+        Resuming restores the whole state, learning rate included, so that a changed option would be ignored without a
+        word. Where options differ from the checkpoint's, momentum buffers are kept, the options are those that are
+        written, and the schedule starts again; another optimizer class starts afresh.
         """
         written, remembered = self.hparams, checkpoint.get("hyper_parameters", {})
         changed = [name for name in TRAINING_OPTIONS if written.get(name) != remembered.get(name)]
@@ -250,8 +246,8 @@ class Optimised(LightningModule):
         checkpoint["lr_schedulers"] = []
         # A scheduler keeps its rates in the optimizer's groups, so both are built.
         fresh, _ = self.build_optimizer()
-        classes = [(options.get("optimizer") or {}).get("class_path") for options in (written, remembered)]
-        if classes[0] != classes[1]:
+        own, other = ((options.get("optimizer") or {}).get("class_path") for options in (written, remembered))
+        if own != other:
             checkpoint["optimizer_states"] = []
         for state in checkpoint["optimizer_states"]:
             for group, new in zip(state["param_groups"], fresh.param_groups, strict=True):

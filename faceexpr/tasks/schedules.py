@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import require
 
 
 class WarmupMultiStepLR(LRScheduler):
@@ -33,14 +33,10 @@ class WarmupMultiStepLR(LRScheduler):
         warmup_factor: float = 0.001,
         last_epoch: int = -1,
     ) -> None:
-        for holds, option, value, expected in (
-            (warmup_steps >= 0, "warmup_steps", warmup_steps, "0 or more"),
-            (list(milestones) == sorted(milestones), "milestones", list(milestones), "ascending steps"),
-            (gamma > 0, "gamma", gamma, "more than 0"),
-            (0 <= warmup_factor <= 1, "warmup_factor", warmup_factor, "0 to 1"),
-        ):
-            if not holds:
-                raise FaceExprError(f"{option} is {value}; expected {expected}")
+        require(warmup_steps >= 0, "warmup_steps", warmup_steps, "0 or more")
+        require(list(milestones) == sorted(milestones), "milestones", list(milestones), "ascending steps")
+        require(gamma > 0, "gamma", gamma, "more than 0")
+        require(0 <= warmup_factor <= 1, "warmup_factor", warmup_factor, "0 to 1")
         self.warmup_steps = warmup_steps
         self.milestones = list(milestones)
         self.gamma = gamma

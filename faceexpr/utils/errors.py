@@ -26,6 +26,12 @@ class FaceExprError(Exception):
     """
 
 
+def require(holds: bool, name: str, value: object, expected: str) -> None:
+    """Refuse the value of an option, with a `FaceExprError` that has its name, unless it ``holds``."""
+    if not holds:
+        raise FaceExprError(f"{name} is {value}; expected {expected}")
+
+
 def of_file(error: OSError) -> FaceExprError:
     """Return what to tell of a file that cannot be read or written; one without a name is standard output."""
     name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename

@@ -67,10 +67,16 @@ def require_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def misfit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
-    """Return the name of the first tensor that is missing, unknown or of another shape; None where all fit."""
+def require_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], otherwise: str) -> None:
+    """Refuse weights whose names or shapes are not the expected ones.
+
+    Raises:
+        FaceExprError: they differ; ``otherwise`` says in the message what the weights then are.
+    """
     wrong = [name for name, value in expected.items() if name not in state or state[name].shape != value.shape]
-    return next(iter(wrong or sorted(state.keys() - expected.keys())), None)
+    wrong += sorted(state.keys() - expected.keys())
+    if wrong:
+        raise FaceExprError(f"weights: {otherwise} ({wrong[0]} is missing, unknown or of another shape)")
 
 
 def without(state: Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:

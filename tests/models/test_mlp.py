@@ -21,18 +21,9 @@ def test_the_defaults_are_table_2():
     assert sum(p.numel() for p in net.parameters()) == sum(i * o + o for i, o in TABLE_2)
 
 
-@pytest.mark.parametrize(
-    ("name", "function"),
-    [
-        ("relu", torch.relu),
-        ("sigmoid", torch.sigmoid),
-        ("tanh", torch.tanh),
-        ("gelu", nn.functional.gelu),
-        ("silu", nn.functional.silu),
-        ("leaky_relu", nn.functional.leaky_relu),
-    ],
-)
-def test_every_activation_stands_after_each_hidden_layer(name, function):
+@pytest.mark.parametrize("name", ["relu", "sigmoid", "tanh", "gelu", "silu", "leaky_relu"])
+def test_every_activation_stands_after_each_hidden_layer(name):
+    function = getattr(nn.functional, name)
     net = MLP(3, hidden=(6, 5), activation=name, image_size=4)
     image = torch.randn(2, 1, 4, 4)
     first, second, last = linears(net)
@@ -58,19 +49,13 @@ def test_dropout_drops_hidden_units_in_training_alone():
     assert (hidden.eval()(image) == 0).sum() == 0
 
 
-def test_image_size_is_the_width_of_the_input():
-    net = MLP(7, hidden=(8,), image_size=20)
-    assert linears(net)[0].in_features == 400
+def test_no_hidden_layer_is_a_linear_classifier_of_images_of_the_size():
+    net = MLP(7, hidden=(), image_size=20)
+    assert [(layer.in_features, layer.out_features) for layer in linears(net)] == [(400, 7)]
     assert net(torch.zeros(2, 3, 48, 48, dtype=torch.uint8)).shape == (2, 7)
 
 
-def test_no_hidden_layer_is_a_linear_classifier():
-    assert [(layer.in_features, layer.out_features) for layer in linears(MLP(7, hidden=()))] == [(2304, 7)]
-
-
-@pytest.mark.parametrize(
-    "options", [{"hidden": [8, 0]}, {"dropout": 1.5}, {"dropout": float("nan")}, {"image_size": 0}]
-)
+@pytest.mark.parametrize("options", [{"hidden": [8, 0]}, {"dropout": float("nan")}, {"image_size": 0}])
 def test_bad_options_are_named(options):
     (name,) = options
     with pytest.raises(FaceExprError, match=rf"^{name} is "):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import torch
 from conftest import REPOSITORY
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
+from faceexpr.data.fer2013 import FER2013
 from faceexpr.models import neighbours
 from faceexpr.models.neighbours import Neighbours, Norm, Weights, class_probabilities, nearest, search_cuda
 from faceexpr.utils.errors import FaceExprError
@@ -67,12 +69,11 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("search", [by_cpu, by_torch])
 @pytest.mark.parametrize("p", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["bytes", "two values", "counts", "floats", "double", "tiny", "half"])
-@pytest.mark.parametrize("length", [1, 63, 130])
 def test_the_nearest_by_definition_and_the_lowest_index_among_equals(
-    search: Callable[..., Neighbours], p: Norm, kind: str, length: int
+    search: Callable[..., Neighbours], p: Norm, kind: str
 ) -> None:
-    bank, queries = features(kind, length)
-    for k in (1, 4, 101):
+    for length, k in ((1, 4), (63, 1), (130, 4), (130, 101)):
+        bank, queries = features(kind, length)
         found = search(bank, queries, k, p)
         distances, indices = by_definition(bank, queries, k, p)
         assert found.indices.tolist() == indices.tolist()
@@ -81,44 +82,30 @@ def test_the_nearest_by_definition_and_the_lowest_index_among_equals(
 
 
 @pytest.mark.parametrize("p", [1, 2, 3])
-@pytest.mark.parametrize("kind", ["bytes", "two values", "floats"])
-def test_distances_are_those_of_scikit_learn(p: Norm, kind: str) -> None:
-    bank, queries = features(kind, 130)
-    found = nearest(torch.from_numpy(bank), torch.from_numpy(queries), 9, p)
-    reference = nearest(torch.from_numpy(bank), torch.from_numpy(queries), 9, p, backend="sklearn")
-    direct = NearestNeighbors(n_neighbors=9, algorithm="brute", p=p).fit(bank.astype(np.float64))
-    assert reference.distances.tolist() == np.sort(direct.kneighbors(queries.astype(np.float64))[0]).tolist()
-    # From far away scikit-learn's Euclidean distance of a row to itself is some 1e-5; ours is zero.
-    np.testing.assert_allclose(found.distances, reference.distances, rtol=1e-9, atol=1e-4 if kind == "floats" else 0)
+def test_scikit_learn_finds_the_same_as_a_backend(p: Norm) -> None:
+    bank, queries = (torch.from_numpy(part) for part in features("bytes", 130))
+    found, reference = (nearest(bank, queries, 9, p, backend) for backend in ("fast", "sklearn"))
+    torch.testing.assert_close(found.distances, reference.distances, rtol=1e-9, atol=0)
+    direct = NearestNeighbors(n_neighbors=9, algorithm="brute", p=p).fit(bank.double())
+    assert reference.distances.tolist() == np.sort(direct.kneighbors(queries.double())[0]).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.exists(), reason="the real data are not here")
-@pytest.mark.parametrize(("p", "count"), [(1, 200), (2, 200), pytest.param(3, 40, marks=pytest.mark.slow)])
-def test_distances_on_fer2013_are_those_of_scikit_learn(real_faces: tuple, p: Norm, count: int) -> None:
-    bank, queries = real_faces
-    found = nearest(bank, queries[:count], 9, p)
-    reference = nearest(bank, queries[:count], 9, p, backend="sklearn")
-    if p < 3:
-        assert found.distances.equal(reference.distances)
-    else:  # scikit-learn takes powers and roots in floating point
-        np.testing.assert_allclose(found.distances, reference.distances, rtol=1e-13)
+@pytest.mark.parametrize(("p", "count"), [(1, 200), (2, 200), (3, 40)])
+def test_distances_on_fer2013_are_those_of_scikit_learn(p: Norm, count: int, tmp_path: Path) -> None:
+    data = FER2013(str(REAL), cache_dir=str(tmp_path))
+    bank, queries = (data.split(stage).images.flatten(1) for stage in ("train", "val"))
+    found, reference = (nearest(bank[:10000], queries[:count], 9, p, backend) for backend in ("fast", "sklearn"))
+    # scikit-learn takes powers and roots of the third norm in floating point.
+    torch.testing.assert_close(found.distances, reference.distances, rtol=1e-13 if p == 3 else 0, atol=0)
     sure = found.distances[:, :-1] != found.distances[:, 1:]
     alone = torch.nn.functional.pad(sure, (0, 1)) & torch.nn.functional.pad(sure, (1, 0), value=True)
     assert alone.float().mean() > 0.5
     assert found.indices[alone].equal(reference.indices[alone])
 
 
-@pytest.fixture(scope="module")
-def real_faces(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.Tensor, torch.Tensor]:
-    """Training images of FER-2013 and PublicTest's, as rows."""
-    from faceexpr.data.fer2013 import FER2013
-
-    data = FER2013(str(REAL), cache_dir=str(tmp_path_factory.mktemp("cache")))
-    return data.split("train").images.flatten(1)[:10000], data.split("val").images.flatten(1)
-
-
-@pytest.mark.parametrize("kind", ["bytes", "counts", "floats"])
-@pytest.mark.parametrize("p", [1, 2, 3])
+@pytest.mark.parametrize(("p", "kind"), [(1, "bytes"), (2, "floats"), (3, "counts")])
 def test_neither_threads_nor_batches_change_the_result(p: Norm, kind: str) -> None:
     bank, queries = (torch.from_numpy(part) for part in features(kind, 130))
     whole = nearest(bank, queries, 5, p)
@@ -131,17 +118,6 @@ def test_neither_threads_nor_batches_change_the_result(p: Norm, kind: str) -> No
         torch.set_num_threads(1)
     assert threaded.indices.equal(whole.indices)
     assert threaded.distances.equal(whole.distances)
-
-
-def test_low_matrix_precision_changes_nothing() -> None:
-    bank, queries = (torch.from_numpy(part) for part in features("floats", 130))
-    exact = nearest(bank, queries, 5, 2)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        assert nearest(bank, queries, 5, 2).distances.equal(exact.distances)
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.parametrize("search", [by_cpu, by_torch])
@@ -200,10 +176,8 @@ NAN = torch.tensor([[0.0, 0, 0], [0, torch.nan, 0]])
     ("bank", "queries", "k", "p", "message"),
     [
         (GOOD, GOOD, 5, 1, "k is 5; expected 1 to 4, the number of rows in the bank"),
-        (GOOD, GOOD, 0, 1, "k is 0; expected 1 to 4"),
         (GOOD[:0], GOOD, 1, 1, "the bank has no rows; expected one or more"),
         (NAN, GOOD, 1, 1, "row 1 of the bank has a feature that is not finite"),
-        (GOOD, NAN / 0, 1, 2, "row 0 of the queries has a feature that is not finite"),
         (GOOD, torch.full((1, 3), torch.inf), 1, 3, "row 0 of the queries has a feature that is not finite"),
         (GOOD, torch.full((1, 3), 1e210, dtype=torch.float64), 1, 3, r"magnitude 1e\+210; expected 1e\+100"),
         (GOOD, GOOD[:, :2], 1, 1, "the bank has 3 features a row and the queries have 2; expected the same"),
@@ -211,36 +185,24 @@ NAN = torch.tensor([[0.0, 0, 0], [0, torch.nan, 0]])
         (GOOD, GOOD, 1, 4, "p is 4; expected 1, 2 or 3"),
     ],
 )
-@pytest.mark.parametrize("backend", ["fast", "sklearn"])
 def test_what_is_wrong_in_one_sentence(
-    bank: torch.Tensor, queries: torch.Tensor, k: int, p: Norm, message: str, backend: str
+    bank: torch.Tensor, queries: torch.Tensor, k: int, p: Norm, message: str
 ) -> None:
     with pytest.raises(FaceExprError, match=message):
-        nearest(bank, queries, k, p, backend)
+        nearest(bank, queries, k, p)
 
 
 CLASSES = 7
-SEVERAL = (1, 3, 5, 8)
-
-
-@pytest.fixture(scope="module", params=[2, 256], ids=["two values", "bytes"])
-def data(request: pytest.FixtureRequest) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A bank with doubled rows, its labels, and queries of which some are rows."""
-    random = torch.Generator().manual_seed(request.param)
-    rows = torch.randint(0, request.param, (260, 20), dtype=torch.uint8, generator=random)
-    labels = torch.randint(0, CLASSES, (200,), generator=random)
-    labels[:CLASSES] = torch.arange(CLASSES)
-    rows[100:130] = rows[:30]
-    return rows[:200], labels, torch.cat([rows[:20], rows[200:]])
 
 
 @pytest.mark.parametrize("weights", ["uniform", "distance"])
-@pytest.mark.parametrize("p", [1, 2, 3])
-def test_several_k_from_one_search_are_scikit_learns(data: tuple, p: Norm, weights: Weights) -> None:
-    bank, labels, queries = data
-    found = nearest(bank, queries, max(SEVERAL) + 1, p)
+@pytest.mark.parametrize(("p", "kind"), [(1, "two values"), (2, "bytes"), (3, "bytes")])
+def test_several_k_from_one_search_are_scikit_learns(p: Norm, kind: str, weights: Weights) -> None:
+    bank, queries = (torch.from_numpy(part) for part in features(kind, 20))
+    labels = torch.arange(len(bank)) * 5 % CLASSES
+    found = nearest(bank, queries, 9, p)
     compared = 0
-    for k in SEVERAL:
+    for k in (1, 3, 5, 8):
         reference = KNeighborsClassifier(k, weights=weights, algorithm="brute", p=p).fit(bank.double(), labels)
         expected = torch.from_numpy(reference.predict_proba(queries.double()))
         # Where a tie crosses K, which of the equally far rows vote is arbitrary in scikit-learn.
@@ -249,7 +211,7 @@ def test_several_k_from_one_search_are_scikit_learns(data: tuple, p: Norm, weigh
         torch.testing.assert_close(probabilities[clear], expected[clear], rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(probabilities.sum(1), torch.ones(len(queries), dtype=torch.float64))
         compared += int(clear.sum())
-    assert compared > 30
+    assert compared > 20
 
 
 def test_a_distance_of_zero_has_all_the_weight() -> None:
