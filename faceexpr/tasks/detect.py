@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -63,7 +62,7 @@ class FaceDetector(Optimised, Task):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         real = _real(batch)
-        # Without a image of its own, a process takes part in the step with padding and gradients of 0.
+        # Without an image of its own, a process takes part in the step with padding and gradients of 0.
         places = real or range(len(batch["image"]))
         parts = self.net.losses(
             [batch["image"][place] for place in places], [batch["boxes"][place] for place in places]
@@ -98,11 +97,6 @@ class FaceDetector(Optimised, Task):
             "and look at the boxes of these images"
         )
 
-    def _evaluate(self, batch: dict[str, Any], with_candidates: bool) -> dict[str, Any]:
-        candidates = self.net.candidates(batch["image"])
-        found = [suppress(boxes, scores, self.net.suppression) for boxes, scores in candidates]
-        return {"detections": found, "candidates": candidates} if with_candidates else {"detections": found}
-
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         real = _real(batch)
         if real:
@@ -110,10 +104,15 @@ class FaceDetector(Optimised, Task):
             parts = self.net.losses([batch["image"][place] for place in real], kept)
             self.val_loss.update(torch.stack([*parts.values()]).sum(), weight=len(real))
         self.log("val/loss", self.val_loss, prog_bar=True, batch_size=len(batch["image"]))
-        return self._evaluate(batch, with_candidates=self.trainer.state.fn != TrainerFn.FITTING)
+        found = self.test_step(batch, batch_idx)
+        if self.is_fitting:
+            del found["candidates"]  # which are counted for each way of suppression, after training only
+        return found
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        return self._evaluate(batch, with_candidates=True)
+        candidates = self.net.candidates(batch["image"])
+        found = [suppress(boxes, scores, self.net.suppression) for boxes, scores in candidates]
+        return {"detections": found, "candidates": candidates}
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         return {"detections": self(batch["image"])}

