@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, pad
 from torch.nn.utils.rnn import pad_sequence
-from torchvision.ops import clip_boxes_to_image, complete_box_iou_loss
+from torchvision.ops import Conv2dNormActivation, clip_boxes_to_image, complete_box_iou_loss
 
 from faceexpr.models.detector import DetectionNet, as_unit, group_equal
 from faceexpr.utils.errors import require
@@ -66,13 +66,15 @@ class LightDetector(DetectionNet):
         require(test_side >= 32, "test_side", test_side, "32 or more pixels")
         self.test_side = test_side
         self.min_face = min_face
-        self.stem = nn.Sequential(_conv(3, widths[0], 2), _conv(widths[0], widths[1], 2), _Block(widths[1], widths[1]))
+        first, second = widths[:2]
+        halvings = Conv2dNormActivation(3, first, 3, 2), Conv2dNormActivation(first, second, 3, 2)
+        self.stem = nn.Sequential(*halvings, _Block(second, second))
         self.stages = nn.ModuleList(
             nn.Sequential(_Block(before, after, 2), _Block(after, after)) for before, after in pairwise(widths[1:])
         )
         self.laterals = nn.ModuleList(nn.Conv2d(width, neck, 1) for width in widths[2:])
         outputs = [nn.Conv2d(neck, 5, 1) for _ in STRIDES]
-        self.heads = nn.ModuleList(nn.Sequential(_conv(neck, neck), output) for output in outputs)
+        self.heads = nn.ModuleList(nn.Sequential(Conv2dNormActivation(neck, neck, 3), output) for output in outputs)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -145,21 +147,15 @@ class _Block(nn.Module):
 
     def __init__(self, before: int, after: int, stride: int = 1) -> None:
         super().__init__()
-        self.first = _conv(before, after, stride)
-        self.second = nn.Sequential(nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after))
+        self.first = Conv2dNormActivation(before, after, 3, stride)
+        self.second = Conv2dNormActivation(after, after, 3, activation_layer=None)
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or before != after:
-            resized = nn.AvgPool2d(stride), nn.Conv2d(before, after, 1, bias=False)
-            self.shortcut = nn.Sequential(*resized, nn.BatchNorm2d(after))
+            channels = nn.Conv2d(before, after, 1, bias=False)
+            self.shortcut = nn.Sequential(nn.AvgPool2d(stride), channels, nn.BatchNorm2d(after))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.second(self.first(x)) + self.shortcut(x))
-
-
-def _conv(before: int, after: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)
-    )
 
 
 def grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -119,28 +119,15 @@ def test_pretrained_weights_do_not_fit_the_small_stem():
         ResNet(7, depth=18, weights="imagenet", stem="small")
 
 
-@pytest.mark.parametrize("failure", [URLError("no network"), RuntimeError('invalid hash value (expected "5c1")')])
+@pytest.mark.parametrize("failure", [URLError, RuntimeError])
 def test_a_failed_download_says_what_else_can_be_done(failure, monkeypatch):
-    def fail(url, *args, **kwargs):
-        raise failure
+    def fail(url, *args, check_hash, **kwargs):
+        raise failure(f"{url}, checked: {check_hash}")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
-    with pytest.raises(FaceExprError, match=r"weights is imagenet, .*a local file.* from scratch with none"):
+    with pytest.raises(FaceExprError, match=r"weights is imagenet, .*a local file.* from scratch with none") as error:
         ResNet(7, depth=18, weights="imagenet").load_pretrained()
-
-
-def test_imagenet_asks_torchvision_for_the_depth_and_the_checksum(original, monkeypatch):
-    asked = []
-
-    def answer(url, *args, **kwargs):
-        asked.append((url, kwargs["check_hash"]))
-        return original.state_dict()
-
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", answer)
-    net = ResNet(7, depth=18, weights="imagenet")
-    net.load_pretrained()
-    assert asked == [(torchvision.models.ResNet18_Weights.DEFAULT.url, True)]
-    assert torch.equal(net.backbone.layer4[1].conv2.weight, original.layer4[1].conv2.weight)
+    assert f"{torchvision.models.ResNet18_Weights.DEFAULT.url}, checked: True" in str(error.value)
 
 
 def test_a_checkpoint_needs_no_weights_file(weights, tmp_path):  # E14

@@ -123,13 +123,6 @@ def test_a_run_measures_a_model_file_as_its_checkpoint(trained, folder, run, cap
     assert "a model, which does not say how far its training has come" in capsys.readouterr().err
 
 
-def test_neighbours_compare_what_a_model_file_sees(trained, folder):
-    features, other = (NetworkFeatures(str(folder / f"trained.{kind}")) for kind in ("safetensors", "ckpt"))
-    features.load_pretrained()
-    other.load_pretrained()
-    torch.testing.assert_close(features(FACES), other(FACES), atol=2e-3, rtol=1e-2)
-
-
 def test_neighbours_cannot_compare_what_a_detector_sees(workdir):
     save_task(FaceDetector(net=LightDetector(widths=(4, 8, 8, 16, 16), neck=8)), workdir / "detector.ckpt")
     with pytest.raises(FaceExprError, match=r"detector\.ckpt holds no ExpressionClassifier"):
