@@ -264,15 +264,11 @@ def classes(path: Path) -> Iterator[ast.ClassDef]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_modules_and_classes_are_documented(path: Path) -> None:
-    assert ast.get_docstring(tree(path))
-    assert [node.name for node in classes(path) if not ast.get_docstring(node)] == []
-
-
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_the_help_explains_every_argument(path: Path) -> None:
+def test_modules_classes_and_arguments_are_explained(path: Path) -> None:
     """The command line's help is made of the Args of the classes' docstrings."""
+    assert ast.get_docstring(tree(path))
     for node in classes(path):
+        assert ast.get_docstring(node), node.name
         if node.name.startswith("_") or any("Error" in ast.unparse(base) for base in node.bases):
             continue
         for function in node.body:

@@ -31,12 +31,31 @@ from experiments.paper.experiments import (
 from experiments.paper.figures import write_examples
 from experiments.paper.runs import RECORD, Record, digest, gpu_name, hardware, minutes, read_record
 from faceexpr.utils.errors import INTERRUPTED, FaceExprError
-from faceexpr.utils.files import lock, say
+from faceexpr.utils.files import say
 
 LOG = "log.txt"
 LOCK = ".paper.lock"
 REPLACED = "replaced"
 """Folder beside those of an experiment's runs: what was made with another configuration."""
+
+
+def lock(file: IO[Any]) -> bool:
+    """Keep an open file for this process until it is closed; nothing is done where the system has no such locks.
+
+    Returns:
+        False where another process keeps it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some file systems of a network
+        return True
+    return True
 
 
 def launch(args: Sequence[str], folder: Path, log: Path, kept_open: IO[Any]) -> int:

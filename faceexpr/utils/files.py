@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import BinaryIO
 
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.text import printable_lines
@@ -79,25 +79,6 @@ def keep_older(path: Path) -> None:
     while (copy := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
         number += 1
     path.rename(copy)
-
-
-def lock(file: IO[Any]) -> bool:
-    """Keep an open file for this process until it is closed; nothing is done where the system has no such locks.
-
-    Returns:
-        False where another process keeps it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # some file systems of a network
-        return True
-    return True
 
 
 def say(text: str) -> None:

@@ -13,10 +13,9 @@ from torch.utils.tensorboard import SummaryWriter
 from experiments.paper import runner
 from experiments.paper.__main__ import main
 from experiments.paper.experiments import EXPERIMENTS, RUNS, Experiment, experiment
-from experiments.paper.runner import obstacle
+from experiments.paper.runner import lock, obstacle
 from experiments.paper.runs import digest, read_record
 from faceexpr.utils.errors import INTERRUPTED, FaceExprError
-from faceexpr.utils.files import lock
 
 CNN, PLUS, KNN = experiment("simple_cnn"), experiment("simple_cnn_ferplus"), experiment("knn")
 
