@@ -59,10 +59,7 @@ class Calibrate(Callback):
     """
 
     def __init__(
-        self,
-        enabled: bool = False,
-        coverages: list[float] | None = None,
-        method: Method = "temperature",
+        self, enabled: bool = False, coverages: list[float] | None = None, method: Method = "temperature"
     ) -> None:
         self.enabled = enabled
         self.method = method
@@ -115,15 +112,18 @@ class Calibrate(Callback):
         if trainer.ckpt_path is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
             source = Path(trainer.ckpt_path)
             target = name_calibrated(source, self._folder)
-            write_calibrated(source, target, pl_module)
+            checkpoint = read_checkpoint(source)
+            # No weight differs; the temperature is that of the probabilities as they are made now.
+            checkpoint["hyper_parameters"] |= {name: pl_module.hparams[name] for name in ("mirror", "calibration")}
+            WholeCheckpointIO().save_checkpoint(checkpoint, target)
             say(f"the same weights with this calibration: {target}")
 
 
 def fit_calibration(table: SampleTable, coverages: list[float], method: Method, source: str) -> Calibration:
-    """Calibrate.
+    """Find a calibration on samples with labels, whose probabilities are not calibrated.
 
     Args:
-        table: samples with their labels, and with probabilities that are not calibrated.
+        table: the samples.
         coverages: between 0 and 1.
         method: how.
         source: which samples these are.
@@ -163,12 +163,7 @@ def _scaling(table: SampleTable, method: Method) -> Calibration:
 
 
 def cross_fit(table: SampleTable, method: Method) -> SampleTable:
-    """Return the samples, each with what a calibration on the other parts makes of its probabilities.
-
-    Args:
-        table: 2 samples or more.
-        method: how to calibrate.
-    """
+    """Return 2 samples or more, each with what a calibration on the other parts makes of its probabilities."""
     assert table.targets is not None
     probabilities = np.empty_like(table.probabilities)
     parts = np.random.default_rng(0).permutation(len(table.indices)) % PARTS
@@ -196,20 +191,6 @@ def summarise(table: SampleTable, found: Calibration) -> str:
         note = "" if threshold < 1 else ": all expressions, since there are too few samples for less"
         lines.append(f"  prediction sets at {as_percent(level):<6} threshold {threshold:.4f}{note}")
     return "\n".join(lines)
-
-
-def write_calibrated(path: Path, target: Path, model: ExpressionClassifier) -> None:
-    """Write a copy of a checkpoint with the calibration of a model: no weight differs.
-
-    Args:
-        path: whose weights the model has.
-        target: the file to write; it may be the same.
-        model: has been calibrated.
-    """
-    checkpoint = read_checkpoint(path)
-    # The temperature is that of the probabilities as they are made now.
-    checkpoint["hyper_parameters"] |= {name: model.hparams[name] for name in ("mirror", "calibration")}
-    WholeCheckpointIO().save_checkpoint(checkpoint, target)
 
 
 def name_calibrated(path: Path, folder: Path | None) -> Path:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torchmetrics.classification import MulticlassAccuracy
 
-from faceexpr.callbacks.evaluation import Evaluation, Pass, Stage
-from faceexpr.callbacks.reports import log_values, write_metrics
+from faceexpr.callbacks.evaluation import Evaluation, Pass, Stage, data_of
+from faceexpr.callbacks.reports import class_names, log_values, write_metrics
 from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.loading import PADDING, Selection
 from faceexpr.metrics.calibration import COVERAGE, SIZE, select_set_values, set_values
@@ -63,7 +62,6 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
         self.resamples = resamples
         self._running: MulticlassAccuracy | None = None
         self._counts = False
-        self._train_accuracy: float | None = None
 
     @staticmethod
     def logged(stage: str, pl_module: LightningModule) -> dict[str, bool]:
@@ -76,28 +74,26 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
         """
         if stage == "train":
             return {"train/accuracy": True}
-        data = _expression_data(pl_module.trainer)
+        data = data_of(pl_module.trainer, ExpressionDataModule)
         targets = None if data is None else data.split("val" if stage == "val" else "test").targets
         votes = targets is not None and targets.ndim == 2
-        names = [*metric_names(_class_names(pl_module)), *(DISTANCES if votes else ())]
+        names = [*metric_names(class_names(pl_module)), *(DISTANCES if votes else ())]
         return {f"{stage}/{name}": higher_is_better(name) for name in names if not name.startswith("precision/")}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if self.explain:
             explained_network(pl_module)
-        if stage == "fit":
-            self._train_accuracy = None
 
     # Training: nothing but a running accuracy, which never waits for the device.
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        number = len(_class_names(pl_module))
+        number = len(class_names(pl_module))
         self._counts = False
         self._running = MulticlassAccuracy(number, average="micro", validate_args=False).to(pl_module.device)
 
     def draw_training(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Mapping[str, Figure]:
-        names = getattr(trainer.datamodule, "class_names", None) or _class_names(pl_module)  # type: ignore[attr-defined]
+        names = getattr(trainer.datamodule, "class_names", None) or class_names(pl_module)  # type: ignore[attr-defined]
         images, targets = batch["image"][: self.gallery_size], batch["target"][: self.gallery_size]
         return {"faces": training_faces(images, targets, names)}
 
@@ -117,17 +113,15 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # All processes compute together, also one that has had no sample.
         if self._running is not None and self._counts:
-            self._train_accuracy = float(self._running.compute())
-            log_values(pl_module, {"train/accuracy": self._train_accuracy})
+            accuracy = float(self._running.compute())
+            self.training_metrics = {"final/train_accuracy": accuracy}
+            log_values(pl_module, {"train/accuracy": accuracy})
             self._running.reset()
-
-    def training_metrics(self) -> Mapping[str, float]:
-        return {} if self._train_accuracy is None else {"final/train_accuracy": self._train_accuracy}
 
     # Validation and test.
 
     def collect(self, pl_module: LightningModule) -> SampleCollector:
-        return SampleCollector(len(_class_names(pl_module)))
+        return SampleCollector(len(class_names(pl_module)))
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
@@ -139,14 +133,12 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
     on_test_batch_end = on_validation_batch_end
 
     def score(self, table: SampleTable, pl_module: LightningModule) -> Scores:
-        scores = score(table, _class_names(pl_module))
+        scores = score(table, class_names(pl_module))
         scores.values.update(set_values(table, getattr(pl_module, "calibration", None)))
         return scores
 
-    def report(
-        self, trainer: Trainer, stage: Stage, result: Pass[SampleTable, Scores], full: bool, folder: Path | None
-    ) -> None:
-        scores, data = result.scores, _expression_data(trainer)
+    def report(self, trainer: Trainer, stage: Stage, result: Pass[SampleTable, Scores], full: bool) -> None:
+        scores, data = result.scores, data_of(trainer, ExpressionDataModule)
         interval = accuracy_interval(result.table.correct, CONFIDENCE, self.resamples)
         selection = None if data is None else data.split(stage).selection
         if full:
@@ -155,24 +147,23 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
             accuracy, f1 = scores.values["accuracy"], scores.values["macro_f1"]
             note = _interval_text(interval)
             say(f"{stage}: best{result.when}, accuracy {accuracy:.2%} ({note}), macro F1 {f1:.4f}")
-        if folder is not None:
-            write_metrics(folder, stage, make_record(scores, interval, result.epoch, selection))
+        if self.folder is not None:
+            write_metrics(self.folder, stage, make_record(scores, interval, result.epoch, selection))
             rows = zip(scores.class_names, scores.confusion.tolist(), strict=True)
             matrix = csv_text(["true \\ predicted", *scores.class_names], [[name, *row] for name, row in rows])
-            write_file(folder / f"confusion_matrix_{stage}.csv", matrix)
+            write_file(self.folder / f"confusion_matrix_{stage}.csv", matrix)
             leaked = None if data is None else data.leaked(stage)
-            write_samples(folder, stage, result.table, scores.class_names, leaked)
+            write_samples(self.folder, stage, result.table, scores.class_names, leaked)
 
     def draw(self, trainer: Trainer, stage: Stage, result: Pass[SampleTable, Scores]) -> Mapping[str, Figure]:
-        data, model = _expression_data(trainer), trainer.lightning_module
-        explains = self.explain and result.epoch is None
+        data, model = data_of(trainer, ExpressionDataModule), trainer.lightning_module
         return draw_evaluation(
             f"{stage}{result.when}",
             result.table,
             result.scores,
             None if data is None else data.split(stage).images,
             self.gallery_size,
-            partial(class_maps, explained_network(model)) if explains else None,
+            partial(class_maps, explained_network(model)) if self.explain and result.epoch is None else None,
             # Where a calibration is only being found, the samples are still without it.
             getattr(model, "calibration", None) if select_set_values(result.scores.values) else None,
         )
@@ -186,17 +177,6 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
     def unpack(self, state: Mapping[str, Any]) -> tuple[SampleTable, Scores]:
         table = SampleTable(*(column.numpy() for column in state["table"]))
         return table, score(table, state["class_names"])
-
-
-def _expression_data(trainer: Trainer) -> ExpressionDataModule | None:
-    """Return the data of a run, where they are the product's own and not somebody's loaders."""
-    datamodule = getattr(trainer, "datamodule", None)
-    return datamodule if isinstance(datamodule, ExpressionDataModule) else None
-
-
-def _class_names(pl_module: LightningModule) -> tuple[str, ...]:
-    names: tuple[str, ...] = tuple(pl_module.class_names)  # type: ignore[arg-type]
-    return names
 
 
 def _interval_text(interval: tuple[float, float]) -> str:
@@ -240,23 +220,14 @@ def make_record(
 
 
 def summarise(stage: str, scores: Scores, interval: tuple[float, float], selection: Selection | None = None) -> str:
-    """Return the metrics as a table for the console.
-
-    Args:
-        stage: ``val`` or ``test``.
-        scores: of one pass over a split.
-        interval: 95 % confidence interval of the accuracy.
-        selection: the rule by which images have a label, where there is one.
-    """
+    """Return the metrics as a table for the console; see `make_record`."""
     values = scores.values
     lines = [f"{stage}: {counted(scores.count, 'sample')}"]
-    for name, metric in METRICS.items():
-        if metric.of_votes:
-            continue
+    for name in OVERALL:
+        metric = METRICS[name]
         text = format(values[name], metric.form) if name in values else f"not defined: {scores.undefined[name]}"
-        lines.append(
-            f"  {metric.label:<28} {text}" + (f"   ({_interval_text(interval)})" if name == "accuracy" else "")
-        )
+        note = f"   ({_interval_text(interval)})" if name == "accuracy" else ""
+        lines.append(f"  {metric.label:<28} {text}{note}")
     if any(name in values for name in DISTANCES):
         lines.append("  mean distance to the votes:")
         lines += [f"    {METRICS[name].label:<44} {values[name]:{METRICS[name].form}}" for name in DISTANCES]

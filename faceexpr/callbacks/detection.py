@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from faceexpr.boxes.matching import Truth, judge
 from faceexpr.boxes.suppression import Suppression
-from faceexpr.callbacks.evaluation import Evaluation, Pass, Stage
+from faceexpr.callbacks.evaluation import Evaluation, Pass, Stage, data_of
 from faceexpr.callbacks.reports import write_metrics
 from faceexpr.data.boxed_images import DetectionDataModule
 from faceexpr.metrics.detection import (
@@ -99,43 +98,34 @@ class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
         known = zip(batch["boxes"], batch["ignored"], strict=True)
         truths = [Truth(faces.numpy(force=True), ignored.numpy(force=True)) for faces, ignored in known]
         counts = [
-            count_by_method(boxes, scores, truth, options, self.least_score, self.iou)
-            for (boxes, scores), truth in zip(outputs.get("candidates", ()), truths, strict=False)
+            count_by_method(*candidates, truth, options, self.least_score, self.iou)
+            for candidates, truth in zip(outputs.get("candidates", ()), truths, strict=False)
         ]
-        self._collector.update(batch["index"], outputs["detections"], batch["boxes"], batch["ignored"], counts)
+        self._collector.update(batch["index"], outputs["detections"], truths, counts)
 
     on_test_batch_end = on_validation_batch_end
 
     def score(self, table: DetectionTable, pl_module: LightningModule | None = None) -> DetectionScores:
         return score_detections(table.truths, table.found, self.least_score, self.iou, self.max_detections)
 
-    def report(
-        self,
-        trainer: Trainer,
-        stage: Stage,
-        result: Pass[DetectionTable, DetectionScores],
-        full: bool,
-        folder: Path | None,
-    ) -> None:
-        scores, data = result.scores, _detection_data(trainer)
+    def report(self, trainer: Trainer, stage: Stage, result: Pass[DetectionTable, DetectionScores], full: bool) -> None:
+        table, scores, data = result.table, result.scores, data_of(trainer, DetectionDataModule)
         if full:
-            say(summarise(stage, result.table, scores))
+            say(summarise(stage, table, scores))
         else:
-            values = ", ".join(
-                f"{label} {_value(scores, name)}"
-                for name, label in (("ap50", "AP50"), ("ap", "AP"), ("best_f1", "best F1"))
-            )
+            named = (("ap50", "AP50"), ("ap", "AP"), ("best_f1", "best F1"))
+            values = ", ".join(f"{label} {_value(scores, name)}" for name, label in named)
             say("\n".join([f"{stage}: best{result.when}, {values}", *_limit_note(scores)]))
-        if folder is not None:
+        if self.folder is not None:
             epoch = {} if result.epoch is None else {"epoch": result.epoch}
-            write_metrics(folder, stage, {**epoch, **make_record(result.table, scores)})
+            write_metrics(self.folder, stage, {**epoch, **make_record(table, scores)})
             source = str if data is None else partial(data.source, stage)
-            write_file(folder / f"detections_{stage}.csv", list_boxes(result.table, scores, source))
+            write_file(self.folder / f"detections_{stage}.csv", list_boxes(table, scores, source))
 
     def draw(
         self, trainer: Trainer, stage: Stage, result: Pass[DetectionTable, DetectionScores]
     ) -> Mapping[str, Figure]:
-        data = _detection_data(trainer)
+        data = data_of(trainer, DetectionDataModule)
         images = None if data is None else data.split(stage).pixels
         return draw_evaluation(f"{stage}{result.when}", result.table, result.scores, images, self.gallery_size)
 
@@ -147,18 +137,8 @@ class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
         return table, self.score(table)
 
 
-def _detection_data(trainer: Trainer) -> DetectionDataModule | None:
-    datamodule = getattr(trainer, "datamodule", None)  # Lightning sets it at run time
-    return datamodule if isinstance(datamodule, DetectionDataModule) else None
-
-
 def make_record(table: DetectionTable, scores: DetectionScores) -> dict[str, Any]:
-    """Return everything measured as plain values; what is undefined is None, and listed with its reason.
-
-    Args:
-        table: of one pass over a split.
-        scores: its metrics.
-    """
+    """Return everything measured in a pass as plain values; what is undefined is None, and listed with its reason."""
     record: dict[str, Any] = {
         "images": scores.images,
         "faces": scores.faces,
@@ -177,13 +157,7 @@ def make_record(table: DetectionTable, scores: DetectionScores) -> dict[str, Any
 
 
 def summarise(stage: str, table: DetectionTable, scores: DetectionScores) -> str:
-    """Return the metrics as tables for the console.
-
-    Args:
-        stage: what was evaluated.
-        table: of one pass over a split.
-        scores: its metrics.
-    """
+    """Return the metrics of a pass over a split as tables for the console; ``stage`` says what was evaluated."""
     ignored = f" and {scores.ignored:,} ignored" if scores.ignored else ""
     lines = [
         f"{stage}: {counted(scores.images, 'image')}, {counted(scores.faces, 'face')}{ignored}, "
@@ -245,13 +219,7 @@ def list_boxes(table: DetectionTable, scores: DetectionScores, source: Callable[
         outcome, name = judge(truth, found, scores.iou), source(index)
         kinds = np.where(outcome.true, "true", np.where(outcome.false, "false", "ignored")).tolist()
         certain = [f"{score:.9g}" for score in found.scores.tolist()]
-        missed = truth.boxes[outcome.missed].tolist()
-        for boxes, said in (
-            (found.boxes.tolist(), zip(certain, kinds, strict=True)),
-            (missed, [("", "missed")] * len(missed)),
-        ):
-            rows += [
-                [name, index, *(f"{value:.7g}" for value in box), score, kind]
-                for box, (score, kind) in zip(boxes, said, strict=True)
-            ]
+        judged = [*zip(found.boxes.tolist(), certain, kinds, strict=True)]
+        judged += [(box, "", "missed") for box in truth.boxes[outcome.missed].tolist()]
+        rows += [[name, index, *(f"{value:.7g}" for value in box), score, kind] for box, score, kind in judged]
     return csv_text(["source", "index", "left", "top", "right", "bottom", "score", "outcome"], rows)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -26,8 +26,17 @@ if TYPE_CHECKING:
 AUTO = "auto"
 """Stands for the metric by which models of a kind are chosen: their own ``main_metric``."""
 
+
+class Measured(Protocol):
+    """Has metrics by name, None where one is not defined."""
+
+    @property
+    def values(self) -> Mapping[str, float | None]: ...
+
+
 Table = TypeVar("Table")
-Scores = TypeVar("Scores")
+Scores = TypeVar("Scores", bound=Measured)
+Data = TypeVar("Data")
 Stage = Literal["val", "test"]
 Plain = bool | int | float | str
 
@@ -82,7 +91,9 @@ class Evaluation(Callback, Generic[Table, Scores]):
         self.figures_every_n_epochs = figures_every_n_epochs
         self.gallery_size = gallery_size
         self.monitor = monitor
-        self._folder: Path | None = None
+        self.folder: Path | None = None
+        self.training_metrics: dict[str, float] = {}
+        """What was measured on the training samples, by name, for the row of hyper-parameters."""
         self._collector: Metric | None = None
         self._latest: Pass[Table, Scores] | None = None
         self._best: Pass[Table, Scores] | None = None
@@ -109,13 +120,7 @@ class Evaluation(Callback, Generic[Table, Scores]):
         """Return the metrics of the samples."""
         raise NotImplementedError
 
-    def values(self, scores: Scores) -> Mapping[str, float | None]:
-        """Return metrics by name, None where one is not defined."""
-        return scores.values  # type: ignore[attr-defined, no-any-return]
-
-    def report(
-        self, trainer: Trainer, stage: Stage, result: Pass[Table, Scores], full: bool, folder: Path | None
-    ) -> None:
+    def report(self, trainer: Trainer, stage: Stage, result: Pass[Table, Scores], full: bool) -> None:
         """Print, and write to the run folder where there is one; ``full`` prints all and not one line."""
         raise NotImplementedError
 
@@ -126,10 +131,6 @@ class Evaluation(Callback, Generic[Table, Scores]):
     def draw_training(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Mapping[str, Figure]:
         """Return figures of a batch as training sees it."""
         raise NotImplementedError
-
-    def training_metrics(self) -> Mapping[str, float]:
-        """Return what was measured on the training samples, by name, for the row of hyper-parameters."""
-        return {}
 
     def pack(self, result: Pass[Table, Scores]) -> dict[str, Any]:
         """Return the samples for a checkpoint, in plain values and tensors."""
@@ -142,26 +143,25 @@ class Evaluation(Callback, Generic[Table, Scores]):
     # When.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._folder = run_folder(trainer)
+        self.folder = run_folder(trainer)
         self.monitor = resolve_monitor(self.monitor, pl_module)
         if stage == "fit":
             # A checkpoint to resume from is loaded later, and brings the best epoch with it.
             self._latest = self._best = self._best_value = None
-            self._training_shown = False
+            self._training_shown, self.training_metrics = False, {}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if not self._training_shown and self.figures and self.gallery_size and trainer.is_global_zero:
             self._training_shown = True
-            show_figures(trainer, "train", self.draw_training(trainer, pl_module, batch), self._folder)
+            show_figures(trainer, "train", self.draw_training(trainer, pl_module, batch), self.folder)
 
     # Not when training ends: a run that was killed after its last epoch is resumed, and has only this left to do.
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metrics = dict(self.training_metrics())
+        metrics = dict(self.training_metrics)
         for when, result in (("final", self._latest), ("best", self._best)):
-            values = {} if result is None else self.values(result.scores)
-            metrics |= {
-                f"{when}/val_{name}": value for name, value in values.items() if value is not None and "/" not in name
-            }
+            for name, value in ({} if result is None else result.scores.values).items():
+                if value is not None and "/" not in name:
+                    metrics[f"{when}/val_{name}"] = value
         if metrics and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
@@ -190,7 +190,7 @@ class Evaluation(Callback, Generic[Table, Scores]):
             return
         scores = self.score(table, pl_module)
         self._latest = Pass(table, scores, trainer.current_epoch if trainer.state.fn == TrainerFn.FITTING else None)
-        log_values(pl_module, {f"{stage}/{name}": value for name, value in self.values(scores).items()})
+        log_values(pl_module, {f"{stage}/{name}": value for name, value in scores.values.items()})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or self._latest is None:
@@ -204,7 +204,7 @@ class Evaluation(Callback, Generic[Table, Scores]):
             self._best, self._best_value = self._latest, value
         every = self.figures_every_n_epochs
         if self.figures and every and (trainer.current_epoch + 1) % every == 0 and trainer.is_global_zero:
-            show_figures(trainer, "val", self.draw(trainer, "val", self._latest), self._folder)
+            show_figures(trainer, "val", self.draw(trainer, "val", self._latest), self.folder)
 
     def _is_best(self, value: float | None) -> bool:
         if self.monitor is None or self._best is None:
@@ -220,19 +220,19 @@ class Evaluation(Callback, Generic[Table, Scores]):
     def _report(self, trainer: Trainer, stage: Stage, result: Pass[Table, Scores], full: bool) -> None:
         if not trainer.is_global_zero:
             return
-        self.report(trainer, stage, result, full, self._folder)
+        self.report(trainer, stage, result, full, self.folder)
         if self.figures and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
-            show_figures(trainer, stage, self.draw(trainer, stage, result), self._folder)
-        if self._folder is not None:
-            rank_zero_info(f"{stage}: metrics and figures are in {self._folder}")
+            show_figures(trainer, stage, self.draw(trainer, stage, result), self.folder)
+        if self.folder is not None:
+            rank_zero_info(f"{stage}: metrics and figures are in {self.folder}")
 
     # A resumed run still knows the best epoch from before.
 
     def state_dict(self) -> dict[str, Any]:
         if self._best is None:
             return {}
-        state = {"monitor": self.monitor, "value": self._best_value, "epoch": self._best.epoch}
-        return {**state, **self.pack(self._best)}
+        chosen = {"monitor": self.monitor, "value": self._best_value, "epoch": self._best.epoch}
+        return chosen | self.pack(self._best)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # What was best by another metric says nothing of this one.
@@ -243,6 +243,12 @@ class Evaluation(Callback, Generic[Table, Scores]):
     def forget_best(self) -> None:
         """Choose the best epoch among those to come; for a resumed run without the earlier one's weights."""
         self._best = self._best_value = None
+
+
+def data_of(trainer: Trainer, kind: type[Data]) -> Data | None:
+    """Return the data of a run, where they are the product's own of this kind and not somebody's loaders."""
+    datamodule = getattr(trainer, "datamodule", None)
+    return datamodule if isinstance(datamodule, kind) else None
 
 
 def resolve_monitor(monitor: str | None, pl_module: LightningModule) -> str | None:

@@ -11,6 +11,7 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
+from faceexpr.callbacks.reports import class_names
 from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.loading import FaceSplit
 from faceexpr.metrics.tables import SampleCollector, SampleTable
@@ -63,13 +64,12 @@ class PredictionWriter(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "predict":
             return
-        folder = trainer.log_dir
-        self._target = Path(self.path) if self.path is not None else Path(folder or ".") / "predictions.csv"
+        folder = Path(trainer.log_dir or ".")
+        self._target = folder / "predictions.csv" if self.path is None else Path(self.path)
         self._done = False
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        number = len(pl_module.class_names)  # type: ignore[arg-type]
-        self._collector = SampleCollector(number, labelled=False).to(pl_module.device)
+        self._collector = SampleCollector(len(class_names(pl_module)), labelled=False).to(pl_module.device)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
@@ -86,15 +86,14 @@ class PredictionWriter(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "predict" and not self._done:
             # Where no input could be read, the loop has no batch and runs none of its hooks.
-            number = len(pl_module.class_names)  # type: ignore[arg-type]
-            empty = SampleTable(np.empty(0, dtype=np.int64), np.empty((0, number), dtype=np.float32), None)
-            self._finish(trainer, pl_module, empty)
+            empty = np.empty((0, len(class_names(pl_module))), dtype=np.float32)
+            self._finish(trainer, pl_module, SampleTable(np.empty(0, dtype=np.int64), empty, None))
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, table: SampleTable) -> None:
         datamodule = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it at run time
         if not isinstance(datamodule, ExpressionDataModule):
             raise FaceExprError("predictions are written for the images of an ExpressionDataModule only")
-        class_names = tuple(pl_module.class_names)  # type: ignore[arg-type]
+        names = class_names(pl_module)
         split = datamodule.split("predict")
         split.share_findings()
         rows = list_rows(split, table)
@@ -103,9 +102,9 @@ class PredictionWriter(Callback):
         if not trainer.is_global_zero:
             return
         assert self._target is not None
-        write_file(self._target, list_predictions(rows, class_names))
+        write_file(self._target, list_predictions(rows, names))
         for row in rows[:SHOWN]:
-            say(as_line(row, class_names))
+            say(as_line(row, names))
         if len(rows) > SHOWN:
             say(f"... and {len(rows) - SHOWN:,} more")
         say(f"{counted(len(rows), 'row')} written to {self._target}")
@@ -142,21 +141,21 @@ def list_rows(split: FaceSplit, table: SampleTable) -> list[Row]:
     return rows
 
 
-def list_predictions(rows: Sequence[Row], class_names: Sequence[str]) -> str:
+def list_predictions(rows: Sequence[Row], names: Sequence[str]) -> str:
     """Return the rows as CSV with a header; probabilities have six significant digits."""
     cells = []
     for row in rows:
-        found = [""] * (1 + len(class_names))
+        found = [""] * (1 + len(names))
         if row.probabilities is not None:
-            found = [class_names[int(row.probabilities.argmax())], *(f"{value:.6g}" for value in row.probabilities)]
+            found = [names[int(row.probabilities.argmax())], *(f"{value:.6g}" for value in row.probabilities)]
         cells.append([row.source, *found, row.status, row.note])
-    return csv_text(["source", "predicted", *class_names, "status", "note"], cells)
+    return csv_text(["source", "predicted", *names, "status", "note"], cells)
 
 
-def as_line(row: Row, class_names: Sequence[str], most: int = 3) -> str:
+def as_line(row: Row, names: Sequence[str], most: int = 3) -> str:
     """Return a row for the console: the source and its most probable classes."""
     if row.probabilities is None:
         return f"{row.source}: {row.status}{': ' if row.note else ''}{row.note}"
     order = np.argsort(-row.probabilities, kind="stable")[:most]
-    found = ", ".join(f"{class_names[index]} {row.probabilities[index]:.1%}" for index in order)
+    found = ", ".join(f"{names[index]} {row.probabilities[index]:.1%}" for index in order)
     return f"{row.source}: {found}{f' ({row.note})' if row.note else ''}"

@@ -26,6 +26,11 @@ def run_folder(trainer: Trainer) -> Path | None:
     return None if folder is None or trainer.fast_dev_run else Path(folder)  # type: ignore[attr-defined]  # set at run time
 
 
+def class_names(pl_module: LightningModule) -> tuple[str, ...]:
+    """Return the names of a classifier's classes."""
+    return tuple(pl_module.class_names)  # type: ignore[arg-type]
+
+
 def write_metrics(folder: Path, stage: str, entry: Mapping[str, Any]) -> None:
     """Put one stage's record into the folder's ``metrics.json``, beside those of other stages."""
     path = folder / "metrics.json"

@@ -13,10 +13,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from faceexpr.callbacks.reports import log_values, run_folder, show_figures
+from faceexpr.callbacks.reports import class_names, log_values, run_folder, show_figures
 from faceexpr.data.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from faceexpr.data.loading import PADDING
 from faceexpr.metrics.classification import count_scores
@@ -56,7 +55,7 @@ class Robustness(Callback):
         self.seed = seed
         self.figures = figures
         self._folder: Path | None = None
-        self._counts: CorruptionCounts | None = None
+        self._counts: Tensor | None = None
         self._result: dict[str, Any] | None = None
 
     @property
@@ -80,8 +79,9 @@ class Robustness(Callback):
                 f"robustness: each test image is classified {len(self._conditions)} times more, under "
                 f"{counted(len(self.corruptions), 'corruption')} in {len(STRENGTHS)} strengths"
             )
-            names: Sequence[str] = pl_module.class_names  # type: ignore[assignment]
-            self._counts = CorruptionCounts(1 + len(self._conditions), len(names)).to(pl_module.device)
+            # By pass, true and predicted class; one more class is predicted where probabilities are not finite.
+            passes, number = 1 + len(self._conditions), len(class_names(pl_module)) + 1
+            self._counts = torch.zeros(passes, number, number, dtype=torch.int64, device=pl_module.device)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
@@ -89,7 +89,7 @@ class Robustness(Callback):
     ) -> None:  # fmt: skip
         if self._counts is None:
             return
-        image, index, target = batch["image"], batch["index"], outputs["target"]
+        image, index = batch["image"], batch["index"]
         if image.dtype != torch.uint8:
             raise FaceExprError(
                 f"the test images are {image.dtype}; expected uint8, 0 to 255, for robustness: that is what is "
@@ -97,26 +97,27 @@ class Robustness(Callback):
             )
         # Found on the host, where the index is, the rows to count cost no wait for the device.
         rows = (index != PADDING).nonzero().flatten().to(image.device, non_blocking=True)
-        self._counts.update(0, outputs["probabilities"], target, rows)
+        target = outputs["target"][rows]
+        labels = target.argmax(dim=1) if target.ndim == 2 else target
+        self._counts[0] += _count(outputs["probabilities"][rows], labels)
         for place, (name, strength) in enumerate(self._conditions, start=1):
             spoilt = {**batch, "image": corrupt(image, index, name, strength, self.seed)}
             # Through the strategy, which knows the precision of the run and how the model is spread over devices.
             found: Mapping[str, Tensor] = trainer.strategy.predict_step(spoilt, batch_idx)
-            self._counts.update(place, found["probabilities"], target, rows)
+            self._counts[place] += _count(found["probabilities"][rows], labels)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._counts is None:
             return
-        confusion, broken = self._counts.compute()
+        counts = trainer.strategy.reduce(self._counts, reduce_op="sum").numpy(force=True)
         self._counts = None
-        for place, (name, strength) in enumerate(self._conditions, start=1):
-            if broken[place]:
+        for (name, strength), found in zip(self._conditions, counts[1:], strict=True):
+            if broken := found[:, -1].sum():
                 raise FaceExprError(
-                    f"the probabilities of {broken[place]:,} of {confusion[place].sum():,} samples are not finite "
-                    f"under {name} of strength {strength}; expected finite ones whatever the image: look at the network"
+                    f"the probabilities of {broken:,} of {found.sum():,} samples are not finite under {name} of "
+                    f"strength {strength}; expected finite ones whatever the image: look at the network"
                 )
-        names: Sequence[str] = pl_module.class_names  # type: ignore[assignment]
-        self._result = score_robustness(confusion, self.corruptions, names, self.seed)
+        self._result = score_robustness(counts[:, :-1, :-1], self.corruptions, class_names(pl_module), self.seed)
         log_values(pl_module, {"test/corrupted_accuracy": self._result["mean"]["accuracy"]})
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -136,50 +137,11 @@ class Robustness(Callback):
             show_figures(trainer, "test", drawn, self._folder)
 
 
-class CorruptionCounts(Metric):
-    """Number of samples by true and predicted class, for several passes over the same samples.
-
-    Counts of all processes add up, and take the same space however many samples there are.
-
-    Args:
-        passes: number of passes.
-        num_classes: C.
-    """
-
-    full_state_update = False
-
-    confusion: Tensor
-    broken: Tensor
-
-    def __init__(self, passes: int, num_classes: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        empty = torch.zeros(passes, num_classes, num_classes, dtype=torch.int64)
-        self.add_state("confusion", empty, dist_reduce_fx="sum")
-        self.add_state("broken", torch.zeros(passes, dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, place: int, probabilities: Tensor, target: Tensor, rows: Tensor) -> None:
-        """Add a batch.
-
-        Args:
-            place: number of the pass.
-            probabilities: (B, C).
-            target: class indices (B,), or distributions (B, C), which count as their most probable class.
-            rows: int64 (M,), which of them to count; on the device of the others, like everything here.
-        """
-        probabilities = probabilities.detach()[rows]
-        labels = (target.argmax(dim=1) if target.ndim == 2 else target)[rows]
-        self.broken[place] += (~torch.isfinite(probabilities)).any(dim=1).sum()
-        self.confusion[place] += multiclass_confusion_matrix(
-            probabilities.argmax(dim=1), labels, self.num_classes, validate_args=False
-        )
-
-    def compute(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the counts of all processes, (passes, C, C), and the samples whose numbers are not finite, (passes,).
-
-        The latter are among the former.
-        """
-        return self.confusion.cpu().numpy(), self.broken.cpu().numpy()
+def _count(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Return the number of samples by true and predicted class, (C + 1, C + 1); the last class is of no numbers."""
+    number = probabilities.shape[1]
+    predicted = probabilities.argmax(dim=1).where(probabilities.isfinite().all(dim=1), number)
+    return multiclass_confusion_matrix(predicted, labels, number + 1, validate_args=False)
 
 
 def score_robustness(
@@ -204,10 +166,10 @@ def score_robustness(
         values, _ = count_scores(counts, class_names)
         passes.append({"n": int(counts.sum()), **{name: values[name] for name in MEASURED}})
     clean, *others = passes
-    number, mean = len(STRENGTHS), _mean(others)
+    mean = _mean(others)
     found = {}
     for place, name in enumerate(corruptions):
-        own = others[place * number : (place + 1) * number]
+        own = others[place * len(STRENGTHS) :][: len(STRENGTHS)]
         strengths = [
             {"strength": strength, "value": value, **measured}
             for strength, value, measured in zip(STRENGTHS, CORRUPTIONS[name].values, own, strict=True)

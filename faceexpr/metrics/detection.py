@@ -125,14 +125,11 @@ def average_precision(
         true = np.cumsum((has_face & counts)[:, order], axis=1)
         false = np.cumsum((~has_face & own_size)[:, order], axis=1)
         if size == "all":
-            curves = [
-                Curve(scores[last], hits[last], wrong[last], faces) for hits, wrong in zip(true, false, strict=True)
-            ]
+            curves = [Curve(scores[last], *row, faces) for row in zip(true[:, last], false[:, last], strict=True)]
         if ties == "together":
             true, false = true[:, last][:, group], false[:, last][:, group]
-        average[size] = (
-            np.array([_average(hits, wrong, faces) for hits, wrong in zip(true, false, strict=True)]) if faces else None
-        )
+        each = [_average(*row, faces) for row in zip(true, false, strict=True)] if faces else None
+        average[size] = None if each is None else np.array(each)
     return average, curves
 
 
@@ -157,9 +154,7 @@ class DetectionScores:
         ignored: number of faces that do not.
         detections: number of detections that were looked at.
         limited: number of images in which more was found than the detector may return or the metrics look at.
-        score: see `score_detections`, like the two that follow.
-        iou: see there.
-        max_detections: see there.
+        score: see `score_detections`, like ``iou`` and ``max_detections``.
         curves: precision and recall by overlap: 0.5, 0.75 and ``iou``.
     """
 
@@ -264,7 +259,6 @@ def score_detections(
 METHODS: dict[Method, str] = {"none": "before suppression", "nms": "NMS", "soft_nms": "Soft-NMS", "wbf": "fusion (WBF)"}
 """The ways of suppression that are compared, by their names for people."""
 
-
 COUNTS = (4, 4)
 """Shape of the counts of an image: methods, fields of `BoxCounts`."""
 
@@ -357,15 +351,14 @@ class DetectionTable:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the table in a form that a checkpoint can hold; `from_tensors` reads it."""
-        truths = [(torch.from_numpy(truth.boxes), torch.from_numpy(truth.ignored)) for truth in self.truths]
-        return as_tensors(self.indices.tolist(), self.found, truths, () if self.counts is None else [*self.counts])
+        return as_tensors(self.indices.tolist(), self.found, self.truths, () if self.counts is None else self.counts)
 
 
 def as_tensors(
     index: Sequence[int],
     found: Sequence[Detections],
-    truths: Sequence[tuple[Tensor, Tensor]],
-    counts: Sequence[NDArray[np.int64]] = (),
+    truths: Sequence[Truth],
+    counts: Sequence[NDArray[np.int64]] | NDArray[np.int64] = (),
     device: torch.device | None = None,
 ) -> dict[str, Tensor]:
     """Return images as tensors on a device that can be joined to those of others and gathered: all boxes in one list.
@@ -373,42 +366,44 @@ def as_tensors(
     Args:
         index: position of each image in its split.
         found: the detections in each.
-        truths: its faces, (F, 4), and which of them are ignored, (F,).
+        truths: its faces.
         counts: what `count_by_method` says of each, or nothing.
         device: where the tensors are to be.
     """
-    lists: dict[str, Sequence[int]] = {
+    numbers = {
         "index": index,
         "limited": [detections.limited for detections in found],
         "found": [len(detections) for detections in found],
-        "faces": [len(boxes) for boxes, _ in truths],
+        "faces": [len(truth.boxes) for truth in truths],
     }
+    # Of detections without any face, the shape may be another one.
     parts = {
-        "boxes": (torch.zeros(0, 4), [detections.boxes for detections in found]),
-        "scores": (torch.zeros(0), [detections.scores for detections in found]),
-        "truth": (torch.zeros(0, 4), [boxes for boxes, _ in truths]),
-        "ignored": (torch.zeros(0, dtype=torch.int64), [ignored for _, ignored in truths]),
-        "counts": (torch.zeros(0, *COUNTS, dtype=torch.int64), [torch.from_numpy(row) for row in counts]),
+        "boxes": [torch.zeros(0, 4), *(detections.boxes.detach().reshape(-1, 4) for detections in found)],
+        "scores": [torch.zeros(0), *(detections.scores.detach() for detections in found)],
+        "truth": [torch.zeros(0, 4), *(torch.from_numpy(truth.boxes) for truth in truths)],
+        "ignored": [torch.zeros(0, dtype=torch.int64), *(torch.from_numpy(truth.ignored) for truth in truths)],
     }
-    columns = {name: torch.tensor(values, dtype=torch.int64, device=device) for name, values in lists.items()}
-    for name, (empty, rows) in parts.items():
-        moved = [row.detach().to(device, empty.dtype).reshape(-1, *empty.shape[1:]) for row in rows]
-        columns[name] = torch.cat([empty.to(device), *moved])
+    columns = {name: torch.tensor(values, dtype=torch.int64, device=device) for name, values in numbers.items()}
+    for name, rows in parts.items():
+        columns[name] = torch.cat([row.to(device, rows[0].dtype) for row in rows])
+    columns["counts"] = torch.tensor(np.reshape(counts, (-1, *COUNTS)), dtype=torch.int64, device=device)
     return columns
 
 
 def from_tensors(columns: Mapping[str, Tensor]) -> DetectionTable:
-    """Return the table that tensors of `as_tensors`, joined in any number, stand for."""
+    """Return the table that tensors of `as_tensors`, joined in any number, stand for; an image counts once."""
     columns = {name: column.cpu() for name, column in columns.items()}
     indices, rows = np.unique(columns["index"].numpy(), return_index=True)
-    numbers, faces = columns["found"].tolist(), columns["faces"].tolist()
-    boxes, scores = columns["boxes"].split(numbers), columns["scores"].split(numbers)
-    truth, ignored = columns["truth"].split(faces), columns["ignored"].bool().split(faces)
-    limited, counts = columns["limited"].tolist(), columns["counts"].numpy()
+    found, faces = columns["found"].tolist(), columns["faces"].tolist()
+    detections = zip(columns["boxes"].split(found), columns["scores"].split(found), columns["limited"], strict=True)
+    truths = zip(columns["truth"].split(faces), columns["ignored"].bool().split(faces), strict=True)
+    all_found = [Detections(boxes, scores, bool(limited)) for boxes, scores, limited in detections]
+    all_truths = [Truth(boxes.numpy(), ignored.numpy()) for boxes, ignored in truths]
+    counts = columns["counts"].numpy()
     return DetectionTable(
         indices,
-        [Detections(boxes[row], scores[row], bool(limited[row])) for row in rows],
-        [Truth(truth[row].numpy(), ignored[row].numpy()) for row in rows],
+        [all_found[row] for row in rows],
+        [all_truths[row] for row in rows],
         counts[rows] if len(counts) else None,
     )
 
@@ -434,8 +429,7 @@ class DetectionCollector(Metric):
         self,
         index: Tensor,
         found: Sequence[Detections],
-        boxes: Sequence[Tensor],
-        ignored: Sequence[Tensor],
+        truths: Sequence[Truth],
         counts: Sequence[NDArray[np.int64]] = (),
     ) -> None:
         """Add a batch.
@@ -443,19 +437,12 @@ class DetectionCollector(Metric):
         Args:
             index: int64 (B,), `PADDING` for images to leave out.
             found: the detections in each image, on any device.
-            boxes: its faces, (F, 4).
-            ignored: which of them do not count, bool (F,).
+            truths: its faces.
             counts: what `count_by_method` says of each image; for all batches or for none.
         """
         rows = [row for row, number in enumerate(index.tolist()) if number != PADDING]
-        columns = as_tensors(
-            index[rows].tolist(),
-            [found[row] for row in rows],
-            [(boxes[row], ignored[row]) for row in rows],
-            [counts[row] for row in rows] if len(counts) else (),
-            self.device,
-        )
-        for name, column in columns.items():
+        kept = ([found[row] for row in rows], [truths[row] for row in rows], [counts[row] for row in rows if counts])
+        for name, column in as_tensors(index[rows].tolist(), *kept, self.device).items():
             getattr(self, name).append(column)
 
     def compute(self) -> DetectionTable:

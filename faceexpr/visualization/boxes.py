@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 from tqdm import tqdm
 
 from faceexpr.data.annotations.reading import AnnotatedImage
@@ -263,8 +263,8 @@ def draw_annotations(records: Sequence[AnnotatedImage], out: Path) -> list[Image
     side = CELL + _GAP
     sheet = Image.new("RGB", (columns * side + _GAP, ceil(len(cells) / columns) * side + _GAP), "white")
     for place, cell in enumerate(cells):
-        left, top = _GAP + place % columns * side, _GAP + place // columns * side
-        sheet.paste(cell, (left + (CELL - cell.width) // 2, top + (CELL - cell.height) // 2))
+        row, column = divmod(place, columns)
+        sheet.paste(ImageOps.pad(cell, (CELL, CELL), color="white"), (_GAP + column * side, _GAP + row * side))
     write_file(out / SHEET, _encode(sheet, "PNG"))
     return failed
 

@@ -76,28 +76,26 @@ def draw_evaluation(
     drawn["reliability"] = reliability(table, scores, f"Reliability, {title}")
     if images is None or gallery_size == 0:
         return drawn
-    for name, rows, text in (
-        ("right", surest_right(table, gallery_size), "Confidently right, class by class"),
-        ("wrong", surest_wrong(table, gallery_size), "Confidently wrong"),
+    names = [shortened(name) for name in scores.class_names]
+    looks = "" if maps is None else ", and where the network looks"
+    for name, rows, ink, text in (
+        ("right", surest_right(table, gallery_size), RIGHT, "Confidently right, class by class"),
+        ("wrong", surest_wrong(table, gallery_size), WRONG, "Confidently wrong"),
     ):
-        if rows:
-            chosen = torch.stack([images[index] for index in table.indices[rows].tolist()])
-            faces = [as_pixels(image) for image in chosen]
-            if maps is not None:
-                # Each face has what speaks for its class beside it, as large as both are shown.
-                parts = zip(chosen.split(_AT_ONCE), torch.tensor(table.predicted[rows]).split(_AT_ONCE), strict=True)
-                values = np.concatenate([maps(part, classes.tolist()) for part, classes in parts])
-                faces = [side_by_side(face, one, _SIDE, gap=4) for face, one in zip(faces, values, strict=True)]
-            names = [shortened(name) for name in scores.class_names]
-            captions = [
-                [
-                    (f"{names[table.predicted[row]]} {table.confidence[row]:.0%}", RIGHT if name == "right" else WRONG),
-                    (f"true: {names[table.labels[row]]}", INK),
-                ]
-                for row in rows
-            ]
-            looks = "" if maps is None else ", and where the network looks"
-            drawn[name] = gallery(faces, captions, f"{text}, {title}{looks}")
+        if not rows:
+            continue
+        chosen = torch.stack([images[index] for index in table.indices[rows].tolist()])
+        faces = [as_pixels(image) for image in chosen]
+        if maps is not None:
+            # Each face has what speaks for its class beside it, as large as both are shown.
+            parts = zip(chosen.split(_AT_ONCE), torch.tensor(table.predicted[rows]).split(_AT_ONCE), strict=True)
+            values = np.concatenate([maps(part, classes.tolist()) for part, classes in parts])
+            faces = [side_by_side(face, one, _SIDE, gap=4) for face, one in zip(faces, values, strict=True)]
+        described = zip(table.predicted[rows], table.confidence[rows], table.labels[rows], strict=True)
+        captions = [
+            [(f"{names[guess]} {share:.0%}", ink), (f"true: {names[label]}", INK)] for guess, share, label in described
+        ]
+        drawn[name] = gallery(faces, captions, f"{text}, {title}{looks}")
     return drawn
 
 
@@ -152,9 +150,9 @@ def confusion_matrix(scores: Scores, title: str) -> Figure:
     for true, guess in np.ndindex(number, number):
         if rows[true]:
             ink = "white" if share[true, guess] > 0.55 else INK
-            style: dict[str, Any] = {"color": ink, "ha": "center", "va": "center"}
-            axes.text(guess, true - 0.1, f"{share[true, guess]:.0%}", fontsize=11, **style)
-            axes.text(guess, true + 0.23, f"{scores.confusion[true, guess]:,}", fontsize=8.5, alpha=0.85, **style)
+            cell = ((-0.1, f"{share[true, guess]:.0%}", 11), (0.23, f"{scores.confusion[true, guess]:,}", 8.5))
+            for below, text, size in cell:
+                axes.text(guess, true + below, text, fontsize=size, color=ink, ha="center", va="center")
     axes.set_xticks(range(number), [wrapped(name) for name in scores.class_names], fontsize=9)
     axes.set_yticks(range(number), class_labels(scores.class_names, rows[:, 0].tolist()), fontsize=9)
     axes.set(xlabel="predicted", ylabel="true (number of samples)")
@@ -174,30 +172,33 @@ def per_class_accuracy(scores: Scores, title: str) -> Figure:
     names, counts = scores.class_names, scores.confusion.sum(axis=1)
     figure = blank(max(6.4, 1.4 + 0.95 * len(names)), 4.6)
     axes = figure.add_subplot()
-    for place, value in _class_bars(axes, names, [scores.values.get(f"recall/{name}") for name in names]):
-        label = axes.text(place, value + 0.012, f"{value:.1%}", ha="center", va="bottom", fontsize=10, zorder=3)
-        # A line of the means must not strike the number through.
-        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
+    _class_bars(axes, names, counts, [scores.values.get(f"recall/{name}") for name in names])
     overall, balanced = scores.values["accuracy"], scores.values["balanced_accuracy"]
     axes.axhline(overall, color=INK, linewidth=1, linestyle=DASHED, label=f"all samples {overall:.1%}")
     axes.axhline(balanced, color=GREY, linewidth=1, linestyle=":", label=f"mean of the classes {balanced:.1%}")
-    axes.set_xticks(range(len(names)), class_labels(names, counts.tolist()))
     axes.set(xlim=(-0.6, len(names) - 0.4), ylim=(0, 1.08), yticks=np.linspace(0, 1, 6), ylabel="accuracy")
-    axes.tick_params(length=0)
-    percent_axes(axes, "y")
     axes.legend(loc="lower right", bbox_to_anchor=(1.01, 0.99), ncols=2, frameon=False, fontsize=9)
     heading(axes, title, f"n = {scores.count:,}")
     return figure
 
 
-def _class_bars(axes: Axes, names: Sequence[str], values: Sequence[float | None]) -> list[tuple[int, float]]:
-    """Draw a bar for each class in its colour, and return the places and values of those that have a sample."""
+def _class_bars(
+    axes: Axes, names: Sequence[str], counts: NDArray[np.int64], values: Sequence[float | None], inside: bool = False
+) -> None:
+    """Draw a bar for each class in its colour, with its share above or inside it, and its name and count below."""
     for place, (name, value) in enumerate(zip(names, values, strict=True)):
         if value is None:
             axes.text(place, 0.01, "no\nsample", ha="center", va="bottom", fontsize=9, color=GREY)
-        else:
-            axes.bar(place, value, width=0.72, color=colour(name), zorder=2)
-    return [(place, value) for place, value in enumerate(values) if value is not None]
+            continue
+        axes.bar(place, value, width=0.72, color=colour(name), zorder=2)
+        height, ink = (0.03, "white") if inside else (value + 0.012, INK)
+        label = axes.text(place, height, f"{value:.1%}", ha="center", va="bottom", color=ink, zorder=3)
+        if not inside:
+            # A line of the means must not strike the number through.
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
+    axes.set_xticks(range(len(names)), class_labels(names, counts.tolist()), fontsize=9)
+    axes.tick_params(length=0)
+    percent_axes(axes, "y")
 
 
 def reliability(table: SampleTable, scores: Scores, title: str) -> Figure:
@@ -250,25 +251,21 @@ def draw_sets(table: SampleTable, class_names: Sequence[str], calibration: Calib
     left, right = figure.subplots(1, 2, width_ratios=(1, max(1.2, most / 6)))
 
     shares = np.bincount(sets.sum(axis=1), minlength=most + 1)[1:] / len(sets)
-    left.bar(range(1, most + 1), shares, width=0.72, color=BAR)
-    for size, share in enumerate(shares, 1):
-        left.text(size, share + 0.012, f"{share:.0%}", ha="center", va="bottom", fontsize=10)
+    bars = left.bar(range(1, most + 1), shares, width=0.72, color=BAR)
+    left.bar_label(bars, [f"{share:.0%}" for share in shares], padding=2)
     left.set(xticks=range(1, most + 1), xlabel="expressions in the set")
     left.set(ylabel="share of samples", ylim=(0, max(shares) * 1.15))
+    left.tick_params(length=0)
+    percent_axes(left, "y")
     heading(left, f"Prediction sets, {title}", f"{as_percent(level)} stated   {sets.sum(1).mean():.2f} on average")
 
     values = [covered[table.labels == label].mean() if counts[label] else None for label in range(most)]
-    for place, value in _class_bars(right, class_names, values):
-        right.text(place, 0.03, f"{value:.1%}", ha="center", va="bottom", fontsize=9.5, color="white", zorder=3)
+    _class_bars(right, class_names, counts, values, inside=True)
     stated = f"stated {as_percent(level)}"
     right.axhline(float(level), color=INK, linewidth=1, linestyle=DASHED, label=stated, zorder=4)
-    right.set_xticks(range(most), class_labels(class_names, counts.tolist()), fontsize=9)
     right.set_ylim(0, 1)
     right.legend(loc="lower right", bbox_to_anchor=(1.01, 0.99), frameon=False, fontsize=9)
     heading(right, "Coverage of each class", f"n = {len(sets):,}   all samples {covered.mean():.1%}")
-    for axes in (left, right):
-        axes.tick_params(length=0)
-        percent_axes(axes, "y")
     return figure
 
 
@@ -342,19 +339,13 @@ def _robustness_panel(axes: Axes, found: Mapping[str, Any], name: str) -> None:
 def corrupted_faces(corruptions: Sequence[str], seed: int) -> Figure:
     """Draw one drawn face under each of one or more corruptions and strength: no image of a data set is shown."""
     drawn = draw_face("Happy", np.random.default_rng(3), REFERENCE_SIDE)
-    image = torch.from_numpy(drawn.mean(axis=2).round().astype(np.uint8))[None, None]
+    clean = torch.from_numpy(drawn.mean(axis=2).round().astype(np.uint8))[None, None]
     index = torch.zeros(1, dtype=torch.int64)
-    figure = blank(6.6, 0.3 + 1.14 * len(corruptions))
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)  # type: ignore[union-attr, call-arg]
-    grid = figure.subplots(len(corruptions), 1 + len(STRENGTHS), squeeze=False)
-    for row, name in zip(grid, corruptions, strict=True):
+    images, captions = [], []
+    for name in corruptions:
         corruption = CORRUPTIONS[name]
-        spoilt = [image, *(corrupt(image, index, name, strength, seed) for strength in STRENGTHS)]
-        captions = ["clean", *(f"{value:g}" for value in corruption.values)]
-        for axes, pixels, caption in zip(row, spoilt, captions, strict=True):
-            axes.imshow(as_pixels(pixels[0]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axes.set_title(caption, fontsize=8.5, color="#444444", pad=3)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-        row[0].set_ylabel(corruption.label.replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize=9.5)
-    return figure
+        spoilt = [clean, *(corrupt(clean, index, name, strength, seed) for strength in STRENGTHS)]
+        images += [as_pixels(image[0]) for image in spoilt]
+        values = ["clean", *(f"{value:g}" for value in corruption.values)]
+        captions += [[(corruption.label, INK), (value, GREY)] for value in values]
+    return gallery(images, captions, "A drawn face under each corruption", columns=1 + len(STRENGTHS))

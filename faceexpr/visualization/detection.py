@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import to_dtype
 
 from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.matching import Outcome, judge
@@ -118,11 +119,9 @@ def judged_boxes(table: DetectionTable, row: int, outcome: Outcome, score: float
     found, truth = at_score(table.found[row], score), table.truths[row]
     boxes: Shown = [(box, "missed", "") for box in truth.boxes[outcome.missed]]
     boxes += [(box, "ignored", "") for box in truth.boxes[truth.ignored]]
-    for box, certainty, true, false in zip(
-        found.boxes.numpy(), found.scores.tolist(), outcome.true, outcome.false, strict=True
-    ):
-        boxes.append((box, "true" if true else "false" if false else "ignored", f"{certainty:.2f}"))
-    return boxes
+    kinds = np.where(outcome.true, "true", np.where(outcome.false, "false", "ignored"))
+    captions = [f"{score:.2f}" for score in found.scores.tolist()]
+    return [*boxes, *zip(found.boxes.numpy(), kinds.tolist(), captions, strict=True)]
 
 
 def _facts(scores: DetectionScores) -> str:
@@ -217,11 +216,9 @@ def over_detection(counts: Mapping[Method, BoxCounts], scores: DetectionScores, 
         (rows[1], "on no face", [count.false for count in counts.values()], PURPLE),
         (rows[2], "faces found", [count.found for count in counts.values()], BLUE),
     ):
-        axes.barh(places, values, height=0.62, color=ink, zorder=2)
-        most = max(*values, 1)
-        for place, value in zip(places, values, strict=True):
-            axes.text(value + 0.02 * most, place, f"{value:,}", va="center", fontsize=10)
-        axes.set_xlim(0, 1.3 * most)
+        bars = axes.barh(places, values, height=0.62, color=ink, zorder=2)
+        axes.bar_label(bars, [f"{value:,}" for value in values], padding=4)
+        axes.set_xlim(0, 1.3 * max(*values, 1))
         axes.set_title(name, fontsize=10, loc="left", color="#444444")
         axes.set_xticks([])
         axes.tick_params(length=0)
@@ -290,10 +287,7 @@ def training_images(images: Sequence[Tensor], boxes: Sequence[Tensor]) -> Figure
         images: each (3, H, W), uint8 or floating point in 0 to 1, on any device; one or more.
         boxes: the faces of each, (F, 4).
     """
-    pixels = []
-    for image in images:
-        values = image if image.dtype == torch.uint8 else (image.float() * 255).round().clamp(0, 255).to(torch.uint8)
-        pixels.append(values.permute(1, 2, 0).numpy(force=True))
+    pixels = [to_dtype(image, torch.uint8, scale=True).permute(1, 2, 0).numpy(force=True) for image in images]
     faces: list[Shown] = [[(box, "true", "") for box in found.numpy(force=True)] for found in boxes]
     captions = [counted(len(found), "face") for found in boxes]
     return gallery(pixels, faces, captions, "Training images as the network gets them")
