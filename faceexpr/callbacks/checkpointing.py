@@ -71,16 +71,9 @@ class BestCheckpoint(ModelCheckpoint):
         every_n_epochs: int = 1,
     ) -> None:
         super().__init__(
-            monitor=monitor,
-            mode=mode,
-            save_top_k=save_top_k,
-            save_last=False,
-            dirpath=dirpath,
-            filename=filename,
-            auto_insert_metric_name=False,
-            every_n_epochs=every_n_epochs,
-        )
-
+            monitor=monitor, mode=mode, save_top_k=save_top_k, save_last=False, dirpath=dirpath, filename=filename,
+            auto_insert_metric_name=False, every_n_epochs=every_n_epochs,
+        )  # fmt: skip
         self._moved: dict[str, str] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -90,11 +83,10 @@ class BestCheckpoint(ModelCheckpoint):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Copy the best epochs of the run that is resumed into this run's folder, which is then complete."""
         self._moved = {}
-        state = checkpoint.get("callbacks", {}).get(self.state_key, {})
         if trainer.state.fn != TrainerFn.FITTING or trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
             return
         moved = {}
-        for path in (path for table in state.values() if isinstance(table, dict) for path in table):
+        for path in checkpoint.get("callbacks", {}).get(self.state_key, {}).get("best_k_models", {}):
             # Beside the checkpoint that is resumed, where the run's folder has been moved since.
             places = (Path(path), Path(str(trainer.ckpt_path)).parent / Path(path).name)
             source = next((place for place in places if place.is_file()), None)
@@ -115,16 +107,10 @@ class BestCheckpoint(ModelCheckpoint):
         """Take over what has been copied; nothing of a run whose best epochs are not there."""
         if not self._moved:
             return
-        state: dict[str, Any] = {"dirpath": self.dirpath}
-        for name, value in state_dict.items():
-            if isinstance(value, dict):
-                state[name] = {self._moved[path]: score for path, score in value.items()}
-            elif name.endswith("_path"):
-                state[name] = self._moved.get(value, "")
-            else:
-                state.setdefault(name, value)
-        super().load_state_dict(state)
-        self.current_score = state["current_score"]  # which Lightning leaves out
+        paths = {name: self._moved.get(path, "") for name, path in state_dict.items() if name.endswith("_path")}
+        kept = {self._moved[path]: score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": kept, "dirpath": self.dirpath})
+        self.current_score = state_dict["current_score"]  # which Lightning leaves out
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -162,9 +148,8 @@ def _unusable(source: Path | None, target: Path, step: int) -> str:
     if target.exists() and not target.samefile(source):
         return f"of the run that is resumed would replace {target}"
     # Killed after a better epoch and before the state that knows of it, a run leaves that epoch's file behind.
-    return (
-        "is of an epoch after the checkpoint that is resumed" if read_checkpoint(source)["global_step"] > step else ""
-    )
+    later = read_checkpoint(source)["global_step"] > step
+    return "is of an epoch after the checkpoint that is resumed" if later else ""
 
 
 class LastCheckpoint(ModelCheckpoint):

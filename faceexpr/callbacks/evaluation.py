@@ -295,11 +295,8 @@ def flat_hparams(trainer: Trainer, pl_module: LightningModule) -> dict[str, Plai
         more["batch_size"] = getattr(data, "batch_size", None)
         augment: Any = getattr(data, "augment", None)
         if dataclasses.is_dataclass(augment):
-            more["augment"] = {
-                field.name: getattr(augment, field.name)
-                for field in dataclasses.fields(augment)
-                if getattr(augment, field.name) != field.default
-            }
+            usual = {field.name: field.default for field in dataclasses.fields(augment)}
+            more["augment"] = {name: value for name, value in vars(augment).items() if value != usual.get(name, value)}
     return row | dict(_flatten("", more))
 
 

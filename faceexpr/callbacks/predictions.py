@@ -97,6 +97,7 @@ class PredictionWriter(Callback):
         split = datamodule.split("predict")
         split.share_findings()
         rows = list_rows(split, table)
+        unread, skipped = len(split.failures) + len(split.broken), sum(row.status == "skipped" for row in rows)
         self.failed = sum(row.status == "error" for row in rows)
         self._done = True
         if not trainer.is_global_zero:
@@ -108,7 +109,6 @@ class PredictionWriter(Callback):
         if len(rows) > SHOWN:
             say(f"... and {len(rows) - SHOWN:,} more")
         say(f"{counted(len(rows), 'row')} written to {self._target}")
-        unread, skipped = len(split.failures) + len(split.broken), sum(row.status == "skipped" for row in rows)
         for number, what in (
             (unread, "could not be read; the note of each row says why"),
             (self.failed - unread, "have probabilities that are not finite"),
@@ -128,15 +128,15 @@ def list_rows(split: FaceSplit, table: SampleTable) -> list[Row]:
         if position in failures:
             rows.append(Row(failures[position].source, None, "error", failures[position].reason))
             continue
-        probabilities, source, note = found.get(index), split.sources[index], split.notes.get(index, "")
+        probabilities, note, status = found.get(index), split.notes.get(index, ""), "ok"
         if index in split.broken:
-            rows.append(Row(source, None, "error", split.broken[index]))
+            probabilities, status, note = None, "error", split.broken[index]
         elif probabilities is None:
-            rows.append(Row(source, None, "skipped", note))
+            status = "skipped"
         elif not np.isfinite(probabilities).all():
-            rows.append(Row(source, None, "error", "; ".join(filter(None, ("probabilities are not finite", note)))))
-        else:
-            rows.append(Row(source, probabilities, "ok", note))
+            note = "; ".join(filter(None, ("probabilities are not finite", note)))
+            probabilities, status = None, "error"
+        rows.append(Row(split.sources[index], probabilities, status, note))
         index += 1
     return rows
 

@@ -54,11 +54,10 @@ class RunChecks(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and not self._trained and trainer.ckpt_path is not None:
-            way = "give a larger max_epochs or max_steps"
-            rank_zero_warn(
-                f"nothing was left to train: the checkpoint has done {counted(trainer.global_step, 'step')}; to go on, "
-                + ("leave out EarlyStopping, which has ended it" if _ended_early(trainer) else way)
-            )
+            early = _ended_early(trainer)
+            way = "leave out EarlyStopping, which has ended it" if early else "give a larger max_epochs or max_steps"
+            steps = counted(trainer.global_step, "step")
+            rank_zero_warn(f"nothing was left to train: the checkpoint has done {steps}; to go on, {way}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._trained = True
@@ -100,14 +99,11 @@ class RunChecks(Callback):
 
 
 def check_batch_norm(trainer: Trainer, synchronised: bool) -> None:
-    """Refuse to synchronise batch normalisation where torch cannot.
+    """Refuse, with a `FaceExprError`, to synchronise batch normalisation on the CPU, where torch cannot.
 
     Args:
         trainer: not yet running.
         synchronised: the option ``sync_batchnorm``, which the trainer does not tell.
-
-    Raises:
-        FaceExprError: the processes train on the CPU.
     """
     strategy = trainer.strategy
     if synchronised and isinstance(strategy, ParallelStrategy) and strategy.root_device.type == "cpu":
@@ -126,16 +122,15 @@ def _ended_early(trainer: Trainer) -> bool:
 
 def _monitors(trainer: Trainer) -> list[tuple[str, str | None, str]]:
     """Return (metric, mode, who watches it) for callbacks and schedulers."""
-    schedules = [each for each in trainer.lr_scheduler_configs if isinstance(each.scheduler, ReduceLROnPlateau)]
-    watchers = [
-        *((callback, getattr(callback, "monitor", None)) for callback in [*trainer.callbacks]),  # type: ignore[attr-defined]
-        *((each.scheduler, each.monitor) for each in schedules),
-    ]
+    # The evaluation's monitor is the checkpoint's, and would only say everything twice.
+    callbacks = [one for one in trainer.callbacks if not isinstance(one, Evaluation)]  # type: ignore[attr-defined]
+    schedules = [one for one in trainer.lr_scheduler_configs if isinstance(one.scheduler, ReduceLROnPlateau)]
+    watchers = [(one, getattr(one, "monitor", None)) for one in callbacks]
+    watchers += [(one.scheduler, one.monitor) for one in schedules]
     return [
         (monitor, getattr(watcher, "mode", None), type(watcher).__name__)
         for watcher, monitor in watchers
-        # The evaluation's monitor is the checkpoint's, and would only say everything twice.
-        if isinstance(monitor, str) and not isinstance(watcher, Evaluation)
+        if isinstance(monitor, str)
     ]
 
 

@@ -33,14 +33,9 @@ class PairTest:
     """One run against another.
 
     Attributes:
-        first: name of the one.
-        second: name of the other.
-        difference: accuracy of the first less that of the second.
-        interval: paired bootstrap interval of the difference, 95%.
-        only_first: samples that only the first has right.
-        only_second: samples that only the second has right.
-        p: of McNemar's exact test, two-sided.
-        p_holm: the same, corrected by Holm for the number of pairs.
+        difference: accuracy of the first less that of the second; ``interval`` is its paired bootstrap one, 95%.
+        only_first: samples that only the first has right; ``only_second`` that only the second has.
+        p: of McNemar's exact test, two-sided; ``p_holm`` is corrected by Holm for the number of pairs.
     """
 
     first: str
@@ -79,11 +74,8 @@ def compare(runs: Mapping[str, SavedSamples], chosen: NDArray[np.bool_], resampl
         confusion = confusion_matrix(run.labels[chosen], run.predicted[chosen], labels=[*run.class_names])
         values, _ = count_scores(confusion, run.class_names)
         interval = accuracy_interval(right[name], CONFIDENCE, resamples, seed)
-        scores.append(
-            RunScores(
-                name, count, values["accuracy"], interval, values["balanced_accuracy"], values["macro_f1"],
-            )
-        )  # fmt: skip
+        balanced, f1 = values["balanced_accuracy"], values["macro_f1"]
+        scores.append(RunScores(name, count, values["accuracy"], interval, balanced, f1))
     tested = []
     for first, second in combinations(right, 2):
         ours, theirs = int((right[first] & ~right[second]).sum()), int((right[second] & ~right[first]).sum())
@@ -123,13 +115,8 @@ def difference_interval(
     A sample adds 1, 0 or -1 to the difference, so that drawing samples with replacement is drawing from a multinomial
     distribution over these three: the same numbers at no cost.
 
-    Args:
-        only_first: samples that only the first has right.
-        only_second: samples that only the second has right.
-        count: all samples.
-        confidence: probability that the interval covers the true difference, between 0 and 1.
-        resamples: number of bootstrap resamples.
-        seed: of the resampling.
+    Of ``count`` samples, ``only_first`` and ``only_second`` are those that only one of both has right. The interval
+    covers the true difference with the probability ``confidence``.
     """
     shares = np.array([only_first, only_second, count - only_first - only_second]) / count
     drawn = np.random.default_rng(seed).multinomial(count, shares, size=resamples)

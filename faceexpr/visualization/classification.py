@@ -207,31 +207,29 @@ def reliability(table: SampleTable, scores: Scores, title: str) -> Figure:
     Bars below the diagonal mean that the network is too sure of itself. The bins are those of ``ece``.
     """
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    bins = np.clip(np.digitize(table.confidence, edges[1:-1], right=True), 0, CALIBRATION_BINS - 1)
+    bins = np.digitize(table.confidence, edges[1:-1], right=True)
     counts = np.bincount(bins, minlength=CALIBRATION_BINS)
     filled, divisor = counts > 0, np.maximum(counts, 1)
     accuracy = np.bincount(bins, weights=table.correct, minlength=CALIBRATION_BINS) / divisor
     confidence = np.bincount(bins, weights=table.confidence, minlength=CALIBRATION_BINS) / divisor
-    left, width = edges[:-1], 1 / CALIBRATION_BINS
+    left, gap = edges[:-1], confidence - accuracy
 
     figure = blank(6.2, 6.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    upper.bar(left[filled], accuracy[filled], width, align="edge", color=BAR, edgecolor="white", label="accuracy")
+    look: dict[str, Any] = {"width": 1 / CALIBRATION_BINS, "align": "edge", "edgecolor": "white"}
+    upper.bar(left[filled], accuracy[filled], color=BAR, label="accuracy", **look)
     for kind, ink, label in (
-        (filled & (confidence > accuracy), "#dc9a93", "over-confident by"),
-        (filled & (confidence < accuracy), "#e0a800", "under-confident by"),
+        (filled & (gap > 0), "#dc9a93", "over-confident by"),
+        (filled & (gap < 0), "#e0a800", "under-confident by"),
     ):
         if kind.any():
-            upper.bar(
-                left[kind], (confidence - accuracy)[kind], width, bottom=accuracy[kind], align="edge", label=label,
-                color=ink, edgecolor="white",
-            )  # fmt: skip
+            upper.bar(left[kind], gap[kind], bottom=accuracy[kind], color=ink, label=label, **look)
     upper.plot((0, 1), (0, 1), color=INK, linewidth=1, linestyle=DASHED, label="perfectly calibrated")
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of predictions that are right")
     upper.legend(loc="upper left", frameon=False, fontsize=9)
     mean = float(table.confidence.mean())
     heading(upper, title, f"{_facts(scores)}   mean confidence {mean:.1%}   ECE {scores.values['ece']:.3f}")
-    lower.bar(left, counts / max(1, counts.sum()), width, align="edge", color=GREY, edgecolor="white")
+    lower.bar(left, counts / max(1, counts.sum()), color=GREY, **look)
     lower.set(xlabel="confidence: probability of the predicted class", ylabel="samples")
     percent_axes(upper, "x", "y")
     percent_axes(lower, "y")
@@ -294,46 +292,38 @@ def gallery(
 
 def robustness_curves(found: Mapping[str, Any], title: str) -> Figure:
     """Draw a panel for each corruption of `score_robustness`: the accuracy over the strengths, from the clean at 0."""
-    names = list(found["corruptions"])
-    columns = min(3, len(names))
-    rows = -(-len(names) // columns)
+    number = len(found["corruptions"])
+    columns = min(3, number)
+    rows = -(-number // columns)
+    clean, mean = found["clean"]["accuracy"], found["mean"]["accuracy"]
     figure = blank(max(4.8, 3.5 * columns), 0.9 + 2.5 * rows)
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for axes, name in zip(grid.flat, names, strict=False):
-        _robustness_panel(axes, found, name)
-    for axes in grid.flat[len(names) :]:
+    for axes, (name, own) in zip(grid.flat, found["corruptions"].items(), strict=False):
+        corruption, values = CORRUPTIONS[name], [one["accuracy"] for one in own["strengths"]]
+        axes.axhline(clean, color=INK, linewidth=1, linestyle=DASHED)
+        axes.plot([0, *STRENGTHS], [clean, *values], color=BAR, linewidth=2, marker="o", markersize=4.5, clip_on=False)
+        for place, value in zip(STRENGTHS, values, strict=True):
+            # Below the line, where the dashed one seldom is, unless there is no room.
+            away, side = (-6, "top") if value > 0.12 else (6, "bottom")
+            axes.annotate(
+                f"{value:.0%}", (place, value), xytext=(0, away), textcoords="offset points", ha="center", va=side,
+                fontsize=8.5, color=BAR,
+            )  # fmt: skip
+        axes.set_title(corruption.label, fontsize=11, fontweight="bold", loc="left")
+        axes.set_title(f"mean {own['mean']['accuracy']:.1%}", fontsize=9, color="#444444", loc="right")
+        axes.set_xlabel(corruption.unit, fontsize=9)
+        axes.set_xticks([0, *STRENGTHS], ["clean", *(f"{value:g}" for value in corruption.values)], fontsize=9)
+        axes.set(xlim=(-0.3, len(STRENGTHS) + 0.3), ylim=(0, 1))
+        axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.8)
+        axes.tick_params(length=0)
+        percent_axes(axes, "y")
+    for axes in grid.flat[number:]:
         axes.set_axis_off()
     for axes in grid[:, 0]:
         axes.set_ylabel("accuracy")
-    clean, mean = found["clean"]["accuracy"], found["mean"]["accuracy"]
-    figure.suptitle(
-        f"{title}\nn = {found['n']:,}   clean {clean:.1%} (dashed)   mean of all {mean:.1%}",
-        x=0.01, ha="left", fontsize=12,
-    )  # fmt: skip
+    detail = f"n = {found['n']:,}   clean {clean:.1%} (dashed)   mean of all {mean:.1%}"
+    figure.suptitle(f"{title}\n{detail}", x=0.01, ha="left", fontsize=12)
     return figure
-
-
-def _robustness_panel(axes: Axes, found: Mapping[str, Any], name: str) -> None:
-    corruption, clean, own = CORRUPTIONS[name], found["clean"]["accuracy"], found["corruptions"][name]
-    values = [clean, *(one["accuracy"] for one in own["strengths"])]
-    places = [0, *STRENGTHS]
-    axes.axhline(clean, color=INK, linewidth=1, linestyle=DASHED)
-    axes.plot(places, values, color=BAR, linewidth=2, marker="o", markersize=4.5, clip_on=False)
-    for place, value in zip(places[1:], values[1:], strict=True):
-        # Below the line, where the dashed one seldom is, unless there is no room.
-        below = value > 0.12
-        axes.annotate(
-            f"{value:.0%}", (place, value), xytext=(0, -6 if below else 6), textcoords="offset points",
-            ha="center", va="top" if below else "bottom", fontsize=8.5, color=BAR,
-        )  # fmt: skip
-    axes.set_title(corruption.label, fontsize=11, fontweight="bold", loc="left")
-    axes.set_title(f"mean {own['mean']['accuracy']:.1%}", fontsize=9, color="#444444", loc="right")
-    axes.set_xlabel(corruption.unit, fontsize=9)
-    axes.set_xticks(places, ["clean", *(f"{value:g}" for value in corruption.values)], fontsize=9)
-    axes.set(xlim=(-0.3, len(STRENGTHS) + 0.3), ylim=(0, 1))
-    axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.8)
-    axes.tick_params(length=0)
-    percent_axes(axes, "y")
 
 
 def corrupted_faces(corruptions: Sequence[str], seed: int) -> Figure:
