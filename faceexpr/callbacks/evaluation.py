@@ -220,7 +220,7 @@ class Evaluation(Callback, Generic[Table, Scores]):
     def _report(self, trainer: Trainer, stage: Stage, result: Pass[Table, Scores], full: bool) -> None:
         if not trainer.is_global_zero:
             return
-        self.report(trainer, stage, result, full, self.folder)
+        self.report(trainer, stage, result, full)
         if self.figures and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
             show_figures(trainer, stage, self.draw(trainer, stage, result), self.folder)
         if self.folder is not None:

@@ -26,10 +26,6 @@ def samples(labels, predicted, leaked=None, names=NAMES, indices=None):
     )
 
 
-def everything(run):
-    return np.ones(len(run.indices), dtype=bool)
-
-
 @pytest.mark.parametrize(
     ("only_first", "only_second", "p"),
     [
@@ -85,12 +81,10 @@ def test_each_run_and_each_pair():
     pairs = [("good", "better"), ("good", "bad"), ("better", "bad")]
     assert [(pair.first, pair.second) for pair in found.pairs] == pairs
     for pair in found.pairs:
-        right = [guesses[name][chosen] == labels[chosen] for name in (pair.first, pair.second)]
-        assert pair.only_first == (right[0] & ~right[1]).sum()
-        assert pair.only_second == (right[1] & ~right[0]).sum()
+        first, second = (guesses[name][chosen] == labels[chosen] for name in (pair.first, pair.second))
+        assert (pair.only_first, pair.only_second) == ((first & ~second).sum(), (second & ~first).sum())
         assert pair.difference == pytest.approx(accuracy[pair.first] - accuracy[pair.second])
-        assert pair.p == mcnemar(pair.only_first, pair.only_second)
-        assert pair.p <= pair.p_holm <= 3 * pair.p + 1e-15
+        assert pair.p == mcnemar(pair.only_first, pair.only_second) <= pair.p_holm <= 3 * pair.p + 1e-15
     assert compare(runs, chosen, 2000, 0) == found
 
 
@@ -98,7 +92,7 @@ def test_class_order_does_not_matter():
     first = samples("abca", "abcb")
     second = samples("abca", "abca", names=("c", "a", "b"))
     check_same({"first": first, "second": second})
-    found = compare({"first": first, "second": second}, everything(first), 100, 0)
+    found = compare({"first": first, "second": second}, np.ones(4, dtype=bool), 100, 0)
     assert [run.accuracy for run in found.runs] == [0.75, 1.0]
     assert found.runs[0].balanced_accuracy == pytest.approx((0.5 + 1 + 1) / 3)
 
