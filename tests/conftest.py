@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,25 +68,26 @@ def run(workdir: Path) -> Run:
     return tiny
 
 
+def build_trainer(folder: Path, callback: Callback, **options: Any) -> Trainer:
+    """Make a trainer with one callback, whose runs go into a folder."""
+    options.setdefault("logger", TensorBoardLogger(folder, name="runs", default_hp_metric=False))
+    options.setdefault("max_epochs", 1)
+    return Trainer(
+        callbacks=[callback],
+        default_root_dir=folder,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=options.pop("enable_checkpointing", False),
+        log_every_n_steps=1,
+        **options,
+    )
+
+
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
     """Make a trainer with one callback: ``make_trainer(callback, max_epochs=2)``."""
-
-    def build(callback: Callback, **options: Any) -> Trainer:
-        options.setdefault("logger", TensorBoardLogger(tmp_path, name="runs", default_hp_metric=False))
-        options.setdefault("max_epochs", 1)
-        return Trainer(
-            callbacks=[callback],
-            default_root_dir=tmp_path,
-            accelerator="cpu",
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=options.pop("enable_checkpointing", False),
-            log_every_n_steps=1,
-            **options,
-        )
-
-    return build
+    return partial(build_trainer, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -53,10 +53,7 @@ class ReadsThePixel(LightningModule):
         return {"loss": loss, "probabilities": logits.softmax(1), "target": batch["target"]}
 
     def validation_step(self, batch, batch_idx):
-        result = {"probabilities": self.logits(batch["image"]).softmax(1)}
-        if "target" in batch:
-            result["target"] = batch["target"]
-        return result
+        return {"probabilities": self.logits(batch["image"]).softmax(1), "target": batch.get("target")}
 
     test_step = predict_step = validation_step
 

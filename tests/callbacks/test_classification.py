@@ -1,13 +1,16 @@
 """The evaluation of classifiers in whole runs of a tiny model."""
 
 import csv
+import io
 import math
+from contextlib import redirect_stdout
 from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from conftest import build_trainer
 from evaluation_runs import SEVEN, ReadsThePixel, make_split, pixel_faces, read_events, read_metrics
 from lightning.pytorch.loggers import CSVLogger
 from sklearn.metrics import f1_score
@@ -31,41 +34,95 @@ FOUR_OF_FIVE = [(0, 0), (3, 3), (4, 4), (6, 6), (2, 3)]
 SOFT = torch.eye(7) * 0.6 + torch.eye(7).roll(1, 1) * 0.4
 """Two expressions for each face; the first has the majority."""
 
+KINDS = {"confusion_matrix", "per_class_accuracy", "reliability", "right", "wrong"}
+
 
 def divided_votes(stages, **extra):
     return pixel_faces({stage: make_split(list(range(7)), SOFT.tolist(), **extra) for stage in stages})
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_five_samples_are_five_samples_in_one_process_and_in_two(make_trainer, tmp_path, devices):  # case E11
-    strategy = "ddp_spawn" if devices == 2 else "auto"
-    trainer = make_trainer(ClassificationEvaluation(figures=False), devices=devices, strategy=strategy)
-    trainer.test(ReadsThePixel(), datamodule=pixel_faces({"test": FOUR_OF_FIVE}), verbose=False)
-    record = read_metrics(tmp_path, "test")
+class WorseLater(ReadsThePixel):
+    """All right in the first two epochs; then nothing is."""
+
+    def validation_step(self, batch, batch_idx):
+        result = super().validation_step(batch, batch_idx)
+        result["probabilities"] = result["probabilities"].roll(1 if self.current_epoch >= 2 else 0, 1)
+        return result
+
+
+def pixels_of_all_splits():
+    data = pixel_faces({"train": SEVEN, "val": [*SEVEN, (2, 3)], "test": FOUR_OF_FIVE}, batch_size=4)
+    data.leaked = lambda stage: np.array([False, True, False, False, True]) if stage == "test" else None
+    return data
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A training with figures, whose last of three epochs is the worst, and a test without."""
+    folder, data, model = tmp_path_factory.mktemp("fitted"), pixels_of_all_splits(), WorseLater()
+    evaluation = ClassificationEvaluation(gallery_size=4, figures_every_n_epochs=2)
+    trainer = build_trainer(folder, evaluation, max_epochs=3, enable_checkpointing=True)
+    with redirect_stdout(io.StringIO()) as printed:
+        trainer.fit(model, datamodule=data)
+        logged = set(trainer.callback_metrics)
+        promised = evaluation.logged("val", model) | evaluation.logged("train", model)
+        evaluation.figures = False
+        trainer.test(model, datamodule=data, verbose=False)
+    return SimpleNamespace(folder=folder, model=model, printed=printed.getvalue(), logged=logged, promised=promised)
+
+
+def test_the_best_epoch_is_reported_and_figures_are_drawn(fitted):
+    record, events = read_metrics(fitted.folder, "val"), read_events(fitted.folder)
+    assert (record["epoch"], record["accuracy"], record["n"]) == (0, 7 / 8, 8)
+    assert "val: best after 1 epoch, accuracy 87.50%" in fitted.printed
+    assert set(events.Tags()["images"]) == {f"val/{kind}" for kind in KINDS} | {"train/faces"}
+    # After epoch 1, and those of the best epoch at the end.
+    assert (len(events.Images("val/confusion_matrix")), len(events.Images("train/faces"))) == (2, 1)
+    names = {path.name for path in (fitted.folder / "runs" / "version_0" / "figures").iterdir()}
+    assert names == {f"val_{kind}.png" for kind in KINDS} | {"train_faces.png"}
+    assert [event.value for event in events.Scalars("val/accuracy")] == pytest.approx([7 / 8, 7 / 8, 1 / 8])
+    assert [event.value for event in events.Scalars("train/accuracy")] == [1.0] * 3
+
+
+def test_a_run_has_its_row_of_hyper_parameters_with_final_metrics(fitted):  # case E16
+    events = read_events(fitted.folder)
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    found = HParamsPluginData.FromString(content).session_start_info.hparams
+    row = {name: getattr(value, value.WhichOneof("kind")) for name, value in found.items()}
+    net = {"net": "PixelNet", "net.depth": 3, "optimizer": "SGD", "optimizer.weight_decay": 0.01}
+    assert {**net, "lr": 0.1, "batch_size": 4, "epochs": 3}.items() <= row.items()
+    assert not [name for name in row if name.startswith(("augment.", "_"))]  # all of it is off
+    finals = {name: events.Scalars(name)[0].value for name in events.Tags()["scalars"] if "/" in name}
+    assert (finals["best/val_accuracy"], finals["final/val_accuracy"]) == pytest.approx((7 / 8, 1 / 8))
+    assert finals["final/train_accuracy"] == 1
+    assert "hp_metric" not in events.Tags()["scalars"]
+
+
+def test_logged_names_are_known_in_advance_with_their_direction(fitted):
+    assert fitted.promised.keys() <= fitted.logged
+    assert (fitted.promised["val/ece"], fitted.promised["val/f1/Happy"]) == (False, True)
+
+
+def test_every_pass_leaves_its_record_and_its_samples_in_the_run_folder(fitted):
+    record, folder = read_metrics(fitted.folder, "test"), fitted.folder / "runs" / "version_0"
     assert (record["n"], record["accuracy"]) == (5, pytest.approx(0.8))
     assert sum(row["n"] for row in record["per_class"].values()) == np.sum(record["confusion_matrix"]) == 5
-    assert float(trainer.callback_metrics["test/accuracy"]) == pytest.approx(0.8)
+    assert len(read_samples(folder / file_name("val")).labels) == 8
+    found = read_samples(folder / file_name("test"))
+    assert found.predicted.tolist() == ["Angry", "Happy", "Sad", "Neutral", "Fear"]
+    assert found.labels.tolist() == ["Angry", "Happy", "Sad", "Neutral", "Happy"]
+    assert found.leaked.tolist() == [False, True, False, False, True]
+    expected = (torch.eye(7) * fitted.model.scale.detach()).softmax(1)[0].numpy()
+    np.testing.assert_allclose(found.probabilities[0], expected, atol=5.01e-4)
 
 
-def test_every_run_has_its_row_of_hyper_parameters_with_final_metrics(make_trainer, tmp_path):  # case E16
-    val = [*SEVEN, (2, 3), (5, 5)]
-    found = []
-    for version, lr in enumerate((0.1, 0.01)):
-        trainer = make_trainer(ClassificationEvaluation(figures=False), max_epochs=2)
-        trainer.fit(ReadsThePixel(lr=lr), datamodule=pixel_faces({"train": SEVEN, "val": val}, batch_size=3))
-        events = read_events(tmp_path, version)
-        content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
-        row = HParamsPluginData.FromString(content).session_start_info.hparams
-        found.append({name: getattr(value, value.WhichOneof("kind")) for name, value in row.items()})
-        values = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-        assert values["final/val_accuracy"] == values["best/val_accuracy"] == [pytest.approx(8 / 9)]
-        assert values["final/train_accuracy"] == [1.0]
-        assert "hp_metric" not in values
-    assert [row["lr"] for row in found] == [0.1, 0.01]
-    common = {"net": "PixelNet", "net.depth": 3, "optimizer": "SGD", "optimizer.weight_decay": 0.01, "batch_size": 3}
-    for row in found:
-        assert {**common, "epochs": 2}.items() <= row.items()
-        assert not [name for name in row if name.startswith(("augment.", "_"))]  # all of it is off
+def test_a_resumed_run_still_knows_the_best_epoch(fitted, make_trainer, tmp_path):
+    (checkpoint,) = fitted.folder.rglob("*.ckpt")
+    trainer = make_trainer(ClassificationEvaluation(figures=False), max_epochs=4)
+    trainer.fit(WorseLater(), datamodule=pixels_of_all_splits(), ckpt_path=str(checkpoint), weights_only=True)
+    record = read_metrics(tmp_path, "val")
+    assert float(trainer.callback_metrics["val/accuracy"]) == pytest.approx(1 / 8)
+    assert (record["epoch"], record["accuracy"]) == (0, pytest.approx(7 / 8))
 
 
 def test_the_row_names_what_differs_from_the_defaults():
@@ -108,57 +165,6 @@ def test_what_is_logged_recorded_and_printed_is_what_the_samples_say(make_traine
     assert dict(zip(table[0][1:], table[1][1:], strict=True))["Neutral"] == "1"
 
 
-def test_logged_names_are_known_in_advance_with_their_direction(make_trainer):
-    model, callback = ReadsThePixel(), ClassificationEvaluation(figures=False)
-    trainer = make_trainer(callback)
-    trainer.fit(model, datamodule=pixel_faces({"train": SEVEN, "val": SEVEN}))
-    promised = callback.logged("val", model) | callback.logged("train", model)
-    assert promised.keys() <= trainer.callback_metrics.keys()
-    assert (promised["val/ece"], promised["val/f1/Happy"]) == (False, True)
-
-
-class WorseLater(ReadsThePixel):
-    """All right in the first epochs; from epoch ``since`` on, nothing is."""
-
-    since = 1
-
-    def validation_step(self, batch, batch_idx):
-        result = super().validation_step(batch, batch_idx)
-        result["probabilities"] = result["probabilities"].roll(1 if self.current_epoch >= self.since else 0, 1)
-        return result
-
-
-def test_the_best_epoch_is_reported_and_figures_are_drawn(make_trainer, tmp_path, capsys):
-    trainer = make_trainer(ClassificationEvaluation(gallery_size=4, figures_every_n_epochs=2), max_epochs=3)
-    model = WorseLater()
-    model.since = 2
-    trainer.fit(model, datamodule=pixel_faces({"train": SEVEN, "val": [*SEVEN, (2, 3)]}, batch_size=4))
-    record = read_metrics(tmp_path, "val")
-    assert (record["epoch"], record["accuracy"], record["n"]) == (0, 7 / 8, 8)
-    assert "val: best after 1 epoch, accuracy 87.50%" in capsys.readouterr().out
-    events = read_events(tmp_path)
-    kinds = {"confusion_matrix", "per_class_accuracy", "reliability", "right", "wrong"}
-    assert set(events.Tags()["images"]) == {f"val/{kind}" for kind in kinds} | {"train/faces"}
-    # After epoch 1, and those of the best epoch at the end.
-    assert (len(events.Images("val/confusion_matrix")), len(events.Images("train/faces"))) == (2, 1)
-    names = {path.name for path in (tmp_path / "runs" / "version_0" / "figures").iterdir()}
-    assert names == {f"val_{kind}.png" for kind in kinds} | {"train_faces.png"}
-    assert [event.value for event in events.Scalars("val/accuracy")] == pytest.approx([7 / 8, 7 / 8, 1 / 8])
-    assert len(events.Scalars("train/accuracy")) == 3
-
-
-def test_a_resumed_run_still_knows_the_best_epoch(make_trainer, tmp_path):
-    data = pixel_faces({"train": SEVEN, "val": FOUR_OF_FIVE})
-    first = make_trainer(ClassificationEvaluation(figures=False), max_epochs=1, enable_checkpointing=True)
-    first.fit(WorseLater(), datamodule=data)
-    (checkpoint,) = tmp_path.rglob("*.ckpt")
-    second = make_trainer(ClassificationEvaluation(figures=False), max_epochs=2)
-    second.fit(WorseLater(), datamodule=data, ckpt_path=str(checkpoint), weights_only=True)
-    record = read_metrics(tmp_path, "val", version=1)
-    assert float(second.callback_metrics["val/accuracy"]) < 0.8
-    assert (record["epoch"], record["accuracy"]) == (0, pytest.approx(0.8))
-
-
 def test_a_loss_as_monitor_takes_the_lowest_and_a_second_fit_starts_anew(make_trainer, tmp_path):
     callback = ClassificationEvaluation(figures=False, monitor="val/nll")
     # Training makes the model surer of its right predictions, so the last epoch has the lowest loss.
@@ -170,34 +176,17 @@ def test_a_loss_as_monitor_takes_the_lowest_and_a_second_fit_starts_anew(make_tr
     assert records[0]["epoch"] == 1
 
 
-def test_every_pass_leaves_its_record_and_its_samples_in_the_run_folder(make_trainer, tmp_path):
-    data = pixel_faces({"train": FOUR_OF_FIVE, "val": FOUR_OF_FIVE[:2], "test": FOUR_OF_FIVE})
-    data.leaked = lambda stage: np.array([False, True, False, False, True]) if stage == "test" else None
-    trainer, model = make_trainer(ClassificationEvaluation(figures=False)), ReadsThePixel()
-    trainer.fit(model, datamodule=data)
-    trainer.test(model, datamodule=data, verbose=False)
-    assert (read_metrics(tmp_path, "val")["n"], read_metrics(tmp_path, "test")["n"]) == (2, 5)
-    folder = tmp_path / "runs" / "version_0"
-    assert read_samples(folder / file_name("val")).labels.tolist() == ["Angry", "Happy"]
-    found = read_samples(folder / file_name("test"))
-    assert found.predicted.tolist() == ["Angry", "Happy", "Sad", "Neutral", "Fear"]
-    assert found.labels.tolist() == ["Angry", "Happy", "Sad", "Neutral", "Happy"]
-    assert found.leaked.tolist() == [False, True, False, False, True]
-    expected = (torch.eye(7) * model.scale.detach()).softmax(1)[0].numpy()
-    np.testing.assert_allclose(found.probabilities[0], expected, atol=5.01e-4)
-
-
 def test_votes_are_measured_and_their_distances_told_everywhere(make_trainer, tmp_path, capsys):
     selection = Selection("more than half of the votes", {"no majority": 3, "unknown": 1})
     trainer = make_trainer(ClassificationEvaluation(figures=False))
     trainer.test(ReadsThePixel(), datamodule=divided_votes(["test"], selection=selection), verbose=False)
     logits = torch.eye(7) * 3
-    record, events, printed = read_metrics(tmp_path, "test"), read_events(tmp_path), capsys.readouterr().out
+    record, printed = read_metrics(tmp_path, "test"), capsys.readouterr().out
     assert record["accuracy"] == 1.0  # by the class of most votes
     assert record["nll"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, SOFT)), abs=1e-6)
     assert record["total_variation"] == pytest.approx(float((logits.softmax(1) - SOFT).abs().sum(1).mean() / 2))
     for name in DISTANCES:
-        assert [event.value for event in events.Scalars(f"test/{name}")] == [pytest.approx(record[name], abs=1e-6)]
+        assert float(trainer.callback_metrics[f"test/{name}"]) == pytest.approx(record[name], abs=1e-6)
         assert f"{record[name]:.4f}" in printed
     assert record["labels"] == {"rule": selection.rule, "left_out": selection.left_out}
     assert "accuracy 100.00% of 7 images: more than half of the votes; 4 left out (3 no majority, 1 unknown)" in printed
@@ -211,17 +200,13 @@ class WatchesKL(RunChecks):
 
 def test_a_distance_can_choose_the_best_epoch_where_there_are_votes(make_trainer):
     evaluation = ClassificationEvaluation(figures=False, monitor="val/kl")
-    trainer = make_trainer(evaluation, max_epochs=2)
+    trainer = make_trainer(evaluation, logger=False)
     trainer.callbacks.append(WatchesKL())
     trainer.fit(ReadsThePixel(), datamodule=divided_votes(["train", "val"]))
-    assert float(trainer.callback_metrics["train/accuracy"]) == 1.0
-    assert evaluation.logged("val", trainer.lightning_module)["val/kl"] is False
     state = evaluation.state_dict()
     table, scores = ClassificationEvaluation().unpack(state)
     assert table.targets.shape == (7, 7)
     assert scores.values["kl"] == pytest.approx(state["value"], abs=1e-6)
-    trainer = make_trainer(ClassificationEvaluation(figures=False))
-    trainer.callbacks.append(WatchesKL())
     with pytest.raises(FaceExprError, match="watches val/kl, which this run does not measure"):
         trainer.fit(ReadsThePixel(), datamodule=pixel_faces({"train": SEVEN, "val": SEVEN}))
 
@@ -235,35 +220,16 @@ def test_the_sanity_check_and_fast_dev_run_leave_no_trace(make_trainer, tmp_path
     assert [path for path in tmp_path.rglob("*") if path.suffix in (".json", ".png", ".csv")] == []
 
 
-def test_other_loggers_get_the_numbers_and_no_figures(make_trainer, tmp_path):
-    (tmp_path / "csv" / "version_0").mkdir(parents=True)
-    (tmp_path / "csv" / "version_0" / "metrics.json").write_text('{"val": ')
+def test_other_loggers_get_the_numbers_and_a_broken_record_is_written_anew(make_trainer, tmp_path):
+    folder = tmp_path / "csv" / "version_0"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text('{"val": ')
     logger = CSVLogger(tmp_path, name="csv", version=0)
-    trainer = make_trainer(ClassificationEvaluation(), logger=logger)
+    trainer = make_trainer(ClassificationEvaluation(gallery_size=0), logger=logger)
     with pytest.warns(UserWarning, match="is not JSON and is written anew"):
         trainer.test(ReadsThePixel(), datamodule=pixel_faces({"test": FOUR_OF_FIVE}), verbose=False)
-    rows = (tmp_path / "csv" / "version_0" / "metrics.csv").read_text().splitlines()
-    assert "test/accuracy" in rows[0]
-    assert (tmp_path / "csv" / "version_0" / "figures" / "test_wrong.png").stat().st_size > 1000
-
-
-@pytest.mark.parametrize(("stage", "verb"), [("val", "fit"), ("test", "test")])
-def test_probabilities_that_are_not_finite_stop_the_run(make_trainer, stage, verb):
-    data = pixel_faces({"train": SEVEN, stage: [(255, 0), (1, 1)]})
-    trainer = make_trainer(ClassificationEvaluation(figures=False), num_sanity_val_steps=0)
-    with pytest.raises(FaceExprError, match="1 of 2 samples are not finite"):
-        getattr(trainer, verb)(ReadsThePixel(), datamodule=data)
-
-
-def test_names_are_those_of_the_model_in_its_order(make_trainer, tmp_path):  # case F07
-    names = ("sad", "Zorn", "joy")
-    data = pixel_faces({"test": [(0, 0), (1, 1), (1, 2)]}, class_names=names)
-    trainer = make_trainer(ClassificationEvaluation(figures=False))
-    trainer.test(ReadsThePixel(names), datamodule=data, verbose=False)
-    record = read_metrics(tmp_path, "test")
-    assert record["class_names"] == list(names)
-    assert record["per_class"]["joy"]["recall"] == 0
-    assert float(trainer.callback_metrics["test/recall/Zorn"]) == 1
+    assert "test/accuracy" in (folder / "metrics.csv").read_text().splitlines()[0]
+    assert (folder / "figures" / "test_reliability.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(("option", "value"), [("gallery_size", -1), ("resamples", 1)])
@@ -285,20 +251,16 @@ class KeepsGalleries(ClassificationEvaluation):
 def test_tests_show_what_speaks_for_the_prediction_and_trainings_do_not(make_trainer):
     torch.manual_seed(0)
     model = ExpressionClassifier(net=partial(MLP, hidden=[8]))
-    data = SyntheticFaces(train_size=7, val_size=7, test_size=14)
+    data = SyntheticFaces(train_size=7, val_size=3, test_size=4)
     evaluation = KeepsGalleries(explain=True, resamples=10)
     trainer = make_trainer(evaluation, logger=False)
     trainer.fit(model, datamodule=data)
     assert {image.shape for image in evaluation.shown} == {(48, 48)}
     trainer.test(model, datamodule=data, verbose=False)
-    assert [image.shape for image in evaluation.shown] == [(160, 324, 3)] * 14
+    assert [image.shape for image in evaluation.shown] == [(160, 324, 3)] * 4
     # The face on the left is grey; what lies over the one on the right is not.
     assert all((image[:, :160].max(2) == image[:, :160].min(2)).all() for image in evaluation.shown)
     assert all((image[:, 164:].max(2) > image[:, 164:].min(2)).any() for image in evaluation.shown)
-    evaluation.explain = False
-    trainer.test(model, datamodule=data, verbose=False)
-    assert {image.shape for image in evaluation.shown} == {(48, 48)}
+    knn = KNNClassifier(k=1, class_names=FER_NAMES)
     with pytest.raises(FaceExprError, match=r"^explain: KNNClassifier has no gradients"):
-        make_trainer(ClassificationEvaluation(explain=True), logger=False).fit(
-            KNNClassifier(k=1, class_names=FER_NAMES), datamodule=data
-        )
+        make_trainer(ClassificationEvaluation(explain=True), logger=False).fit(knn, datamodule=data)

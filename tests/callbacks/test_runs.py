@@ -14,54 +14,52 @@ from faceexpr.callbacks.runs import RunChecks
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.errors import FaceExprError
 
-CHECKPOINTS = Path("lightning_logs/version_0/checkpoints")
+
+def stored(name: str) -> dict[str, Any]:
+    path = f"lightning_logs/version_0/checkpoints/{name}.ckpt"
+    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+    return checkpoint
 
 
-def test_an_unknown_monitor_is_found_at_the_first_batch(
-    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--checkpoint.monitor=val_acc"], "BestCheckpoint watches val_acc, which this run does not measure; expected"),
+        (
+            ["--model.scheduler=lightning.pytorch.cli.ReduceLROnPlateau", "--model.scheduler.monitor=val/los"],
+            "ReduceLROnPlateau watches val/los",
+        ),
+        (["--checkpoint.mode=min"], "val/accuracy is better when it is higher; use mode max"),
+        (["--checkpoint.monitor=val/nll"], "val/nll is better when it is lower; use mode min"),
+        (["--data.train_size=1"], "the train split holds 1 image; training needs at least 2 images"),
+        (["--data.batch_size=1", "--model.net.batch_norm=true"], "batch normalisation has nothing to compare"),
+    ],
+)
+def test_a_run_that_cannot_end_well_is_stopped_at_its_first_batch(
+    options: list[str], message: str, run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert exit_code(lambda: run("fit", "--checkpoint.monitor=val_acc")) == 2
-    error = capsys.readouterr().err
-    assert "BestCheckpoint watches val_acc" in error
-    assert "val/accuracy" in error
+    assert exit_code(lambda: run("fit", *options)) == 2
+    assert message in capsys.readouterr().err
     assert not list(workdir.rglob("*.ckpt"))  # before the end of the first epoch
-
-
-def test_other_monitors_are_checked_as_well(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    early = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss"]
-    assert exit_code(lambda: run("fit", *early)) == 2
-    assert "EarlyStopping watches val_loss" in capsys.readouterr().err
-    plateau = ["--model.scheduler=lightning.pytorch.cli.ReduceLROnPlateau", "--model.scheduler.monitor=val/los"]
-    assert exit_code(lambda: run("fit", *plateau)) == 2
-    assert "ReduceLROnPlateau watches val/los" in capsys.readouterr().err
-
-
-def test_a_mode_that_prefers_the_worst_model_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code(lambda: run("fit", "--checkpoint.mode=min")) == 2
-    assert "val/accuracy is better when it is higher; use mode max" in capsys.readouterr().err
-    assert exit_code(lambda: run("fit", "--checkpoint.monitor=val/nll")) == 2
-    assert "use mode min" in capsys.readouterr().err
-    run("fit", "--checkpoint.monitor=val/nll", "--checkpoint.mode=min")
 
 
 @pytest.mark.parametrize(
     "args", [["--trainer.limit_val_batches=0"], ["--trainer.check_val_every_n_epoch=5", "--trainer.max_epochs=3"]]
 )
 def test_without_validation_the_last_epoch_is_saved_and_said(
-    args: list[str], run: Run, workdir: Path, caplog: pytest.LogCaptureFixture
+    args: list[str], run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     run("fit", *args)
     assert "no epoch can be the best by val/accuracy: the last epoch is saved" in caplog.text
-    best = torch.load(CHECKPOINTS / "best.ckpt", weights_only=True)
-    last = torch.load(CHECKPOINTS / "last.ckpt", weights_only=True)
+    best, last = stored("best"), stored("last")
     assert last["epoch"] == (2 if len(args) > 1 else 0)
     assert all(torch.equal(best["state_dict"][name], value) for name, value in last["state_dict"].items())
 
 
-def test_the_last_epoch_is_saved_also_where_it_is_not_the_best(run: Run, workdir: Path) -> None:
-    run("fit", "--trainer.max_epochs=4", "--model.lr=0")  # nothing is learnt: the first epoch stays the best
-    assert torch.load(CHECKPOINTS / "best.ckpt", weights_only=True)["epoch"] == 0
-    assert torch.load(CHECKPOINTS / "last.ckpt", weights_only=True)["epoch"] == 3
+def test_the_last_epoch_is_saved_also_where_it_is_not_the_best(run: Run) -> None:
+    # Nothing is learnt: the first epoch stays the best.
+    run("fit", "--trainer.max_epochs=3", "--model.lr=0", "--checkpoint.monitor=val/nll", "--checkpoint.mode=min")
+    assert (stored("best")["epoch"], stored("last")["epoch"]) == (0, 2)
 
 
 def test_a_diverged_training_stops_and_keeps_nothing_of_it(
@@ -81,38 +79,17 @@ def test_a_diverged_training_stops_and_keeps_nothing_of_it(
     [
         (["--data.train_size=3", "--data.batch_size=2"], 2),  # the second batch is filled up to two
         (["--data.train_size=3", "--data.batch_size=8", "--data.drop_last=true"], 1),
-        (["--data.train_size=9", "--data.batch_size=4"], 3),
+        (["--trainer.max_steps=2"], 2),  # ends before the first validation
     ],
 )
-def test_small_data_train_with_batch_norm(args: list[str], steps: int, run: Run, workdir: Path) -> None:
+def test_short_trainings_train_with_batch_norm_and_are_saved(args: list[str], steps: int, run: Run) -> None:
     run("fit", *args, "--model.net.batch_norm=true")
-    assert torch.load(CHECKPOINTS / "last.ckpt", weights_only=True)["global_step"] == steps
-
-
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ("--data.train_size=1", "the train split holds 1 image; training needs at least 2 images"),
-        ("--data.batch_size=1", "batch normalisation has nothing to compare"),
-    ],
-)
-def test_one_image_in_a_step_is_a_clear_message(
-    option: str, message: str, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert exit_code(lambda: run("fit", option, "--model.net.batch_norm=true")) == 2
-    assert message in capsys.readouterr().err
+    assert stored("last")["global_step"] == stored("best")["global_step"] == steps
 
 
 @pytest.mark.parametrize(
     ("stage", "option"),
-    [
-        ("fit", "max_epochs"),
-        ("fit", "max_steps"),
-        ("fit", "limit_train_batches"),
-        ("fit", "check_val_every_n_epoch"),
-        ("validate", "limit_val_batches"),
-        ("test", "limit_test_batches"),
-    ],
+    [("fit", "max_epochs"), ("fit", "limit_train_batches"), ("validate", "limit_val_batches")],
 )
 def test_a_run_of_nothing_is_refused(stage: str, option: str) -> None:
     nothing: Any = {option: 0}
@@ -121,19 +98,11 @@ def test_a_run_of_nothing_is_refused(stage: str, option: str) -> None:
         RunChecks().setup(trainer, LightningModule(), stage)
 
 
-def test_steps_that_end_before_the_first_validation_are_saved(run: Run, workdir: Path) -> None:
-    run("fit", "--trainer.max_steps=2")  # an epoch has four
-    assert torch.load(CHECKPOINTS / "best.ckpt", weights_only=True)["global_step"] == 2
-
-
-def test_checkpoints_can_be_switched_off_and_that_is_said(
+def test_without_checkpoints_or_a_logger_a_run_keeps_the_rest(
     run: Run, workdir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run("fit", "--trainer.enable_checkpointing=false")
     assert "no checkpoint is kept" in caplog.text
     assert not list(workdir.rglob("*.ckpt"))
-
-
-def test_a_run_without_a_logger_keeps_its_results_in_the_current_folder(run: Run, workdir: Path) -> None:
-    run("fit", "--trainer.logger=false")
+    run("fit", "--trainer.logger=false")  # into the current folder
     assert {"checkpoints", "config.yaml", "metrics.json"} <= {path.name for path in workdir.iterdir()}

@@ -133,17 +133,6 @@ def test_accuracy_interval_is_reproducible_and_as_wide_as_theory():
     assert accuracy_interval(np.zeros(5, dtype=bool)) == pytest.approx((0, 1 - 0.025 ** (1 / 5)))
 
 
-def test_samples_come_sorted_once_each_and_without_padding():
-    collector = SampleCollector(num_classes=2)
-    probabilities = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
-    collector.update(torch.tensor([4, 1, -1]), probabilities, torch.tensor([0, 1, 0]))
-    collector.update(torch.tensor([4, -1]), probabilities[:2], torch.tensor([0, 1]))
-    table = collector.compute()
-    assert table.indices.tolist() == [1, 4]
-    np.testing.assert_allclose(table.probabilities, [[0.2, 0.8], [0.9, 0.1]])
-    assert table.labels.tolist() == [1, 0]
-
-
 def distances(probabilities, targets):
     table = SampleTable(np.arange(len(targets)), probabilities, targets)
     return {name: METRICS[name].compute(table) for name in DISTANCES}
@@ -168,8 +157,9 @@ def test_distances_are_those_of_scipy():
     assert all(0 <= value < 1e-6 for value in distances(same, same).values())
 
 
-# What each of two processes has seen: uneven, and one with padding only. The latter has distributions as targets.
-SHARES = [([[0, 2], [4]], [[1, 3], [-1]]), ([[0, 1, 2], [3, 4]], [[-1, -1, -1], [-1, -1]])]
+# What each of two processes has seen: uneven, and one with padding only or what the other has seen. The latter has
+# distributions as targets.
+SHARES = [([[4, 2], [0]], [[1, 3], [-1]]), ([[0, 1, 2], [3, 4]], [[-1, -1, -1], [-1, 2]])]
 
 
 def gather(rank, folder):

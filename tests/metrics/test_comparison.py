@@ -100,7 +100,6 @@ def test_class_order_does_not_matter():
 @pytest.mark.parametrize(
     ("other", "reason"),
     [
-        (samples("abc", "abc"), "one has 4 samples and two has 3, of which 3 have the same place in their split"),
         (samples("abca", "abca", indices=[0, 1, 2, 5]), "one has 4 samples and two has 4, of which 3 have"),
         (samples("abcb", "abcb"), "other labels for 1 of 4 samples: number 3 is a in the one and b in the other"),
         (samples("abca", "abca", names=("a", "b", "c", "d")), "one has the classes a, b, c and two has a, b, c, d"),
