@@ -78,11 +78,7 @@ class Evaluation(Callback, Generic[Table, Scores]):
     """
 
     def __init__(
-        self,
-        figures: bool = True,
-        figures_every_n_epochs: int = 0,
-        gallery_size: int = 9,
-        monitor: str | None = AUTO,
+        self, figures: bool = True, figures_every_n_epochs: int = 0, gallery_size: int = 9, monitor: str | None = AUTO
     ) -> None:
         for name, value in (("figures_every_n_epochs", figures_every_n_epochs), ("gallery_size", gallery_size)):
             if value < 0:

@@ -88,8 +88,7 @@ def test_short_trainings_train_with_batch_norm_and_are_saved(args: list[str], st
 
 
 @pytest.mark.parametrize(
-    ("stage", "option"),
-    [("fit", "max_epochs"), ("fit", "limit_train_batches"), ("validate", "limit_val_batches")],
+    ("stage", "option"), [("fit", "max_epochs"), ("fit", "limit_train_batches"), ("validate", "limit_val_batches")]
 )
 def test_a_run_of_nothing_is_refused(stage: str, option: str) -> None:
     nothing: Any = {option: 0}
