@@ -72,15 +72,13 @@ class Calibrate(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not self.enabled or stage != "validate":
             return
+        refused = f"enabled is true for the calibration of {type(pl_module).__name__}, which has no"
         if not isinstance(pl_module, ExpressionClassifier):
-            raise FaceExprError(
-                f"enabled is true for the calibration of {type(pl_module).__name__}, which has no logits to be "
-                "divided by a temperature; expected an ExpressionClassifier"
-            )
+            raise FaceExprError(f"{refused} logits to be divided by a temperature; expected an ExpressionClassifier")
         if "calibration" not in pl_module.hparams:
             raise FaceExprError(
-                f"enabled is true for the calibration of {type(pl_module).__name__}, which has no argument "
-                "calibration, so that its checkpoint cannot keep one; expected a class that takes it and hands it on"
+                f"{refused} argument calibration, so that its checkpoint cannot keep one; expected a class that takes "
+                "it and hands it on"
             )
         self._folder = run_folder(trainer)
 
@@ -157,9 +155,8 @@ def fit_calibration(table: SampleTable, coverages: list[float], method: Method, 
 def _scaling(table: SampleTable, method: Method) -> Calibration:
     assert table.targets is not None
     temperature = fit_temperature(table.probabilities, table.targets)
-    if method == "temperature":
-        return Calibration(temperature)
-    return fit_vector(table.probabilities, table.targets, temperature)
+    vector = method == "vector"
+    return fit_vector(table.probabilities, table.targets, temperature) if vector else Calibration(temperature)
 
 
 def cross_fit(table: SampleTable, method: Method) -> SampleTable:

@@ -67,10 +67,7 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
     def logged(stage: str, pl_module: LightningModule) -> dict[str, bool]:
         """Return the metrics that a stage always logs, and whether higher is better.
 
-        Args:
-            stage: ``train``, ``val`` or ``test``.
-            pl_module: has the class names. The precision of a class is not among the names: it is undefined, and not
-                logged, in epochs that never predict the class.
+        The precision of a class is not among them: it is undefined in epochs that never predict the class.
         """
         if stage == "train":
             return {"train/accuracy": True}
@@ -141,12 +138,9 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
         scores, data = result.scores, data_of(trainer, ExpressionDataModule)
         interval = accuracy_interval(result.table.correct, CONFIDENCE, self.resamples)
         selection = None if data is None else data.split(stage).selection
-        if full:
-            say(summarise(stage, scores, interval, selection))
-        else:
-            accuracy, f1 = scores.values["accuracy"], scores.values["macro_f1"]
-            note = _interval_text(interval)
-            say(f"{stage}: best{result.when}, accuracy {accuracy:.2%} ({note}), macro F1 {f1:.4f}")
+        accuracy, f1 = scores.values["accuracy"], scores.values["macro_f1"]
+        short = f"best{result.when}, accuracy {accuracy:.2%} ({_interval_text(interval)}), macro F1 {f1:.4f}"
+        say(summarise(stage, scores, interval, selection) if full else f"{stage}: {short}")
         if self.folder is not None:
             write_metrics(self.folder, stage, make_record(scores, interval, result.epoch, selection))
             rows = zip(scores.class_names, scores.confusion.tolist(), strict=True)
@@ -190,8 +184,8 @@ def make_record(
 
     Args:
         scores: of one pass over a split.
-        interval: 95 % confidence interval of the accuracy.
-        epoch: epoch of the weights, counted from 0, where it is known.
+        interval: of the accuracy, with a confidence of 95 %.
+        epoch: of the weights, counted from 0, where it is known.
         selection: the rule by which images have a label, where there is one.
     """
     support, predictions = scores.confusion.sum(axis=1), scores.confusion.sum(axis=0)

@@ -75,10 +75,7 @@ class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
     def logged(stage: str, pl_module: LightningModule) -> dict[str, bool]:
         """Return the metrics that a stage always logs, and whether higher is better.
 
-        Args:
-            stage: ``train``, ``val`` or ``test``.
-            pl_module: a detector. Metrics that its detections may leave undefined are not among the names, such as
-                the average precision of large faces, or the precision in epochs that find nothing.
+        Those that may be undefined are not among them, such as the precision in epochs that find nothing.
         """
         return {} if stage == "train" else {f"{stage}/{name}": True for name in NEED_FACES_ONLY}
 
@@ -167,12 +164,12 @@ def summarise(stage: str, table: DetectionTable, scores: DetectionScores) -> str
     lines.append(f"  {'recall, any score':<28} {_value(scores, 'recall')}   (IoU {scores.iou:g}, as below)")
     threshold = scores.values["best_f1_threshold"]
     best = "best F1" if threshold is None else f"best F1: score >= {threshold:.3f}"
-    for label, f1, others in (
+    for label, f1, metrics in (
         (f"score >= {scores.score:g}", "f1_at_score", ("precision_at_score", "recall_at_score")),
         (best, "best_f1", ("best_f1_precision", "best_f1_recall")),
     ):
         line = f"  {label:<28} F1 {_value(scores, f1)}"
-        for name, metric in zip(("precision", "recall"), others, strict=True):
+        for name, metric in zip(("precision", "recall"), metrics, strict=True):
             # One reason is enough.
             if scores.values[metric] is not None or scores.undefined[metric] != scores.undefined.get(f1):
                 line += f"   {name} {_value(scores, metric)}"
@@ -207,12 +204,7 @@ def list_boxes(table: DetectionTable, scores: DetectionScores, source: Callable[
     """Return a CSV with one row for each detection and each missed face.
 
     ``outcome`` is ``true``, ``false``, ``ignored`` (of a face that does not count), or ``missed`` (no score), at the
-    scores' overlap and whatever the detection's score.
-
-    Args:
-        table: the images.
-        scores: their metrics.
-        source: what to call the image of an index.
+    scores' overlap and whatever the detection's score. ``source`` says what to call the image of an index.
     """
     rows: list[list[object]] = []
     for index, found, truth in zip(table.indices.tolist(), table.found, table.truths, strict=True):

@@ -19,6 +19,7 @@ from torchmetrics import Metric
 from faceexpr.callbacks.reports import log_values, run_folder, show_figures
 from faceexpr.metrics.classification import higher_is_better
 from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,9 +59,7 @@ class Pass(Generic[Table, Scores]):
     @property
     def when(self) -> str:
         """How long the weights were trained, for people, who may count epochs from 0 or from 1."""
-        if self.epoch is None:
-            return ""
-        return " after 1 epoch" if self.epoch == 0 else f" after {self.epoch + 1} epochs"
+        return "" if self.epoch is None else f" after {counted(self.epoch + 1, 'epoch')}"
 
 
 class Evaluation(Callback, Generic[Table, Scores]):
@@ -100,12 +99,7 @@ class Evaluation(Callback, Generic[Table, Scores]):
 
     @staticmethod
     def logged(stage: str, pl_module: LightningModule) -> dict[str, bool]:
-        """Return the metrics that a stage always logs, and whether higher is better.
-
-        Args:
-            stage: ``train``, ``val`` or ``test``.
-            pl_module: the model.
-        """
+        """Return the metrics that a stage, ``train``, ``val`` or ``test``, always logs, and whether higher is better."""
         raise NotImplementedError
 
     def collect(self, pl_module: LightningModule) -> Metric:
@@ -173,20 +167,16 @@ class Evaluation(Callback, Generic[Table, Scores]):
     on_test_start = on_validation_start
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._measure(trainer, pl_module, "val")
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._measure(trainer, pl_module, "test")
-
-    def _measure(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         assert self._collector is not None
         table: Table = self._collector.compute()
         self._collector = None
         if trainer.sanity_checking:
             return
-        scores = self.score(table, pl_module)
+        stage, scores = "test" if trainer.testing else "val", self.score(table, pl_module)
         self._latest = Pass(table, scores, trainer.current_epoch if trainer.state.fn == TrainerFn.FITTING else None)
         log_values(pl_module, {f"{stage}/{name}": value for name, value in scores.values.items()})
+
+    on_test_epoch_end = on_validation_epoch_end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or self._latest is None:
@@ -196,18 +186,17 @@ class Evaluation(Callback, Generic[Table, Scores]):
             return
         metric = trainer.callback_metrics.get(self.monitor) if self.monitor is not None else None
         value = None if metric is None else float(metric)
-        if self._is_best(value):
+        if self.monitor is None or self._best is None:
+            better = True
+        elif value is None or self._best_value is None:
+            better = value is not None
+        else:
+            better = value > self._best_value if higher_is_better(self.monitor) else value < self._best_value
+        if better:
             self._best, self._best_value = self._latest, value
         every = self.figures_every_n_epochs
         if self.figures and every and (trainer.current_epoch + 1) % every == 0 and trainer.is_global_zero:
             show_figures(trainer, "val", self.draw(trainer, "val", self._latest), self.folder)
-
-    def _is_best(self, value: float | None) -> bool:
-        if self.monitor is None or self._best is None:
-            return True
-        if value is None or self._best_value is None:
-            return value is not None
-        return value > self._best_value if higher_is_better(self.monitor) else value < self._best_value
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._latest is not None:
@@ -253,11 +242,8 @@ def resolve_monitor(monitor: str | None, pl_module: LightningModule) -> str | No
 
 
 TRAINER_OPTIONS: dict[str, Plain | None] = {
-    "precision": "32-true",
-    "accumulate_grad_batches": 1,
-    "gradient_clip_val": None,
-    "world_size": 1,
-}
+    "precision": "32-true", "accumulate_grad_batches": 1, "gradient_clip_val": None, "world_size": 1,
+}  # fmt: skip
 """Options of the trainer that change what is learnt, and the value of each that would be a column for nothing."""
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -23,28 +22,36 @@ SHOWN = 10
 """Number of predictions that are printed."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """The result for one input.
-
-    Attributes:
-        source: the path, or the file and row.
-        probabilities: float32 (C,), or None where there are none.
-        status: ``ok``; ``error`` (see the note); ``skipped`` where prediction was limited to fewer batches.
-        note: why there is no prediction, or a remark.
-    """
+class Row(NamedTuple):
+    """What became of one input: probabilities (C,), or None where there are none, and the other columns."""
 
     source: str
     probabilities: NDArray[np.float32] | None
     status: str
     note: str
 
+    def cells(self, names: Sequence[str]) -> list[object]:
+        """Return the columns of the CSV; probabilities have six significant digits."""
+        found = [""] * (1 + len(names))
+        if self.probabilities is not None:
+            found = [names[int(self.probabilities.argmax())], *(f"{value:.6g}" for value in self.probabilities)]
+        return [self.source, *found, self.status, self.note]
+
+    def line(self, names: Sequence[str], most: int = 3) -> str:
+        """Return the source and its most probable classes, for the console."""
+        if self.probabilities is None:
+            return f"{self.source}: {self.status}{': ' if self.note else ''}{self.note}"
+        order = np.argsort(-self.probabilities, kind="stable")[:most]
+        found = ", ".join(f"{names[index]} {self.probabilities[index]:.1%}" for index in order)
+        return f"{self.source}: {found}{f' ({self.note})' if self.note else ''}"
+
 
 class PredictionWriter(Callback):
     """Write class probabilities as CSV, a row for each input, in the order of the inputs.
 
-    Columns: ``source``, ``predicted``, the probability of each class under its name, ``status`` (``ok``, ``error`` or
-    ``skipped``) and ``note``. Inputs that could not be read have a row that says why.
+    Columns: ``source`` (the path, or the file and row), ``predicted``, the probability of each class under its name,
+    ``status`` (``ok``, ``error``, or ``skipped`` where prediction was limited to fewer batches) and ``note``: why there
+    is no prediction, or a remark.
 
     Args:
         path: where to write; by default ``predictions.csv`` in the run folder.
@@ -103,9 +110,10 @@ class PredictionWriter(Callback):
         if not trainer.is_global_zero:
             return
         assert self._target is not None
-        write_file(self._target, list_predictions(rows, names))
+        header = ["source", "predicted", *names, "status", "note"]
+        write_file(self._target, csv_text(header, [row.cells(names) for row in rows]))
         for row in rows[:SHOWN]:
-            say(as_line(row, names))
+            say(row.line(names))
         if len(rows) > SHOWN:
             say(f"... and {len(rows) - SHOWN:,} more")
         say(f"{counted(len(rows), 'row')} written to {self._target}")
@@ -139,23 +147,3 @@ def list_rows(split: FaceSplit, table: SampleTable) -> list[Row]:
         rows.append(Row(split.sources[index], probabilities, status, note))
         index += 1
     return rows
-
-
-def list_predictions(rows: Sequence[Row], names: Sequence[str]) -> str:
-    """Return the rows as CSV with a header; probabilities have six significant digits."""
-    cells = []
-    for row in rows:
-        found = [""] * (1 + len(names))
-        if row.probabilities is not None:
-            found = [names[int(row.probabilities.argmax())], *(f"{value:.6g}" for value in row.probabilities)]
-        cells.append([row.source, *found, row.status, row.note])
-    return csv_text(["source", "predicted", *names, "status", "note"], cells)
-
-
-def as_line(row: Row, names: Sequence[str], most: int = 3) -> str:
-    """Return a row for the console: the source and its most probable classes."""
-    if row.probabilities is None:
-        return f"{row.source}: {row.status}{': ' if row.note else ''}{row.note}"
-    order = np.argsort(-row.probabilities, kind="stable")[:most]
-    found = ", ".join(f"{names[index]} {row.probabilities[index]:.1%}" for index in order)
-    return f"{row.source}: {found}{f' ({row.note})' if row.note else ''}"

@@ -127,7 +127,12 @@ class Robustness(Callback):
         if self._folder is not None:
             text = json.dumps(self._result, indent=2, allow_nan=False)
             write_file(self._folder / "robustness.json", text + "\n")
-            write_file(self._folder / "robustness.csv", list_passes(self._result))
+            # The clean pass comes first, with strength 0 and without a value.
+            rows = [["none", 0, "", self._result["n"], *self._result["clean"].values()]]
+            for name, own in self._result["corruptions"].items():
+                rows += [[name, *one.values()] for one in own["strengths"]]
+            table = csv_text(["corruption", "strength", "value", "n", *MEASURED], rows)
+            write_file(self._folder / "robustness.csv", table)
             rank_zero_info(f"robustness: {self._folder / 'robustness.json'}")
         if self.figures and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
             drawn = {
@@ -145,7 +150,7 @@ def _count(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def score_robustness(
-    confusion: NDArray[np.int64], corruptions: Sequence[str], class_names: Sequence[str], seed: int
+    confusion: NDArray[np.int64], corruptions: Sequence[str], names: Sequence[str], seed: int
 ) -> dict[str, Any]:
     """Compute the metrics of each pass, as plain values for ``robustness.json``.
 
@@ -153,7 +158,7 @@ def score_robustness(
         confusion: int64 (1 + corruptions * strengths, C, C), number of samples by true class (row) and predicted class
             (column): of the clean pass, then of each corruption's strengths in turn.
         corruptions: their names.
-        class_names: names of the C classes.
+        names: of the C classes.
         seed: of what was drawn at random.
 
     Returns:
@@ -163,8 +168,8 @@ def score_robustness(
     """
     passes = []
     for counts in confusion:
-        values, _ = count_scores(counts, class_names)
-        passes.append({"n": int(counts.sum()), **{name: values[name] for name in MEASURED}})
+        values, _ = count_scores(counts, names)
+        passes.append({"n": int(counts.sum()), **{metric: values[metric] for metric in MEASURED}})
     clean, *others = passes
     mean = _mean(others)
     found = {}
@@ -187,14 +192,6 @@ def score_robustness(
 
 def _mean(passes: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {metric: float(np.mean([one[metric] for one in passes])) for metric in MEASURED}
-
-
-def list_passes(found: Mapping[str, Any]) -> str:
-    """Return a CSV with a row for each pass; that of the clean one comes first, with strength 0 and without a value."""
-    rows = [["none", 0, "", found["n"], *found["clean"].values()]]
-    for name, own in found["corruptions"].items():
-        rows += [[name, *one.values()] for one in own["strengths"]]
-    return csv_text(["corruption", "strength", "value", "n", *MEASURED], rows)
 
 
 def summarise(found: Mapping[str, Any]) -> str:

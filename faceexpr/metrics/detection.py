@@ -284,8 +284,8 @@ def count_boxes(boxes: Tensor, truth: Truth, iou: float) -> BoxCounts:
 
     Args:
         boxes: (N, 4), on any device.
-        truth: the faces.
-        iou: smallest overlap of a box with its face; an ignored face takes what lies inside it by this share.
+        truth: the faces, of which an ignored one takes what lies inside it by a share of ``iou``.
+        iou: smallest overlap of a box with its face.
     """
     # On the host, where every count is read at once.
     found, faces, ignored = boxes.detach().cpu().float(), torch.from_numpy(truth.boxes), torch.from_numpy(truth.ignored)
@@ -341,12 +341,9 @@ class DetectionTable:
     """
 
     def __init__(
-        self,
-        indices: NDArray[np.int64],
-        found: list[Detections],
-        truths: list[Truth],
+        self, indices: NDArray[np.int64], found: list[Detections], truths: list[Truth],
         counts: NDArray[np.int64] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.indices, self.found, self.truths, self.counts = indices, found, truths, counts
 
     def tensors(self) -> dict[str, Tensor]:
@@ -363,12 +360,7 @@ def as_tensors(
 ) -> dict[str, Tensor]:
     """Return images as tensors on a device that can be joined to those of others and gathered: all boxes in one list.
 
-    Args:
-        index: position of each image in its split.
-        found: the detections in each.
-        truths: its faces.
-        counts: what `count_by_method` says of each, or nothing.
-        device: where the tensors are to be.
+    ``index`` is the place of each image in its split, ``counts`` what `count_by_method` says of each, or nothing.
     """
     numbers = {
         "index": index,
@@ -426,11 +418,7 @@ class DetectionCollector(Metric):
             getattr(self, name).append(column)
 
     def update(
-        self,
-        index: Tensor,
-        found: Sequence[Detections],
-        truths: Sequence[Truth],
-        counts: Sequence[NDArray[np.int64]] = (),
+        self, index: Tensor, found: Sequence[Detections], truths: Sequence[Truth], counts: Sequence[Any] = ()
     ) -> None:
         """Add a batch.
 
@@ -438,7 +426,7 @@ class DetectionCollector(Metric):
             index: int64 (B,), `PADDING` for images to leave out.
             found: the detections in each image, on any device.
             truths: its faces.
-            counts: what `count_by_method` says of each image; for all batches or for none.
+            counts: what `count_by_method` says of each image, (B, 4, 4); for all batches or for none.
         """
         rows = [row for row, number in enumerate(index.tolist()) if number != PADDING]
         kept = ([found[row] for row in rows], [truths[row] for row in rows], [counts[row] for row in rows if counts])

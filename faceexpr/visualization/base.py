@@ -72,13 +72,8 @@ def image_grid(
 ) -> tuple[Figure, list[Axes]]:  # fmt: skip
     """Return a figure of axes without a frame in a grid, one for each image, with captions under them.
 
-    Args:
-        title: above the grid.
-        columns: of the grid.
-        width: of each axes in inches.
-        heights: what each image takes, in inches; a row is as high as its highest.
-        captions: for each image, its lines as (text, colour).
-        top: room above the first row, in inches.
+    All lengths are in inches: the width of each axes, the height of each image, of which the highest makes its row,
+    and the room above the first row. The caption of an image has lines, each a text and its colour.
     """
     # Constrained layout does not see text that lies outside of axes, so the grid is laid out by hand.
     gap, line = 0.13, 0.18

@@ -106,12 +106,17 @@ def draw_boxes(
     """
     corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     scale = sqrt(pixels.shape[0] * pixels.shape[1])
-    image = Image.fromarray(np.array(pixels))
-    canvas = _Canvas(image, corners, line=max(1, round(scale / 350)), text=max(12.0, scale / 45))
+    line = max(1, round(scale / 350))
+    canvas = _Canvas(Image.fromarray(np.array(pixels)), corners, line, text=max(12.0, scale / 45))
     each = [colours] * len(corners) if isinstance(colours, str) else list(colours)
     # The last is drawn first, so that the most important lies on top.
     for box, colour in list(zip(corners, each, strict=True))[::-1]:
-        _draw_frame(canvas, box, colour)
+        # The line lies around the face and not over it; a thin dark one on either side shows on any ground.
+        left, top, right, bottom = np.round(box).astype(int).tolist()
+        right, bottom = max(right, left + 1), max(bottom, top + 1)
+        for away, width, paint in ((line + 1, line + 2, (0, 0, 0, 110)), (line, line, (*_rgb(colour), 255))):
+            outer = (left - away - 1, top - away - 1, right + away, bottom + away)
+            canvas.pen.rectangle(outer, outline=paint, width=width)
     for box, colour, caption in zip(corners, each, captions or [""] * len(each), strict=True):
         if caption:
             _draw_caption(canvas, box, caption, colour)
@@ -120,16 +125,6 @@ def draw_boxes(
             shades = [bar_colours] * len(values) if isinstance(bar_colours, str) else bar_colours
             _draw_chart(canvas, box, values, shades, bar_names)
     return np.asarray(canvas.image)
-
-
-def _draw_frame(canvas: _Canvas, box: Box, colour: str) -> None:
-    # The line lies around the face and not over it; a thin dark one on either side shows on any ground.
-    left, top, right, bottom = np.round(box).astype(int).tolist()
-    width = canvas.line
-    right, bottom = max(right, left + 1), max(bottom, top + 1)
-    for away, thickness, paint in ((width + 1, width + 2, (0, 0, 0, 110)), (width, width, (*_rgb(colour), 255))):
-        outer = (left - away - 1, top - away - 1, right + away, bottom + away)
-        canvas.pen.rectangle(outer, outline=paint, width=thickness)
 
 
 def _draw_caption(canvas: _Canvas, box: Box, caption: str, colour: str) -> None:
@@ -232,9 +227,7 @@ def _font_file(characters: str) -> Path:
 def draw_annotations(records: Sequence[AnnotatedImage], out: Path) -> list[ImageError]:
     """Draw the annotated boxes of images into an image each, and into one contact sheet.
 
-    Args:
-        records: the images.
-        out: folder for the drawn ones; they are named by their place in ``records`` and by the name of the image.
+    Drawn images are named by their place in ``records`` and by the name of the image.
 
     Returns:
         What was wrong with those that could not be read.

@@ -49,24 +49,14 @@ _LEVEL = 0.9  # the coverage that is drawn, or the one that is nearest to it
 
 
 def draw_evaluation(
-    title: str,
-    table: SampleTable,
-    scores: Scores,
-    images: Images | Tensor | None = None,
-    gallery_size: int = 0,
-    maps: Maps | None = None,
-    calibration: Calibration | None = None,
-) -> dict[str, Figure]:
+    title: str, table: SampleTable, scores: Scores, images: Images | Tensor | None = None, gallery_size: int = 0,
+    maps: Maps | None = None, calibration: Calibration | None = None,
+) -> dict[str, Figure]:  # fmt: skip
     """Draw every figure of an evaluation, by name.
 
-    Args:
-        title: what was evaluated.
-        table: the samples.
-        scores: their metrics.
-        images: the split's images, each uint8 (C, H, W), or None where they are not at hand.
-        gallery_size: largest number of faces in a gallery; 0 draws none.
-        maps: tells which parts of faces speak for their classes; laid over the faces beside them where it is given.
-        calibration: of the model, if it has one; with thresholds, its prediction sets are drawn.
+    The faces are those of the split, each uint8 (C, H, W), where they are at hand; ``gallery_size`` is the largest
+    number of them in a gallery. What ``maps`` says to speak for their classes is laid over them in a second image.
+    Prediction sets are drawn where the calibration has thresholds.
     """
     drawn = {}
     if calibration is not None and calibration.thresholds:
@@ -122,12 +112,9 @@ def as_pixels(image: Tensor) -> NDArray[Any]:
 
 
 def training_faces(images: Tensor, targets: Tensor, class_names: Sequence[str]) -> Figure:
-    """Draw training faces as the network gets them, with their labels.
+    """Draw one or more training faces as the network gets them, with their labels.
 
-    Args:
-        images: (N, 1 or 3, H, W), uint8 or floating point in 0 to 1, on any device; one or more.
-        targets: class indices (N,) or distributions over the classes (N, C).
-        class_names: names of the classes.
+    Images are (N, 1 or 3, H, W), uint8 or floating point in 0 to 1, targets class indices (N,) or distributions (N, C).
     """
     labels = (targets.argmax(dim=1) if targets.ndim == 2 else targets).tolist()
     captions = [[(shortened(class_names[label]), INK)] for label in labels]
@@ -268,18 +255,13 @@ def draw_sets(table: SampleTable, class_names: Sequence[str], calibration: Calib
 
 
 def gallery(
-    images: Sequence[NDArray[Any]],
-    captions: Sequence[Sequence[tuple[str, str]]],
-    title: str,
+    images: Sequence[NDArray[Any]], captions: Sequence[Sequence[tuple[str, str]]], title: str,
     columns: int | None = None,
-) -> Figure:
-    """Draw faces in a grid, each with its caption.
+) -> Figure:  # fmt: skip
+    """Draw faces in a grid, which by default is somewhat wider than high, each with the lines of its caption.
 
-    Args:
-        images: (H, W) grey or (H, W, 3) RGB, uint8 or floating point in 0 to 1; one or more, all of one shape.
-        captions: for each image, its lines as (text, colour).
-        title: above the grid.
-        columns: of the grid; by default such that it is somewhat wider than high.
+    Images are (H, W) grey or (H, W, 3) RGB, uint8 or floating point in 0 to 1; one or more, all of one shape. A line
+    is a text and its colour.
     """
     ratio = images[0].shape[1] / images[0].shape[0]
     columns = columns or near_square(len(images), 4, 8, 1.6 / ratio)

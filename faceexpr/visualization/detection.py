@@ -69,8 +69,7 @@ def draw_evaluation(
         gallery_size: largest number of images in a figure; 0 draws none.
 
     Returns:
-        Figures by name: curves, counts by way of suppression, ``pictures``, a sample of the split, and ``worst``, the
-        images with the most errors.
+        Figures by name; ``pictures`` is a sample of the split, ``worst`` the images with the most errors.
     """
     drawn = {}
     if scores.faces:
@@ -281,12 +280,7 @@ def _draw(axes: Axes, pixels: NDArray[np.uint8], boxes: Shown) -> None:
 
 
 def training_images(images: Sequence[Tensor], boxes: Sequence[Tensor]) -> Figure:
-    """Draw training images as the network gets them, with their faces.
-
-    Args:
-        images: each (3, H, W), uint8 or floating point in 0 to 1, on any device; one or more.
-        boxes: the faces of each, (F, 4).
-    """
+    """Draw one or more training images, (3, H, W), uint8 or in 0 to 1, as the network gets them, with their faces."""
     pixels = [to_dtype(image, torch.uint8, scale=True).permute(1, 2, 0).numpy(force=True) for image in images]
     faces: list[Shown] = [[(box, "true", "") for box in found.numpy(force=True)] for found in boxes]
     captions = [counted(len(found), "face") for found in boxes]

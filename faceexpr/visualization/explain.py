@@ -116,12 +116,11 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
 
 
 class FeatureMap(NamedTuple):
-    """A layer whose output is a feature map, and where its cells lie in the network's input.
+    """A layer whose output is a feature map, and where its cells lie in the network's input, down and across.
 
     Attributes:
-        layer: the module.
-        first: the middle of the first cell, down and across, in pixels; that of the first pixel is 0.
-        step: from one cell to the next, down and across, in pixels.
+        first: the middle of the first cell in pixels; that of the first pixel is 0.
+        step: from one cell to the next in pixels.
     """
 
     layer: nn.Module
@@ -137,12 +136,8 @@ def last_feature_map(net: ExpressionNet, images: Tensor) -> FeatureMap | None:
     that run once the last to finish, not before the first convolution. Convolutions and poolings without padding lose
     the border, so that their cells do not spread over the whole image; those of other modules do.
 
-    Args:
-        net: the network.
-        images: pre-processed, (N, channels, size, size), N at least 1.
-
-    Returns:
-        None for a network without such a map, such as one without convolutions.
+    It is None for a network without such a map, such as one without convolutions. One or more images are
+    pre-processed, (N, channels, size, size).
     """
     pixels = images.shape[-2:]
     places = {pixels: (np.zeros(2), np.ones(2))}
@@ -195,8 +190,7 @@ def overlay(face: NDArray[np.uint8], values: NDArray[np.float32], height: int, w
 def side_by_side(face: NDArray[np.uint8], values: NDArray[np.float32], height: int, gap: int) -> NDArray[np.uint8]:
     """Return a face and, to the right of it after white pixels, its map over it (see `overlay`).
 
-    Returns:
-        RGB, uint8 (height, 2 w + gap, 3), where w keeps the proportions of the face.
+    The image is RGB, uint8 (height, 2 w + gap, 3), where w keeps the proportions of the face.
     """
     width = max(1, round(height * face.shape[1] / face.shape[0]))
     channels = face[:, :, None].repeat(3, axis=2) if face.ndim == 2 else face
