@@ -99,7 +99,7 @@ class Evaluation(Callback, Generic[Table, Scores]):
 
     @staticmethod
     def logged(stage: str, pl_module: LightningModule) -> dict[str, bool]:
-        """Return the metrics that a stage, ``train``, ``val`` or ``test``, always logs, and whether higher is better."""
+        """Return what a stage, ``train``, ``val`` or ``test``, always logs, and whether higher is better."""
         raise NotImplementedError
 
     def collect(self, pl_module: LightningModule) -> Metric:
