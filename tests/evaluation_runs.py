@@ -71,11 +71,9 @@ class PixelFaces(ExpressionDataModule):
 def pixel_faces(splits, batch_size=2, class_names=FER_NAMES):
     """Return data whose splits are given as lists of (pixel, label), or ready-made."""
     data = PixelFaces(batch_size=batch_size)
-    data.class_names = tuple(class_names)
-    data.given = {
-        stage: given if isinstance(given, FaceSplit) else make_split(*zip(*given, strict=True))
-        for stage, given in splits.items()
-    }
+    data.class_names, data.given = tuple(class_names), {}
+    for stage, given in splits.items():
+        data.given[stage] = given if isinstance(given, FaceSplit) else make_split(*zip(*given, strict=True))
     return data
 
 
@@ -112,11 +110,10 @@ class KnowsTheBoxes(LightningModule):
         self.net.suppression = Suppression(max_faces=max_faces)
 
     def step(self, batch, with_candidates):
-        candidates = []
-        for index in batch["index"].tolist():
-            rows = [] if index < 0 or (index == 0 and self.current_epoch >= self.worse_from) else self.found[index]
-            boxes = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
-            candidates.append((boxes[:, :4], boxes[:, 4]))
+        gone = {0} if self.current_epoch >= self.worse_from else set()
+        rows = [[] if index < 0 or index in gone else self.found[index] for index in batch["index"].tolist()]
+        boxes = [torch.tensor(row, dtype=torch.float32).reshape(-1, 5) for row in rows]
+        candidates = [(row[:, :4], row[:, 4]) for row in boxes]
         found = [suppress(*pair, self.net.suppression) for pair in candidates]
         return {"detections": found, **({"candidates": candidates} if with_candidates else {})}
 
@@ -136,30 +133,20 @@ class KnowsTheBoxes(LightningModule):
 class Scenes(DetectionDataModule):
     """Plain images of 64 x 56 pixels with faces at given places; the same in each split."""
 
-    def __init__(self, batch_size: int = 2) -> None:
-        super().__init__(batch_size=batch_size)
-        self.faces, self.ignored = FACES, {}
-
     def load_records(self, stage):
-        return [
-            AnnotatedImage(
-                Path(f"image {number}.png"),
-                (64, 56),
-                np.array(faces, dtype=np.float32).reshape(-1, 4),
-                np.array([(number, place) in self.ignored for place in range(len(faces))], dtype=bool),
-            )
-            for number, faces in enumerate(self.faces)
-        ]
+        records = []
+        for number, faces in enumerate(self.faces):
+            boxes = np.array(faces, dtype=np.float32).reshape(-1, 4)
+            ignored = np.array([(number, place) in self.ignored for place in range(len(faces))], dtype=bool)
+            records.append(AnnotatedImage(Path(f"image {number}.png"), (64, 56), boxes, ignored))
+        return records
 
     def read_pixels(self, record):
-        pixels = np.full((56, 64, 3), 120, dtype=np.uint8)
-        for left, top, right, bottom in record.boxes.astype(int):
-            pixels[top:bottom, left:right] = (200, 150, 120)
-        return pixels
+        return np.full((56, 64, 3), 120, dtype=np.uint8)
 
 
-def scenes(faces=FACES, ignored=(), **options):
-    data = Scenes(**options)
+def scenes(faces=FACES, ignored=()):
+    data = Scenes(batch_size=2)
     data.faces, data.ignored = faces, set(ignored)
     return data
 

@@ -2,9 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +26,7 @@ FACES = [draw_face(FER_NAMES[number % 7], rng)[..., 0] for number in range(14)]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def trained(tmp_path_factory):
     """A current folder with a CSV and folders of the same faces, and a network that was trained on the CSV."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("trained"))
@@ -49,27 +47,26 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def run(verb: str, name: str, *args: str) -> None:
+def run(verb, name, *args):
     """Run a verb, of the trained network unless it is to be trained, in a run folder of this name."""
     checkpoint = [] if verb == "fit" or any("ckpt_path" in arg for arg in args) else [f"--ckpt_path={FIT}"]
     main([verb, *checkpoint, *TINY_RUN, *args, f"--trainer.logger.version={name}"])
 
 
-def predictions(name: str) -> list[dict[str, str]]:
+def predictions(name):
     with Path("lightning_logs", name, "predictions.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def probabilities(row: dict[str, str]) -> torch.Tensor:
+def probabilities(row):
     return torch.tensor([float(row[name]) for name in FER_NAMES])
 
 
-def measured(name: str) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(Path("lightning_logs", name, "metrics.json").read_text())["test"]
-    return result
+def measured(name):
+    return json.loads(Path("lightning_logs", name, "metrics.json").read_text())["test"]
 
 
-def test_one_face_has_the_same_probabilities_on_every_path(trained: None) -> None:
+def test_one_face_has_the_same_probabilities_on_every_path(trained):
     run("predict", "csv")
     Image.fromarray(FACES[3]).save("grey.png")
     Image.fromarray(np.repeat(FACES[3][..., None], 3, axis=2)).save("rgb.png")
@@ -90,7 +87,7 @@ def test_one_face_has_the_same_probabilities_on_every_path(trained: None) -> Non
         assert model.net.preprocess(stripes).abs().mean() < 0.2
 
 
-def test_csv_and_folders_score_the_same(trained: None) -> None:
+def test_csv_and_folders_score_the_same(trained):
     run("test", "on_csv")
     run("test", "on_folder", *FOLDER)
     run("test", "alphabetical", *FOLDER, f"--data.class_names=[{','.join(sorted(FER_NAMES))}]")
@@ -102,7 +99,7 @@ def test_csv_and_folders_score_the_same(trained: None) -> None:
     assert first["accuracy"] > 1 / 7
 
 
-def test_eight_classes_on_seven_and_seven_on_eight(trained: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eight_classes_on_seven_and_seven_on_eight(trained, capsys):
     eight = f"--data.class_names=[{','.join(FERPLUS_NAMES)}]"
     run("fit", "eight", *FOLDER, eight, *NET)
     checkpoint = "--ckpt_path=lightning_logs/eight"
@@ -116,7 +113,7 @@ def test_eight_classes_on_seven_and_seven_on_eight(trained: None, capsys: pytest
     assert "Contempt, which the model does not know" in capsys.readouterr().err
 
 
-def test_unreadable_files_have_their_rows_and_the_exit_code_tells(trained: None) -> None:
+def test_unreadable_files_have_their_rows_and_the_exit_code_tells(trained):
     Image.fromarray(FACES[0]).save("ok.jpg")
     whole = Path("ok.jpg").read_bytes()
     Path("cut.jpg").write_bytes(whole[: int(len(whole) * 0.6)])

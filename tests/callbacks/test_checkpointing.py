@@ -4,12 +4,11 @@ import os
 import random
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import Run, exit_code
+from conftest import exit_code
 from lightning.pytorch import LightningModule, Trainer
 
 from faceexpr.callbacks.checkpointing import WholeCheckpointIO
@@ -36,16 +35,14 @@ LAST = Path("lightning_logs/version_0/checkpoints/last.ckpt")
         (["--config", "b.yaml", "--trainer.logger.save_dir=runs"], "runs/b"),
     ],
 )
-def test_last_is_looked_for_where_the_runs_go(args: list[str], folder: str, workdir: Path) -> None:
+def test_last_is_looked_for_where_the_runs_go(args, folder, workdir):
     Path("a.yaml").write_text("trainer: {default_root_dir: from_file}\n")
     logger = "{class_path: TensorBoardLogger, init_args: {save_dir: saved, name: b}}"
     Path("b.yaml").write_text(f"trainer: {{logger: {logger}}}\n")
     assert last_folder(written_options(args)) == Path(folder)
 
 
-def test_one_command_starts_a_named_run_and_goes_on_with_it_in_its_folder(
-    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_command_starts_a_named_run_and_goes_on_with_it_in_its_folder(run, workdir, capsys):
     where = ["--trainer.logger.save_dir=runs", "--ckpt_path=last"]
     for name, epochs, trained in (("a", 1, 1), ("b", 1, 1), ("b", 3, 2)):
         run("fit", *where, f"--trainer.logger.version={name}", f"--trainer.max_epochs={epochs}")
@@ -57,7 +54,7 @@ def test_one_command_starts_a_named_run_and_goes_on_with_it_in_its_folder(
     assert epochs == [0, 2]
 
 
-def test_a_torn_checkpoint_is_named_and_passed_over(workdir: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_a_torn_checkpoint_is_named_and_passed_over(workdir, recwarn):
     for number, name in enumerate(("older", "newer", "newest")):
         Path(name).mkdir()
         torch.save({"state_dict": {}}, Path(name, "last.ckpt"))
@@ -70,7 +67,7 @@ def test_a_torn_checkpoint_is_named_and_passed_over(workdir: Path, recwarn: pyte
     assert newest_loadable(Path("nowhere")) is None
 
 
-def test_the_best_epoch_stays_where_no_validation_is_left(run: Run, workdir: Path) -> None:
+def test_the_best_epoch_stays_where_no_validation_is_left(run, workdir):
     run("fit", "--trainer.max_epochs=-1", "--trainer.max_steps=5")
     run("fit", "--trainer.max_epochs=-1", "--trainer.max_steps=6", "--ckpt_path=last")
     for version in (0, 1):
@@ -78,7 +75,7 @@ def test_the_best_epoch_stays_where_no_validation_is_left(run: Run, workdir: Pat
         assert best["global_step"] == 4
 
 
-def test_a_checkpoint_is_whole_or_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_whole_or_the_one_before(tmp_path, monkeypatch):
     path, io = tmp_path / "a/last.ckpt", WholeCheckpointIO()
     io.save_checkpoint({"state_dict": {}, "step": 1}, str(path))
     modes = {path.stat().st_mode & 0o777, (tmp_path / "a").stat().st_mode & 0o777 & 0o666}
@@ -90,9 +87,9 @@ def test_a_checkpoint_is_whole_or_the_one_before(tmp_path: Path, monkeypatch: py
     assert modes == {0o644}  # as any other file, not private as temporary ones
 
 
-def test_random_numbers_of_an_epoch_follow_from_the_epoch_alone() -> None:
-    def draw(epoch: int, rank: int = 0) -> tuple[float, float, float]:
-        trainer: Any = SimpleNamespace(current_epoch=epoch, global_rank=rank, strategy=Trainer(logger=False).strategy)
+def test_random_numbers_of_an_epoch_follow_from_the_epoch_alone():
+    def draw(epoch, rank=0):
+        trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank, strategy=Trainer(logger=False).strategy)
         torch.manual_seed(3)
         seed = EpochSeed()
         seed.setup(trainer, LightningModule(), "fit")
@@ -104,9 +101,7 @@ def test_random_numbers_of_an_epoch_follow_from_the_epoch_alone() -> None:
     assert all(len({draw(1)[place], draw(2)[place], draw(1, rank=1)[place]}) == 3 for place in range(3))
 
 
-def test_a_step_of_another_size_is_refused_within_an_epoch(
-    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_step_of_another_size_is_refused_within_an_epoch(run, workdir, capsys):
     run("fit", "--trainer.max_steps=2")
     assert exit_code(lambda: run("fit", f"--ckpt_path={LAST}", "--trainer.max_steps=4", "--data.batch_size=5")) == 2
     assert "was saved within an epoch with 4 samples in a step, and this training has 5" in capsys.readouterr().err

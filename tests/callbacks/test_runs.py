@@ -1,24 +1,19 @@
 """Runs that would end without a usable result are stopped, and what cannot be chosen is said."""
 
 import math
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from conftest import Run, exit_code
+from conftest import exit_code
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
 
 from faceexpr.callbacks.runs import RunChecks
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.errors import FaceExprError
 
 
-def stored(name: str) -> dict[str, Any]:
-    path = f"lightning_logs/version_0/checkpoints/{name}.ckpt"
-    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
-    return checkpoint
+def stored(name):
+    return torch.load(f"lightning_logs/version_0/checkpoints/{name}.ckpt", weights_only=True)
 
 
 @pytest.mark.parametrize(
@@ -35,9 +30,7 @@ def stored(name: str) -> dict[str, Any]:
         (["--data.batch_size=1", "--model.net.batch_norm=true"], "batch normalisation has nothing to compare"),
     ],
 )
-def test_a_run_that_cannot_end_well_is_stopped_at_its_first_batch(
-    options: list[str], message: str, run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_cannot_end_well_is_stopped_at_its_first_batch(options, message, run, workdir, capsys):
     assert exit_code(lambda: run("fit", *options)) == 2
     assert message in capsys.readouterr().err
     assert not list(workdir.rglob("*.ckpt"))  # before the end of the first epoch
@@ -46,9 +39,7 @@ def test_a_run_that_cannot_end_well_is_stopped_at_its_first_batch(
 @pytest.mark.parametrize(
     "args", [["--trainer.limit_val_batches=0"], ["--trainer.check_val_every_n_epoch=5", "--trainer.max_epochs=3"]]
 )
-def test_without_validation_the_last_epoch_is_saved_and_said(
-    args: list[str], run: Run, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_validation_the_last_epoch_is_saved_and_said(args, run, caplog):
     run("fit", *args)
     assert "no epoch can be the best by val/accuracy: the last epoch is saved" in caplog.text
     best, last = stored("best"), stored("last")
@@ -56,16 +47,14 @@ def test_without_validation_the_last_epoch_is_saved_and_said(
     assert all(torch.equal(best["state_dict"][name], value) for name, value in last["state_dict"].items())
 
 
-def test_the_last_epoch_is_saved_also_where_it_is_not_the_best(run: Run) -> None:
+def test_the_last_epoch_is_saved_also_where_it_is_not_the_best(run):
     # Nothing is learnt: the first epoch stays the best.
     run("fit", "--trainer.max_epochs=3", "--model.lr=0", "--checkpoint.monitor=val/nll", "--checkpoint.mode=min")
     assert (stored("best")["epoch"], stored("last")["epoch"]) == (0, 2)
 
 
-def test_a_diverged_training_stops_and_keeps_nothing_of_it(
-    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def diverged(self: ExpressionClassifier, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
+def test_a_diverged_training_stops_and_keeps_nothing_of_it(run, workdir, capsys, monkeypatch):
+    def diverged(self, batch, batch_idx):
         return {"loss": sum(p.sum() for p in self.parameters()) * math.nan}
 
     monkeypatch.setattr(ExpressionClassifier, "training_step", diverged)
@@ -82,7 +71,7 @@ def test_a_diverged_training_stops_and_keeps_nothing_of_it(
         (["--trainer.max_steps=2"], 2),  # ends before the first validation
     ],
 )
-def test_short_trainings_train_with_batch_norm_and_are_saved(args: list[str], steps: int, run: Run) -> None:
+def test_short_trainings_train_with_batch_norm_and_are_saved(args, steps, run):
     run("fit", *args, "--model.net.batch_norm=true")
     assert stored("last")["global_step"] == stored("best")["global_step"] == steps
 
@@ -90,16 +79,13 @@ def test_short_trainings_train_with_batch_norm_and_are_saved(args: list[str], st
 @pytest.mark.parametrize(
     ("stage", "option"), [("fit", "max_epochs"), ("fit", "limit_train_batches"), ("validate", "limit_val_batches")]
 )
-def test_a_run_of_nothing_is_refused(stage: str, option: str) -> None:
-    nothing: Any = {option: 0}
-    trainer = Trainer(**nothing, logger=False, enable_checkpointing=False, accelerator="cpu")
+def test_a_run_of_nothing_is_refused(stage, option):
+    trainer = Trainer(**{option: 0}, logger=False, enable_checkpointing=False, accelerator="cpu")
     with pytest.raises(FaceExprError, match=f"{option} is 0; expected more than 0"):
         RunChecks().setup(trainer, LightningModule(), stage)
 
 
-def test_without_checkpoints_or_a_logger_a_run_keeps_the_rest(
-    run: Run, workdir: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_checkpoints_or_a_logger_a_run_keeps_the_rest(run, workdir, caplog):
     run("fit", "--trainer.enable_checkpointing=false")
     assert "no checkpoint is kept" in caplog.text
     assert not list(workdir.rglob("*.ckpt"))

@@ -118,25 +118,20 @@ def test_equal_scores_in_any_order_of_the_images():
         assert values == pytest.approx(expected, abs=1e-12)
 
 
-def test_without_a_face_nothing_but_the_precision_of_false_boxes_is_defined():
-    for truths, seen in ([], []), ([truth()], [no_detections()]):
+def test_what_is_not_defined_without_faces_or_detections():
+    for truths, seen in ([], []), ([truth()], [Detections(torch.zeros(0), torch.zeros(0))]):
         scores = score_detections(truths, seen)
         assert set(scores.values.values()) == {None}
         assert set(scores.undefined) == set(scores.values)
         assert scores.undefined["ap"] == "no face in any image"
     values = score_detections([truth()], [found((*FACE, 0.9))]).values
     assert {name: value for name, value in values.items() if value is not None} == {"precision_at_score": 0}
+    blind = score_detections([truth(FACE)], [no_detections()])
+    assert blind.values["ap"] == blind.values["recall"] == blind.values["best_f1"] == 0
+    assert blind.undefined["best_f1_threshold"] == "no face is found"
     unsure = score_detections([truth(FACE)], [found((*FACE, 0.9))], score=0.95)
     assert unsure.undefined["precision_at_score"] == "no detection with a score of 0.95 or more"
     assert unsure.values["recall_at_score"] == unsure.values["f1_at_score"] == 0
-
-
-def test_empty_tensors_of_any_origin():
-    for empty in (torch.zeros(0, 4), torch.zeros(0)):
-        scores = score_detections([truth(FACE)], [Detections(empty, torch.zeros(0))])
-        assert scores.values["ap"] == scores.values["recall"] == scores.values["best_f1"] == 0
-        assert scores.values["best_f1_threshold"] is None
-        assert scores.undefined["best_f1_threshold"] == "no face is found"
 
 
 # Scores 0.9 right, 0.8 wrong, 0.6 right, 0.4 right, 0.3 wrong; four faces.
