@@ -57,9 +57,9 @@ def pixels_of_all_splits():
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
+def training(tmp_path_factory):
     """A training with figures, whose last of three epochs is the worst, and a test without."""
-    folder, data, model = tmp_path_factory.mktemp("fitted"), pixels_of_all_splits(), WorseLater()
+    folder, data, model = tmp_path_factory.mktemp("training"), pixels_of_all_splits(), WorseLater()
     evaluation = ClassificationEvaluation(gallery_size=4, figures_every_n_epochs=2)
     trainer = build_trainer(folder, evaluation, max_epochs=3, enable_checkpointing=True)
     with redirect_stdout(io.StringIO()) as printed:
@@ -71,21 +71,21 @@ def fitted(tmp_path_factory):
     return SimpleNamespace(folder=folder, model=model, printed=printed.getvalue(), logged=logged, promised=promised)
 
 
-def test_the_best_epoch_is_reported_and_figures_are_drawn(fitted):
-    record, events = read_metrics(fitted.folder, "val"), read_events(fitted.folder)
+def test_the_best_epoch_is_reported_and_figures_are_drawn(training):
+    record, events = read_metrics(training.folder, "val"), read_events(training.folder)
     assert (record["epoch"], record["accuracy"], record["n"]) == (0, 7 / 8, 8)
-    assert "val: best after 1 epoch, accuracy 87.50%" in fitted.printed
+    assert "val: best after 1 epoch, accuracy 87.50%" in training.printed
     assert set(events.Tags()["images"]) == {f"val/{kind}" for kind in KINDS} | {"train/faces"}
     # After epoch 1, and those of the best epoch at the end.
     assert (len(events.Images("val/confusion_matrix")), len(events.Images("train/faces"))) == (2, 1)
-    names = {path.name for path in (fitted.folder / "runs" / "version_0" / "figures").iterdir()}
+    names = {path.name for path in (training.folder / "runs" / "version_0" / "figures").iterdir()}
     assert names == {f"val_{kind}.png" for kind in KINDS} | {"train_faces.png"}
     assert [event.value for event in events.Scalars("val/accuracy")] == pytest.approx([7 / 8, 7 / 8, 1 / 8])
     assert [event.value for event in events.Scalars("train/accuracy")] == [1.0] * 3
 
 
-def test_a_run_has_its_row_of_hyper_parameters_with_final_metrics(fitted):  # case E16
-    events = read_events(fitted.folder)
+def test_a_run_has_its_row_of_hyper_parameters_with_final_metrics(training):  # case E16
+    events = read_events(training.folder)
     content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     found = HParamsPluginData.FromString(content).session_start_info.hparams
     row = {name: getattr(value, value.WhichOneof("kind")) for name, value in found.items()}
@@ -98,13 +98,13 @@ def test_a_run_has_its_row_of_hyper_parameters_with_final_metrics(fitted):  # ca
     assert "hp_metric" not in events.Tags()["scalars"]
 
 
-def test_logged_names_are_known_in_advance_with_their_direction(fitted):
-    assert fitted.promised.keys() <= fitted.logged
-    assert (fitted.promised["val/ece"], fitted.promised["val/f1/Happy"]) == (False, True)
+def test_logged_names_are_known_in_advance_with_their_direction(training):
+    assert training.promised.keys() <= training.logged
+    assert (training.promised["val/ece"], training.promised["val/f1/Happy"]) == (False, True)
 
 
-def test_every_pass_leaves_its_record_and_its_samples_in_the_run_folder(fitted):
-    record, folder = read_metrics(fitted.folder, "test"), fitted.folder / "runs" / "version_0"
+def test_every_pass_leaves_its_record_and_its_samples_in_the_run_folder(training):
+    record, folder = read_metrics(training.folder, "test"), training.folder / "runs" / "version_0"
     assert (record["n"], record["accuracy"]) == (5, pytest.approx(0.8))
     assert sum(row["n"] for row in record["per_class"].values()) == np.sum(record["confusion_matrix"]) == 5
     assert len(read_samples(folder / file_name("val")).labels) == 8
@@ -112,12 +112,12 @@ def test_every_pass_leaves_its_record_and_its_samples_in_the_run_folder(fitted):
     assert found.predicted.tolist() == ["Angry", "Happy", "Sad", "Neutral", "Fear"]
     assert found.labels.tolist() == ["Angry", "Happy", "Sad", "Neutral", "Happy"]
     assert found.leaked.tolist() == [False, True, False, False, True]
-    expected = (torch.eye(7) * fitted.model.scale.detach()).softmax(1)[0].numpy()
+    expected = (torch.eye(7) * training.model.scale.detach()).softmax(1)[0].numpy()
     np.testing.assert_allclose(found.probabilities[0], expected, atol=5.01e-4)
 
 
-def test_a_resumed_run_still_knows_the_best_epoch(fitted, make_trainer, tmp_path):
-    (checkpoint,) = fitted.folder.rglob("*.ckpt")
+def test_a_resumed_run_still_knows_the_best_epoch(training, make_trainer, tmp_path):
+    (checkpoint,) = training.folder.rglob("*.ckpt")
     trainer = make_trainer(ClassificationEvaluation(figures=False), max_epochs=4)
     trainer.fit(WorseLater(), datamodule=pixels_of_all_splits(), ckpt_path=str(checkpoint), weights_only=True)
     record = read_metrics(tmp_path, "val")
@@ -199,16 +199,19 @@ class WatchesKL(RunChecks):
 
 
 def test_a_distance_can_choose_the_best_epoch_where_there_are_votes(make_trainer):
-    evaluation = ClassificationEvaluation(figures=False, monitor="val/kl")
-    trainer = make_trainer(evaluation, logger=False)
-    trainer.callbacks.append(WatchesKL())
-    trainer.fit(ReadsThePixel(), datamodule=divided_votes(["train", "val"]))
-    state = evaluation.state_dict()
+    def fit(data):
+        evaluation = ClassificationEvaluation(figures=False, monitor="val/kl")
+        trainer = make_trainer(evaluation, logger=False)
+        trainer.callbacks.append(WatchesKL())
+        trainer.fit(ReadsThePixel(), datamodule=data)
+        return evaluation.state_dict()
+
+    state = fit(divided_votes(["train", "val"]))
     table, scores = ClassificationEvaluation().unpack(state)
     assert table.targets.shape == (7, 7)
     assert scores.values["kl"] == pytest.approx(state["value"], abs=1e-6)
     with pytest.raises(FaceExprError, match="watches val/kl, which this run does not measure"):
-        trainer.fit(ReadsThePixel(), datamodule=pixel_faces({"train": SEVEN, "val": SEVEN}))
+        fit(pixel_faces({"train": SEVEN, "val": SEVEN}))
 
 
 def test_the_sanity_check_and_fast_dev_run_leave_no_trace(make_trainer, tmp_path):

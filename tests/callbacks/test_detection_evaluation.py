@@ -15,10 +15,10 @@ from faceexpr.utils.errors import FaceExprError
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
+def training(tmp_path_factory):
     """A training with figures, whose last of three epochs is the worst."""
     folder, evaluation = (
-        tmp_path_factory.mktemp("fitted"),
+        tmp_path_factory.mktemp("training"),
         DetectionEvaluation(gallery_size=2, figures_every_n_epochs=2),
     )
     trainer = build_trainer(folder, evaluation, max_epochs=3, enable_checkpointing=True)
@@ -27,27 +27,27 @@ def fitted(tmp_path_factory):
     return SimpleNamespace(folder=folder, printed=printed.getvalue())
 
 
-def test_the_best_epoch_is_reported_and_figures_are_drawn(fitted):
-    record = read_metrics(fitted.folder, "val")
+def test_the_best_epoch_is_reported_and_figures_are_drawn(training):
+    record = read_metrics(training.folder, "val")
     assert (record["epoch"], record["recall"]) == (0, pytest.approx(2 / 3))
     assert "over_detection" not in record
-    assert "val: best after 1 epoch, AP50 0.5545" in fitted.printed
-    events = read_events(fitted.folder)
+    assert "val: best after 1 epoch, AP50 0.5545" in training.printed
+    events = read_events(training.folder)
     kinds = {"precision_recall", "thresholds", "pictures", "worst"}
     assert set(events.Tags()["images"]) == {f"val/{kind}" for kind in kinds} | {"train/pictures"}
     assert len(events.Images("val/precision_recall")) == 2
-    names = {path.name for path in (fitted.folder / "runs" / "version_0" / "figures").iterdir()}
+    names = {path.name for path in (training.folder / "runs" / "version_0" / "figures").iterdir()}
     assert names == {f"val_{kind}.png" for kind in kinds} | {"train_pictures.png"}
     ap50 = [event.value for event in events.Scalars("val/ap50")]
     assert ap50[0] == ap50[1] > ap50[2]
 
 
-def test_a_resumed_run_still_knows_the_best_epoch(fitted, make_trainer, tmp_path):
-    (checkpoint,) = fitted.folder.rglob("*.ckpt")
+def test_a_resumed_run_still_knows_the_best_epoch(training, make_trainer, tmp_path):
+    (checkpoint,) = training.folder.rglob("*.ckpt")
     trainer = make_trainer(DetectionEvaluation(figures=False), max_epochs=4)
     trainer.fit(KnowsTheBoxes(worse_from=2), datamodule=scenes(), ckpt_path=str(checkpoint), weights_only=True)
     assert float(trainer.callback_metrics["val/recall"]) == pytest.approx(1 / 3)
-    assert read_metrics(tmp_path, "val") == read_metrics(fitted.folder, "val")
+    assert read_metrics(tmp_path, "val") == read_metrics(training.folder, "val")
 
 
 def test_what_is_logged_is_what_the_images_say(make_trainer, tmp_path, capsys):

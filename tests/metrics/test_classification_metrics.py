@@ -1,16 +1,14 @@
 """Metrics against scikit-learn, and the gathering of samples in one process and in two."""
 
-import json
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from gathering import compute_together
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
 from sklearn import metrics as reference
-from torch import multiprocessing
 
 from faceexpr.metrics.classification import (
     DISTANCES,
@@ -157,30 +155,23 @@ def test_distances_are_those_of_scipy():
     assert all(0 <= value < 1e-6 for value in distances(same, same).values())
 
 
-# What each of two processes has seen: uneven, and one with padding only or what the other has seen. The latter has
-# distributions as targets.
-SHARES = [([[4, 2], [0]], [[1, 3], [-1]]), ([[0, 1, 2], [3, 4]], [[-1, -1, -1], [-1, 2]])]
-
-
-def gather(rank, folder):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    identity, found = torch.eye(3), []
-    for soft, share in enumerate(SHARES):
-        collector = SampleCollector(num_classes=3)
-        for index in map(torch.tensor, share[rank]):
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize(
+    "share",
+    [
+        ([[4, 2], [0]], [[1, 3], [-1]]),  # uneven
+        ([[0, 1, 2], [3, 4]], [[-1, -1, -1], [-1, -1]]),  # a process with padding only
+        ([[0, 1, 2], [3, 4]], [[3, 4], [0, -1]]),  # samples twice
+    ],
+)
+def test_two_processes_measure_each_sample_once(share, soft):  # case E11
+    identity, collectors = torch.eye(3), [SampleCollector(num_classes=3), SampleCollector(num_classes=3)]
+    for collector, batches in zip(collectors, share, strict=True):
+        for index in map(torch.tensor, batches):
             labels = index.clamp(min=0) % 3
             guesses = (labels + (index == 3).long()) % 3
             collector.update(index, identity[guesses] * 0.8 + 0.2 / 3, identity[labels] if soft else labels)
-        table = collector.compute()
-        found.append((table.indices.tolist(), score(table, ("a", "b", "c")).values))
-    Path(folder, f"{rank}.json").write_text(json.dumps(found))
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_measure_each_sample_once(tmp_path):  # case E11
-    multiprocessing.spawn(gather, args=(str(tmp_path),), nprocs=2)
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-    assert first == second
-    for indices, values in first:
-        assert indices == [0, 1, 2, 3, 4]
-        assert values["accuracy"] == pytest.approx(0.8)
+    for table in compute_together(collectors):
+        assert table.indices.tolist() == [0, 1, 2, 3, 4]
+        assert table.labels.tolist() == [0, 1, 2, 0, 1]
+        assert score(table, ("a", "b", "c")).values["accuracy"] == 0.8

@@ -2,17 +2,15 @@
 
 import contextlib
 import io
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from box_values import found, truth
 from evaluation_runs import FACES, FOUND
+from gathering import compute_together
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from torch import multiprocessing
 
 from faceexpr.boxes.detections import Detections, no_detections
 from faceexpr.boxes.matching import Truth, stack
@@ -222,30 +220,22 @@ def test_images_come_sorted_once_each_without_padding_and_survive_a_checkpoint()
     assert score_detections(again.truths, again.found).values == score_detections(table.truths, table.found).values
 
 
-SHARES = [
-    ([0, 2], [1]),  # uneven
-    ([2, 1, 0], []),  # a process without an image
-    ([0, 1, 2], [-1, -1, -1]),  # a process with padding only
-    ([0, 1], [2, 0]),  # an image twice
-]
-
-
-def gather(rank, folder):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    results = []
-    for share in SHARES:
-        collector = DetectionCollector()
-        for index in share[rank]:
+@pytest.mark.parametrize(
+    "share",
+    [
+        ([0, 2], [1]),  # uneven
+        ([2, 1, 0], []),  # a process without an image
+        ([0, 1, 2], [-1, -1, -1]),  # a process with padding only
+        ([0, 1], [2, 0]),  # an image twice
+    ],
+)
+def test_two_processes_measure_each_image_once(share):  # case E11
+    collectors = [DetectionCollector(), DetectionCollector()]
+    for collector, indices in zip(collectors, share, strict=True):
+        for index in indices:
             collector.update(*image(index))
-        table = collector.compute()
-        results.append([table.indices.tolist(), score_detections(table.truths, table.found).values])
-    Path(folder, f"{rank}.json").write_text(json.dumps(results))
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_measure_each_image_once(tmp_path):
-    multiprocessing.spawn(gather, args=(str(tmp_path),), nprocs=2)
     truths = [truth(*row) for row in FACES]
-    expected = [[0, 1, 2], score_detections(truths, [seen(index) for index in range(3)]).values]
-    for rank in (0, 1):
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [expected] * len(SHARES)
+    expected = score_detections(truths, [seen(index) for index in range(3)]).values
+    for table in compute_together(collectors):
+        assert table.indices.tolist() == [0, 1, 2]
+        assert score_detections(table.truths, table.found).values == expected
