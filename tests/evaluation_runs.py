@@ -27,17 +27,10 @@ class ReadsThePixel(LightningModule):
 
     def __init__(self, class_names=FER_NAMES, lr=0.1):
         super().__init__()
-        self.save_hyperparameters(
-            {
-                "net": {"class_path": "some.where.PixelNet", "init_args": {"depth": 3, "preprocess": None}},
-                "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": lr, "weight_decay": 0.01}},
-                "scheduler": None,
-                "lr": None,
-                "class_names": list(class_names),
-                "_class_path": "some.where.Task",
-            },
-            logger=False,
-        )
+        net = {"class_path": "some.where.PixelNet", "init_args": {"depth": 3, "preprocess": None}}
+        optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": lr, "weight_decay": 0.01}}
+        hparams = {"net": net, "optimizer": optimizer, "scheduler": None, "lr": None, "_class_path": "some.where.Task"}
+        self.save_hyperparameters({**hparams, "class_names": list(class_names)}, logger=False)
         self.class_names = tuple(class_names)
         self.lr = lr
         self.scale = nn.Parameter(torch.tensor(3.0))
@@ -152,13 +145,8 @@ def scenes(faces=FACES, ignored=()):
 
 
 def read_metrics(folder, stage, version=0):
-    """Return one stage of a run's ``metrics.json``, which must be JSON without NaN and the like."""
-
-    def refuse(constant):
-        raise ValueError(constant)
-
-    path = folder / "runs" / f"version_{version}" / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)[stage]
+    """Return one stage of a run's ``metrics.json``."""
+    return json.loads((folder / f"runs/version_{version}/metrics.json").read_text(encoding="utf-8"))[stage]
 
 
 def read_events(folder, version=0):

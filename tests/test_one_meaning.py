@@ -108,7 +108,7 @@ def test_eight_classes_on_seven_and_seven_on_eight(trained, capsys):
     # Every class of the data is known to the model: labels are matched by name.
     run("test", "seven_of_eight", checkpoint, *FOLDER, f"--data.class_names=[{','.join(FER_NAMES)}]")
     assert measured("seven_of_eight")["class_names"] == list(FERPLUS_NAMES)
-    # A class that the model does not know cannot be measured.
+    # A class that the model does not know cannot be measured (case F07: names are the model's, in its order).
     assert exit_code(lambda: run("test", "refused", *FOLDER, eight)) == 2
     assert "Contempt, which the model does not know" in capsys.readouterr().err
 

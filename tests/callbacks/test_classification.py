@@ -13,7 +13,6 @@ import torch
 from conftest import build_trainer
 from evaluation_runs import SEVEN, ReadsThePixel, make_split, pixel_faces, read_events, read_metrics
 from lightning.pytorch.loggers import CSVLogger
-from sklearn.metrics import f1_score
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from faceexpr.callbacks.classification import ClassificationEvaluation
@@ -141,11 +140,8 @@ def test_what_is_logged_recorded_and_printed_is_what_the_samples_say(make_traine
     trainer = make_trainer(ClassificationEvaluation(figures=False))
     trainer.validate(ReadsThePixel(), datamodule=pixel_faces({"val": val}), verbose=False)
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    truth, guess = [label for _, label in val], [pixel for pixel, _ in val]
-    assert logged["val/accuracy"] == pytest.approx(0.6)
-    assert logged["val/recall/Angry"] == pytest.approx(2 / 3)
+    assert (logged["val/accuracy"], logged["val/recall/Angry"]) == pytest.approx((0.6, 2 / 3))
     assert logged["val/precision/Sad"] == 0
-    assert logged["val/macro_f1"] == pytest.approx(f1_score(truth, guess, average="macro"))
     assert not {"val/recall/Disgust", "val/precision/Disgust"} & logged.keys()
     assert all(math.isfinite(value) and value >= 0 for value in logged.values())
     record = read_metrics(tmp_path, "val")
