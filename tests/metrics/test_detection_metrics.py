@@ -30,30 +30,27 @@ from faceexpr.metrics.detection import (
 from faceexpr.utils.errors import FaceExprError
 
 
-def random_images(seed, count=25, ties=True, empty=0.2):
+def random_images(seed, count=25, ties=True):
     """Return faces of all sizes and detections near them, doubled and missing, and elsewhere; some images empty."""
     random = np.random.default_rng(seed)
     truths, found = [], []
     for _ in range(count):
-        faces = int(random.integers(0, 9)) * (random.random() > empty)
-        sides = np.exp(random.uniform(np.log(8), np.log(200), (faces, 1))) * random.uniform(0.8, 1.25, (faces, 2))
-        corner = random.uniform(0, 250, (faces, 2))  # crowded, so that one detection overlaps several
+        faces = max(0, int(random.integers(-2, 9)))
+        sides = np.exp(random.uniform(np.log(8), np.log(200), (faces, 2)))
+        sides[: faces // 4] = random.choice([32, 96])  # the borders of the sizes belong to both sides
+        corner = np.round(random.uniform(0, 250, (faces, 2)))  # crowded, so that one detection overlaps several
         boxes = np.concatenate([corner, corner + sides], axis=1).astype(np.float32)
-        # The borders of the sizes belong to both sides.
-        boxes[: faces // 4] = np.round(boxes[: faces // 4])
-        boxes[: faces // 8, 2:] = boxes[: faces // 8, :2] + random.choice([32, 96])
         truths.append(Truth(boxes, random.random(faces) < 0.2))
         near = boxes.repeat(random.integers(0, 4, faces), axis=0)
         size = np.tile(near[:, 2:] - near[:, :2], 2)
         near = near + size * random.choice([0, 0.02, 0.1, 0.3]) * random.normal(size=near.shape)
         corner = random.uniform(0, 300, (int(random.integers(0, 6)), 2))
         other = np.concatenate([corner, corner + np.exp(random.uniform(1, 5, corner.shape))], axis=1)
-        boxes = np.concatenate([near, other]) * (random.random() > empty / 2)
-        boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)].astype(np.float32)
-        scores = random.random(len(boxes)).astype(np.float32)
-        scores = np.round(scores, 1) if ties else scores
-        order = np.argsort(-scores, kind="stable")
-        found.append(Detections(torch.from_numpy(boxes[order]), torch.from_numpy(scores[order])))
+        boxes = np.concatenate([near, other]).astype(np.float32)
+        boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]
+        scores = np.sort(random.random(len(boxes)).astype(np.float32))[::-1]
+        scores = torch.from_numpy(np.round(scores, 1) if ties else scores.copy())
+        found.append(Detections(torch.from_numpy(random.permutation(boxes)), scores))
     return truths, found
 
 
@@ -61,16 +58,14 @@ def with_pycocotools(truths, found, most):
     """Return average precision by size and overlap, -1 where undefined, as (4, 10)."""
     annotations, results = [], []
     for image, (one, detections) in enumerate(zip(truths, found, strict=True), start=1):
-        for box, ignored in zip(one.boxes.astype(float), one.ignored, strict=True):
-            wide, high = box[2:] - box[:2]
-            annotations.append(
-                {"id": len(annotations) + 1, "image_id": image, "category_id": 1, "iscrowd": int(ignored),
-                 "bbox": [*box[:2], wide, high], "area": wide * high}
-            )  # fmt: skip
-        for box, score in zip(detections.boxes.double().numpy(), detections.scores.tolist(), strict=True):
-            results.append(
-                {"image_id": image, "category_id": 1, "bbox": [*box[:2], *(box[2:] - box[:2])], "score": score}
-            )
+        same = {"image_id": image, "category_id": 1}
+        for (left, top, right, bottom), ignored in zip(one.boxes.tolist(), one.ignored.tolist(), strict=True):
+            wide, high = right - left, bottom - top
+            face = {"id": len(annotations) + 1, "bbox": [left, top, wide, high], "area": wide * high, **same}
+            annotations.append({**face, "iscrowd": int(ignored)})
+        for box, score in zip(detections.boxes.tolist(), detections.scores.tolist(), strict=True):
+            left, top, right, bottom = box
+            results.append({"bbox": [left, top, right - left, bottom - top], "score": score, **same})
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         images = [{"id": image} for image in range(1, len(truths) + 1)]

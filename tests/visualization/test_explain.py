@@ -121,12 +121,6 @@ def test_a_cell_lies_at_the_pixels_that_it_sees(layers):
     assert class_maps(net, faces, [1] * 3).max() == 0
 
 
-def test_nothing_speaks_for_a_class_that_nothing_reaches():
-    net = SimpleCNN(7, final_relu=True).eval()
-    net.head[-2].bias.data.fill_(-100.0)  # every logit is below 0, where the last ReLU stops all gradients
-    assert class_maps(net, torch.rand(2, 1, 48, 48)).tolist() == np.zeros((2, 48, 48)).tolist()
-
-
 def test_maps_are_of_the_size_of_the_faces_and_reach_one():
     net, faces = small_cnn().eval(), torch.randint(0, 256, (3, 3, 90, 60), dtype=torch.uint8)
     maps = class_maps(net, faces)
