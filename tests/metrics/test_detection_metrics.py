@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from box_values import found, truth
+from box_values import FACE, OTHER, SEEN, TRUTHS, found, truth
 from evaluation_runs import FACES, FOUND
 from gathering import compute_together
 from pycocotools.coco import COCO
@@ -92,9 +92,6 @@ def test_the_same_as_pycocotools_to_rounding(seed, ties, most):
     assert values["recall"] == pytest.approx(recall[0], abs=1e-9)
 
 
-FACE, OTHER = (0, 0, 10, 10), (30, 30, 50, 50)
-
-
 def test_an_image_without_predictions_lowers_recall_and_average_precision():
     values = score_detections([truth(FACE)] * 2, [found((*FACE, 0.9)), no_detections()]).values
     assert values["recall"] == 0.5
@@ -125,11 +122,6 @@ def test_what_is_not_defined_without_faces_or_detections():
     unsure = score_detections([truth(FACE)], [found((*FACE, 0.9))], score=0.95)
     assert unsure.undefined["precision_at_score"] == "no detection with a score of 0.95 or more"
     assert unsure.values["recall_at_score"] == unsure.values["f1_at_score"] == 0
-
-
-# Scores 0.9 right, 0.8 wrong, 0.6 right, 0.4 right, 0.3 wrong; four faces.
-TRUTHS = [truth(FACE, OTHER), truth(FACE, OTHER)]
-SEEN = [found((*FACE, 0.9), (70, 70, 80, 80, 0.8)), found((*FACE, 0.6), (*OTHER, 0.4), (70, 70, 80, 80, 0.3))]
 
 
 def test_counts_at_the_chosen_score_and_at_the_best_f1():

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from box_values import found, truth
+from box_values import FACE, OTHER, SEEN, TRUTHS, found, truth
 from evaluation_runs import texts_inside
 from matplotlib.colors import to_rgba
 
@@ -101,9 +101,6 @@ def test_galleries_choose_the_surest_and_let_the_classes_take_turns():
     assert surest_wrong(table, 1) == [4]
 
 
-FACE, OTHER, NOTHING = (0, 0, 10, 10), (30, 30, 50, 50), (70, 70, 80, 80)
-TRUTHS = [truth(FACE, OTHER), truth(FACE, OTHER)]
-SEEN = [found((*FACE, 0.9), (*NOTHING, 0.8)), found((*FACE, 0.6), (*OTHER, 0.4), (*NOTHING, 0.3))]
 TABLE = DetectionTable(np.arange(3), [*SEEN, no_detections()], [*TRUTHS, truth(FACE, ignored={0})])
 
 
