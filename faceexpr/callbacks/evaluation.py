@@ -44,13 +44,7 @@ Plain = bool | int | float | str
 
 @dataclass
 class Pass(Generic[Table, Scores]):
-    """One pass over a split.
-
-    Attributes:
-        table: its samples.
-        scores: their metrics.
-        epoch: epoch of the weights, counted from 0; None outside of training.
-    """
+    """The samples of one pass over a split, and their metrics; the epoch of the weights is None outside of training."""
 
     table: Table
     scores: Scores

@@ -57,13 +57,9 @@ class Comparison:
 
 
 def compare(runs: Mapping[str, SavedSamples], chosen: NDArray[np.bool_], resamples: int, seed: int) -> Comparison:
-    """Compare each run with each other.
+    """Compare each of two or more runs of the same samples (see `check_same`) with each other.
 
-    Args:
-        runs: two or more by name, of the same samples (see `check_same`).
-        chosen: which samples to compare on, bool (N,), one or more.
-        resamples: number of bootstrap resamples.
-        seed: of the resampling.
+    It is done on the ``chosen`` samples, bool (N,), one or more; the seed is that of the bootstrap.
     """
     from sklearn.metrics import confusion_matrix  # a second to import
 

@@ -149,10 +149,8 @@ class DetectionScores:
     Attributes:
         values: metric by name, all of `NAMES`; None where it is not defined.
         undefined: the reason for each None.
-        images: number of images.
-        faces: number of faces that count.
-        ignored: number of faces that do not.
-        detections: number of detections that were looked at.
+        images: number of images; ``faces`` is that of faces that count, ``ignored`` of those that do not, and
+            ``detections`` of detections that were looked at.
         limited: number of images in which more was found than the detector may return or the metrics look at.
         score: see `score_detections`, like ``iou`` and ``max_detections``.
         curves: precision and recall by overlap: 0.5, 0.75 and ``iou``.
@@ -303,15 +301,10 @@ def count_boxes(boxes: Tensor, truth: Truth, iou: float) -> BoxCounts:
 def count_by_method(
     boxes: Tensor, scores: Tensor, truth: Truth, suppression: Suppression, score: float, iou: float
 ) -> NDArray[np.int64]:
-    """Count the boxes of one image's candidates before and after each way of suppression.
+    """Count the boxes of one image's candidates, (N, 4) and (N,), before and after each way of suppression.
 
-    Args:
-        boxes: candidates (N, 4).
-        scores: (N,).
-        truth: the faces.
-        suppression: its limits and widths; its method is replaced by each of `METHODS`, its ``max_faces`` lifted.
-        score: only boxes with this score or a higher one are counted.
-        iou: see `count_boxes`.
+    Of the suppression, the method is replaced by each of `METHODS`, and the limit of faces is lifted. Boxes with a
+    lower score are not counted.
 
     Returns:
         The fields of `BoxCounts` for each of `METHODS`, shape `COUNTS`.

@@ -58,14 +58,10 @@ def file_name(stage: str) -> str:
 def write_samples(
     folder: Path, stage: str, table: SampleTable, class_names: Sequence[str], leaked: NDArray[np.bool_] | None
 ) -> Path:
-    """Write the samples of one pass: a row each, some 15 bytes where there are seven classes.
+    """Write the samples of one pass into a run's folder: a row each, some 15 bytes where there are seven classes.
 
-    Args:
-        folder: of the run.
-        stage: ``val`` or ``test``.
-        table: the samples, with labels; of a distribution, its most probable class.
-        class_names: names of the classes.
-        leaked: which images of the whole split are pixel-equal to one for training, where that is known.
+    A distribution counts as its most probable class. ``leaked`` tells which images of the whole split are pixel-equal
+    to one for training, where that is known.
     """
     known = [""] * len(table.indices) if leaked is None else leaked[table.indices].astype(int).tolist()
     columns = (table.indices.tolist(), table.labels, table.predicted, known, table.probabilities.tolist())

@@ -65,8 +65,7 @@ def class_maps(net: ExpressionNet, faces: Tensor, classes: Sequence[int] | None 
         classes: the index of the class for each face; by default the one that the network gives it.
 
     Returns:
-        float32 (N, H, W), from 0 to 1, which is the largest value of each face; all 0 where nothing speaks for the
-        class.
+        float32 (N, H, W), 0 to 1: the largest value of each face is 1, or all are 0 where nothing speaks for the class.
 
     Raises:
         FaceExprError: Captum is not installed.
