@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_dtype
 
 from faceexpr.boxes.detections import Detections
-from faceexpr.boxes.matching import Outcome, judge
+from faceexpr.boxes.matching import Outcome, Truth, judge
 from faceexpr.boxes.suppression import Method
 from faceexpr.metrics.detection import METHODS, BoxCounts, DetectionScores, DetectionTable, by_method
 from faceexpr.utils.text import counted
@@ -53,23 +53,13 @@ Shown = list[tuple[NDArray[np.float32], str, str]]
 
 
 def draw_evaluation(
-    title: str,
-    table: DetectionTable,
-    scores: DetectionScores,
-    image: Callable[[int], NDArray[np.uint8]] | None,
+    title: str, table: DetectionTable, scores: DetectionScores, image: Callable[[int], NDArray[np.uint8]] | None,
     gallery_size: int,
-) -> dict[str, Figure]:
-    """Draw every figure of an evaluation; those that would show nothing are left out.
+) -> dict[str, Figure]:  # fmt: skip
+    """Draw every figure of an evaluation, by name; those that would show nothing are left out.
 
-    Args:
-        title: what was evaluated.
-        table: the detections and faces of the images.
-        scores: their metrics.
-        image: gives the pixels of an index, or None where they are not at hand.
-        gallery_size: largest number of images in a figure; 0 draws none.
-
-    Returns:
-        Figures by name; ``pictures`` is a sample of the split, ``worst`` the images with the most errors.
+    ``image`` gives the pixels of an index, where they are at hand. Of ``pictures``, a sample of the split, and
+    ``worst``, the images with the most errors, ``gallery_size`` is the largest number of images.
     """
     drawn = {}
     if scores.faces:
@@ -87,12 +77,10 @@ def draw_evaluation(
         ("worst", worst(outcomes, gallery_size), "Most errors"),
     ):
         if rows:
-            drawn[name] = gallery(
-                [image(int(table.indices[row])) for row in rows],
-                [judged_boxes(table, row, outcomes[row], scores.score) for row in rows],
-                [", ".join(f"{kind.sum()} {name}" for name, kind in vars(outcomes[row]).items()) for row in rows],
-                f"{text}, score ≥ {scores.score:g}, {title}",
-            )
+            images = [image(int(table.indices[row])) for row in rows]
+            boxes = [judged_boxes(found[row], table.truths[row], outcomes[row]) for row in rows]
+            captions = [", ".join(f"{kind.sum()} {name}" for name, kind in vars(outcomes[row]).items()) for row in rows]
+            drawn[name] = gallery(images, boxes, captions, f"{text}, score ≥ {scores.score:g}, {title}")
     return drawn
 
 
@@ -113,9 +101,8 @@ def spread(number: int, size: int) -> list[int]:
     return np.unique(np.linspace(0, number - 1, min(size, number)).round().astype(int)).tolist() if number else []
 
 
-def judged_boxes(table: DetectionTable, row: int, outcome: Outcome, score: float) -> Shown:
+def judged_boxes(found: Detections, truth: Truth, outcome: Outcome) -> Shown:
     """Return the boxes of an image: true, false and ignored detections with their scores, and missed faces."""
-    found, truth = at_score(table.found[row], score), table.truths[row]
     boxes: Shown = [(box, "missed", "") for box in truth.boxes[outcome.missed]]
     boxes += [(box, "ignored", "") for box in truth.boxes[truth.ignored]]
     kinds = np.where(outcome.true, "true", np.where(outcome.false, "false", "ignored"))
@@ -177,9 +164,8 @@ def thresholds(scores: DetectionScores, title: str) -> Figure:
         (curve.f1, INK, "-", "F1"),
     ):
         # A curve holds from its score down to the next lower one.
-        upper.step(
-            np.r_[curve.scores, 0], np.r_[values, values[-1]], where="pre", color=ink, linestyle=style, label=label
-        )
+        steps = np.r_[curve.scores, 0], np.r_[values, values[-1]]
+        upper.step(*steps, where="pre", color=ink, linestyle=style, label=label)
     best = scores.values["best_f1_threshold"]
     for place, style, label in ((scores.score, ":", "chosen score"), (best, "-", "best F1")):
         if place is not None:
@@ -189,12 +175,11 @@ def thresholds(scores: DetectionScores, title: str) -> Figure:
     edges = np.linspace(0, 1, 41)
     right, wrong = np.diff(curve.true, prepend=0), np.diff(curve.false, prepend=0)
     counts = [np.histogram(curve.scores, edges, weights=weights)[0] for weights in (right, wrong)]
+    look: dict[str, Any] = {"width": 1 / 40, "align": "edge", "edgecolor": "white"}
+    striped = {"hatch": "///", "linewidth": 0.5}
     bars = [
-        lower.bar(edges[:-1], count, 1 / 40, bottom=bottom, align="edge", edgecolor="white", **look)
-        for count, bottom, look in (
-            (counts[0], 0, {"color": BLUE, "label": "true"}),
-            (counts[1], counts[0], {"color": VERMILLION, "label": "false", "hatch": "///", "linewidth": 0.5}),
-        )
+        lower.bar(edges[:-1], counts[0], color=BLUE, label="true", **look),
+        lower.bar(edges[:-1], counts[1], bottom=counts[0], color=VERMILLION, label="false", **look, **striped),
     ]
     lower.legend(handles=bars, loc="upper center", fontsize=9, ncols=2, frameon=False)
     lower.set(xlim=(0, 1), xlabel="score", ylabel="detections")
@@ -260,10 +245,10 @@ def _draw(axes: Axes, pixels: NDArray[np.uint8], boxes: Shown) -> None:
     from matplotlib.patheffects import withStroke
 
     high, wide = pixels.shape[:2]
-    zoom = min(1.0, SIDE / max(high, wide))
-    size = (max(1, round(wide * zoom)), max(1, round(high * zoom)))
-    small = Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BOX)
-    axes.imshow(np.asarray(small), extent=(0, wide, high, 0), interpolation="nearest" if zoom == 1 else "antialiased")
+    small = Image.fromarray(np.ascontiguousarray(pixels))
+    small.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
+    smoothed = "nearest" if small.size == (wide, high) else "antialiased"
+    axes.imshow(np.asarray(small), extent=(0, wide, high, 0), interpolation=smoothed)
     for (x0, y0, x1, y1), kind, caption in boxes:
         ink, style = KINDS[kind]
         edge = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=ink, linestyle=style, linewidth=1.8)

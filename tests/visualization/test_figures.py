@@ -105,14 +105,16 @@ TABLE = DetectionTable(np.arange(3), [*SEEN, no_detections()], [*TRUTHS, truth(F
 
 
 def test_the_images_with_the_most_errors_are_shown_and_a_sample_is_spread():
-    pairs = zip(TABLE.truths, TABLE.found, strict=True)
-    outcomes = [judge(truth, detection.at_score(found, 0.5), 0.5) for truth, found in pairs]
+    sure = [detection.at_score(found, 0.5) for found in TABLE.found]
+    outcomes = [judge(truth, found, 0.5) for truth, found in zip(TABLE.truths, sure, strict=True)]
     # At 0.5 the first has a false box and a missed face, the second a missed face.
     assert (detection.worst(outcomes, 5), detection.worst(outcomes, 1)) == ([0, 1], [0])
     assert [detection.spread(number, 4) for number in (10, 2, 0)] == [[0, 3, 6, 9], [0, 1], []]
-    kinds = [(kind, caption) for _, kind, caption in detection.judged_boxes(TABLE, 0, outcomes[0], 0.5)]
-    assert kinds == [("missed", ""), ("true", "0.90"), ("false", "0.80")]
-    assert [kind for _, kind, _ in detection.judged_boxes(TABLE, 2, outcomes[2], 0.5)] == ["ignored"]
+    kinds = [
+        [row[1:] for row in detection.judged_boxes(*one)] for one in zip(sure, TABLE.truths, outcomes, strict=True)
+    ]
+    assert kinds[0] == [("missed", ""), ("true", "0.90"), ("false", "0.80")]
+    assert kinds[2] == [("ignored", "")]
 
 
 def test_figures_show_the_numbers_and_nothing_is_cut_off():
