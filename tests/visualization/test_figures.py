@@ -110,9 +110,8 @@ def test_the_images_with_the_most_errors_are_shown_and_a_sample_is_spread():
     # At 0.5 the first has a false box and a missed face, the second a missed face.
     assert (detection.worst(outcomes, 5), detection.worst(outcomes, 1)) == ([0, 1], [0])
     assert [detection.spread(number, 4) for number in (10, 2, 0)] == [[0, 3, 6, 9], [0, 1], []]
-    kinds = [
-        [row[1:] for row in detection.judged_boxes(*one)] for one in zip(sure, TABLE.truths, outcomes, strict=True)
-    ]
+    drawn = map(detection.judged_boxes, sure, TABLE.truths, outcomes)
+    kinds = [[(kind, caption) for _, kind, caption in boxes] for boxes in drawn]
     assert kinds[0] == [("missed", ""), ("true", "0.90"), ("false", "0.80")]
     assert kinds[2] == [("ignored", "")]
 
