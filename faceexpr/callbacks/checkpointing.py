@@ -62,14 +62,9 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     def __init__(
-        self,
-        monitor: str | None = AUTO,
-        mode: Literal["max", "min"] = "max",
-        save_top_k: int = 1,
-        dirpath: str | None = None,
-        filename: str = "best",
-        every_n_epochs: int = 1,
-    ) -> None:
+        self, monitor: str | None = AUTO, mode: Literal["max", "min"] = "max", save_top_k: int = 1,
+        dirpath: str | None = None, filename: str = "best", every_n_epochs: int = 1,
+    ) -> None:  # fmt: skip
         super().__init__(
             monitor=monitor, mode=mode, save_top_k=save_top_k, save_last=False, dirpath=dirpath, filename=filename,
             auto_insert_metric_name=False, every_n_epochs=every_n_epochs,

@@ -170,13 +170,9 @@ class DetectionScores:
 
 
 def score_detections(
-    truths: Sequence[Truth],
-    found: Sequence[Detections],
-    score: float = 0.5,
-    iou: float = 0.5,
-    max_detections: int = 300,
-    ties: Ties = "together",
-) -> DetectionScores:
+    truths: Sequence[Truth], found: Sequence[Detections], score: float = 0.5, iou: float = 0.5,
+    max_detections: int = 300, ties: Ties = "together",
+) -> DetectionScores:  # fmt: skip
     """Compute every metric.
 
     - ``ap``, ``ap50``, ``ap75``: COCO's average precision, the mean over overlaps from 0.5 to 0.95, and at 0.5 and

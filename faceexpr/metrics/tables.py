@@ -40,8 +40,7 @@ class SampleTable(NamedTuple):
     @property
     def labels(self) -> NDArray[np.int64]:
         """The true class of each sample, int64 (N,): of a distribution, its most probable class."""
-        if self.targets is None:
-            raise ValueError("the samples have no labels")
+        assert self.targets is not None, "the samples have no labels"
         labels = self.targets.argmax(axis=1) if self.targets.ndim == 2 else self.targets
         return np.asarray(labels, dtype=np.int64)
 

@@ -79,14 +79,10 @@ class _Canvas:
 
 
 def draw_boxes(
-    pixels: Pixels,
-    boxes: ArrayLike,
-    captions: Sequence[str] | None = None,
-    colours: Sequence[str] | str = "#00a676",
-    bars: Sequence[Sequence[float]] | None = None,
-    bar_colours: Sequence[str] | str = "#ffffff",
+    pixels: Pixels, boxes: ArrayLike, captions: Sequence[str] | None = None, colours: Sequence[str] | str = "#00a676",
+    bars: Sequence[Sequence[float]] | None = None, bar_colours: Sequence[str] | str = "#ffffff",
     bar_names: Sequence[str] | None = None,
-) -> Pixels:
+) -> Pixels:  # fmt: skip
     """Draw boxes around faces, each with a caption and a chart of probabilities beside it.
 
     Lines and letters grow with the image. Captions and charts lie inside the image and keep off the faces. Where
