@@ -11,7 +11,8 @@ def compute_together(collectors):
 
     for collector in collectors:
         given.append([])
-        collector.sync(record, distributed_available=lambda: True)
+        collector.distributed_available_fn = lambda: True
+        collector.sync(record)
         collector.unsync()
     columns = [list(column) for column in zip(*given, strict=True)]
     # Otherwise torch would not gather them.
@@ -19,6 +20,6 @@ def compute_together(collectors):
     found = []
     for collector in collectors:
         rest = iter(columns)
-        collector.sync(lambda value, group, rest=rest: next(rest), distributed_available=lambda: True)
+        collector.dist_sync_fn = lambda value, group, rest=rest: next(rest)
         found.append(collector.compute())
     return found
