@@ -25,7 +25,7 @@ from faceexpr.metrics.detection import (
     from_tensors,
     score_detections,
 )
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import require
 from faceexpr.utils.files import say, write_file
 from faceexpr.utils.text import counted, csv_text
 from faceexpr.visualization.detection import draw_evaluation, training_images
@@ -62,11 +62,9 @@ class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
 
     def __init__(self, score: float = 0.5, iou: float = 0.5, max_detections: int = 300, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if max_detections < 1:
-            raise FaceExprError(f"max_detections is {max_detections}; expected 1 or more")
+        require(max_detections >= 1, "max_detections", max_detections, "1 or more")
         for name, share in (("score", score), ("iou", iou)):
-            if not 0 <= share <= 1:
-                raise FaceExprError(f"{name} is {share}; expected 0 to 1")
+            require(0 <= share <= 1, name, share, "0 to 1")
         self.least_score = score
         self.iou = iou
         self.max_detections = max_detections

@@ -18,7 +18,7 @@ from torchmetrics import Metric
 
 from faceexpr.callbacks.reports import log_values, run_folder, show_figures
 from faceexpr.metrics.classification import higher_is_better
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import require
 from faceexpr.utils.text import counted
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ class Evaluation(Callback, Generic[Table, Scores]):
         self, figures: bool = True, figures_every_n_epochs: int = 0, gallery_size: int = 9, monitor: str | None = AUTO
     ) -> None:
         for name, value in (("figures_every_n_epochs", figures_every_n_epochs), ("gallery_size", gallery_size)):
-            if value < 0:
-                raise FaceExprError(f"{name} is {value}; expected 0 or more")
+            require(value >= 0, name, value, "0 or more")
         self.figures = figures
         self.figures_every_n_epochs = figures_every_n_epochs
         self.gallery_size = gallery_size

@@ -19,7 +19,7 @@ from faceexpr.callbacks.reports import class_names, log_values, run_folder, show
 from faceexpr.data.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from faceexpr.data.loading import PADDING
 from faceexpr.metrics.classification import count_scores
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.files import say, write_file
 from faceexpr.utils.text import counted, csv_text
 from faceexpr.visualization.classification import corrupted_faces, robustness_curves
@@ -47,9 +47,8 @@ class Robustness(Callback):
     def __init__(
         self, enabled: bool = False, corruptions: list[str] | None = None, seed: int = 0, figures: bool = True
     ) -> None:
-        unknown = [name for name in corruptions or () if name not in CORRUPTIONS]
-        if unknown or corruptions == []:
-            raise FaceExprError(f"corruptions is {corruptions}; expected one or more of {', '.join(CORRUPTIONS)}")
+        known = corruptions != [] and {*(corruptions or ())} <= CORRUPTIONS.keys()
+        require(known, "corruptions", corruptions, f"one or more of {', '.join(CORRUPTIONS)}")
         self.enabled = enabled
         self.corruptions = list(CORRUPTIONS if corruptions is None else dict.fromkeys(corruptions))
         self.seed = seed

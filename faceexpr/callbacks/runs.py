@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from faceexpr.callbacks.evaluation import Evaluation
 from faceexpr.data.augment import seed_of
 from faceexpr.data.boxed_images import DetectionDataModule
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.files import keep_older
 from faceexpr.utils.text import counted
 
@@ -43,10 +43,8 @@ class RunChecks(Callback):
             "test": ("limit_test_batches",),
         }
         for option in needed.get(stage, ()):
-            if getattr(trainer, option) == 0:
-                raise FaceExprError(
-                    f"{option} is 0; expected more than 0: such a run would look done and have done nothing"
-                )
+            reason = "more than 0: such a run would look done and have done nothing"
+            require(getattr(trainer, option) != 0, option, 0, reason)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A training that was ended early would otherwise run for one more epoch each time that it is resumed.

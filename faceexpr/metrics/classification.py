@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import binary_auroc, multiclass_accu
 
 from faceexpr.metrics.calibration import calibration_error, negative_log_likelihood
 from faceexpr.metrics.tables import SampleTable
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError, require
 
 PER_CLASS = ("precision", "recall", "f1")
 MOST_RESAMPLES = 1_000_000
@@ -234,8 +234,7 @@ def count_scores(confusion: NDArray[np.int64], class_names: Sequence[str]) -> tu
 
 def check_resamples(resamples: int) -> None:
     """Refuse, with a `FaceExprError`, a number of bootstrap resamples that is not 2 to `MOST_RESAMPLES`."""
-    if not 2 <= resamples <= MOST_RESAMPLES:
-        raise FaceExprError(f"resamples is {resamples}; expected 2 to {MOST_RESAMPLES:,}")
+    require(2 <= resamples <= MOST_RESAMPLES, "resamples", resamples, f"2 to {MOST_RESAMPLES:,}")
 
 
 def accuracy_interval(
