@@ -11,47 +11,47 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["faceexpr.cli.train", "faceexpr.cli.analyze"])
 
 
-def start(args: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str] | None = None) -> BaseProcess:
-    """Start a command line.
+def start(
+    args: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str] | None = None,
+    then: Sequence[Sequence[str]] = (),
+) -> BaseProcess:  # fmt: skip
+    """Start a command line, and return its process: ``join`` it, look at its ``exitcode``, or ``kill`` it.
 
     Args:
         args: after the program's name.
         folder: where it runs.
         log: takes what it prints.
         environment: further variables.
-
-    Returns:
-        The process: ``join`` it, look at its ``exitcode``, or ``kill`` it.
+        then: further command lines that the process runs after it.
     """
+    commands = [[*each] for each in (args, *then)]
     # One of another name would import the module that the tests were started with.
-    process = _SERVER.Process(target=_run, args=([*args], str(folder), str(log), dict(environment or {})))
+    process = _SERVER.Process(target=_run, args=(commands, str(folder), str(log), dict(environment or {})))
     process.start()
     return process
 
 
 def run_together(
-    args: Sequence[str],
-    folder: Path,
-    processes: int,
-    environment: Mapping[str, str] | None = None,
-    timeout: float = 120,
-) -> list[int | None]:
-    """Run a command line in several processes as ``torchrun`` does on one machine.
+    args: Sequence[str], folder: Path, processes: int, environment: Mapping[str, str] | None = None,
+    timeout: float = 120, then: Sequence[Sequence[str]] = (),
+) -> list[int | None]:  # fmt: skip
+    """Run a command line, and then others, in several processes as ``torchrun`` does on one machine.
 
-    What they print is in ``process-0.log`` and so on in the folder.
-
-    Returns:
-        The exit codes; None where a process had to be killed after the timeout, in seconds.
+    What they print is in ``process-0.log`` and so on in the folder. Returned are the exit codes; None where a process
+    had to be killed after the timeout, in seconds.
     """
-    running = [
-        start(args, folder, folder / f"process-{rank}.log", {**torchrun(rank, processes, port), **(environment or {})})
-        for port in [free_port()]
-        for rank in range(processes)
-    ]
+    port = free_port()
+    running = []
+    for rank in range(processes):
+        variables = torchrun(rank, processes, port) | dict(environment or {})
+        running.append(start(args, folder, folder / f"process-{rank}.log", variables, then))
     for process in running:
         process.join(timeout)
     codes = [process.exitcode for process in running]
@@ -76,7 +76,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _run(args: list[str], folder: str, log: str, environment: dict[str, str]) -> None:
+def _run(commands: list[list[str]], folder: str, log: str, environment: dict[str, str]) -> None:
     os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.chdir(folder)
@@ -84,15 +84,21 @@ def _run(args: list[str], folder: str, log: str, environment: dict[str, str]) ->
     for stream in (1, 2):
         os.dup2(output, stream)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
-    import torch
-
     from faceexpr.cli.main import main
 
     torch.set_num_threads(1)
     # For processes of its own, it would start another server; as on the command line, they are forked.
     multiprocessing.set_start_method("fork", force=True)
     try:
-        main(args)
+        for args in commands:
+            main(args)
     except Exception:  # multiprocessing would write it to where the tests print
         traceback.print_exc()
         raise SystemExit(1) from None
+
+
+class RankWeights(Callback):
+    """Write what each process has learnt to ``weights-0.pt`` and so on when training ends."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        torch.save(pl_module.state_dict(), Path(f"weights-{trainer.global_rank}.pt"))

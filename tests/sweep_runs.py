@@ -12,7 +12,8 @@ from typing import Any
 from conftest import TINY_DATA, TINY_NET, TINY_RUN
 
 from faceexpr.cli import train as training_cli
-from faceexpr.sweep.study import Launch, Sweep, SweepOptions
+from faceexpr.sweep.options import SweepOptions
+from faceexpr.sweep.study import Launch, Sweep
 from faceexpr.sweep.trial import LOG, Report, TrialReport
 from faceexpr.utils.errors import FaceExprError
 

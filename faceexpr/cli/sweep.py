@@ -8,7 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from faceexpr.cli.parser import Parser
-from faceexpr.sweep.study import Sweep, SweepOptions
+from faceexpr.sweep.options import SweepOptions
+from faceexpr.sweep.study import Sweep
 
 OPTION = re.compile("--?[A-Za-z]")  # and no negative number
 

@@ -16,24 +16,12 @@ from faceexpr.utils.files import say
 
 TRAIN, VAL = "faceexpr_train", "faceexpr_val"  # in Detectron2's catalogue of data
 
-ALL_CANDIDATES = 100_000
-"""Candidates of an image that Detectron2 may return: more than there ever are."""
-
-FROM_SCRATCH = {
-    "MODEL.BACKBONE.FREEZE_AT": 0,
-    "MODEL.RESNETS.NORM": "BN",
-    "MODEL.PIXEL_STD": [57.375, 57.120, 58.395],
-}
-"""What belongs to ImageNet's weights and makes no sense without: frozen stages and statistics, a scale of 1."""
+FROM_SCRATCH = {"MODEL.BACKBONE.FREEZE_AT": 0, "MODEL.RESNETS.NORM": "BN", "MODEL.PIXEL_STD": [57.375, 57.12, 58.395]}
+"""In the place of what belongs to ImageNet's weights: frozen stages and statistics, a scale of 1."""
 
 
 def build_config(options: Detectron2Options, folder: Path) -> CfgNode:
-    """Return Detectron2's configuration of a training into ``folder``, and print what of it may surprise.
-
-    Raises:
-        FaceExprError: a key of ``opts`` that Detectron2 does not have, a value of another type, or options that do not
-            go together.
-    """
+    """Return Detectron2's configuration of a training into ``folder``, and print what of it may surprise."""
     try:
         own = Path(options.model).is_file()
         cfg = read_config(Path(options.model if own else model_zoo.get_config_file(options.model)), trusted=not own)
@@ -84,15 +72,14 @@ def build_config(options: Detectron2Options, folder: Path) -> CfgNode:
 def set_options(cfg: CfgNode, options: Detectron2Options, own_values: dict[str, Any]) -> None:
     """Put ``opts`` into a configuration, then ``own_values`` and those of the device and the suppression.
 
-    Raises:
-        FaceExprError: as for `build_config`, and more devices than there are.
+    Each of ``opts`` has to be a key of Detectron2 with a value of its type.
     """
     heads = ("MODEL.ROI_HEADS", "MODEL.RETINANET")
     own_values = own_values | {
         "MODEL.DEVICE": choose_device(options.device),
-        "TEST.DETECTIONS_PER_IMAGE": ALL_CANDIDATES,
+        "TEST.DETECTIONS_PER_IMAGE": 100_000,  # candidates, more than there ever are
         **{f"{head}.NUM_CLASSES": 1 for head in heads},
-        # Candidates, whose doubles are then suppressed as our own option says and not by Detectron2.
+        # Their doubles are then suppressed as our own option says and not by Detectron2.
         **{f"{head}.NMS_THRESH_TEST": 1.0 for head in heads},
         **{f"{head}.SCORE_THRESH_TEST": options.suppression.min_score for head in heads},
     }
@@ -110,10 +97,8 @@ def set_options(cfg: CfgNode, options: Detectron2Options, own_values: dict[str, 
             raise FaceExprError(f"opts: {error}") from error
     if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
         raise FaceExprError(f"opts: INPUT.FORMAT is {cfg.INPUT.FORMAT}; expected BGR or RGB")
-    if 0 < torch.cuda.device_count() < options.devices:
-        raise FaceExprError(
-            f"devices is {options.devices}; expected at most {torch.cuda.device_count()}, which are here"
-        )
+    if 0 < (here := torch.cuda.device_count()) < options.devices:
+        raise FaceExprError(f"devices is {options.devices}; expected at most {here}, which are here")
     for key, value in own_values.items():
         cfg.merge_from_list([key, type(defaults[key])(value)])  # exactly that type, which no subclass is
 
@@ -126,11 +111,7 @@ def choose_device(wanted: str) -> str:
 
 
 def read_config(path: Path, trusted: bool = False) -> CfgNode:
-    """Return the configuration of a file in Detectron2's format; only one that is ``trusted`` may run code.
-
-    Raises:
-        FaceExprError: there is none, it is damaged, or has keys or values that Detectron2 does not know.
-    """
+    """Return the configuration of a file in Detectron2's format; only one that is ``trusted`` may run code."""
     cfg = get_cfg()
     try:
         cfg.merge_from_file(str(path), allow_unsafe=trusted)

@@ -17,6 +17,7 @@ from faceexpr.weights.checkpoints import newest
 OPTIONS, CONFIG = "config.yaml", "detectron2.yaml"
 """Files of the run folder: our options, and the whole configuration of Detectron2 that they lead to."""
 
+WRITTEN = "expected a file that faceexpr detectron2 fit has written"
 SOURCE = "git+https://github.com/facebookresearch/detectron2.git"
 PAGE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 
@@ -34,8 +35,8 @@ class Detectron2Options:
         base_lr: learning rate after the warm-up.
         warmup_iters: iterations over which the learning rate rises to ``base_lr``.
         max_iter: iterations in all.
-        steps: iterations at which the learning rate is multiplied by ``gamma``; by default those of ``model``. Those
-            that are not before ``max_iter`` are removed, and it is said.
+        steps: iterations before ``max_iter`` at which the learning rate is multiplied by ``gamma``; by default those
+            of ``model``.
         gamma: factor of the learning rate at each of the ``steps``.
         rois_per_image: regions of an image that the second stage is trained on.
         eval_period: iterations between measurements of AP on the validation images; 0 measures at the end only.
@@ -97,7 +98,7 @@ class Detectron2Options:
     def validates(self) -> bool:
         """Whether there are images to validate on."""
         data = self.data
-        return any(data.get(name) is not None for name in ("val", "val_list")) or data.get("val_fraction", 0.1) > 0
+        return data.get("val") is not None or data.get("val_list") is not None or data.get("val_fraction", 0.1) > 0
 
 
 def flat(opts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -110,35 +111,21 @@ def flat(opts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def find_weights(source: Path) -> tuple[Path, Path]:
-    """Return a checkpoint and the run folder that it lies in.
-
-    Args:
-        source: that folder (its best checkpoint, or the last where none was measured) or a ``.pth`` file in it.
-
-    Raises:
-        FaceExprError: there is none.
-    """
+    """Return the checkpoint that a run folder (its best, or else its last) or a ``.pth`` file means, and its folder."""
     path = (newest(source, "best.pth") or newest(source, "last.pth")) if source.is_dir() else source
     if path is None or not path.is_file():
         raise FaceExprError(f"{path or source / 'checkpoints/best.pth'} does not exist; expected a Detectron2 run")
-    for folder in path.resolve().parents[:2]:
-        if (folder / CONFIG).is_file():
-            return path, folder
-    raise FaceExprError(
-        f"{path}: there is no {CONFIG} beside it or above it, which says what network it belongs to; expected a "
-        "checkpoint in the run folder that faceexpr detectron2 fit has written"
-    )
+    folder = next((folder for folder in path.resolve().parents[:2] if (folder / CONFIG).is_file()), None)
+    if folder is None:
+        raise FaceExprError(f"{path}: there is no {CONFIG} beside it or above it, to say its network; {WRITTEN}")
+    return path, folder
 
 
 def require_detectron2() -> None:
-    """Import Detectron2, or say how to install it.
-
-    Raises:
-        FaceExprError: it is not installed, or its installation does not work.
-    """
+    """Import Detectron2, or raise a `FaceExprError` that says how to install it."""
     try:
-        import_module("detectron2.engine")
-        import_module("detectron2.model_zoo")  # which needs pkg_resources, which setuptools 81 has dropped
+        for part in ("engine", "model_zoo"):  # which needs pkg_resources, which setuptools 81 has dropped
+            import_module(f"detectron2.{part}")
     except ImportError as error:
         missing = error.name is not None and error.name.startswith("detectron2")
         raise FaceExprError(

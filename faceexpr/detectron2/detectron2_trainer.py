@@ -7,12 +7,11 @@ import sys
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper, detection_utils, transforms
 from detectron2.data import build_detection_test_loader as build_test_loader
@@ -36,15 +35,17 @@ from faceexpr.boxes.suppression import Suppression, suppress
 from faceexpr.callbacks.detection import list_boxes, make_record, summarise
 from faceexpr.callbacks.reports import write_figure, write_metrics
 from faceexpr.data.annotations.reading import AnnotatedImage
+from faceexpr.data.base import Stage
 from faceexpr.data.face_boxes import FaceBoxes
 from faceexpr.detectron2.detectron2_config import TRAIN, VAL, build_config, read_config, set_options
-from faceexpr.detectron2.detectron2_detector import candidates, load_trained, read_weights
+from faceexpr.detectron2.detectron2_detector import candidates, load_trained
 from faceexpr.detectron2.detectron2_options import CONFIG, OPTIONS, Detectron2Options, find_weights
 from faceexpr.metrics.detection import DetectionScores, DetectionTable, count_by_method, score_detections
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import keep_older, replacing, say, write_file
 from faceexpr.utils.images import read_image
 from faceexpr.visualization.detection import draw_evaluation
+from faceexpr.weights.pretrained import read_detectron2_weights, without
 
 GREY = 128
 """What faces to be ignored are painted over with in training, so that nothing learns that they are no faces."""
@@ -56,15 +57,11 @@ HEAD = ("roi_heads.box_predictor.", "head.cls_score.")
 """Where the number of classes shows; weights of other classes are started anew there."""
 
 Measured: TypeAlias = tuple[DetectionTable, DetectionScores]
-"""One pass over a split: its images and their metrics."""
+Records: TypeAlias = Sequence[AnnotatedImage]
 
 
 def fit(options: Detectron2Options, text: str) -> None:
-    """Train in a run folder, into which the options are written as the YAML of ``text``.
-
-    Raises:
-        FaceExprError: bad input, or a training that has diverged.
-    """
+    """Train in a run folder, which gets the options as the YAML of ``text``; bad input and divergence are errors."""
     folder = _new_folder(options) if options.resume is None else find_weights(options.resume)[1]
     cfg = build_config(options, folder)
     train, val = _read_splits(options, "train", "val")
@@ -76,16 +73,12 @@ def fit(options: Detectron2Options, text: str) -> None:
 
 
 def test(options: Detectron2Options, text: str) -> None:
-    """Measure a checkpoint on the test images, or else on those of validation, and report it in a new folder, as `fit`.
-
-    Raises:
-        FaceExprError: bad input.
-    """
+    """Measure a checkpoint on the test images, or else on those of validation, and report it in a new folder."""
     if options.ckpt_path is None:
         raise FaceExprError("ckpt_path is not given; expected a run folder or a .pth file in one")
     path, run = find_weights(options.ckpt_path)
     cfg = read_config(run / CONFIG)
-    stage: Literal["test", "val"] = "test" if options.data.get("test") or options.data.get("test_list") else "val"
+    stage: Stage = "test" if options.data.get("test") or options.data.get("test_list") else "val"
     (records,) = _read_splits(options, stage)
     if not records:
         raise FaceExprError("test is not given, and nothing to validate on either; expected an annotation file")
@@ -102,7 +95,7 @@ def _new_folder(options: Detectron2Options) -> Path:
     return folder
 
 
-def _read_splits(options: Detectron2Options, *stages: Literal["train", "val", "test"]) -> list[list[AnnotatedImage]]:
+def _read_splits(options: Detectron2Options, *stages: Stage) -> list[list[AnnotatedImage]]:
     data = {**options.data, "val_fraction": options.data.get("val_fraction", 0.1) or 0.5}
     # Validation images of its own, which nobody asks for, leave all others for training.
     reader = FaceBoxes(**data if options.validates else {**data, "val": data.get("train")})
@@ -116,17 +109,15 @@ def _launch(function: Callable[..., None], options: Detectron2Options, text: str
             if not path.is_file() or path.read_text(encoding="utf-8") != content:
                 keep_older(path)
                 write_file(path, content)
+    machines = options.num_machines, options.machine_rank, options.dist_url
     try:
-        launch(
-            function, options.devices, options.num_machines, options.machine_rank, options.dist_url,
-            (options, cfg, *args),
-        )  # fmt: skip
+        launch(function, options.devices, *machines, (options, cfg, *args))
     except (FaceExprError, ProcessRaisedException) as error:
         # Of an error in another process there is only text: its traceback, with our sentence at the end.
-        _, is_ours, sentence = str(error).rstrip().rpartition("FaceExprError: ")
-        if is_ours:
-            raise FaceExprError(sentence) from error
-        raise
+        _, ours, sentence = str(error).rstrip().rpartition("FaceExprError: ")
+        if not ours:
+            raise
+        raise FaceExprError(sentence) from error
 
 
 def _log_to(folder: str) -> None:
@@ -136,9 +127,7 @@ def _log_to(folder: str) -> None:
     logging.getLogger("detectron2.engine.train_loop").addFilter(lambda record: not record.exc_info)
 
 
-def _train(
-    options: Detectron2Options, cfg: CfgNode, train: Sequence[AnnotatedImage], val: Sequence[AnnotatedImage]
-) -> None:
+def _train(options: Detectron2Options, cfg: CfgNode, train: Records, val: Records) -> None:
     _log_to(cfg.OUTPUT_DIR)
     register(TRAIN, train)
     register(VAL, val)
@@ -149,32 +138,29 @@ def _train(
     else:
         trainer.resume()
     if trainer.start_iter >= trainer.max_iter:
-        raise FaceExprError(
-            f"max_iter is {trainer.max_iter} and {options.resume} has {trainer.start_iter} iterations behind it; "
-            "expected more"
-        )
+        behind = f"{options.resume} has {trainer.start_iter} iterations behind it"
+        raise FaceExprError(f"max_iter is {trainer.max_iter} and {behind}; expected more")
     trainer.train()
 
 
-def _test(options: Detectron2Options, cfg: CfgNode, path: Path, records: Sequence[AnnotatedImage], stage: str) -> None:
+def _test(options: Detectron2Options, cfg: CfgNode, path: Path, records: Records, stage: str) -> None:
     _log_to(cfg.OUTPUT_DIR)
     register(VAL, records)
     network = FaceTrainer.build_model(cfg)
     iteration = load_trained(network, path).get("iteration")
     evaluator = FaceEvaluator(records, options.suppression)
     measured = inference_on_dataset(network, FaceTrainer.build_test_loader(cfg, VAL), evaluator)
-    if measured is not None:
+    if measured:  # the first process has it
         _report(Path(cfg.OUTPUT_DIR), stage, measured, records, iteration)
 
 
-def _report(
-    folder: Path, stage: str, measured: Measured, records: Sequence[AnnotatedImage], iteration: int | None
-) -> None:
+def _report(folder: Path, stage: str, measured: Measured, records: Records, iteration: int | None) -> None:
     """Write metrics, figures and one row a box to the run folder, and print the metrics."""
-    title = stage if iteration is None else f"{stage} after {iteration:,} iterations"
+    title, record = stage, make_record(*measured)
+    if iteration is not None:
+        title, record = f"{stage} after {iteration:,} iterations", {"iteration": iteration, **record}
     say(summarise(title, *measured))
-    behind = {} if iteration is None else {"iteration": iteration}
-    write_metrics(folder, stage, {**behind, **make_record(*measured)})
+    write_metrics(folder, stage, record)
     write_file(folder / f"detections_{stage}.csv", list_boxes(*measured, lambda index: str(records[index].path)))
     figures = draw_evaluation(title, *measured, lambda index: read_image(records[index].path).pixels, GALLERY_SIZE)
     for name, figure in figures.items():
@@ -182,30 +168,23 @@ def _report(
     say(f"{stage}: metrics and figures are in {folder}")
 
 
-def register(name: str, records: Sequence[AnnotatedImage]) -> None:
+def register(name: str, records: Records) -> None:
     """Put records into Detectron2's catalogue, in the place of what has had this name."""
-    dicts = [
-        {
-            "file_name": str(record.path),
-            "image_id": index,
-            "width": record.size[0],
-            "height": record.size[1],
-            "annotations": [
-                {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "iscrowd": int(ignored)}
-                for box, ignored in zip(record.boxes.tolist(), record.ignored.tolist(), strict=True)
-            ],
-        }
-        for index, record in enumerate(records)
-    ]
-    if name in DatasetCatalog.list():
-        DatasetCatalog.remove(name)
+    dicts = []
+    for index, record in enumerate(records):
+        faces = [
+            {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "iscrowd": int(ignored)}
+            for box, ignored in zip(record.boxes.tolist(), record.ignored.tolist(), strict=True)
+        ]
+        image = {"file_name": str(record.path), "image_id": index, "width": record.size[0], "height": record.size[1]}
+        dicts.append({**image, "annotations": faces})
+    DatasetCatalog.pop(name, None)
     DatasetCatalog.register(name, lambda: dicts)
 
 
 class FaceMapper(DatasetMapper):  # type: ignore[misc]  # Detectron2 has no types
-    """Read and augment an image as Detectron2's mapper does, with our own image reader.
+    """Read an image upright and from any format by our own reader, and augment it as Detectron2's mapper does.
 
-    Images are upright, whatever their EXIF says, and are read from every format and colour space that the reader knows.
     Faces to be ignored are painted over in training.
     """
 
@@ -214,14 +193,9 @@ class FaceMapper(DatasetMapper):  # type: ignore[misc]  # Detectron2 has no type
         faces = sample.pop("annotations")
         try:
             pixels = read_image(sample["file_name"]).pixels.copy()
-        except FaceExprError as error:
+            detection_utils.check_image_size(sample, pixels)
+        except (FaceExprError, detection_utils.SizeMismatchError) as error:
             raise FaceExprError(str(error)) from None  # an error with more arguments would not leave a worker process
-        height, width = pixels.shape[:2]
-        if (width, height) != (sample["width"], sample["height"]):
-            raise FaceExprError(
-                f"{sample['file_name']} is {width} x {height} pixels large; expected {sample['width']} x "
-                f"{sample['height']}, as when its annotations were read"
-            )
         if self.is_train:
             for left, top, right, bottom in (map(round, face["bbox"]) for face in faces if face["iscrowd"]):
                 pixels[top:bottom, left:right] = GREY
@@ -229,7 +203,7 @@ class FaceMapper(DatasetMapper):  # type: ignore[misc]  # Detectron2 has no type
         changes, size = self.augmentations(given), given.image.shape[:2]
         sample["image"] = torch.from_numpy(np.ascontiguousarray(given.image.transpose(2, 0, 1)))
         if self.is_train:
-            seen = [dict(face) for face in faces if not face["iscrowd"]]
+            seen = [{**face} for face in faces if not face["iscrowd"]]
             changed = [detection_utils.transform_instance_annotations(face, changes, size) for face in seen]
             instances = detection_utils.annotations_to_instances(changed, size)
             sample["instances"] = detection_utils.filter_empty_instances(instances)
@@ -237,14 +211,9 @@ class FaceMapper(DatasetMapper):  # type: ignore[misc]  # Detectron2 has no type
 
 
 class FaceEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectron2 has no types
-    """Gather the detections of all processes, each image once, and measure them as those of every other detector.
+    """Gather the detections of registered records from all processes, and measure them as those of any detector."""
 
-    Args:
-        records: of the split, in the order in which they were registered.
-        suppression: how candidates become detections.
-    """
-
-    def __init__(self, records: Sequence[AnnotatedImage], suppression: Suppression) -> None:
+    def __init__(self, records: Records, suppression: Suppression) -> None:
         self.records = records
         self.truths = [Truth(record.boxes, record.ignored) for record in records]
         self.suppression = suppression
@@ -284,54 +253,36 @@ class FaceCheckpointer(DetectionCheckpointer):  # type: ignore[misc]  # Detectro
         with replacing(Path(self.save_dir, f"{name}.pth")) as file:
             torch.save({"model": self.model.state_dict(), **state, **kwargs}, file)
 
-    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load a checkpoint, or weights to start from, and return what else the file holds.
+    def load(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        """Load a file, or an address of the model zoo, as Detectron2 does, and return what else it holds.
 
         Weights of another number of classes are left out, and those of a backbone may have the names of Caffe2 or
-        torchvision, which Detectron2 translates.
-
-        Args:
-            path: a file or an address of the model zoo; empty loads nothing.
-            checkpointables: names of what is loaded beside the weights; by default all.
-
-        Raises:
-            FaceExprError: the file cannot be had or read, or is of another network.
+        torchvision, which Detectron2 translates; a file of another network is refused.
         """
-        if not path:
-            return {}
         try:
-            local = Path(self.path_manager.get_local_path(path))
+            return super().load(path, *args, **kwargs)
         except OSError as error:
             raise FaceExprError(
                 f"weights: {path} cannot be had ({error}); download it where there is a network and give the file, "
                 "or start from scratch with none"
             ) from error
-        found = read_weights(local)
-        weights, own = found.pop("model"), self.model.state_dict()
-        if of_backbone := found.get("matching_heuristics", False):
-            weights = align_and_update_state_dicts(own, weights, found.get("__author__") == "Caffe2")
-        fitting = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
-        optional = {name for name in weights if name.startswith(HEAD)}
-        wrong = [name for name in own if name not in {*fitting, *optional} and not name.endswith("num_batches_tracked")]
-        if wrong and not of_backbone:
+
+    def _load_file(self, filename: str) -> dict[str, Any]:  # for subclasses, says fvcore's `Checkpointer`
+        found, own = read_detectron2_weights(Path(filename)), without(self.model.state_dict())
+        weights = found["model"]
+        heads = {name for name in weights if name.startswith(HEAD)}
+        fitting = {name for name, value in own.items() if name in weights and weights[name].shape == value.shape}
+        wrong = [name for name in own if name not in fitting | heads]
+        if wrong and not found.get("matching_heuristics"):
             raise FaceExprError(
-                f"{local} does not fit the model: {len(wrong)} weights are missing or have another shape, such as "
+                f"{filename} does not fit the model: {len(wrong)} weights are missing or have another shape, such as "
                 f"{wrong[0]}; expected weights of the same configuration"
             )
-        self.logger.info("%s has no fitting weights for: %s", local, sorted(own.keys() - fitting.keys()))
-        self.model.load_state_dict(fitting, strict=False)
-        for name in self.checkpointables if checkpointables is None else checkpointables:
-            self.checkpointables[name].load_state_dict(found.pop(name))
         return found
 
 
 class FaceTrainer(DefaultTrainer):  # type: ignore[misc]  # Detectron2 has no types
-    """Detectron2's `DefaultTrainer` for faces, which keeps the newest state and the weights with the highest AP50.
-
-    Args:
-        cfg: of Detectron2; its data are registered.
-        evaluator: of the validation images.
-    """
+    """Detectron2's `DefaultTrainer` on registered faces, which keeps its state and the weights with the best AP50."""
 
     def __init__(self, cfg: CfgNode, evaluator: FaceEvaluator) -> None:
         self.evaluator = evaluator
@@ -342,14 +293,11 @@ class FaceTrainer(DefaultTrainer):  # type: ignore[misc]  # Detectron2 has no ty
         self.model.register_forward_pre_hook(self._remember_files)
 
     @classmethod
-    def build_model(cls, cfg: CfgNode) -> nn.Module:
+    def build_model(cls, cfg: CfgNode) -> Any:
         try:
-            model: nn.Module = build_model(cfg)
+            return build_model(cfg)
         except (AssertionError, KeyError, ValueError, RuntimeError) as error:  # how Detectron2 checks its keys
-            raise FaceExprError(
-                f"model and opts do not make a network: {error}; expected keys that go together"
-            ) from error
-        return model
+            raise FaceExprError(f"model and opts make no network: {error}; expected keys that go together") from error
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
@@ -363,11 +311,12 @@ class FaceTrainer(DefaultTrainer):  # type: ignore[misc]  # Detectron2 has no ty
         self.checkpointer = FaceCheckpointer(self.model, str(self.folder), trainer=weakref.proxy(self))
         replaced = (hooks.PeriodicCheckpointer, hooks.EvalHook, hooks.PeriodicWriter)
         found = [hook for hook in super().build_hooks() if not isinstance(hook, replaced)]
+        period = self.cfg.TEST.EVAL_PERIOD
         if self.evaluator.records:
-            found.append(hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self.measure))
+            found.append(hooks.EvalHook(period, self.measure))
         if comm.is_main_process():
             # Of each metric the newest value is written, so that every measurement needs a writing of its own.
-            found.append(hooks.PeriodicWriter(self.build_writers(), min(20, self.cfg.TEST.EVAL_PERIOD or 20)))
+            found.append(hooks.PeriodicWriter(self.build_writers(), min(20, period or 20)))
         return found
 
     def build_writers(self) -> list[EventWriter]:
@@ -378,13 +327,13 @@ class FaceTrainer(DefaultTrainer):  # type: ignore[misc]  # Detectron2 has no ty
         self.checkpointer.load(str(self.folder / "last.pth"))
         self.start_iter = self.iter + 1
         if (self.folder / "best.pth").is_file():
-            self.best = read_weights(self.folder / "best.pth")["metrics"]["ap50"]
+            self.best = read_detectron2_weights(self.folder / "best.pth")["metrics"]["ap50"]
 
     def after_step(self) -> None:
         super().after_step()
-        iterations = self.iter + 1
-        if iterations % self.cfg.SOLVER.CHECKPOINT_PERIOD == 0 or iterations == self.max_iter:
-            self.checkpointer.save("last", iteration=iterations)
+        done = self.iter + 1
+        if done % self.cfg.SOLVER.CHECKPOINT_PERIOD == 0 or done == self.max_iter:
+            self.checkpointer.save("last", iteration=done)
 
     def run_step(self) -> None:
         try:
@@ -397,9 +346,9 @@ class FaceTrainer(DefaultTrainer):  # type: ignore[misc]  # Detectron2 has no ty
             ) from error
 
     def measure(self) -> dict[str, float]:
-        """Measure the validation images; weights with a higher AP50 than all before are kept, with a report on them."""
+        """Measure the validation images; weights with the highest AP50 so far are kept, with a report on them."""
         measured = inference_on_dataset(self.model, self.build_test_loader(self.cfg, VAL), self.evaluator)
-        if measured is None:  # the first process has it
+        if not measured:  # the first process has it
             return {}
         iterations = min(self.iter + 1, self.max_iter)
         values = {name: value for name, value in measured[1].values.items() if value is not None}

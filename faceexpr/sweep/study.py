@@ -1,4 +1,4 @@
-"""Run the trials of a sweep: checked first, agreed on through Optuna's storage, each in its own process and folder."""
+"""Run the trials of a sweep, each in its process and folder, agreed on through Optuna's storage, and report them."""
 
 from __future__ import annotations
 
@@ -9,25 +9,34 @@ import math
 import shlex
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import optuna
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
 from faceexpr.cli import train as training_cli
-from faceexpr.metrics.classification import HIGHER_IS_BETTER
-from faceexpr.sweep.report import MEASURED, METRICS, POINT, REASON, SECONDS, Reporter, described, folder_name, read_rows
-from faceexpr.sweep.space import Point, Space, flags, grid, probes, read_space, suggest
+from faceexpr.sweep.options import Point, SweepOptions, as_text, flags, grid, probes, read_space, shown, suggest
 from faceexpr.sweep.trial import LOG, Report, failure, run_trial
 from faceexpr.utils.errors import INTERRUPTED, PREEMPTED, SOME_FAILED, FaceExprError
-from faceexpr.utils.files import say
+from faceexpr.utils.files import say, write_file
+from faceexpr.utils.text import counted, csv_text
+
+POINT, SECONDS, MEASURED, REASON = "point", "seconds", "metrics", "reason"
+"""Attributes of a trial: the number of its point, how long it ran, its metrics at the best epoch, and why it failed or
+was pruned. A failed trial without a reason was interrupted."""
+
+STATUS = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+"""Of trials that are over, from the best to the worst."""
+
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")
+"""What the table has of each trial beside the metric that decides."""
 
 POLL_SECONDS = 2.0
 HEARTBEAT_SECONDS = 10
@@ -43,64 +52,6 @@ class _FailedError(Exception):
 
 class _PreemptedError(Exception):
     """A trial that has been asked to end, as schedulers do, and is run again later."""
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """What is varied, how, and where to.
-
-    Args:
-        parameters: options of fit by their dotted names, each with a list of values, or with a range such as
-            ``{low: 1e-4, high: 1e-1, log: true}`` or ``{low: 1, high: 9, step: 2}``.
-        method: all combinations of the values (``grid``), or ``trials`` of them that Optuna chooses (``search``).
-        trials: number of trials of a search.
-        monitor: the metric that decides, one of the validation split (PublicTest of FER-2013).
-        mode: whether the highest (``max``) or the lowest (``min``) value is the best.
-        name: name of the sweep and of its folder; that of the --sweep file by default.
-        out: folder in which the sweep's folder is made.
-        seed: seed of a search; the seed of the trainings is that of fit, seed_everything.
-        prune: stop a trial that is worse than the median of the others was after as many validations.
-        prune_startup: trials that have to be complete before any is stopped.
-        prune_warmup: validations of each trial before which it is not stopped.
-        storage: where the trials are agreed on: a URL of a database, by which machines without a common folder share
-            a sweep; a file of SQLite in the sweep's folder by default.
-        retry_failed: run trials again that had failed before.
-        limit: end after so many trials of this command; none runs all.
-    """
-
-    parameters: dict[str, Any] = field(default_factory=dict)
-    method: Literal["grid", "search"] = "grid"
-    trials: int = 20
-    monitor: str = "val/accuracy"
-    mode: Literal["max", "min"] = "max"
-    name: str | None = None
-    out: Path = Path("lightning_logs")
-    seed: int = 0
-    prune: bool = False
-    prune_startup: int = 5
-    prune_warmup: int = 0
-    storage: str | None = None
-    retry_failed: bool = False
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, least in (("trials", 1), ("seed", 0), ("prune_startup", 0), ("prune_warmup", 0), ("limit", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise FaceExprError(f"{name} is {value}; expected {least} or more")
-        if self.monitor.startswith("test/"):
-            raise FaceExprError(
-                f"monitor is {self.monitor}; a sweep chooses on the validation split and never sees the test split: "
-                "expected a metric such as val/accuracy"
-            )
-        higher = HIGHER_IS_BETTER.get(self.monitor.removeprefix("val/").partition("/")[0])
-        if higher is not None and higher != (self.mode == "max"):
-            raise FaceExprError(
-                f"monitor is {self.monitor} and mode is {self.mode}, which would choose the worst trial; expected mode "
-                f"{'min' if self.mode == 'max' else 'max'}"
-            )
-        if self.name is not None and (not self.name or Path(self.name).name != self.name):
-            raise FaceExprError(f"name is {self.name!r}; expected the name of a folder, without others around it")
 
 
 def resolve(args: list[str]) -> str:
@@ -123,7 +74,6 @@ def resolve(args: list[str]) -> str:
     return printed.getvalue()
 
 
-@dataclass
 class Sweep:
     """One sweep as one process sees it.
 
@@ -137,20 +87,14 @@ class Sweep:
         launch: runs one trial and returns its exit code.
     """
 
-    options: SweepOptions
-    fit: list[str]
-    launch: Launch = run_trial
-    space: Space = field(init=False)
-    points: Sequence[Point] = field(init=False)
-    folder: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        options = self.options
+    def __init__(self, options: SweepOptions, fit: list[str], launch: Launch = run_trial) -> None:
+        self.options = options
+        self.fit = fit
+        self.launch = launch
         self.space = read_space(options.parameters, options.method)
         # What a search draws is left open.
-        self.points = grid(self.space) if options.method == "grid" else [{}] * options.trials
+        self.points: list[Point] = grid(self.space) if options.method == "grid" else [{}] * options.trials
         self.folder = options.out / str(options.name)
-        self.reporter = Reporter(self.folder, list(self.space), options.monitor, options.mode)
 
     def arguments(self, point: Point) -> list[str]:
         """Return the arguments of ``fit`` for a point, without those that say where the run goes."""
@@ -177,17 +121,14 @@ class Sweep:
                 self._finish(study)
                 say("interrupted; the same command goes on")
                 raise SystemExit(INTERRUPTED if isinstance(ending, KeyboardInterrupt) else PREEMPTED) from None
-            if any(row.status == "failed" for row in self._finish(study)):
+            if any(trial.state is TrialState.FAIL for trial in self._finish(study)):
                 raise SystemExit(SOME_FAILED)
 
     def open_study(self, tries: int = 5) -> Study:
-        """Open the study of the sweep and enqueue the points that have no trial.
+        """Open the study of the sweep, and enqueue the points that have no trial.
 
         Args:
             tries: how often to try while other processes open it for the first time.
-
-        Raises:
-            FaceExprError: there is no such storage, or it, or the folder, holds another sweep.
         """
         options, name = self.options, str(self.options.name)
         remains = sorted(self.folder.glob("trial_*"))
@@ -236,15 +177,14 @@ class Sweep:
             )
         elif (fit := study.user_attrs.get("fit", self.fit)) != self.fit:
             say(f"warning: the trials of this sweep began with other options of fit: {shlex.join(fit)}")
-        trials = study.get_trials(deepcopy=False)
-        taken = {trial.user_attrs.get(POINT) for trial in trials}
+        taken = {trial.user_attrs.get(POINT) for trial in study.get_trials(deepcopy=False)}
         for number, point in enumerate(self.points):
             if number not in taken:
                 study.enqueue_trial(point, user_attrs={POINT: number})
         if options.retry_failed:
-            for row in read_rows(trials, options.mode):
-                if row.status == "failed":
-                    study.enqueue_trial(row.parameters, user_attrs={POINT: row.trial})
+            for trial in finished(study):
+                if trial.state is TrialState.FAIL:
+                    study.enqueue_trial(trial.params, user_attrs={POINT: trial.user_attrs[POINT]})
         return study
 
     def _work(self, study: Study) -> None:
@@ -254,13 +194,13 @@ class Sweep:
             trials = study.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING))
             if any(trial.state is TrialState.WAITING for trial in trials):
                 study.optimize(lambda trial: self._trial(study, trial), n_trials=1, catch=(_FailedError,))
-                self.reporter.table(read_rows(study.get_trials(deepcopy=False), self.options.mode))
+                self._write_table(finished(study))
                 done, waited = done + 1, False
                 continue
             if not trials:
                 return
             if not waited:
-                names = ", ".join(folder_name(trial.user_attrs[POINT]) for trial in trials if POINT in trial.user_attrs)
+                names = ", ".join(folder_name(trial) for trial in trials if POINT in trial.user_attrs)
                 say(f"waiting for {names}: another process runs it, or was killed")
             waited = True
             time.sleep(POLL_SECONDS)
@@ -272,7 +212,7 @@ class Sweep:
         # A sampler of its own, because one that is seeded once draws the same again when the sweep goes on.
         study.sampler = optuna.samplers.TPESampler(seed=self.options.seed * 100_003 + number)
         point = suggest(trial, self.space)
-        folder = self.folder / folder_name(number)
+        folder = self.folder / folder_name(trial)
         say(f"{folder.name}  {described(point)}")
         where: Point = {
             "trainer.logger": "TensorBoardLogger", "trainer.logger.save_dir": str(self.folder),
@@ -300,30 +240,124 @@ class Sweep:
         seconds, monitor = time.monotonic() - start, self.options.monitor
         trial.set_user_attr(SECONDS, seconds)
         trial.set_user_attr(MEASURED, measured(folder))
-        finite = [value for value in values if math.isfinite(value)]
+        best = self._best(values)
         reason = failure(code, folder / LOG) if code else ""
-        if not reason and not finite:
+        if not reason and best is None:
             reason = f"{monitor} was never a finite number: it was not measured, or the training diverged"
-        if reason:
+        if reason or best is None:
             trial.set_user_attr(REASON, reason)
             say(f"{folder.name}  failed after {seconds:.0f} s: {reason}; see {folder / LOG}")
             raise _FailedError
-        best = max(finite) if self.options.mode == "max" else min(finite)
         if pruned_after:
-            reason = f"worse than the median after {pruned_after} epoch{'s' if pruned_after > 1 else ''}"
-            trial.set_user_attr(REASON, reason)
+            trial.set_user_attr(REASON, f"worse than the median after {counted(pruned_after, 'epoch')}")
             say(f"{folder.name}  pruned after {seconds:.0f} s, {monitor} {best:.4f}")
             raise optuna.TrialPruned
         say(f"{folder.name}  done in {seconds:.0f} s, {monitor} {best:.4f}")
         return best
 
-    def _finish(self, study: Study) -> list[Any]:
-        rows = read_rows(study.get_trials(deepcopy=False), self.options.mode)
-        self.reporter.results(study, rows, len(self.points))
-        best = self.reporter.best(rows)
-        if best is not None:
-            self.reporter.configuration(best, rows, resolve(self.arguments(best.parameters)))
-        return rows
+    def _finish(self, study: Study) -> list[FrozenTrial]:
+        """Write the table, the figure and the best configuration, and print the trials from the best to the worst."""
+        monitor, trials = self.options.monitor, finished(study)
+        self._write_table(trials)
+        ranked = sorted(trials, key=self._rank)
+        say(self._lines(ranked))
+        if len(trials) < len(self.points):
+            say(f"{len(trials)} of {len(self.points)} trials are over")
+        best = next((trial for trial in ranked if trial.state is TrialState.COMPLETE), None)
+        if best is None:
+            say(f"written: {self.folder / 'table.csv'}")
+            say("no trial is done, so none is the best")
+            return trials
+        write_file(self.folder / "sweep.png", self._figure(study))
+        say(f"written: {self.folder / 'table.csv'}, {self.folder / 'sweep.png'}")
+        name = folder_name(best)
+        again = shlex.join(["faceexpr", "fit", "--config", str(self.folder / "best.yaml")])
+        say(f"best: {self.folder / name}, {monitor} {best.value:.4f}")
+        say(f"again: {again}")
+        say(f"measure it with: {shlex.join(['faceexpr', 'test', '--ckpt_path', str(self.folder / name)])}")
+        title = f"The best of {len(trials)} trials by {monitor} ({best.value:.4f}), {name}: {described(best.params)}"
+        content = resolve(self.arguments(best.params))
+        write_file(self.folder / "best.yaml", f"# {title}\n#   {again}\n{content}")
+        return trials
+
+    def _write_table(self, trials: Sequence[FrozenTrial]) -> None:
+        others = [name for name in METRICS if f"val/{name}" != self.options.monitor]
+        header = ["trial", "status", "seconds", *self.space, self.options.monitor, *(f"val/{name}" for name in others)]
+        rows = []
+        for trial in trials:
+            attributes = trial.user_attrs
+            values = [self._best(trial.intermediate_values.values()), *map(attributes[MEASURED].get, others)]
+            rows.append(
+                [
+                    folder_name(trial),
+                    STATUS[trial.state],
+                    f"{attributes[SECONDS]:.1f}",
+                    *(as_text(trial.params[name]) for name in self.space),
+                    # What has been through float32 has seven digits; the others are noise.
+                    *("" if value is None else f"{value:.7g}" for value in values),
+                    attributes.get(REASON, ""),
+                ]
+            )
+        write_file(self.folder / "table.csv", csv_text([*header, "reason"], rows))
+
+    def _lines(self, trials: Sequence[FrozenTrial]) -> str:
+        """Return the table for the console."""
+        cells = [["trial", "status", *self.space, self.options.monitor, "seconds", ""]]
+        for trial in trials:
+            value, attributes = self._best(trial.intermediate_values.values()), trial.user_attrs
+            numbers = ["-" if value is None else f"{value:.4f}", f"{attributes[SECONDS]:.0f}"]
+            parameters = [shown(trial.params[name]) for name in self.space]
+            cells.append([folder_name(trial), STATUS[trial.state], *parameters, *numbers, attributes.get(REASON, "")])
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
+        )
+
+    def _rank(self, trial: FrozenTrial) -> tuple[int, float, int]:
+        """Return the sort key of a trial, which is smaller for a better one."""
+        value = self._best(trial.intermediate_values.values())
+        sign = -1 if self.options.mode == "max" else 1
+        return [*STATUS].index(trial.state), math.inf if value is None else sign * value, trial.user_attrs[POINT]
+
+    def _best(self, values: Iterable[float]) -> float | None:
+        """Return the best of the values that a trial has reported; those that are not finite do not count."""
+        best = max if self.options.mode == "max" else min
+        return best((value for value in values if math.isfinite(value)), default=None)
+
+    def _figure(self, study: Study) -> bytes:
+        """Draw the metric at the best epoch against each parameter, by Optuna."""
+        from matplotlib import pyplot
+
+        axes: Any = optuna.visualization.matplotlib.plot_slice(study, target_name=f"{self.options.monitor}, best epoch")
+        figure = np.ravel(axes)[0].figure
+        figure.suptitle(f"Sweep {self.folder.name}")
+        content = io.BytesIO()
+        figure.savefig(content, format="png", bbox_inches="tight")
+        pyplot.close(figure)
+        return content.getvalue()
+
+
+def finished(study: Study) -> list[FrozenTrial]:
+    """Return the newest trial that is over of each point; where one has not failed, those that have do not count."""
+    found: dict[int, FrozenTrial] = {}
+    for trial in study.get_trials(deepcopy=False, states=tuple(STATUS)):
+        attributes, failed = trial.user_attrs, trial.state is TrialState.FAIL
+        if POINT not in attributes or (failed and REASON not in attributes):
+            continue
+        point = attributes[POINT]
+        if not failed or point not in found or found[point].state is TrialState.FAIL:
+            found[point] = trial
+    return [found[point] for point in sorted(found)]
+
+
+def folder_name(trial: FrozenTrial | Trial) -> str:
+    """Return the name of a trial's run folder, which has the number of its point."""
+    return f"trial_{trial.user_attrs[POINT]:03d}"
+
+
+def described(point: Point) -> str:
+    """Return a point for people."""
+    return "  ".join(f"{name} {shown(value)}" for name, value in point.items())
 
 
 def measured(folder: Path) -> dict[str, float]:

@@ -1,8 +1,7 @@
 """Run a trial in a process of its own: ``python -m faceexpr.sweep.trial fit ...`` is ``faceexpr fit ...`` that reports.
 
-Not in the process of the sweep, so that a trial is exactly the run that ``fit`` makes of the same options: nothing that
-an earlier trial has set or left in memory reaches it, a crash ends one trial and not the sweep, and the strategies of
-Lightning that start their processes from the command line find the right one.
+Not in the process of the sweep, so that nothing of an earlier trial reaches it, a crash ends one trial only, and the
+strategies of Lightning that start their processes from the command line find the right one.
 
 After each validation the trial writes a line to its standard output, and reads from standard input whether it goes on.
 What a training prints goes to the log. A trial whose sweep was killed reads the end of its input, and ends.
@@ -35,13 +34,9 @@ Report = Callable[[float, int, bool], bool]
 
 
 class TrialReport(Callback):
-    """Report the metric after each validation, and end the training where the answer is to end it.
+    """Report a metric after each validation, in the first process, and end the training where the answer is to end it.
 
     It ends as a training does whose time is up, at the end of the epoch and with all that a run leaves.
-
-    Args:
-        monitor: the metric that is reported.
-        report: called in the first process of the training.
     """
 
     def __init__(self, monitor: str, report: Report) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 import pkgutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +20,46 @@ from faceexpr.weights.model_file import is_model_file, read_model_file, shipped_
 NAMING = ("class_path", "_class_path", "net", "optimizer", "scheduler")
 """Keys of hyper-parameters under which a text names what is called to build a part of a model."""
 
+WRITTEN = "a file that faceexpr fit has written"
+
+
+ARRAYS = {
+    ("collections", "OrderedDict"), ("_codecs", "encode"), ("numpy", "ndarray"), ("numpy", "dtype"),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+}  # fmt: skip
+"""All that a pickled file of arrays consists of, such as those of Detectron2's model zoo."""
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads dictionaries of arrays, and refuses whatever could run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ARRAYS:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+        return super().find_class(module, name)
+
+
+def load_tensors(path: Path, failure: str, expected: str) -> Any:
+    """Load what ``torch.save`` has written, or arrays from a ``.pkl`` file, to the CPU; nothing in it is run.
+
+    Args:
+        path: of the file.
+        failure: how the message begins where it cannot be read.
+        expected: which file would do, for the message.
+
+    Raises:
+        FaceExprError: it cannot be read, or holds more than tensors, arrays, plain values and containers of these.
+    """
+    try:
+        if path.suffix == ".pkl":
+            return _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and pickle raise many types for a file that is not theirs
+        raise FaceExprError(
+            f"{failure} ({type(error).__name__}): it is damaged, something else, or holds objects other than tensors "
+            f"and plain values, which are not loaded because they could run any code; expected {expected}"
+        ) from error
+
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Load a checkpoint to the CPU with ``weights_only=True``, or a model file, which looks like one.
@@ -26,7 +68,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         FaceExprError: the file is not a checkpoint, holds objects that only a full unpickle would load, names
             functions, which would be called with arguments of its choice, or classes that have no names.
     """
-    checkpoint = read_model_file(path) if is_model_file(path) else _read(path)
+    if is_model_file(path):
+        checkpoint = read_model_file(path)
+    else:
+        checkpoint = load_tensors(path, f"{path} cannot be loaded as a checkpoint", WRITTEN)
+        if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+            raise FaceExprError(f"{path} is not a training checkpoint; expected {WRITTEN}")
     for stored in ("hyper_parameters", "datamodule_hyper_parameters"):
         if stored in checkpoint:
             checkpoint[stored] = redirect(checkpoint[stored])
@@ -35,31 +82,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _check_described(path: Path, stored: str, values: Any) -> None:
-    written = "it is damaged or made by hand; expected a file that faceexpr has written"
     for name in _named(values):
         if not _may_be_class(name):
             raise FaceExprError(
-                f"{path} names {name} among its {stored}, which is no class but would be run: {written}"
+                f"{path} names {name} among its {stored}, which is no class but would be run: it is damaged or made "
+                f"by hand; expected {WRITTEN}"
             )
     # Those of data may be null: folders tell them.
-    model = stored == "hyper_parameters" and isinstance(values, Mapping)
-    names = values.get("class_names", ["one"]) if model else ["none"]
-    if not (isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names)):
-        raise FaceExprError(f"{path} has {names!r} for class_names among its {stored}, which are no names: {written}")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a file that is not its own
-        raise FaceExprError(
-            f"{path} cannot be loaded as a checkpoint ({type(error).__name__}): it is damaged, not a checkpoint, or "
-            "holds objects other than tensors and plain values, which are not loaded because unpickling them could "
-            "run any code; expected a file that faceexpr fit has written"
-        ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise FaceExprError(f"{path} is not a training checkpoint; expected a file that faceexpr fit has written")
-    return checkpoint
+    if stored == "hyper_parameters" and isinstance(values, Mapping) and "class_names" in values:
+        names = values["class_names"]
+        if not (isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names)):
+            raise FaceExprError(f"{path} has {names!r} for class_names, which are no names; expected {WRITTEN}")
 
 
 def _named(value: Any, key: str = "") -> Iterator[str]:
@@ -111,7 +144,7 @@ def class_of(checkpoint: Mapping[str, Any], path: Path) -> str:
     hyper_parameters = checkpoint.get("hyper_parameters")
     name = hyper_parameters.get("_class_path") if isinstance(hyper_parameters, dict) else None
     if name is None or "pytorch-lightning_version" not in checkpoint:
-        raise FaceExprError(f"{path} does not say what model it holds; expected a file that faceexpr fit has written")
+        raise FaceExprError(f"{path} does not say what model it holds; expected {WRITTEN}")
     return str(name)
 
 
@@ -124,13 +157,13 @@ def remembered(path: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(path)
     class_of(checkpoint, path)
     found: dict[str, Any] = {}
-    for key, stored in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
-        values = {name: value for name, value in checkpoint.get(stored, {}).items() if name != "_instantiator"}
-        class_path = values.pop("_class_path", None)
-        if key == "model" and "class_names" in values:
-            found["class_names"] = values.pop("class_names")
-        if class_path:
-            found[key] = {"class_path": class_path, "init_args": values}
+    model = checkpoint["hyper_parameters"]
+    if "class_names" in model:
+        found["class_names"] = model.pop("class_names")
+    for key, values in (("model", model), ("data", checkpoint.get("datamodule_hyper_parameters", {}))):
+        options = {name: value for name, value in values.items() if name not in ("_instantiator", "_class_path")}
+        if class_path := values.get("_class_path"):
+            found[key] = {"class_path": class_path, "init_args": options}
     return found
 
 

@@ -33,6 +33,8 @@ FOLDER = Path(__file__).parent
 DETECTOR, CLASSIFIER = "wider_light", "fer2013_compact"
 """What is used where no other is named: files without their folder and their ending."""
 
+WRITTEN = f"expected a {ENDING} file that faceexpr export has written"
+
 TOLD = ("data", "licence", "command", "seed")
 """What a file says of its origin, in words."""
 
@@ -98,22 +100,21 @@ def _read(path: Path, with_tensors: bool) -> tuple[dict[str, Any], dict[str, Ten
     try:
         with safe_open(path, framework="pt") as file:
             header = _header(path, (file.metadata() or {}).get(KEY))
-            state = {name: _single(file.get_tensor(name)) for name in (file.keys() if with_tensors else ())}
+            tensors = {name: file.get_tensor(name) for name in (file.keys() if with_tensors else ())}
     # The others: an empty file, one of a network that is gone, and types of numbers that torch does not have.
     except (SafetensorError, OSError, ValueError, RuntimeError, AttributeError) as error:
         raise FaceExprError(
             f"{path} cannot be read as a model file ({' '.join(str(error).split())}): it is damaged or something else; "
-            f"expected a {ENDING} file that faceexpr export has written"
+            f"{WRITTEN}"
         ) from error
-    return header, state
+    # A copy also of what is in single precision: otherwise it would lie in the mapped file, which may change.
+    single = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    return header, {name: value.clone() for name, value in single.items()}
 
 
 def _header(path: Path, text: str | None) -> dict[str, Any]:
-    written = f"expected a {ENDING} file that faceexpr export has written"
-    if text is None:
-        raise FaceExprError(f"{path} holds tensors, but does not say of what model; {written}")
     try:
-        header = json.loads(text)
+        header = json.loads(text or "null")
     except (ValueError, RecursionError):
         header = None
     if isinstance(header, dict) and header.get("format") != FORMAT:
@@ -122,15 +123,7 @@ def _header(path: Path, text: str | None) -> dict[str, Any]:
             f"{FORMAT}; expected a file of this version, or a newer faceexpr"
         )
     kinds = {"hyper_parameters": dict, "data_hyper_parameters": dict, "lightning": str}
-    if (
-        not isinstance(header, dict)
-        or not all(isinstance(header.get(name), kind) for name, kind in kinds.items())
-        or not VERSION.match(header["lightning"])
-    ):
-        raise FaceExprError(f"{path} has a header that does not describe a model; {written}")
-    return header
-
-
-def _single(value: Tensor) -> Tensor:
-    # A copy also of what is in single precision: otherwise it would lie in the mapped file, which may change.
-    return value.float().clone() if value.is_floating_point() else value.clone()
+    described = isinstance(header, dict) and all(isinstance(header.get(name), kind) for name, kind in kinds.items())
+    if not described or not VERSION.match(header["lightning"]):
+        raise FaceExprError(f"{path} has no header that describes a model; {WRITTEN}")
+    return dict(header)

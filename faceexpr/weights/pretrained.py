@@ -1,4 +1,4 @@
-"""Weights that come from elsewhere: torchvision's, or a local file; nothing in a file is trusted."""
+"""Weights that come from elsewhere: torchvision's, Detectron2's, or a local file; nothing in a file is trusted."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.models import WeightsEnum
 
 from faceexpr.utils.errors import FaceExprError
+from faceexpr.weights.checkpoints import load_tensors
 
 
 def download_weights(entry: WeightsEnum, written: str, spoken: str) -> dict[str, Tensor]:
@@ -47,13 +48,29 @@ def read_weights_file(path: Path, choices: str) -> Any:
     """
     if not path.is_file():
         raise FaceExprError(f"weights: {path} is not a file; expected {choices} or a local file with weights")
+    return load_tensors(path, f"weights: {path} cannot be loaded as weights", "a state dict saved with torch.save")
+
+
+def read_detectron2_weights(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of Detectron2 (``.pth``) or a file of its zoo (``.pkl``); nothing in it is run.
+
+    Returns:
+        ``model``, the tensors by name, and what else the file holds. ``matching_heuristics`` is true where the names
+        are those of another library, and ``__author__`` is then ``Caffe2`` where they are Caffe2's.
+
+    Raises:
+        FaceExprError: the file cannot be read, or holds more than tensors, arrays and plain values.
+    """
+    failure, expected = f"{path} cannot be loaded as weights", "a .pth file of Detectron2 or a .pkl file of its zoo"
+    found = load_tensors(path, failure, expected)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a file that is not its own
-        raise FaceExprError(
-            f"weights: {path} cannot be read as weights ({type(error).__name__}); expected a state dict "
-            "saved with torch.save"
-        ) from error
+        if path.suffix == ".pkl" and not {"model", "__author__"} <= found.keys():  # Detectron2 too takes it as Caffe2's
+            arrays = {name: value for name, value in found.get("blobs", found).items() if name[-9:] != "_momentum"}
+            found = {"model": arrays, "__author__": "Caffe2", "matching_heuristics": True}
+        found = found if "model" in found else {"model": found}
+        return {**found, "model": {name: torch.as_tensor(value) for name, value in found["model"].items()}}
+    except (AttributeError, TypeError, RuntimeError) as error:
+        raise FaceExprError(f"{failure}: it holds no tensors by name; expected {expected}") from error
 
 
 def require_state_dict(content: Any, path: Path) -> dict[str, Tensor]:

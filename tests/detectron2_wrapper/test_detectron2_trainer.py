@@ -53,9 +53,8 @@ def test_ap_is_logged_at_every_period_and_chooses_the_best_and_a_resumed_run_goe
     arguments = ("--eval_period", "3", "--checkpoint_period", "3", "--max_iter", "6")
     fit("--config", write_config(workdir, *scenes), *arguments)
     logged = curves(RUN)
-    assert (
-        set(logged["val/ap50"]) == set(logged["val/ap"]) == {2, 6}
-    )  # counted from 0; the last is Detectron2's, after the training
+    # Counted from 0; the last is Detectron2's, after the training.
+    assert set(logged["val/ap50"]) == set(logged["val/ap"]) == {2, 6}
     best = load("best")
     assert best["metrics"]["ap50"] == pytest.approx(max(logged["val/ap50"].values()))
     metrics = json.loads((RUN / "metrics.json").read_text())["val"]
@@ -89,18 +88,7 @@ def test_without_validation_images_it_is_said_once_and_the_same_seed_gives_the_s
         fit("--config", config, "--version", "1")
 
 
-def test_a_loss_that_is_not_finite_stops_at_once_and_keeps_nothing(scenes, workdir):  # case D07
-    arguments = ["--base_lr", "1e6", "--warmup_iters", "0", "--max_iter", "20", "--checkpoint_period", "1"]
-    with pytest.raises(FaceExprError, match="training has diverged"):
-        fit("--config", write_config(workdir, *scenes), *arguments)
-    for path in (RUN / "checkpoints").glob("*"):
-        weights = torch.load(path, weights_only=True)["model"]
-        assert all(bool(value.isfinite().all()) for value in weights.values())
-    assert not (RUN / "checkpoints/best.pth").exists()
-    assert "Traceback" not in (RUN / "log.txt").read_text()
-
-
-def test_the_part_of_the_loss_and_the_files_are_named(scenes, workdir, monkeypatch):  # case D07
+def test_a_loss_that_is_not_finite_stops_at_once_and_names_its_part_and_files(scenes, workdir, monkeypatch):  # case D07
     calls, losses = [], FastRCNNOutputLayers.losses
 
     def broken_at_the_third(self, predictions, proposals):
@@ -115,6 +103,8 @@ def test_the_part_of_the_loss_and_the_files_are_named(scenes, workdir, monkeypat
         fit("--config", write_config(workdir, *scenes), "--checkpoint_period", "1")
     assert len(calls) == 3
     assert load("last")["trainer"]["iteration"] == 1
+    assert not (RUN / "checkpoints/best.pth").exists()
+    assert "Traceback" not in (RUN / "log.txt").read_text()
 
 
 @pytest.fixture
@@ -147,16 +137,13 @@ def test_a_backbone_under_the_names_of_caffe2_is_loaded_and_no_pickle_is_run(net
     assert torch.equal(network.state_dict()["backbone.bottom_up.stem.conv1.weight"], expected)
 
 
-@pytest.mark.parametrize("change", ["missing", "shape"])
-def test_weights_of_another_network_are_refused(change, network, workdir):
-    weights = dict(network.state_dict())
+def test_weights_of_another_network_are_refused(network, workdir):
     name = "backbone.fpn_output2.weight"
-    del weights[name]
-    if change == "shape":
-        weights[name] = torch.zeros(1)
-    torch.save({"model": weights}, "other.pth")
-    with pytest.raises(FaceExprError, match=rf"other\.pth does not fit the model: .* such as {name}"):
-        FaceCheckpointer(network).load("other.pth")
+    others = {key: value for key, value in network.state_dict().items() if key != name}
+    for weights in (others, others | {name: torch.zeros(1)}):
+        torch.save({"model": weights}, "other.pth")
+        with pytest.raises(FaceExprError, match=rf"other\.pth does not fit the model: .* such as {name}"):
+            FaceCheckpointer(network).load("other.pth")
 
 
 def test_weights_that_cannot_be_downloaded_are_one_sentence_with_a_way_on(workdir, monkeypatch):
@@ -228,19 +215,9 @@ def test_a_damaged_image_is_one_sentence_that_names_it(workers, workdir):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("face_free", [True, False])
-def test_images_without_faces_are_kept_unless_the_option_says_otherwise(face_free, workdir):
-    train = write_scenes(workdir, "train", 3)
-    content = json.loads(train.read_text())
-    content["annotations"] = [face for face in content["annotations"] if face["image_id"] != 2]
-    train.write_text(json.dumps(content))
-    fit("--config", write_config(workdir, train), "--max_iter", "1", "--data.face_free", str(face_free).lower())
-    assert f"Serializing {3 if face_free else 2} elements" in (RUN / "log.txt").read_text()
-
-
-def test_an_image_that_has_changed_its_size_is_one_sentence(paint, workdir):
+def test_an_image_that_has_changed_its_size_is_named(paint, workdir):
     record = dataclasses.replace(paint, size=(99, 60))
-    with pytest.raises(FaceExprError, match=r"paint\.png is 100 x 60 pixels large; expected 99 x 60"):
+    with pytest.raises(FaceExprError, match=r"paint\.png, got \(100, 60\), expect \(99, 60\)"):
         mapped(record, workdir, is_train=True)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from lightning.pytorch import Trainer
 from processes import run_together
 
 from faceexpr.callbacks.runs import check_batch_norm
+from faceexpr.cli.main import main
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 
@@ -30,32 +30,40 @@ SCENES = ["--model=FaceDetector", "--model.net.widths=[4,4,8,8,8]", "--model.net
           "--data.train_size=7", "--data.val_size=3", "--data.test_size=7", "--data.max_faces=2",
           "--data.width=64", "--data.height=64",
           "--data.batch_size=2", "--data.global_batch_size=6", "--detection_evaluation.figures=false"]  # fmt: skip
+KEEPING = ["--trainer.callbacks+=processes.RankWeights"]
 
-Command = Callable[..., Path]
+BETWEEN = ["--trainer.max_epochs=1", "--trainer.accumulate_grad_batches=2", "--trainer.val_check_interval=3",
+           "--model.net.batch_norm=true"]  # fmt: skip
+"""Between the two batches of an optimizer step, torch leaves each process its own statistics of the batches."""
+
+Runs = dict[int, Path]
+"""Folder of the runs by the number of processes."""
+
+
+def run(folder: Path, processes: int, **commands: list[str]) -> None:
+    """Run commands one after the other in the same processes; each run has the folder of its name."""
+    named = [f"--trainer.devices={processes}", *QUICK]
+    lines = [[*args, *named, f"--trainer.logger.version={name}"] for name, args in commands.items()]
+    folder.mkdir(exist_ok=True)
+    codes = run_together(lines[0], folder, processes, timeout=300, then=lines[1:])
+    assert codes == [0] * processes, (folder / "process-0.log").read_text()
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
-    """Run a verb in some processes, in a folder of all such runs, and return the folder of this one."""
-    folder = tmp_path_factory.mktemp("runs")
-
-    def run(name: str, processes: int, verb: str, *args: str) -> Path:
-        named = [f"--trainer.logger.version={name}-{processes}", f"--trainer.devices={processes}", *QUICK]
-        codes = run_together([verb, *args, *named], folder, processes)
-        assert codes == [0] * processes, (folder / "process-0.log").read_text()
-        return folder / "lightning_logs" / f"{name}-{processes}"
-
-    return run
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Runs with one process and with two: a training, its test and predictions, KNN, and batch normalisation."""
+    top = tmp_path_factory.mktemp("runs")
+    found = {count: top / str(count) / "lightning_logs" for count in COUNTS}
+    best = f"--ckpt_path={found[1] / 'fit/checkpoints/best.ckpt'}"
+    fit, knn = ["fit", *FACES, *NETWORK, *KEEPING], ["fit", *FACES, "--model=KNNClassifier"]
+    for count in COUNTS:
+        norm = {"norm": ["fit", *FACES, *NETWORK, *BETWEEN]} if count > 1 else {}
+        run(top / str(count), count, fit=fit, test=["test", best], predict=["predict", best], knn=knn, **norm)
+    return found
 
 
 def weights_of_ranks(run: Path, processes: int) -> list[dict[str, torch.Tensor]]:
-    files = [run.parent.parent / f"{run.name}-{rank}.pt" for rank in range(processes)]
-    return [torch.load(file, weights_only=True) for file in files]
-
-
-def keeping_weights(name: str, processes: int) -> list[str]:
-    """Options with which each process writes its weights."""
-    return ["--trainer.callbacks+=rank_weights.RankWeights", f"--trainer.callbacks.name={name}-{processes}"]
+    return [torch.load(run.parent.parent / f"weights-{rank}.pt", weights_only=True) for rank in range(processes)]
 
 
 def curves(run: Path) -> dict[str, list[float]]:
@@ -67,32 +75,21 @@ def checkpoint(run: Path, name: str = "best") -> dict[str, Any]:
     return loaded
 
 
-@pytest.fixture(scope="module")
-def fits(command: Command) -> dict[int, Path]:
-    return {count: command("fit", count, "fit", *FACES, *NETWORK, *keeping_weights("fit", count)) for count in COUNTS}
-
-
-def test_training_is_the_same_whatever_the_number_of_processes(fits: dict[int, Path]) -> None:
-    one = curves(fits[1])
+def test_training_is_the_same_whatever_the_number_of_processes(runs: Runs) -> None:
+    one, other = (curves(runs[count] / "fit") for count in COUNTS)
     assert len(one["train/loss_step"]) == 8
     assert len(one["val/accuracy"]) == 2
-    for count in COUNTS[1:]:
-        other = curves(fits[count])
-        assert other.keys() == one.keys()
-        # Sums of floating-point numbers depend on their order.
-        for tag, values in one.items():
-            assert other[tag] == pytest.approx(values, rel=1e-5, abs=1e-6), tag
-        for name in ("best", "last"):
-            weights, others = (checkpoint(fits[n], name)["state_dict"] for n in (1, count))
-            for key, value in weights.items():
-                torch.testing.assert_close(others[key], value, rtol=1e-5, atol=1e-6)
-
-
-def test_all_processes_end_with_equal_weights(fits: dict[int, Path]) -> None:
-    for count in COUNTS[1:]:
-        first, *others = weights_of_ranks(fits[count], count)
-        for other in others:
-            assert all(torch.equal(value, other[key]) for key, value in first.items())
+    assert other.keys() == one.keys()
+    # Sums of floating-point numbers depend on their order.
+    for tag, values in one.items():
+        assert other[tag] == pytest.approx(values, rel=1e-5, abs=1e-6), tag
+    for name in ("best", "last"):
+        weights, others = (checkpoint(runs[count] / "fit", name)["state_dict"] for count in COUNTS)
+        for key, value in weights.items():
+            torch.testing.assert_close(others[key], value, rtol=1e-5, atol=1e-6)
+    # All processes end with equal weights.
+    first, second = weights_of_ranks(runs[2] / "fit", 2)
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
 
 
 def measured(run: Path) -> dict[str, Any]:
@@ -107,32 +104,26 @@ def measured(run: Path) -> dict[str, Any]:
     return flat(json.loads((run / "metrics.json").read_text()), "")
 
 
-def assert_measured_alike(runs: dict[int, Path]) -> None:
+def assert_measured_alike(runs: Runs) -> None:
     """A network's outputs depend on the size of the batch in the last bits, and with them means of probabilities."""
-    one = measured(runs[1])
-    for run in runs.values():
-        other = measured(run)
-        assert other.keys() == one.keys()
-        for name, value in one.items():
-            assert other[name] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), name
+    one, other = (measured(runs[count] / "test") for count in COUNTS)
+    assert other.keys() == one.keys()
+    for name, value in one.items():
+        assert other[name] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), name
 
 
-def test_a_checkpoint_measures_the_same(fits: dict[int, Path], command: Command) -> None:
-    best = str(fits[1] / "checkpoints" / "best.ckpt")
-    runs = {count: command("test", count, "test", "--ckpt_path", best) for count in COUNTS}
+def test_a_checkpoint_measures_the_same(runs: Runs) -> None:
     assert_measured_alike(runs)
-    table = (runs[1] / "confusion_matrix_test.csv").read_bytes()
-    assert all((run / "confusion_matrix_test.csv").read_bytes() == table for run in runs.values())
-    numbers = measured(runs[2])
+    one, two = ((runs[count] / "test/confusion_matrix_test.csv").read_bytes() for count in COUNTS)
+    assert one == two
+    numbers = measured(runs[2] / "test")
     assert sum(value for name, value in numbers.items() if "per_class" in name and name.endswith("/n")) == 23
 
 
-def test_predictions_are_the_same(fits: dict[int, Path], command: Command) -> None:
-    best = str(fits[1] / "checkpoints" / "best.ckpt")
+def test_predictions_are_the_same(runs: Runs) -> None:
     rows = []
     for count in COUNTS:
-        run = command("predict", count, "predict", "--ckpt_path", best)
-        with (run / "predictions.csv").open(newline="") as file:
+        with (runs[count] / "predict/predictions.csv").open(newline="") as file:
             rows.append(list(csv.DictReader(file)))
     assert len(rows[0]) == len(rows[1]) == 23
     for one, two in zip(*rows, strict=True):
@@ -141,32 +132,32 @@ def test_predictions_are_the_same(fits: dict[int, Path], command: Command) -> No
             assert (float(two[name]) if name in FER_NAMES else two[name]) == same
 
 
-def test_knn_remembers_and_measures_the_same(command: Command) -> None:
-    runs = {count: command("knn", count, "fit", *FACES, "--model=KNNClassifier") for count in COUNTS}
-    one = checkpoint(runs[1])["state_dict"]["_extra_state"]
+def test_knn_remembers_and_measures_the_same(runs: Runs) -> None:
+    one, two = (checkpoint(runs[count] / "knn")["state_dict"]["_extra_state"] for count in COUNTS)
     assert one["bank"].shape == (45, 2304)
-    for count in COUNTS[1:]:
-        other = checkpoint(runs[count])["state_dict"]["_extra_state"]
-        assert all(torch.equal(value, other[key]) for key, value in one.items())
-        assert (runs[count] / "metrics.json").read_bytes() == (runs[1] / "metrics.json").read_bytes()
+    assert all(torch.equal(value, two[key]) for key, value in one.items())
+    assert (runs[1] / "knn/metrics.json").read_bytes() == (runs[2] / "knn/metrics.json").read_bytes()
 
 
 AVERAGING = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.5"]
 
 
-@pytest.mark.parametrize(
-    "averaging", [[], pytest.param(AVERAGING, marks=pytest.mark.slow)], ids=["plain", "averaged weights"]
-)
-def test_with_batch_norm_the_checkpoint_is_what_was_measured(averaging: list[str], command: Command) -> None:
-    name = "averaged" if averaging else "norm"
-    # Between the two batches of an optimizer step, torch leaves each process its own statistics.
-    between = ["--trainer.max_epochs=1", "--trainer.accumulate_grad_batches=2", "--trainer.val_check_interval=3"]
-    fit = command(name, 2, "fit", *FACES, *NETWORK, "--model.net.batch_norm=true", *between, *averaging)
-    logged = curves(fit)
-    validated = command(f"{name}-alone", 1, "validate", "--ckpt_path", str(fit / "checkpoints" / "best.ckpt"))
-    alone = curves(validated)
+def assert_validates_as_logged(fit: Path) -> None:
+    """One process measures a checkpoint as the processes that trained it have."""
+    main(["validate", f"--ckpt_path={fit / 'checkpoints/best.ckpt'}", "--trainer.accelerator=cpu"])
+    logged, alone = curves(fit), curves(Path("lightning_logs/version_0"))
     for tag in ("val/loss", "val/accuracy", "val/ece"):
         assert alone[tag] == pytest.approx(logged[tag], rel=1e-6), tag
+
+
+def test_with_batch_norm_the_checkpoint_is_what_was_measured(runs: Runs, workdir: Path) -> None:
+    assert_validates_as_logged(runs[2] / "norm")
+
+
+@pytest.mark.slow
+def test_with_averaged_weights_the_checkpoint_is_what_was_measured(workdir: Path) -> None:
+    run(workdir / "two", 2, fit=["fit", *FACES, *NETWORK, *BETWEEN, *AVERAGING])
+    assert_validates_as_logged(workdir / "two/lightning_logs/fit")
 
 
 def test_batch_norm_cannot_be_synchronised_on_a_cpu() -> None:
@@ -177,20 +168,17 @@ def test_batch_norm_cannot_be_synchronised_on_a_cpu() -> None:
 
 
 @pytest.mark.slow
-def test_a_detector_measures_the_same_and_processes_stay_equal(command: Command) -> None:
-    fits = {
-        count: command("boxes", count, "fit", *SCENES, "--trainer.max_epochs=2", *keeping_weights("boxes", count))
-        for count in COUNTS
-    }
+def test_a_detector_measures_the_same_and_processes_stay_equal(tmp_path: Path) -> None:
+    runs = {count: tmp_path / str(count) / "lightning_logs" for count in COUNTS}
+    best = f"--ckpt_path={runs[1] / 'fit/checkpoints/best.ckpt'}"
     for count in COUNTS:
-        first, *others = weights_of_ranks(fits[count], count)
+        fit = ["fit", *SCENES, "--trainer.max_epochs=2", *KEEPING]
+        run(tmp_path / str(count), count, fit=fit, test=["test", best])
+        first, *others = weights_of_ranks(runs[count] / "fit", count)
         parameters = [key for key in first if "running" not in key]
         assert all(torch.isfinite(value).all() for value in first.values())
         assert all(torch.equal(first[key], other[key]) for other in others for key in parameters)
-        logged = curves(fits[count])
-        assert logged["train/loss"] == pytest.approx(
-            [a + b for a, b in zip(logged["train/loss_score"], logged["train/loss_box"], strict=True)], rel=1e-5
-        )
-    best = str(fits[1] / "checkpoints" / "best.ckpt")
-    runs = {count: command("boxes-test", count, "test", "--ckpt_path", best) for count in COUNTS}
+        logged = curves(runs[count] / "fit")
+        parts = zip(logged["train/loss_score"], logged["train/loss_box"], strict=True)
+        assert logged["train/loss"] == pytest.approx([score + box for score, box in parts], rel=1e-5)
     assert_measured_alike(runs)

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from experiments.paper import reference
 from experiments.paper.experiments import RUNS, experiment
-from experiments.paper.runs import curves, read_record
+from experiments.paper.runs import curves
 from faceexpr.utils.errors import FaceExprError
 
 
@@ -53,23 +53,19 @@ def test_all_numbers_are_kept_and_no_picture(out: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_an_unfinished_run_is_not_kept(out: Path, tmp_path: Path) -> None:
-    (out / RUNS / "simple_cnn/seed_0/test/metrics.json").unlink()
-    assert reference.keep(out, tmp_path / "project", (experiment("simple_cnn"),)) == []
-
-
-def test_predictions_of_further_seeds_are_not_kept(out: Path, tmp_path: Path) -> None:
-    classifier(recorded(out, "simple_cnn", 1), 1, 0.6, MODEL)
-    reference.keep(out, tmp_path / "project", (experiment("simple_cnn"),))
-    assert [path for path in kept(tmp_path / "project") if "predictions" in path] == [
-        "simple_cnn/seed_0/test/predictions_test.csv.gz"
-    ]
-
-
-def test_more_than_the_limit_is_refused(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unfinished_runs_predictions_of_further_seeds_and_what_is_too_large_are_not_kept(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in (1, 2):
+        classifier(recorded(out, "simple_cnn", seed), seed, 0.6, MODEL)
+    (out / RUNS / "simple_cnn/seed_2/test/metrics.json").unlink()
+    arguments = out, tmp_path / "project", (experiment("simple_cnn"),)
+    assert reference.keep(*arguments) == ["simple_cnn/seed_0", "simple_cnn/seed_1"]
+    predictions = [path for path in kept(tmp_path / "project") if "predictions" in path]
+    assert predictions == ["simple_cnn/seed_0/test/predictions_test.csv.gz"]
     monkeypatch.setattr(reference, "LIMIT", 1000)
     with pytest.raises(FaceExprError, match="expected at most 1,000: remove some"):
-        reference.keep(out, tmp_path / "project", (experiment("simple_cnn"),))
+        reference.keep(*arguments)
 
 
 def test_the_reference_runs_are_small_and_name_no_machine() -> None:
@@ -91,9 +87,3 @@ def test_git_takes_reference_files_and_no_others() -> None:
     command = ["git", "check-ignore", "--stdin", "--no-index"]
     told = subprocess.run(command, input=asked, capture_output=True, text=True, cwd=REPOSITORY)
     assert told.stdout.split() == ignored
-
-
-def test_a_damaged_record_is_named(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(FaceExprError, match=r"run\.json is not the record of a run \(KeyError\)"):
-        read_record(tmp_path)

@@ -95,10 +95,10 @@ class TouchesAFile:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"not weights at all", "cannot be read as weights"),
+        (b"not weights at all", "cannot be loaded as weights"),
         ({"state_dict": {"conv1.weight": torch.zeros(1)}}, "is not a state dict"),
         ({"conv1.weight": torch.zeros(64, 3, 7, 7)}, r"does not hold the weights of torchvision's ResNet-18 \(bn1"),
-        ("unsafe", "cannot be read as weights"),
+        ("unsafe", "cannot be loaded as weights"),
         (None, "is not a file; expected none, imagenet or a local file"),
     ],
     ids=["text", "nested", "part", "unsafe", "missing"],

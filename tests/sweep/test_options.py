@@ -6,7 +6,7 @@ import pytest
 from optuna.distributions import IntDistribution
 
 from faceexpr.cli.sweep import read_options
-from faceexpr.sweep.space import flags, grid, probes, read_space
+from faceexpr.sweep.options import flags, grid, probes, read_space
 from faceexpr.utils.errors import FaceExprError
 
 
@@ -40,13 +40,8 @@ def test_values_become_flags_that_the_command_line_reads_back() -> None:
     space = read_space(
         {"a": [None], "b": [True], "c": [1e-5], "d": ["x y"], "e": [{"class_path": "A", "n": [1]}]}, "grid"
     )
-    assert flags(grid(space)[0]) == [
-        "--a=null",
-        "--b=true",
-        "--c=1e-05",
-        "--d=x y",
-        '--e={"class_path": "A", "n": [1]}',
-    ]
+    expected = ["--a=null", "--b=true", "--c=1e-05", "--d=x y", '--e={"class_path": "A", "n": [1]}']
+    assert flags(grid(space)[0]) == expected
 
 
 @pytest.mark.parametrize(
@@ -57,12 +52,12 @@ def test_values_become_flags_that_the_command_line_reads_back() -> None:
         ({"a": [1, 2, 1]}, "grid", "a lists 1 twice"),
         ({"a": 3}, "grid", "a is 3; expected a list"),
         ({"a": {"low": 0, "high": 1}}, "grid", "range without a step"),
-        ({"a": {"low": 1}}, "search", "lacks low or high"),
-        ({"a": {"low": 0, "high": 1, "logg": True}}, "search", "has logg"),
+        ({"a": {"low": 1}}, "search", "the range of a has low; expected"),
+        ({"a": {"low": 0, "high": 1, "logg": True}}, "search", "has low, high, logg; expected"),
         ({"a": {"low": 1, "high": 1}}, "search", "expected low to be less than high"),
-        ({"a": {"low": "x", "high": 1}}, "search", "low of a is 'x'; expected a number"),
-        ({"a": {"low": 0, "high": 1, "log": True}}, "search", "expected low to be more than 0"),
-        ({"a": {"low": 1, "high": 9, "step": 0}}, "grid", "expected more than 0"),
+        ({"a": {"low": "x", "high": 1}}, "search", "the range of a has 'x'; expected a number"),
+        ({"a": {"low": 0, "high": 1, "log": True}}, "search", "`low >= 1` must hold"),
+        ({"a": {"low": 1, "high": 9, "step": 0}}, "grid", "`step > 0` must hold"),
     ],
 )
 def test_what_is_no_parameter_is_refused_in_one_sentence(parameters: dict[str, Any], method: Any, said: str) -> None:
@@ -74,21 +69,9 @@ def test_what_is_no_parameter_is_refused_in_one_sentence(parameters: dict[str, A
 def test_own_options_are_told_from_those_of_fit(tmp_path: Any) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("method: search\ntrials: 3\nparameters:\n  model.lr: {low: 1e-4, high: 1e-1, log: true}\n")
-    arguments = [
-        "--config",
-        "a.yaml",
-        "--sweep",
-        str(path),
-        "--data.path",
-        "x",
-        "--trials=5",
-        "-c",
-        "b.yaml",
-        "--seed",
-        "7",
-    ]
-    options, fit = read_options(arguments)
-    assert fit == ["--config", "a.yaml", "--data.path", "x", "-c", "b.yaml"]
+    fits = ["--config", "a.yaml", "--data.path", "x", "-c", "b.yaml"]
+    options, fit = read_options([*fits[:2], "--sweep", str(path), *fits[2:4], "--trials=5", *fits[4:], "--seed", "7"])
+    assert fit == fits
     assert (options.name, options.trials, options.seed, options.method) == ("mine", 5, 7, "search")
     assert options.parameters == {"model.lr": {"low": 1e-4, "high": 1e-1, "log": True}}
 
