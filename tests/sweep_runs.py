@@ -5,23 +5,21 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from conftest import TINY_DATA, TINY_NET, TINY_RUN
 
 from faceexpr.cli import train as training_cli
 from faceexpr.sweep.options import SweepOptions
-from faceexpr.sweep.study import Launch, Sweep
-from faceexpr.sweep.trial import LOG, Report, TrialReport
+from faceexpr.sweep.study import Sweep
+from faceexpr.sweep.trial import LOG, TrialReport
 from faceexpr.utils.errors import FaceExprError
 
 FIT = ["--data", "SyntheticFaces", *TINY_DATA, *TINY_NET, *TINY_RUN]
 FOLDER = Path("lightning_logs/s")
 
 
-def here(args: Sequence[str], monitor: str, folder: Path, report: Report) -> int:
+def here(args, monitor, folder, report):
     """Run a trial as `run_trial` does, but in this process, which has loaded everything."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG).open("w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
@@ -33,10 +31,10 @@ def here(args: Sequence[str], monitor: str, folder: Path, report: Report) -> int
     return 0
 
 
-def curve(values: Callable[[dict[str, str]], Sequence[float]]) -> Launch:
+def curve(values):
     """Return a launch that trains nothing: it reports the values that a function gives for the trial's options."""
 
-    def launch(args: Sequence[str], monitor: str, folder: Path, report: Report) -> int:
+    def launch(args, monitor, folder, report):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / LOG).touch()
         options = dict(argument.removeprefix("--").split("=", 1) for argument in args if "=" in argument)
@@ -49,16 +47,15 @@ def curve(values: Callable[[dict[str, str]], Sequence[float]]) -> Launch:
     return launch
 
 
-def sweep(launch: Launch = here, fit: Sequence[str] = (), **options: Any) -> Sweep:
+def sweep(launch=here, fit=(), **options):
     """Return a sweep in ``lightning_logs/s``."""
     return Sweep(SweepOptions(**{"name": "s", **options}), [*FIT, *fit], launch)
 
 
-def table(folder: Path = FOLDER) -> list[dict[str, str]]:
+def table(folder=FOLDER):
     with (folder / "table.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def val(run: Path) -> dict[str, Any]:
-    measured: dict[str, Any] = json.loads((run / "metrics.json").read_text())["val"]
-    return measured
+def val(run):
+    return json.loads((run / "metrics.json").read_text())["val"]

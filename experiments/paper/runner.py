@@ -30,6 +30,7 @@ from experiments.paper.experiments import (
 )
 from experiments.paper.figures import write_examples
 from experiments.paper.runs import RECORD, Record, digest, gpu_name, hardware, minutes, read_record
+from faceexpr.sweep.trial import failure
 from faceexpr.utils.errors import INTERRUPTED, FaceExprError
 from faceexpr.utils.files import say
 
@@ -73,14 +74,6 @@ def launch(args: Sequence[str], folder: Path, log: Path, kept_open: IO[Any]) -> 
             [sys.executable, "-m", "faceexpr", *args], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             cwd=folder, pass_fds=(kept_open.fileno(),), check=False,
         ).returncode  # fmt: skip
-
-
-def failure(code: int, log: Path) -> str:
-    """Return in one line why a process has ended: its own sentence, or the last line that it printed."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    errors = [line.partition("error: ")[2] for line in lines if line.startswith("faceexpr ") and "error: " in line]
-    ended = f"exit code {code}" if code > 0 else f"ended by signal {-code}"
-    return next(filter(None, [*errors[::-1], *lines[::-1]]), ended) if code > 0 else ended
 
 
 def next_step(experiment: Experiment, seed: int, out: Path, record: Record) -> Step | None:

@@ -34,10 +34,9 @@ def run(args: list[str]) -> None:
     """
     action = args[1] if len(args) > 1 else ""
     if action in ("-h", "--help"):
-        say("usage: faceexpr detectron2 {fit,test} [options]\n")
-        for name, line in DESCRIPTION.items():
-            say(f"  {name:<5} {line}")
-        say("\n`faceexpr detectron2 fit --help` lists the options.")
+        actions = "\n".join(f"  {name:<5} {line}" for name, line in DESCRIPTION.items())
+        say(f"usage: faceexpr detectron2 {{fit,test}} [options]\n\n{actions}\n")
+        say("`faceexpr detectron2 fit --help` lists the options.")
         return
     if action not in DESCRIPTION:
         raise FaceExprError(f"{action or 'nothing'} is no part of detectron2; expected fit or test")

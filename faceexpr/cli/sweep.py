@@ -21,15 +21,7 @@ DESCRIPTION = (
 
 
 def read_options(args: Sequence[str]) -> tuple[SweepOptions, list[str]]:
-    """Return the sweep's own options, and the arguments that are for ``fit``.
-
-    Args:
-        args: the arguments after the verb.
-
-    Raises:
-        FaceExprError: a bad option of the sweep's own.
-        SystemExit: after ``--help``.
-    """
+    """Divide the arguments after the verb into the sweep's own options and those that are for ``fit``."""
     parser = Parser(prog="faceexpr sweep", description=DESCRIPTION)
     parser.add_argument("--sweep", action="config", help="YAML file with the options below.")
     parser.add_class_arguments(SweepOptions)
@@ -56,13 +48,5 @@ def _divide(args: Sequence[str], names: set[str]) -> tuple[list[str], list[str]]
 
 
 def run(args: list[str]) -> None:
-    """Run ``faceexpr sweep``.
-
-    Args:
-        args: the arguments, verb included.
-
-    Raises:
-        FaceExprError: bad input.
-        SystemExit: some trials failed, or Ctrl-C.
-    """
+    """Run ``faceexpr sweep``, given the arguments with the verb; `Sweep.run` says how it ends."""
     Sweep(*read_options(args[1:])).run()

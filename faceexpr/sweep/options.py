@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
@@ -55,24 +56,20 @@ class SweepOptions:
 
     parameters: dict[str, Any] = field(default_factory=dict)
     method: Literal["grid", "search"] = "grid"
-    trials: int = 20
+    trials: PositiveInt = 20
     monitor: str = "val/accuracy"
     mode: Literal["max", "min"] = "max"
     name: str | None = None
     out: Path = Path("lightning_logs")
-    seed: int = 0
+    seed: NonNegativeInt = 0
     prune: bool = False
-    prune_startup: int = 5
-    prune_warmup: int = 0
+    prune_startup: NonNegativeInt = 5
+    prune_warmup: NonNegativeInt = 0
     storage: str | None = None
     retry_failed: bool = False
-    limit: int | None = None
+    limit: PositiveInt | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("trials", 1), ("seed", 0), ("prune_startup", 0), ("prune_warmup", 0), ("limit", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise FaceExprError(f"{name} is {value}; expected {least} or more")
         if self.monitor.startswith("test/"):
             raise FaceExprError(
                 f"monitor is {self.monitor}; a sweep chooses on the validation split and never sees the test split: "

@@ -58,11 +58,7 @@ class TrialReport(Callback):
 def run_trial(args: Sequence[str], monitor: str, folder: Path, report: Report) -> int:
     """Run ``fit`` in a process of its own and return its exit code; what it says goes to ``log.txt`` in the run folder.
 
-    Args:
-        args: the arguments, verb included.
-        monitor: the metric that is reported.
-        folder: the run folder; what an interrupted attempt has left in it is removed.
-        report: called with each report.
+    What an interrupted attempt has left in the folder is removed.
     """
     if folder.exists():
         rank_zero_info(f"{folder} holds an attempt that was interrupted; it is removed and the trial is run again")

@@ -67,40 +67,18 @@ def packed(state: Mapping[str, Tensor], halved: Collection[str], header: Mapping
     return save(tensors, {KEY: json.dumps({"format": FORMAT, **header}, ensure_ascii=False)})
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """Return what a model file says of its model.
-
-    Raises:
-        FaceExprError: it is no model file, or one of a later version.
-    """
-    return _read(path, with_tensors=False)[0]
-
-
 def read_model_file(path: Path) -> dict[str, Any]:
     """Return a model file as the checkpoint of a training, with all tensors in single precision.
 
     Raises:
         FaceExprError: it is no model file, it is damaged, or it is one of a later version.
     """
-    header, state = _read(path, with_tensors=True)
-    return {
-        "state_dict": state,
-        "hyper_parameters": header["hyper_parameters"],
-        "datamodule_hyper_parameters": header["data_hyper_parameters"],
-        "pytorch-lightning_version": header["lightning"],
-        "epoch": 0,
-        "global_step": 0,
-        "told": {name: header[name] for name in TOLD if name in header},
-    }
-
-
-def _read(path: Path, with_tensors: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             header = _header(path, (file.metadata() or {}).get(KEY))
-            tensors = {name: file.get_tensor(name) for name in (file.keys() if with_tensors else ())}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dictionary
     # The others: an empty file, one of a network that is gone, and types of numbers that torch does not have.
     except (SafetensorError, OSError, ValueError, RuntimeError, AttributeError) as error:
         raise FaceExprError(
@@ -109,7 +87,15 @@ def _read(path: Path, with_tensors: bool) -> tuple[dict[str, Any], dict[str, Ten
         ) from error
     # A copy also of what is in single precision: otherwise it would lie in the mapped file, which may change.
     single = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
-    return header, {name: value.clone() for name, value in single.items()}
+    return {
+        "state_dict": {name: value.clone() for name, value in single.items()},
+        "hyper_parameters": header["hyper_parameters"],
+        "datamodule_hyper_parameters": header["data_hyper_parameters"],
+        "pytorch-lightning_version": header["lightning"],
+        "epoch": 0,
+        "global_step": 0,
+        "told": {name: header[name] for name in TOLD if name in header},
+    }
 
 
 def _header(path: Path, text: str | None) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import killed_runs
 import pytest
@@ -36,11 +35,8 @@ BETWEEN = ["--trainer.max_epochs=1", "--trainer.accumulate_grad_batches=2", "--t
            "--model.net.batch_norm=true"]  # fmt: skip
 """Between the two batches of an optimizer step, torch leaves each process its own statistics of the batches."""
 
-Runs = dict[int, Path]
-"""Folder of the runs by the number of processes."""
 
-
-def run(folder: Path, processes: int, **commands: list[str]) -> None:
+def run(folder, processes, **commands):
     """Run commands one after the other in the same processes; each run has the folder of its name."""
     named = [f"--trainer.devices={processes}", *QUICK]
     lines = [[*args, *named, f"--trainer.logger.version={name}"] for name, args in commands.items()]
@@ -50,8 +46,8 @@ def run(folder: Path, processes: int, **commands: list[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Runs with one process and with two: a training, its test and predictions, KNN, and batch normalisation."""
+def runs(tmp_path_factory):
+    """Folders of runs by the number of processes: a training, its test and predictions, KNN, batch normalisation."""
     top = tmp_path_factory.mktemp("runs")
     found = {count: top / str(count) / "lightning_logs" for count in COUNTS}
     best = f"--ckpt_path={found[1] / 'fit/checkpoints/best.ckpt'}"
@@ -62,20 +58,19 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return found
 
 
-def weights_of_ranks(run: Path, processes: int) -> list[dict[str, torch.Tensor]]:
+def weights_of_ranks(run, processes):
     return [torch.load(run.parent.parent / f"weights-{rank}.pt", weights_only=True) for rank in range(processes)]
 
 
-def curves(run: Path) -> dict[str, list[float]]:
+def curves(run):
     return {tag: [*points.values()] for tag, points in killed_runs.curves(run).items()}
 
 
-def checkpoint(run: Path, name: str = "best") -> dict[str, Any]:
-    loaded: dict[str, Any] = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
-    return loaded
+def checkpoint(run, name="best"):
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
-def test_training_is_the_same_whatever_the_number_of_processes(runs: Runs) -> None:
+def test_training_is_the_same_whatever_the_number_of_processes(runs):
     one, other = (curves(runs[count] / "fit") for count in COUNTS)
     assert len(one["train/loss_step"]) == 8
     assert len(one["val/accuracy"]) == 2
@@ -92,10 +87,10 @@ def test_training_is_the_same_whatever_the_number_of_processes(runs: Runs) -> No
     assert all(torch.equal(value, second[key]) for key, value in first.items())
 
 
-def measured(run: Path) -> dict[str, Any]:
+def measured(run):
     """Return the numbers of a run's metrics.json by their place in it."""
 
-    def flat(value: Any, place: str) -> dict[str, Any]:
+    def flat(value, place):
         items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
         if items is None:
             return {place: value}
@@ -104,7 +99,7 @@ def measured(run: Path) -> dict[str, Any]:
     return flat(json.loads((run / "metrics.json").read_text()), "")
 
 
-def assert_measured_alike(runs: Runs) -> None:
+def assert_measured_alike(runs):
     """A network's outputs depend on the size of the batch in the last bits, and with them means of probabilities."""
     one, other = (measured(runs[count] / "test") for count in COUNTS)
     assert other.keys() == one.keys()
@@ -112,7 +107,7 @@ def assert_measured_alike(runs: Runs) -> None:
         assert other[name] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), name
 
 
-def test_a_checkpoint_measures_the_same(runs: Runs) -> None:
+def test_a_checkpoint_measures_the_same(runs):
     assert_measured_alike(runs)
     one, two = ((runs[count] / "test/confusion_matrix_test.csv").read_bytes() for count in COUNTS)
     assert one == two
@@ -120,7 +115,7 @@ def test_a_checkpoint_measures_the_same(runs: Runs) -> None:
     assert sum(value for name, value in numbers.items() if "per_class" in name and name.endswith("/n")) == 23
 
 
-def test_predictions_are_the_same(runs: Runs) -> None:
+def test_predictions_are_the_same(runs):
     rows = []
     for count in COUNTS:
         with (runs[count] / "predict/predictions.csv").open(newline="") as file:
@@ -132,7 +127,7 @@ def test_predictions_are_the_same(runs: Runs) -> None:
             assert (float(two[name]) if name in FER_NAMES else two[name]) == same
 
 
-def test_knn_remembers_and_measures_the_same(runs: Runs) -> None:
+def test_knn_remembers_and_measures_the_same(runs):
     one, two = (checkpoint(runs[count] / "knn")["state_dict"]["_extra_state"] for count in COUNTS)
     assert one["bank"].shape == (45, 2304)
     assert all(torch.equal(value, two[key]) for key, value in one.items())
@@ -142,7 +137,7 @@ def test_knn_remembers_and_measures_the_same(runs: Runs) -> None:
 AVERAGING = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.5"]
 
 
-def assert_validates_as_logged(fit: Path) -> None:
+def assert_validates_as_logged(fit):
     """One process measures a checkpoint as the processes that trained it have."""
     main(["validate", f"--ckpt_path={fit / 'checkpoints/best.ckpt'}", "--trainer.accelerator=cpu"])
     logged, alone = curves(fit), curves(Path("lightning_logs/version_0"))
@@ -150,17 +145,17 @@ def assert_validates_as_logged(fit: Path) -> None:
         assert alone[tag] == pytest.approx(logged[tag], rel=1e-6), tag
 
 
-def test_with_batch_norm_the_checkpoint_is_what_was_measured(runs: Runs, workdir: Path) -> None:
+def test_with_batch_norm_the_checkpoint_is_what_was_measured(runs, workdir):
     assert_validates_as_logged(runs[2] / "norm")
 
 
 @pytest.mark.slow
-def test_with_averaged_weights_the_checkpoint_is_what_was_measured(workdir: Path) -> None:
+def test_with_averaged_weights_the_checkpoint_is_what_was_measured(workdir):
     run(workdir / "two", 2, fit=["fit", *FACES, *NETWORK, *BETWEEN, *AVERAGING])
     assert_validates_as_logged(workdir / "two/lightning_logs/fit")
 
 
-def test_batch_norm_cannot_be_synchronised_on_a_cpu() -> None:
+def test_batch_norm_cannot_be_synchronised_on_a_cpu():
     trainer = Trainer(accelerator="cpu", strategy="ddp", devices=2, logger=False, enable_checkpointing=False)
     with pytest.raises(FaceExprError, match=r"^sync_batchnorm is true, but torch"):
         check_batch_norm(trainer, synchronised=True)
@@ -168,7 +163,7 @@ def test_batch_norm_cannot_be_synchronised_on_a_cpu() -> None:
 
 
 @pytest.mark.slow
-def test_a_detector_measures_the_same_and_processes_stay_equal(tmp_path: Path) -> None:
+def test_a_detector_measures_the_same_and_processes_stay_equal(tmp_path):
     runs = {count: tmp_path / str(count) / "lightning_logs" for count in COUNTS}
     best = f"--ckpt_path={runs[1] / 'fit/checkpoints/best.ckpt'}"
     for count in COUNTS:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -25,7 +23,7 @@ REPRESENTATIONS = "faceexpr.tasks.knn."
 MODEL = {"class_path": "faceexpr.tasks.classify.ExpressionClassifier", "init_args": {}}
 
 
-def samples(seed: int, share: float) -> SampleTable:
+def samples(seed, share):
     """Return samples of which about this share is right."""
     rng = np.random.default_rng(seed)
     labels = np.arange(SAMPLES) % len(FER_NAMES)
@@ -35,7 +33,7 @@ def samples(seed: int, share: float) -> SampleTable:
     return SampleTable(np.arange(SAMPLES), shares, labels)
 
 
-def classifier(folder: Path, seed: int, share: float, config: dict[str, Any]) -> None:
+def classifier(folder, seed, share, config):
     """Write what training and test of a classifier leave; of the test images, the first ten are leaked."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump({"model": config}))
@@ -57,7 +55,7 @@ def classifier(folder: Path, seed: int, share: float, config: dict[str, Any]) ->
         writer.add_image("val/faces", np.zeros((1, 8, 8), dtype=np.uint8), 2)
 
 
-def detector(folder: Path, ap50: float) -> None:
+def detector(folder, ap50):
     """Write what training and test of a detector leave."""
     counts = {name: {"extra": extra} for name, extra in (("none", 90), ("nms", 2), ("soft_nms", 1), ("wbf", 0))}
     entry = {
@@ -69,7 +67,7 @@ def detector(folder: Path, ap50: float) -> None:
     (folder / "test/metrics.json").write_text(json.dumps({"test": entry}))
 
 
-def grid(folder: Path, configs: list[dict[str, Any]], shares: list[float]) -> None:
+def grid(folder, configs, shares):
     """Write what a sweep leaves."""
     rows = ["trial,status,seconds"]
     for number, (config, share) in enumerate(zip(configs, shares, strict=True)):
@@ -78,19 +76,19 @@ def grid(folder: Path, configs: list[dict[str, Any]], shares: list[float]) -> No
     (folder / "table.csv").write_text("\n".join(rows) + "\n")
 
 
-def nearest(representation: str, p: int, k: int) -> dict[str, Any]:
+def nearest(representation, p, k):
     """Return the configuration of nearest neighbours."""
     options = {"k": k, "p": p, "representation": {"class_path": REPRESENTATIONS + representation}}
     return {"class_path": "faceexpr.tasks.knn.KNNClassifier", "init_args": options}
 
 
-def connected(activation: str) -> dict[str, Any]:
+def connected(activation):
     """Return the configuration of the fully connected network."""
     net = {"class_path": "faceexpr.models.mlp.MLP", "init_args": {"activation": activation}}
     return {**MODEL, "init_args": {"net": net}}
 
 
-def recorded(out: Path, name: str, seed: int) -> Path:
+def recorded(out, name, seed):
     """Write the record of a finished run and return its folder."""
     one = experiment(name)
     done = {"sweep": ["sweep"], "two_step": SYSTEM_STEPS}.get(one.kind, ["fit"])
@@ -100,7 +98,7 @@ def recorded(out: Path, name: str, seed: int) -> Path:
     return folder
 
 
-def store_runs(out: Path) -> None:
+def store_runs(out):
     """Write finished runs of all experiments that a machine without a GPU can run."""
     for one in EXPERIMENTS:
         for seed in one.seeds:
@@ -133,7 +131,7 @@ def store_runs(out: Path) -> None:
     (out / RUNS / "facts.json").write_text(json.dumps(facts))
 
 
-def system(folder: Path) -> None:
+def system(folder):
     """Write what the two-step system leaves of the example pictures."""
     shares = dict(zip(FER_NAMES, (0.05, 0.05, 0.05, 0.4, 0.05, 0.3, 0.1), strict=True))
     face = {"box": [200.0, 60.0, 330.0, 220.0], "score": 0.9, "expression": "Happy", "probabilities": shares}

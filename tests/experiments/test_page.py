@@ -18,7 +18,7 @@ from faceexpr.utils.errors import FaceExprError
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory):
     """A clone with stored runs of everything that needs no GPU."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(REPOSITORY / "configs", folder / "configs")
@@ -26,14 +26,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def row_of(text: str, heading: str, name: str) -> list[str]:
+def row_of(text, heading, name):
     """Return the cells of a row of the first table after a heading."""
     after = text[text.index(heading) :]
     line = next(line for line in after.splitlines() if line.startswith(f"| {name} |"))
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_the_page_in_the_repository_is_made_of_its_stored_runs() -> None:
+def test_the_page_in_the_repository_is_made_of_its_stored_runs():
     results = read_results(REPOSITORY / RUNS)
     drawn = figures.draw_all(results)
     assert (REPOSITORY / page.PAGE).read_text(encoding="utf-8") == page.render(REPOSITORY, results, drawn)
@@ -41,7 +41,7 @@ def test_the_page_in_the_repository_is_made_of_its_stored_runs() -> None:
     assert stored == {one.name: one.key for one in drawn.values()}
 
 
-def test_every_figure_is_drawn_and_every_row_has_its_number(project: Path, tmp_path: Path) -> None:
+def test_every_figure_is_drawn_and_every_row_has_its_number(project, tmp_path):
     results = read_results(project / RUNS)
     drawn = figures.draw_all(results)
     assert list(drawn) == list(range(1, 20))
@@ -71,7 +71,7 @@ def test_every_figure_is_drawn_and_every_row_has_its_number(project: Path, tmp_p
     assert "10 of 140 samples are pixel-equal" in text
 
 
-def test_what_has_not_run_says_so(tmp_path: Path) -> None:
+def test_what_has_not_run_says_so(tmp_path):
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
     (tmp_path / "docs/paper").mkdir(parents=True)
     (tmp_path / "docs/paper/figure_16.png").write_bytes(b"of an earlier time")
@@ -95,14 +95,14 @@ def test_what_has_not_run_says_so(tmp_path: Path) -> None:
         ("simple_cnn/seed_0/run.json", "{}", r"run\.json is not the record of a run"),
     ],
 )
-def test_a_damaged_run_is_named(project: Path, tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_a_damaged_run_is_named(project, tmp_path, name, content, message):
     shutil.copytree(project / RUNS, tmp_path / RUNS)
     (tmp_path / RUNS / name).write_text(content)
     with pytest.raises(FaceExprError, match=message):
         read_results(tmp_path / RUNS)
 
 
-def test_classes_without_errors_are_confused_with_none(project: Path) -> None:
+def test_classes_without_errors_are_confused_with_none(project):
     run = read_results(project / RUNS).first("resnet18")
     assert run is not None
     share = page.confused_among(run, HARD)
@@ -112,13 +112,13 @@ def test_classes_without_errors_are_confused_with_none(project: Path) -> None:
     assert page.confused_among(run, HARD) is None
 
 
-def test_the_sentences_have_no_number_of_their_own() -> None:
+def test_the_sentences_have_no_number_of_their_own():
     source = Path(page.__file__).with_name(page.TEMPLATE).read_text(encoding="utf-8")
     sentences = re.sub(r"\{[{%].*?[}%]\}", "", source)  # what is put in
     assert re.findall(r"\d+\.\d+|\d+ ?%", sentences) == []
 
 
-def test_spread_is_the_mean_and_the_sample_deviation() -> None:
+def test_spread_is_the_mean_and_the_sample_deviation():
     assert spread([0.5]) == "50.00"
     assert spread([0.4, 0.5, 0.6]) == "50.00 ± 10.00"
     assert spread([]) == "not run"

@@ -1,7 +1,6 @@
 """What is kept of a run: all of its numbers, none of its pictures."""
 
 import subprocess
-from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
@@ -15,17 +14,17 @@ from faceexpr.utils.errors import FaceExprError
 
 
 @pytest.fixture
-def out(tmp_path: Path) -> Path:
+def out(tmp_path):
     """A folder with a finished run of the simple CNN."""
     classifier(recorded(tmp_path / "out", "simple_cnn", 0), 0, 0.6, MODEL)
     return tmp_path / "out"
 
 
-def kept(project: Path) -> list[str]:
+def kept(project):
     return sorted(path.relative_to(project / RUNS).as_posix() for path in (project / RUNS).rglob("*") if path.is_file())
 
 
-def test_all_numbers_are_kept_and_no_picture(out: Path, tmp_path: Path) -> None:
+def test_all_numbers_are_kept_and_no_picture(out, tmp_path):
     project = tmp_path / "project"
     (out / RUNS / "simple_cnn/seed_0/checkpoints").mkdir()
     (out / RUNS / "simple_cnn/seed_0/checkpoints/best.ckpt").write_bytes(b"weights")
@@ -53,9 +52,7 @@ def test_all_numbers_are_kept_and_no_picture(out: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_unfinished_runs_predictions_of_further_seeds_and_what_is_too_large_are_not_kept(
-    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unfinished_runs_predictions_of_further_seeds_and_what_is_too_large_are_not_kept(out, tmp_path, monkeypatch):
     for seed in (1, 2):
         classifier(recorded(out, "simple_cnn", seed), seed, 0.6, MODEL)
     (out / RUNS / "simple_cnn/seed_2/test/metrics.json").unlink()
@@ -68,7 +65,7 @@ def test_unfinished_runs_predictions_of_further_seeds_and_what_is_too_large_are_
         reference.keep(*arguments)
 
 
-def test_the_reference_runs_are_small_and_name_no_machine() -> None:
+def test_the_reference_runs_are_small_and_name_no_machine():
     files = [path for path in (REPOSITORY / RUNS).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= reference.LIMIT
     for path in files:
@@ -78,7 +75,7 @@ def test_the_reference_runs_are_small_and_name_no_machine() -> None:
 
 
 @pytest.mark.skipif(not (REPOSITORY / ".git").exists(), reason="not a clone")
-def test_git_takes_reference_files_and_no_others() -> None:
+def test_git_takes_reference_files_and_no_others():
     folder = "lightning_logs/paper/simple_cnn/seed_0"
     taken = [f"{folder}/{name}" for name in (*reference.KEPT, "test/predictions_test.csv.gz", "events.out.tfevents.1")]
     ignored = [f"{folder}/{name}" for name in ("checkpoints/best.ckpt", "figures/a.png", "log.txt")]

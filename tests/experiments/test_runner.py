@@ -2,9 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Sequence
-from pathlib import Path
-from typing import IO, Any
 
 import pytest
 from conftest import REPOSITORY, exit_code
@@ -12,7 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from experiments.paper import runner
 from experiments.paper.__main__ import main
-from experiments.paper.experiments import EXPERIMENTS, RUNS, Experiment, experiment
+from experiments.paper.experiments import EXPERIMENTS, RUNS, experiment
 from experiments.paper.runner import lock, obstacle
 from experiments.paper.runs import digest, read_record
 from faceexpr.utils.errors import INTERRUPTED, FaceExprError
@@ -23,11 +20,11 @@ CNN, PLUS, KNN = experiment("simple_cnn"), experiment("simple_cnn_ferplus"), exp
 class Launched:
     """Stands for the processes: writes what they would, and remembers how they were called."""
 
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, ...]] = []
-        self.codes: dict[str, int] = {}
+    def __init__(self):
+        self.calls = []
+        self.codes = {}
 
-    def __call__(self, args: Sequence[str], folder: Path, log: Path, kept_open: IO[Any]) -> int:
+    def __call__(self, args, folder, log, kept_open):
         self.calls.append(tuple(args))
         verb = args[0]
         code = self.codes.get(verb, 0)
@@ -44,24 +41,24 @@ class Launched:
         return 0
 
     @property
-    def verbs(self) -> list[str]:
+    def verbs(self):
         return [call[0] for call in self.calls]
 
 
-def write_metrics(folder: Path, stage: str) -> None:
+def write_metrics(folder, stage):
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps({stage: {}}))
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> Launched:
+def launched(monkeypatch):
     processes = Launched()
     monkeypatch.setattr(runner, "launch", processes)
     return processes
 
 
 @pytest.fixture
-def out(tmp_path: Path) -> Path:
+def out(tmp_path):
     """A folder of runs with all data, as far as anybody looks at them before a run."""
     (tmp_path / "data/fer2013").mkdir(parents=True)
     (tmp_path / "data/fer2013/fer2013.csv").write_text("emotion,pixels,Usage\n")
@@ -70,11 +67,11 @@ def out(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_all(out: Path, experiments: Sequence[Experiment], seeds: Sequence[int] | None = None) -> list[str]:
+def run_all(out, experiments, seeds=None):
     return runner.Runner(out, seeds, ()).run(experiments)
 
 
-def test_each_is_trained_and_then_tested_once(out: Path, launched: Launched) -> None:
+def test_each_is_trained_and_then_tested_once(out, launched):
     assert run_all(out, [CNN, KNN]) == []
     assert launched.verbs == ["fit", "test", "sweep", "test", "test"]
     assert launched.calls[0] == (
@@ -94,9 +91,7 @@ def test_each_is_trained_and_then_tested_once(out: Path, launched: Launched) -> 
     assert len(launched.calls) == 5
 
 
-def test_a_failure_is_told_and_the_others_go_on(
-    out: Path, launched: Launched, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failure_is_told_and_the_others_go_on(out, launched, capsys):
     launched.codes["fit"] = 2
     assert run_all(out, [CNN, KNN]) == ["simple_cnn, seed 0"]
     assert "simple_cnn, seed 0: fit failed: there is a reason" in capsys.readouterr().out
@@ -108,15 +103,15 @@ def test_a_failure_is_told_and_the_others_go_on(
     assert launched.verbs == ["fit", "test"]  # the same command goes on with what is missing
 
 
-def test_an_interruption_ends_the_command(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*args: Any) -> int:
+def test_an_interruption_ends_the_command(out, monkeypatch):
+    def interrupted(*args):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "launch", interrupted)
     assert exit_code(lambda: run_all(out, [CNN])) == INTERRUPTED
 
 
-def test_another_configuration_puts_the_run_aside(out: Path, launched: Launched) -> None:
+def test_another_configuration_puts_the_run_aside(out, launched):
     run_all(out, [CNN])
     path = out / CNN.configs[0]
     path.write_text("# another comment\n" + path.read_text())
@@ -128,7 +123,7 @@ def test_another_configuration_puts_the_run_aside(out: Path, launched: Launched)
     assert (out / RUNS / "simple_cnn/replaced/seed_0_1/metrics.json").is_file()
 
 
-def test_a_training_from_elsewhere_is_only_tested(out: Path, launched: Launched) -> None:
+def test_a_training_from_elsewhere_is_only_tested(out, launched):
     folder = out / RUNS / "simple_cnn/seed_0"
     write_metrics(folder, "val")
     (folder / "checkpoints/best.ckpt").write_bytes(b"")
@@ -142,7 +137,7 @@ def test_a_training_from_elsewhere_is_only_tested(out: Path, launched: Launched)
     assert record.minutes["fit"] >= 10  # from its event file
 
 
-def test_what_cannot_run_says_why(out: Path, launched: Launched, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_run_says_why(out, launched, capsys):
     (out / "data/fer2013/fer2013new.csv").unlink()
     run_all(out, [PLUS, experiment("two_step"), CNN])
     said = capsys.readouterr().out
@@ -156,7 +151,7 @@ def test_what_cannot_run_says_why(out: Path, launched: Launched, capsys: pytest.
     assert capsys.readouterr().out.count("cannot run here") == 1  # and not once for each seed
 
 
-def test_seeds_are_runs_of_their_own_and_what_is_named_twice_runs_once(out: Path, launched: Launched) -> None:
+def test_seeds_are_runs_of_their_own_and_what_is_named_twice_runs_once(out, launched):
     project = out / "project"
     shutil.copytree(REPOSITORY / "configs", project / "configs")
     arguments = ["--data", str(out / "data"), "--out", str(out / "runs"), "--project", str(project)]
@@ -165,22 +160,20 @@ def test_seeds_are_runs_of_their_own_and_what_is_named_twice_runs_once(out: Path
     assert sorted(path.name for path in (project / RUNS / "simple_cnn").iterdir()) == ["seed_3", "seed_4"]
 
 
-def test_a_gpu_is_asked_for_where_nobody_would_wait(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_asked_for_where_nobody_would_wait(out, monkeypatch):
     monkeypatch.setattr("experiments.paper.runner.gpu_name", lambda: None)
     large = experiment("resnet50_imagenet")
     assert "it takes days without a GPU" in str(obstacle(large, out, asked_for=False))
     assert obstacle(large, out, asked_for=True) is None
 
 
-def test_a_step_without_a_result_is_not_run_for_ever(
-    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_step_without_a_result_is_not_run_for_ever(out, monkeypatch, capsys):
     monkeypatch.setattr(runner, "launch", lambda *given: 0)
     assert run_all(out, [CNN]) == ["simple_cnn, seed 0"]
     assert "test failed: it has ended well and left no result" in capsys.readouterr().out
 
 
-def test_two_commands_do_not_share_a_folder(out: Path, launched: Launched) -> None:
+def test_two_commands_do_not_share_a_folder(out, launched):
     with (out / ".paper.lock").open("a") as file:
         assert lock(file)
         with pytest.raises(FaceExprError, match="another process runs experiments"):
@@ -188,16 +181,7 @@ def test_two_commands_do_not_share_a_folder(out: Path, launched: Launched) -> No
     assert launched.calls == []
 
 
-def test_the_reason_of_a_failure_is_one_line(tmp_path: Path) -> None:
-    log = tmp_path / "log.txt"
-    log.write_text("faceexpr fit: error: first\nfaceexpr fit: error: second\nlater\n")
-    assert runner.failure(2, log) == "second"
-    log.write_text("Traceback\n  line\nValueError: broken\n\n")
-    assert runner.failure(1, log) == "ValueError: broken"
-    assert runner.failure(-9, log) == "ended by signal 9"
-
-
-def test_experiments_name_files_that_are_there_and_use_every_one() -> None:
+def test_experiments_name_files_that_are_there_and_use_every_one():
     named = {name for one in EXPERIMENTS for name in (*one.configs, *filter(None, [one.sweep]))}
     assert [name for name in named if not (REPOSITORY / name).is_file()] == []
     own = {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "configs/paper").iterdir()}
@@ -225,9 +209,7 @@ def test_experiments_name_files_that_are_there_and_use_every_one() -> None:
         (["--data", "null"], "--data and --out are needed"),
     ],
 )
-def test_bad_options_are_one_sentence(
-    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: list[str], message: str
-) -> None:
+def test_bad_options_are_one_sentence(out, monkeypatch, capsys, args, message):
     monkeypatch.chdir(out)
     defaults = ["--data", "data", "--out", "runs", "--project", str(REPOSITORY)]
     assert exit_code(lambda: main([*defaults, *args])) == 2

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
@@ -15,7 +14,7 @@ CNN = experiment("simple_cnn")
 
 
 @pytest.mark.slow
-def test_one_experiment_from_the_command_to_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_experiment_from_the_command_to_the_page(tmp_path, capsys):
     project, data = tmp_path / "project", tmp_path / "sets"
     shutil.copytree(REPOSITORY / "configs", project / "configs")
     path = project / CNN.configs[0]
@@ -40,7 +39,7 @@ def test_one_experiment_from_the_command_to_the_page(tmp_path: Path, capsys: pyt
     assert "Figure 18 with images of the data is not drawn: the data have no face for it" in capsys.readouterr().out
 
 
-def faces() -> str:
+def faces():
     """Return a FER-2013 of fourteen grey faces in each split."""
     lines = ["emotion,pixels,Usage"]
     for usage in ("Training", "PublicTest", "PrivateTest"):
@@ -48,7 +47,7 @@ def faces() -> str:
     return "\n".join(lines) + "\n"
 
 
-def votes() -> str:
+def votes():
     """Return FER+'s votes for these faces: ten for FER-2013's label of each."""
     names = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral", "contempt", "unknown", "NF")
     lines = [f"Usage,Image name,{','.join(names)}"]

@@ -6,16 +6,22 @@ import pytest
 from analysis_runs import records
 from conftest import exit_code
 from matplotlib.cbook import get_sample_data
+from safetensors import safe_open
 
 from faceexpr import FacePipeline
 from faceexpr.cli.analyze import run
 from faceexpr.pipeline.records import OPTIONS
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.weights.model_file import CLASSIFIER, DETECTOR, FOLDER, read_header, shipped_models
+from faceexpr.weights.model_file import CLASSIFIER, DETECTOR, FOLDER, KEY, shipped_models
 
 PORTRAIT = get_sample_data("grace_hopper.jpg", asfileobj=False)
 EYES_AND_MOUTH = [(222, 190), (305, 190), (270, 278)]
 """Places in the portrait, in pixels."""
+
+
+def read_header(path):
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()[KEY])
 
 
 @pytest.mark.parametrize("name", [CLASSIFIER, DETECTOR])

