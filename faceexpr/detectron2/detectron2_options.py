@@ -18,8 +18,6 @@ OPTIONS, CONFIG = "config.yaml", "detectron2.yaml"
 """Files of the run folder: our options, and the whole configuration of Detectron2 that they lead to."""
 
 WRITTEN = "expected a file that faceexpr detectron2 fit has written"
-SOURCE = "git+https://github.com/facebookresearch/detectron2.git"
-PAGE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 
 
 @dataclass(frozen=True)
@@ -35,15 +33,13 @@ class Detectron2Options:
         base_lr: learning rate after the warm-up.
         warmup_iters: iterations over which the learning rate rises to ``base_lr``.
         max_iter: iterations in all.
-        steps: iterations before ``max_iter`` at which the learning rate is multiplied by ``gamma``; by default those
-            of ``model``.
+        steps: iterations at which the learning rate is multiplied by ``gamma``; by default those of ``model``.
         gamma: factor of the learning rate at each of the ``steps``.
         rois_per_image: regions of an image that the second stage is trained on.
         eval_period: iterations between measurements of AP on the validation images; 0 measures at the end only.
         checkpoint_period: iterations between writings of ``checkpoints/last.pth``.
         amp: mixed precision, on CUDA.
-        opts: further Detectron2 keys, such as ``{INPUT.MIN_SIZE_TRAIN: [480, 640]}``; one more on the command line:
-            ``--opts.SOLVER.MOMENTUM 0.8``.
+        opts: further Detectron2 keys, such as ``{INPUT.MIN_SIZE_TRAIN: [480, 640]}`` or ``--opts.SOLVER.MOMENTUM 0.8``.
         suppression: how candidates become detections.
         seed: of weights, order and augmentation.
         device: ``auto`` (the GPU where there is one), ``cpu``, ``cuda``, ...
@@ -130,6 +126,7 @@ def require_detectron2() -> None:
         missing = error.name is not None and error.name.startswith("detectron2")
         raise FaceExprError(
             f"Detectron2 is not installed{'' if missing else f' in working order ({error})'}, and no package registry "
-            f"has it; install it from its source, beside 'setuptools<81': `python -m pip install '{SOURCE}'` with "
-            f"pip's option no-build-isolation ({PAGE})"
+            "has it; install it from its source, beside 'setuptools<81': `python -m pip install "
+            "'git+https://github.com/facebookresearch/detectron2.git'` with pip's option no-build-isolation "
+            "(https://detectron2.readthedocs.io/en/latest/tutorials/install.html)"
         ) from error

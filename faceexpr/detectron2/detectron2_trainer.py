@@ -25,11 +25,8 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from lightning.pytorch.loggers import TensorBoardLogger
-from numpy.typing import NDArray
-from torch import nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.matching import Truth
 from faceexpr.boxes.suppression import Suppression, suppress
 from faceexpr.callbacks.detection import list_boxes, make_record, summarise
@@ -52,9 +49,6 @@ GREY = 128
 
 SCORE, IOU, GALLERY_SIZE = 0.5, 0.5, 9
 """The chosen score, the overlap from which on a face is found, and the images in a figure, as for other detectors."""
-
-HEAD = ("roi_heads.box_predictor.", "head.cls_score.")
-"""Where the number of classes shows; weights of other classes are started anew there."""
 
 Measured: TypeAlias = tuple[DetectionTable, DetectionScores]
 Records: TypeAlias = Sequence[AnnotatedImage]
@@ -211,7 +205,12 @@ class FaceMapper(DatasetMapper):  # type: ignore[misc]  # Detectron2 has no type
 
 
 class FaceEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectron2 has no types
-    """Gather the detections of registered records from all processes, and measure them as those of any detector."""
+    """Gather the detections of all processes, each image once, and measure them as those of any detector.
+
+    Args:
+        records: of the split, in the order in which they were registered.
+        suppression: how candidates become detections.
+    """
 
     def __init__(self, records: Records, suppression: Suppression) -> None:
         self.records = records
@@ -219,7 +218,7 @@ class FaceEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectron2 has n
         self.suppression = suppression
 
     def reset(self) -> None:
-        self.found: dict[int, tuple[Detections, NDArray[np.int64]]] = {}
+        self.found: dict[int, Any] = {}  # by image: its detections, and how many boxes each suppression leaves
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         for given, output in zip(inputs, outputs, strict=True):
@@ -270,7 +269,8 @@ class FaceCheckpointer(DetectionCheckpointer):  # type: ignore[misc]  # Detectro
     def _load_file(self, filename: str) -> dict[str, Any]:  # for subclasses, says fvcore's `Checkpointer`
         found, own = read_detectron2_weights(Path(filename)), without(self.model.state_dict())
         weights = found["model"]
-        heads = {name for name in weights if name.startswith(HEAD)}
+        # Where the number of classes shows; weights of other classes are started anew there.
+        heads = {name for name in weights if name.startswith(("roi_heads.box_predictor.", "head.cls_score."))}
         fitting = {name for name, value in own.items() if name in weights and weights[name].shape == value.shape}
         wrong = [name for name in own if name not in fitting | heads]
         if wrong and not found.get("matching_heuristics"):
@@ -282,7 +282,12 @@ class FaceCheckpointer(DetectionCheckpointer):  # type: ignore[misc]  # Detectro
 
 
 class FaceTrainer(DefaultTrainer):  # type: ignore[misc]  # Detectron2 has no types
-    """Detectron2's `DefaultTrainer` on registered faces, which keeps its state and the weights with the best AP50."""
+    """Detectron2's `DefaultTrainer` for faces, which keeps the newest state and the weights with the best AP50.
+
+    Args:
+        cfg: of Detectron2; its data are registered.
+        evaluator: of the validation images.
+    """
 
     def __init__(self, cfg: CfgNode, evaluator: FaceEvaluator) -> None:
         self.evaluator = evaluator
@@ -360,5 +365,5 @@ class FaceTrainer(DefaultTrainer):  # type: ignore[misc]  # Detectron2 has no ty
             _report(Path(self.cfg.OUTPUT_DIR), "val", measured, self.evaluator.records, iterations)
         return {f"val/{name}": value for name, value in values.items()}
 
-    def _remember_files(self, network: nn.Module, args: tuple[list[dict[str, Any]]]) -> None:
+    def _remember_files(self, network: Any, args: tuple[list[dict[str, Any]]]) -> None:
         self.files = [sample["file_name"] for sample in args[0]]

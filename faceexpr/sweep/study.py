@@ -153,7 +153,7 @@ class Sweep:
             )  # fmt: skip
         except Exception as error:  # each database driver raises its own; the URL may hold a password
             # Another process was faster: with the study, or with the tables of a new database.
-            if tries > 1 and isinstance(error, optuna.exceptions.DuplicatedStudyError | IntegrityError):
+            if tries > 1 and (isinstance(error, IntegrityError) or "already exists" in str(error)):
                 time.sleep(POLL_SECONDS)
                 return self.open_study(tries - 1)
             raise FaceExprError(

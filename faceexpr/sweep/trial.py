@@ -34,9 +34,13 @@ Report = Callable[[float, int, bool], bool]
 
 
 class TrialReport(Callback):
-    """Report a metric after each validation, in the first process, and end the training where the answer is to end it.
+    """Report the metric after each validation, and end the training where the answer is to end it.
 
     It ends as a training does whose time is up, at the end of the epoch and with all that a run leaves.
+
+    Args:
+        monitor: the metric that is reported.
+        report: called in the first process of the training.
     """
 
     def __init__(self, monitor: str, report: Report) -> None:

@@ -2,63 +2,23 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 import pkgutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from lightning.pytorch.utilities import rank_zero_warn
 
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.redirects import redirect
 from faceexpr.weights.model_file import is_model_file, read_model_file, shipped_models
+from faceexpr.weights.pretrained import load_tensors
 
 NAMING = ("class_path", "_class_path", "net", "optimizer", "scheduler")
 """Keys of hyper-parameters under which a text names what is called to build a part of a model."""
 
 WRITTEN = "a file that faceexpr fit has written"
-
-
-ARRAYS = {
-    ("collections", "OrderedDict"), ("_codecs", "encode"), ("numpy", "ndarray"), ("numpy", "dtype"),
-    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-}  # fmt: skip
-"""All that a pickled file of arrays consists of, such as those of Detectron2's model zoo."""
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads dictionaries of arrays, and refuses whatever could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ARRAYS:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
-        return super().find_class(module, name)
-
-
-def load_tensors(path: Path, failure: str, expected: str) -> Any:
-    """Load what ``torch.save`` has written, or arrays from a ``.pkl`` file, to the CPU; nothing in it is run.
-
-    Args:
-        path: of the file.
-        failure: how the message begins where it cannot be read.
-        expected: which file would do, for the message.
-
-    Raises:
-        FaceExprError: it cannot be read, or holds more than tensors, arrays, plain values and containers of these.
-    """
-    try:
-        if path.suffix == ".pkl":
-            return _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and pickle raise many types for a file that is not theirs
-        raise FaceExprError(
-            f"{failure} ({type(error).__name__}): it is damaged, something else, or holds objects other than tensors "
-            f"and plain values, which are not loaded because they could run any code; expected {expected}"
-        ) from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

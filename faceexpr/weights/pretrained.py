@@ -2,16 +2,57 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torchvision.models import WeightsEnum
 
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.weights.checkpoints import load_tensors
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
+
+
+ARRAYS = {
+    ("collections", "OrderedDict"), ("_codecs", "encode"), ("numpy", "ndarray"), ("numpy", "dtype"),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+}  # fmt: skip
+"""All that a pickled file of arrays consists of, such as those of Detectron2's model zoo."""
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads dictionaries of arrays, and refuses whatever could run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ARRAYS:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+        return super().find_class(module, name)
+
+
+def load_tensors(path: Path, failure: str, expected: str) -> Any:
+    """Load what ``torch.save`` has written, or arrays from a ``.pkl`` file, to the CPU; nothing in it is run.
+
+    Args:
+        path: of the file.
+        failure: how the message begins where it cannot be read.
+        expected: which file would do, for the message.
+
+    Raises:
+        FaceExprError: it cannot be read, or holds more than tensors, arrays, plain values and containers of these.
+    """
+    try:
+        if path.suffix == ".pkl":
+            return _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and pickle raise many types for a file that is not theirs
+        raise FaceExprError(
+            f"{failure} ({type(error).__name__}): it is damaged, something else, or holds objects other than tensors "
+            f"and plain values, which are not loaded because they could run any code; expected {expected}"
+        ) from error
 
 
 def download_weights(entry: WeightsEnum, written: str, spoken: str) -> dict[str, Tensor]:
