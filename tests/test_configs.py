@@ -14,7 +14,7 @@ from conftest import REPOSITORY, built
 
 import faceexpr.data
 from faceexpr.cli.sweep import read_options
-from faceexpr.sweep.space import flags, grid, read_space
+from faceexpr.sweep.options import flags, grid, read_space
 from faceexpr.utils.specs import option_defaults
 
 FOLDER = REPOSITORY / "configs"
