@@ -47,7 +47,7 @@ from common.scenes import Scene, composed, drawn, photographs
 from common.systems import Face, System, fer, ours
 from jsonargparse import auto_cli
 
-from faceexpr.boxes.detections import Detections, no_detections
+from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.matching import match, stack
 from faceexpr.pipeline import FacePipeline
 from faceexpr.pipeline.analysis import ImageFiles, analyze_items, analyze_with_ray
@@ -81,7 +81,7 @@ class Tally:
         """Judge the faces that were found in an image."""
         boxes = torch.tensor([face.box for face in faces]).reshape(-1, 4)
         # Where a system gives no scores, its order is taken for one.
-        detections = Detections(boxes, torch.linspace(1, 0.5, len(boxes))) if faces else no_detections()
+        detections = Detections(boxes, torch.linspace(1, 0.5, len(boxes)))
         of_face = match(stack([scene.truth], [detections], len(boxes)), [iou])[0].tolist()
         answers = {truth: face.expression for truth, face in zip(of_face, faces, strict=True) if truth >= 0}
         counted = [place for place in answers if not scene.truth.ignored[place]]

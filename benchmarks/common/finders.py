@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from faceexpr.boxes.detections import Detections, no_detections
+from faceexpr.boxes.detections import Detections
 from faceexpr.pipeline.detectors import GroundTruth, load_detector
 from faceexpr.weights.model_file import DETECTOR
 
@@ -38,7 +38,7 @@ def mtcnn() -> Finder | None:
 
     def find(pixels: NDArray[np.uint8]) -> Detections:
         boxes, scores = network.detect(pixels)
-        return no_detections() if boxes is None else _sorted(boxes, scores)
+        return _sorted(*((np.zeros((0, 4)), np.zeros(0)) if boxes is None else (boxes, scores)))
 
     return find
 
@@ -64,8 +64,7 @@ def yunet(file: str | None, threads: int, min_score: float | None = None) -> Fin
         if tuple(network.getInputSize()) != size:
             network.setInputSize(size)
         _, faces = network.detect(opencv.cvtColor(pixels, opencv.COLOR_RGB2BGR))
-        if faces is None:
-            return no_detections()
+        faces = np.zeros((0, 15)) if faces is None else faces
         return _sorted(np.concatenate([faces[:, :2], faces[:, :2] + faces[:, 2:4]], axis=1), faces[:, 14])
 
     return find

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -22,19 +21,9 @@ class Detections:
     scores: Tensor
     limited: bool = False
 
-    @property
-    def labels(self) -> Tensor:
-        """Class of each box, int64 (F,): all 0, since users count faces only."""
-        return torch.zeros(len(self.boxes), dtype=torch.int64, device=self.boxes.device)
-
     def __len__(self) -> int:
         return len(self.boxes)
 
     def cpu(self) -> Detections:
         """Return the same on the host."""
         return Detections(self.boxes.cpu(), self.scores.cpu(), self.limited)
-
-
-def no_detections() -> Detections:
-    """Return what a detector gives for an image without a face."""
-    return Detections(torch.zeros(0, 4), torch.zeros(0))

@@ -48,16 +48,6 @@ class Stacked:
     truth_starts: NDArray[np.int64]
     ignored: NDArray[np.bool_]
 
-    @property
-    def areas(self) -> NDArray[np.float64]:
-        """Area of each detection in square pixels, (D,)."""
-        return area(self.boxes)
-
-    @property
-    def truth_areas(self) -> NDArray[np.float64]:
-        """Area of each face in square pixels, (F,)."""
-        return area(self.truth)
-
 
 def area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the area of each box, (N, 4) -> (N,)."""
@@ -72,26 +62,21 @@ def stack(truths: Sequence[Truth], found: Sequence[Detections], most: int) -> St
         found: the detections in each image, on any device and in any order.
         most: detections of an image that are looked at, the surest.
     """
-    boxes, scores = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
+    boxes, scores = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]  # there may be no image
     for detections in found:
         certainty = detections.scores.numpy(force=True).astype(np.float32, copy=False)
         order = np.argsort(-certainty, kind="stable")[:most]
         boxes.append(detections.boxes.numpy(force=True)[order].reshape(-1, 4))
         scores.append(certainty[order])
     faces = [np.asarray(truth.boxes, np.float32).reshape(-1, 4) for truth in truths]
-    ignored = [np.asarray(truth.ignored, np.bool_) for truth in truths]
     return Stacked(
         boxes=np.concatenate(boxes).astype(np.float64),
         scores=np.concatenate(scores),
-        starts=_starts(scores[1:]),
+        starts=np.cumsum([*map(len, scores)], dtype=np.int64),
         truth=np.concatenate([boxes[0], *faces]).astype(np.float64),
-        truth_starts=_starts(faces),
-        ignored=np.concatenate([np.zeros(0, np.bool_), *ignored]),
+        truth_starts=np.cumsum([0, *map(len, faces)], dtype=np.int64),
+        ignored=np.concatenate([np.zeros(0, np.bool_), *(truth.ignored for truth in truths)]),
     )
-
-
-def _starts(parts: Sequence[NDArray[np.generic]]) -> NDArray[np.int64]:
-    return np.cumsum([0, *map(len, parts)], dtype=np.int64)
 
 
 def match(
@@ -201,17 +186,9 @@ class Outcome:
 
 
 def judge(truth: Truth, found: Detections, iou: float) -> Outcome:
-    """Match one image.
-
-    Args:
-        truth: its faces.
-        found: its detections, the surest first.
-        iou: smallest overlap of a detection with its face.
-    """
+    """Match the detections in one image, the surest first, with its faces, where they overlap by ``iou`` or more."""
     face = match(stack([truth], [found], len(found)), [iou])[0]
-    has_face = face >= 0
-    counts = np.zeros(len(face), dtype=np.bool_)
-    counts[has_face] = ~truth.ignored[face[has_face]]
-    missed = ~truth.ignored
-    missed[face[has_face]] = False
-    return Outcome(true=has_face & counts, false=~has_face, missed=missed)
+    counts = ~truth.ignored
+    missed = counts.copy()
+    missed[face[face >= 0]] = False
+    return Outcome(true=np.append(counts, False)[face], false=face < 0, missed=missed)

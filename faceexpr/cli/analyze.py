@@ -18,11 +18,10 @@ from faceexpr.cli.parser import Parser, naming_options
 from faceexpr.data.annotations.reading import read_annotations
 from faceexpr.pipeline.analysis import ImageFiles, analyze_items, analyze_with_ray
 from faceexpr.pipeline.classifiers import TaskClassifier
-from faceexpr.pipeline.coco_results import write_coco
 from faceexpr.pipeline.crop import Crop
 from faceexpr.pipeline.detectors import RUNS, GroundTruth, find_detector_file
 from faceexpr.pipeline.inputs import collect_inputs
-from faceexpr.pipeline.output import Output, Shard, check_options, fingerprint, report
+from faceexpr.pipeline.output import Output, Shard, check_options, fingerprint, report, write_coco
 from faceexpr.pipeline.pipeline import MIN_SCORE, FacePipeline, find_device
 from faceexpr.pipeline.records import RECORDS, ROWS
 from faceexpr.utils.errors import INTERRUPTED, SOME_FAILED, FaceExprError
@@ -162,7 +161,7 @@ def analyze(paths: Sequence[Path], options: AnalyzeOptions, listed: str | None =
     pipeline = build(options if options.engine == "local" else replace(options, device="cpu"), shard.index)
     dependent = find_dependent_options(options)
     if shard.count > 1:
-        dependent |= {"shards": shard.count, "inputs": {"count": len(inputs.places), "sha256": inputs.digest()}}
+        dependent |= {"shards": shard.count, "inputs": {"count": len(inputs.images), "sha256": inputs.digest()}}
     check_options(options.out, dependent)
     part = "" if shard.count == 1 else f"part {shard}: "
     with closing(Output(shard.folder(options.out), pipeline.classifier.class_names)) as output:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from faceexpr.cli.parser import Parser, naming_options
 from faceexpr.data.annotations.reading import read_annotations
-from faceexpr.pipeline.coco_results import write_coco
-from faceexpr.pipeline.output import merge_parts, remove_parts
+from faceexpr.pipeline.output import merge_parts, remove_parts, write_coco
 from faceexpr.pipeline.records import RECORDS, ROWS
 from faceexpr.utils.errors import SOME_FAILED, FaceExprError
 from faceexpr.utils.files import say

@@ -16,7 +16,7 @@ from torchmetrics.utilities import dim_zero_cat
 from torchvision.ops import box_iou
 
 from faceexpr.boxes.detections import Detections
-from faceexpr.boxes.matching import Stacked, Truth, match, stack
+from faceexpr.boxes.matching import Stacked, Truth, area, match, stack
 from faceexpr.boxes.suppression import Method, Suppression, suppress
 from faceexpr.data.loading import PADDING
 from faceexpr.utils.errors import FaceExprError
@@ -108,7 +108,7 @@ def average_precision(
     scores = stacked.scores[order]
     last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1) if len(scores) else np.zeros(0, np.int64)
     group = np.searchsorted(last, np.arange(len(scores)))
-    areas, truth_areas = stacked.areas, stacked.truth_areas
+    areas, truth_areas = area(stacked.boxes), area(stacked.truth)
     average: dict[str, NDArray[np.float64] | None] = {}
     curves: list[Curve] = []
     for size, (smallest, largest) in SIZES.items():

@@ -32,8 +32,8 @@ BATCHES = 4
 """Batches of a pipeline that an actor is given together: while one is looked at, the next is read."""
 
 UNKNOWN = "?"
+"""Caption of a face without an expression."""
 
-_NAMED = 3  # expressions of a prediction set in a caption
 _HEIGHT, _GAP, _BAND, _TEXT = 256, 8, 34, 17
 
 
@@ -79,9 +79,9 @@ class AnalysisActor:
     """A process of Ray that holds a pipeline.
 
     Args:
-        make_pipeline: builds it; it can be pickled.
+        make_pipeline: builds it.
         files: which files are made from each image.
-        folder: the current folder, which paths are relative to; every machine sees it.
+        folder: the current folder, which paths are relative to.
     """
 
     def __init__(self, make_pipeline: Callable[[], FacePipeline], files: ImageFiles, folder: str) -> None:
@@ -113,7 +113,7 @@ def analyze_with_ray(
         make_pipeline: builds the pipeline of an actor; it can be pickled.
         items: the images.
         files: which files the actors make from each image.
-        workers: number of actors; each has a core of its own, and a GPU where ``gpu`` says so.
+        workers: number of actors, each with a core of its own.
         batch_size: images that a pipeline looks at together.
         gpu: each actor takes a GPU; None means where the cluster has any.
 
@@ -182,9 +182,9 @@ def caption(face: FaceResult) -> str:
     names = face.expressions or ()
     if len(names) <= 1:
         return f"{face.expression} {face.probabilities[face.expression]:.0%}"
-    rest = len(names) - _NAMED
-    last = names[-1] if rest <= 0 else f"{rest + 1} more"
-    return f"{', '.join(names[: min(len(names), _NAMED) - 1])} or {last}"
+    if len(names) > 3:
+        names = (*names[:2], f"{len(names) - 2} more")
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def explain_faces(pipeline: FacePipeline, analysis: Analysis) -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -215,7 +215,6 @@ def _add_captions(pair: NDArray[np.uint8], name: str, share: float) -> NDArray[n
     canvas.paste(Image.fromarray(pair))
     pen = ImageDraw.Draw(canvas)
     half = (width - _GAP) // 2
-    middle = height + _BAND / 2
     pen.rectangle((0, height + 10, 13, height + 23), fill=colour(name))
     for left, room, text in (
         (20, half - 20, f"{name} {share:.0%}"),
@@ -223,7 +222,7 @@ def _add_captions(pair: NDArray[np.uint8], name: str, share: float) -> NDArray[n
     ):
         length = font_for(text, _TEXT).getlength(text)
         font = font_for(text, max(6, int(_TEXT * min(1.0, room / length))))
-        pen.text((left, middle), text, font=font, fill="#222222", anchor="lm")
+        pen.text((left, height + _BAND / 2), text, font=font, fill="#222222", anchor="lm")
     return np.asarray(canvas)
 
 

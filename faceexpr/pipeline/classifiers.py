@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceexpr.models.calibrator import Calibration, check_coverage
 from faceexpr.tasks.base import ExpressionTask, load_task
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.knn import KNNClassifier
@@ -51,18 +50,14 @@ class TaskClassifier:
         self.device = torch.device(device)
         self.task = task.to(self.device).eval()
         self.class_names = task.class_names
-        self.calibration: Calibration | None = getattr(task, "calibration", None)
-        # Faces reach a classifier in the size of its training images, which is that of its network: see
-        # `ExpressionDataModule.network_size`.
-        self.image_size = int(getattr(getattr(getattr(task, "net", None), "preprocess", None), "size", 48))
-        names = ", ".join(self.class_names)
-        if len(set(self.class_names)) != len(self.class_names):
-            raise FaceExprError(f"{name} has two classes of the same name: {names}")
+        self.calibration = getattr(task, "calibration", None)
+        # Faces reach a classifier in the size of its training images: see `ExpressionDataModule.network_size`.
+        self.image_size = task.net.preprocess.size if isinstance(task, ExpressionClassifier) else 48
         outputs = self(torch.zeros(1, 3, self.image_size, self.image_size, dtype=torch.uint8)).shape[1]
-        if outputs != len(self.class_names):
+        if not outputs == len(self.class_names) == len(set(self.class_names)):
             raise FaceExprError(
-                f"{name} gives {outputs} probabilities and has {len(self.class_names)} class names ({names}); "
-                "expected one name for each"
+                f"{name} gives {outputs} probabilities and has the class names {', '.join(self.class_names)}; "
+                "expected one name of its own for each"
             )
 
     @torch.inference_mode()
@@ -74,8 +69,7 @@ class TaskClassifier:
     def explain(self, faces: Tensor, expressions: Sequence[str] | None = None) -> NDArray[np.float32]:
         """Tell which parts of faces speak for an expression of each, by default the most probable; see `class_maps`.
 
-        Returns:
-            float32 (N, image_size, image_size), from 0 to 1.
+        Returns float32 (N, image_size, image_size), from 0 to 1.
 
         Raises:
             FaceExprError: the classifier is no network or has no such expression, or Captum is not installed.
@@ -88,22 +82,6 @@ class TaskClassifier:
         return class_maps(net, faces, chosen)
 
 
-def find_threshold(classifier: Classifier, coverage: float) -> float:
-    """Return the threshold of a classifier's prediction sets that hold the true expression this often, such as 0.9.
-
-    Raises:
-        FaceExprError: this is no coverage, or it was not calibrated for it, or not at all.
-    """
-    check_coverage(coverage)
-    calibration: Calibration | None = getattr(classifier, "calibration", None)
-    if calibration is None or not calibration.thresholds:
-        raise FaceExprError(
-            f"coverage is {coverage:g}, but the classifier is not calibrated; expected what `faceexpr validate` with "
-            "calibration has written"
-        )
-    return calibration.threshold(coverage)
-
-
 def load_classifier(source: str | Path, device: str | torch.device = "cpu") -> TaskClassifier:
     """Load a classifier of any kind.
 
@@ -113,8 +91,7 @@ def load_classifier(source: str | Path, device: str | torch.device = "cpu") -> T
         device: where it shall run.
 
     Raises:
-        FaceExprError: there is no checkpoint, it is damaged, it holds no classifier of expressions, or its class names
-            do not fit its outputs.
+        FaceExprError: it cannot be loaded, is no classifier of expressions, or its class names do not fit its outputs.
     """
     path = find_checkpoint(source, Path("lightning_logs"), "classifier")
     kinds: list[type[ExpressionTask]] = [ExpressionClassifier, KNNClassifier]

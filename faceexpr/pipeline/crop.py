@@ -56,10 +56,7 @@ def clip_box(box: Sequence[float], size: tuple[int, int], min_face: float) -> Bo
 
 
 def cut_face(pixels: NDArray[np.uint8], box: Sequence[float], options: Crop) -> NDArray[np.uint8]:
-    """Return the pixels of a face, uint8 (h, w, 3) in their own resolution, from those of its image, uint8 (H, W, 3).
-
-    The box is left, top, right, bottom, inside the image.
-    """
+    """Return the pixels of a face, uint8 (h, w, 3), from those of its image, (H, W, 3), inside which its box lies."""
     height, width = pixels.shape[:2]
     across, down = options.margin * (box[2] - box[0]), options.margin * (box[3] - box[1])
     # Half a hundredth of a pixel is no reason to take in another row.

@@ -28,11 +28,7 @@ class Detector(Protocol):
     """Finds the faces in images."""
 
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
-        """Find the faces in upright images of any sizes, RGB, each uint8 (H, W, 3).
-
-        Returns:
-            For each image its faces on the host, in pixels of that image.
-        """
+        """Return the faces, on the host, of each of some upright images of any sizes, RGB, uint8 (H, W, 3)."""
 
 
 class NetDetector:
@@ -83,7 +79,7 @@ class GroundTruth:
         self._records = {os.path.realpath(record.path): record for record in annotations.images}
 
     def faces(self, path: str | os.PathLike[str], reduction: int = 1) -> Detections:
-        """Return the faces of the image in a file, one pixel of which, as given, stands for ``reduction`` of the file.
+        """Return the faces of the image in a file, in pixels that are ``reduction`` of the file's wide and high.
 
         Raises:
             FaceExprError: nothing is known of the faces of this image.
@@ -117,7 +113,13 @@ def load_detector(
         FaceExprError: nothing of these is there, or it cannot be loaded.
     """
     path = find_detector_file(source)
-    if _is_text(path):
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise FaceExprError(f"detector: {path} cannot be read: {error.strerror}") from error
+    # Annotations are text; torch writes zip archives, or pickles as it did long ago.
+    if not is_model_file(path) and not start.startswith((b"PK", b"\x80")):
         return GroundTruth(read_annotations(path, images), str(path))
     if path.suffix == ".pth":
         from faceexpr.detectron2.detectron2_detector import Detectron2Detector
@@ -129,23 +131,10 @@ def load_detector(
 
 
 def find_detector_file(source: str | Path) -> Path:
-    """Return the file that a detector is loaded from.
-
-    Raises:
-        FaceExprError: there is none.
-    """
+    """Return the file that a detector is loaded from; a `FaceExprError` where there is none."""
     path = Path(source)
     if path.is_dir() and source not in shipped_models():
         of_detectron2 = newest(path, "best*.pth") or newest(path, "*.pth")
         if of_detectron2 is not None and newest(path, "*.ckpt") is None:
             return of_detectron2
     return find_checkpoint(source, RUNS, "detector")
-
-
-def _is_text(path: Path) -> bool:
-    """Tell annotations, which are text, from what torch writes: zip archives, or pickles as it did long ago."""
-    try:
-        with path.open("rb") as file:
-            return not is_model_file(path) and not file.read(2).startswith((b"PK", b"\x80"))
-    except OSError as error:
-        raise FaceExprError(f"detector: {path} cannot be read: {error.strerror}") from error

@@ -46,16 +46,14 @@ class Inputs:
     """The images to analyse.
 
     Attributes:
-        places: for each image, as it is called in the results, the place that its drawing would like below
-            ``pictures``; in order.
-        members: what reads those that are no files of their own.
+        images: for each image, as it is called in the results, the place that its drawing would like below
+            ``pictures``, and what reads its bytes where it is no file of its own; in order.
         own: how many images were left out, because an analysis has written them.
         twice: how many were named more than once, and are taken once.
         others: how many members of tar files are no images.
     """
 
-    places: dict[str, str] = field(default_factory=dict)
-    members: dict[str, Callable[[], bytes]] = field(default_factory=dict)
+    images: dict[str, tuple[str, Callable[[], bytes] | None]] = field(default_factory=dict)
     own: int = 0
     twice: int = 0
     others: int = 0
@@ -71,22 +69,21 @@ class Inputs:
         start = len(str(folder / "x")) - 1
         for source in map(str, find_images(folder)):
             if self._is_new(source):
-                self.places[source] = prefix + source[start:].replace(os.sep, "/")
+                self.images[source] = prefix + source[start:].replace(os.sep, "/"), None
 
     def add_file(self, source: str, place: str) -> None:
         """Add an image file, there or not, or the images of a tar file."""
         if not self._is_new(source):
             return
-        if not is_tar(source) or os.path.isdir(source):  # noqa: PTH112 - a million of them
-            self.places[source] = place
+        if not is_tar(source) or not os.path.isfile(source):  # noqa: PTH113 - a million of them
+            self.images[source] = place, None  # reading it says what is wrong, such as that it is a pipe
             return
-        before = len(self.places)
+        before = len(self.images)
         damage = self._add_members(source, place)
-        if damage is None and len(self.places) == before:
+        if damage is None and len(self.images) == before:
             damage = "no image in the tar file"
         if damage is not None:
-            self.places[source] = place
-            self.members[source] = partial(_refuse, source, damage)
+            self.images[source] = place, partial(_refuse, source, damage)
 
     def _add_members(self, tar: str, place: str) -> str | None:
         """Add the images of a tar file, found by their headers alone; return why what comes after them is missing.
@@ -94,31 +91,29 @@ class Inputs:
         Members may lie in folders, and may have names of any length and in any of the formats of tar. A hard link to an
         image of the same file is that image again. Of several of one name the last counts.
         """
-        path, before = Path(tar), len(self.places)
+        size, before = Path(tar).stat().st_size, len(self.images)
         try:
-            if not path.is_file():  # reading a pipe or a device might never end
-                return "not a regular file" if path.exists() else "no such file"
-            size = path.stat().st_size
-            with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as archive:
+            with (
+                Path(tar).open("rb") as file,
+                tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as archive,
+            ):
                 while (member := archive.next()) is not None:
                     archive.members.clear()  # type: ignore[attr-defined]  # Python 3.13 has `stream=True` for this
                     if member.size < 0 or (member.isreg() and member.offset_data + member.size > size):
                         raise tarfile.ReadError("a member that does not end")
                     self._add_member(member, tar, place)
-                end = archive.offset
-            with path.open("rb") as file:
-                file.seek(end)
+                file.seek(archive.offset)
                 # `tarfile` takes a header that is damaged or missing for the end, which is a block of zeros.
                 if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError("no end of the archive")
                 # Zeros fill an archive up; anything else is another one, as after `cat a.tar b.tar`.
-                if any(any(block) for block in iter(lambda: file.read(1 << 20), b"")):
-                    found = counted(len(self.places) - before, "image")
+                if any(map(any, iter(lambda: file.read(1 << 20), b""))):
+                    found = counted(len(self.images) - before, "image")
                     return f"more follows the end of the archive, after {found}; `tar -A` joins several into one"
         except OSError as error:
             return f"cannot be opened: {error.strerror}"
         except Exception:  # damaged headers make the decoder raise anything, as damaged images do
-            number = len(self.places) - before
+            number = len(self.images) - before
             return f"cut off or damaged after {counted(number, 'image')}" if number else "not a tar file, or damaged"
         return None
 
@@ -128,16 +123,17 @@ class Inputs:
             [part for part in path.split("/") if part not in ("", ".")] for path in (member.name, member.linkname)
         )
         source = "/".join([tar, *parts])
-        read = self.members.get("/".join([tar, *linked])) if member.islnk() else None
-        if member.isreg() and not member.issparse():
+        read = None
+        if member.islnk():
+            _, read = self.images.get("/".join([tar, *linked]), ("", None))
+        elif member.isreg() and not member.issparse():
             read = partial(_read_member, tar, member.offset_data, member.size)
         hidden = any(part.startswith(".") and part != ".." for part in parts)
         if read is None or hidden or "\0" in member.name or splitext(source)[1].lower() not in EXTENSIONS:
             self.others += not member.isdir()
             return
-        self.twice += self.places.pop(source, None) is not None
-        self.places[source] = f"{place}/{place_below(member.name)}"
-        self.members[source] = read
+        self.twice += self.images.pop(source, None) is not None
+        self.images[source] = f"{place}/{place_below(member.name)}", read
 
     def _is_new(self, source: str) -> bool:
         folder, name = os.path.split(source)
@@ -152,14 +148,14 @@ class Inputs:
         """Return all images in order; ``names`` are those that images have from an earlier run."""
         free = Names(names.values())
         return [
-            Item(source, names[source] if source in names else free.take(place), self.members.get(source))
-            for source, place in self.places.items()
+            Item(source, names[source] if source in names else free.take(place), read)
+            for source, (place, read) in self.images.items()
         ]
 
     def digest(self) -> str:
         """Return the SHA-256 of the list of images, in hexadecimal digits."""
         digest = hashlib.sha256()
-        for source, place in self.places.items():
+        for source, (place, _) in self.images.items():
             digest.update(f"{source}\0{place}\0".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
@@ -176,9 +172,8 @@ class Inputs:
 def collect_inputs(paths: Sequence[Path], listed: str | None = None) -> Inputs:
     """Find the images that paths mean.
 
-    An image that is meant twice is taken once. Images that an analysis has written are left out, so that the folder of
-    the results may be the folder of the images, or lie in it, and what lists them may be run again. Tar files are read
-    where they are named themselves.
+    An image that is meant twice is taken once. Images that an analysis has written are left out, so that its results
+    may lie in the folder of the images. Tar files are read where they are named themselves.
 
     Args:
         paths: files and folders; ``-`` is a list at standard input.
@@ -204,7 +199,7 @@ def collect_inputs(paths: Sequence[Path], listed: str | None = None) -> Inputs:
         for entry in read_list(place):
             source = os.fspath(Path(entry))
             found.add_file(source, place_below(source))
-    if not found.places:
+    if not found.images:
         raise FaceExprError(
             f"{', '.join([*map(str, paths), *lists])}: the only images there were written by an analysis; expected "
             "images of your own"
@@ -214,20 +209,15 @@ def collect_inputs(paths: Sequence[Path], listed: str | None = None) -> Inputs:
 
 def _is_written_by_analysis(folder: str) -> bool:
     place = Path(folder).absolute()
-    return any(
-        parent.name in (PICTURES, CROPS, EXPLAINED) and (parent.parent / OPTIONS).is_file()
-        for parent in (place, *place.parents)
-    )
+    drawn = (parent for parent in (place, *place.parents) if parent.name in (PICTURES, CROPS, EXPLAINED))
+    return any((parent.parent / OPTIONS).is_file() for parent in drawn)
 
 
 def read_list(place: str) -> list[str]:
     """Return the paths in a list: a file, or standard input where ``place`` is ``-``.
 
     They are one a line, or end with a NUL as those of ``find -print0`` do, where there is any. Blank lines are left
-    out; bytes that are no text are kept.
-
-    Raises:
-        FaceExprError: the list cannot be read, or has no path.
+    out; bytes that are no text are kept. A list that cannot be read, or has no path, is a `FaceExprError`.
     """
     shown = "standard input" if place == STANDARD_INPUT else place
     if place == STANDARD_INPUT and sys.stdin is None:
@@ -263,9 +253,7 @@ def _shorten(name: str) -> str:
 
 
 class Names:
-    """Gives safe names to the files that are made from images; no two are the same.
-
-    A name is taken whatever its case, and no file has the name of a folder.
+    """Gives safe names to files made from images: no two are the same, whatever their case, and none is a folder's.
 
     Args:
         taken: names that were given before.
@@ -282,37 +270,32 @@ class Names:
         """Return a name for the place: of a format that can be drawn, and with a number where it is taken."""
         folder, _, name = place.rpartition("/")
         drawn = name if splitext(name)[1].lower() in _DRAWN else f"{name}.jpg"
-        start, ending = splitext(_shorten(drawn))
-        found = self._find_unused(self._take_folder(folder), start, ending, is_file=True)
+        found = self._find_unused(*splitext(self._find_folder(folder) + _shorten(drawn)), is_file=True)
         self._files.add(found.casefold())
         return found
 
-    def _take_folder(self, place: str) -> str:
-        """Return the folder that stands for a place; the same for the same place."""
+    def _find_folder(self, place: str) -> str:
+        """Return the folder that stands for a place, with a slash at its end; the same for the same place."""
         if place not in self._given:
             parent, _, name = place.rpartition("/")
-            found = self._given[place] = self._find_unused(self._take_folder(parent), name, "", is_file=False)
+            found = self._find_unused(self._find_folder(parent) + name, "", is_file=False)
             self._folders.add(found.casefold())
+            self._given[place] = f"{found}/"
         return self._given[place]
 
-    def _find_unused(self, folder: str, start: str, ending: str, is_file: bool) -> str:
-        first = f"{folder}/{start}" if folder else start
-        wanted = candidate = f"{first}{ending}"
+    def _find_unused(self, start: str, ending: str, is_file: bool) -> str:
+        wanted = candidate = start + ending
         # Among many images of one name the search goes on where it stood.
         number = self._numbers.get(wanted.casefold(), 1)
         while (key := candidate.casefold()) in self._files or (is_file and key in self._folders):
             number += 1
-            candidate = f"{first}-{number}{ending}"
+            candidate = f"{start}-{number}{ending}"
         self._numbers[wanted.casefold()] = number
         return candidate
 
 
 def is_tar(path: str) -> bool:
-    """Tell whether a file is a tar file by its name.
-
-    Raises:
-        FaceExprError: it is a compressed one.
-    """
+    """Tell whether a file is a tar file by its name; a `FaceExprError` where it is a compressed one."""
     start, ending = splitext(path.lower())
     if ending in _COMPRESSED and (start.endswith(".tar") or ending.startswith(".t")):
         raise FaceExprError(

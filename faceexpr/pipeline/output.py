@@ -1,8 +1,9 @@
-"""Where the records of an analysis are written: one process's files, the parts of several, and what merges these."""
+"""Write the records of an analysis: one process's files, the parts of several, what merges these, and COCO's file."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -11,8 +12,9 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from faceexpr.pipeline.coco_results import FILE
+from faceexpr.data.annotations.reading import Annotations
 from faceexpr.pipeline.records import (
+    COCO,
     CROPS,
     EXPLAINED,
     OPTIONS,
@@ -20,11 +22,10 @@ from faceexpr.pipeline.records import (
     PICTURES,
     RECORDS,
     ROWS,
-    csv_header,
     csv_rows,
-    json_line,
     read_class_names,
     read_lines,
+    write_rows,
 )
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import as_bytes, digest, replacing, say, write_file
@@ -33,12 +34,7 @@ from faceexpr.utils.text import counted, some
 
 @dataclass(frozen=True)
 class Shard:
-    """One of several processes that divide a list of images: image ``position`` is of shard ``position % count``.
-
-    Attributes:
-        index: from 0.
-        count: how many there are.
-    """
+    """One of ``count`` processes that divide a list of images: image ``position`` is of shard ``position % count``."""
 
     index: int = 0
     count: int = 1
@@ -48,11 +44,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Read ``INDEX/COUNT``, such as ``3/16``.
-
-        Raises:
-            FaceExprError: the text says something else.
-        """
+        """Read ``INDEX/COUNT``, such as ``3/16``; a `FaceExprError` where the text says something else."""
         index, count = (int(part) if part.isascii() and part.isdigit() else -1 for part in text.partition("/")[::2])
         if not 0 <= index < count:
             raise FaceExprError(f"shard is {text}; expected INDEX/COUNT with INDEX from 0 to COUNT - 1, such as 3/16")
@@ -74,7 +66,7 @@ def check_options(out: Path, options: Mapping[str, Any]) -> None:
     """
     before = read_options(out)
     if not before:
-        for place in (out / name for name in (RECORDS, ROWS, FILE, PICTURES, CROPS, EXPLAINED, PARTS)):
+        for place in (out / name for name in (RECORDS, ROWS, COCO, PICTURES, CROPS, EXPLAINED, PARTS)):
             if place.is_file() or (place.is_dir() and any(place.iterdir())):
                 raise FaceExprError(
                     f"out: {place} is there already, and no analysis has written it; expected a folder without it"
@@ -94,11 +86,7 @@ def check_options(out: Path, options: Mapping[str, Any]) -> None:
 
 
 def read_options(out: Path) -> dict[str, Any]:
-    """Return the options that the results in a folder depend on; nothing where there are no results.
-
-    Raises:
-        FaceExprError: the file does not hold options.
-    """
+    """Return the options that the results in a folder depend on; none where there are no results."""
     path = out / OPTIONS
     if not path.is_file():
         return {}
@@ -127,13 +115,7 @@ def fingerprint(path: Path) -> dict[str, str]:
 
 
 class Summary(NamedTuple):
-    """What an analysis remembers of an image that is done.
-
-    Attributes:
-        name: of its files below ``pictures`` and ``crops``.
-        failed: it has an error.
-        faces: how many faces it has.
-    """
+    """What an analysis remembers of an image that is done: the name of its files, and what was found."""
 
     name: str
     failed: bool
@@ -166,24 +148,18 @@ class Output:
         folder.mkdir(parents=True, exist_ok=True)
         self._records = (folder / RECORDS).open("ab")
         end = 0
-        with replacing(folder / ROWS) as rows:
-            rows.write(as_bytes(csv_header(class_names)))
-            for line, record in read_lines(folder / RECORDS):
-                end += len(line)
-                self.done[record["image"]] = Summary.of(record)
-                rows.write(as_bytes(csv_rows(record, class_names)))
+        for line, record in write_rows(folder / ROWS, class_names, read_lines(folder / RECORDS)):
+            end += len(line)
+            self.done[record["image"]] = Summary.of(record)
         if end < self._records.tell():
             self._records.truncate(end)
         self._rows = (folder / ROWS).open("ab")
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append the record of an image, and its rows, as a whole.
-
-        Raises:
-            FaceExprError: the disk is full, or the like.
-        """
+        """Append the record of an image, and its rows, as a whole; a `FaceExprError` where the disk is full."""
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
         try:
-            for file, text in ((self._records, json_line(record)), (self._rows, csv_rows(record, self.class_names))):
+            for file, text in ((self._records, line), (self._rows, csv_rows(record, self.class_names))):
                 file.write(as_bytes(text))
                 file.flush()
         except OSError as error:
@@ -226,13 +202,10 @@ def merge_parts(out: Path, partial: bool) -> tuple[int, int]:
         return missing, 0
 
     def write() -> Iterator[Summary]:
-        class_names = read_class_names(tables[0])
-        with replacing(out / ROWS) as rows, replacing(out / RECORDS) as records:
-            rows.write(as_bytes(csv_header(class_names)))
-            in_turns = chain.from_iterable(zip_longest(*(read_lines(folder / RECORDS) for folder in folders)))
-            for line, record in filter(None, in_turns):
+        in_turns = chain.from_iterable(zip_longest(*(read_lines(folder / RECORDS) for folder in folders)))
+        with replacing(out / RECORDS) as records:
+            for line, record in write_rows(out / ROWS, read_class_names(tables[0]), filter(None, in_turns)):
                 records.write(line)
-                rows.write(as_bytes(csv_rows(record, class_names)))
                 yield Summary.of(record)
 
     return missing, report(write())
@@ -256,11 +229,7 @@ def remove_parts(out: Path) -> None:
 
 
 def report(done: Iterable[Summary], part: str = "") -> int:
-    """Say what was found in images.
-
-    Returns:
-        The number of those that could not be analysed.
-    """
+    """Say what was found in images, and return the number of those that could not be analysed."""
     images = faces = empty = failed = 0
     for image in done:
         images += 1
@@ -271,3 +240,36 @@ def report(done: Iterable[Summary], part: str = "") -> int:
     if failed:
         say(f"{part}{failed:,} of {images:,} could not be analysed; the reason of each is in its record")
     return failed
+
+
+def write_coco(out: Path, annotations: Annotations | None = None, named: str = "the annotations") -> None:
+    """Write the faces of all records in a folder of results as one list of COCO detections, to `COCO` beside them.
+
+    Args:
+        out: the folder.
+        annotations: the file whose ids of images and of the category are used; without it an image's id is the number
+            of its record, from 1, and the category is 1. Images of a format without ids have their place in it, from 1.
+        named: what the annotations are called where they do not know an image, whose faces are then left out.
+    """
+    ids = {
+        os.path.realpath(record.path): place if record.image_id is None else record.image_id
+        for place, record in enumerate(annotations.images if annotations else (), 1)
+    }
+    category = annotations.category_id if annotations else 1
+    between = "["
+    unknown = 0
+    with replacing(out / COCO) as file:
+        for number, (_, record) in enumerate(read_lines(out / RECORDS), 1):
+            image = ids.get(os.path.realpath(record["image"])) if annotations else number
+            if image is None:
+                unknown += 1
+                continue
+            for face in record["faces"]:
+                left, top, right, bottom = face["box"]
+                box = [left, top, round(right - left, 2), round(bottom - top, 2)]
+                found = {"image_id": image, "category_id": category, "bbox": box, "score": face["score"]}
+                file.write(as_bytes(between + json.dumps(found, allow_nan=False)))
+                between = ", "
+        file.write(b"[]\n" if between == "[" else b"]\n")
+    if unknown:
+        say(f"{counted(unknown, 'image is', 'images are')} not in {named}, and left out of {COCO}")

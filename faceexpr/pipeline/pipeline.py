@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import isfinite
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.suppression import Suppression
 from faceexpr.data.image_reading import face_tensor
-from faceexpr.models.calibrator import mass_before
-from faceexpr.pipeline.classifiers import Classifier, find_threshold, load_classifier
+from faceexpr.models.calibrator import Calibration, check_coverage, prediction_sets
+from faceexpr.pipeline.classifiers import Classifier, load_classifier
 from faceexpr.pipeline.crop import Crop, clip_box, cut_face
 from faceexpr.pipeline.detectors import Detector, GroundTruth, load_detector
 from faceexpr.pipeline.records import NOT_FINITE, FaceResult, ImageResult
@@ -84,11 +84,10 @@ class FacePipeline:
         max_pixels: int = DEFAULT_MAX_PIXELS,
         coverage: float | None = None,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("face_batch", face_batch), ("max_pixels", max_pixels)):
-            if value < 1:
+        limits = {"batch_size": batch_size, "face_batch": face_batch, "max_pixels": max_pixels, "reduce_to": reduce_to}
+        for name, value in limits.items():
+            if value is not None and value < 1:
                 raise FaceExprError(f"{name} is {value}; expected 1 or more")
-        if reduce_to is not None and reduce_to < 1:
-            raise FaceExprError(f"reduce_to is {reduce_to}; expected 1 or more, or null")
         self.detector = load_detector(DETECTOR, suppression={"min_score": MIN_SCORE}) if detector is None else detector
         self.classifier = load_classifier(CLASSIFIER) if classifier is None else classifier
         self.crop = crop or Crop()
@@ -96,7 +95,11 @@ class FacePipeline:
         self.face_batch = face_batch
         self.reduce_to = reduce_to
         self.max_pixels = max_pixels
-        self.threshold = None if coverage is None else find_threshold(self.classifier, coverage)
+        self.threshold: float | None = None
+        if coverage is not None:
+            check_coverage(coverage)
+            calibration: Calibration | None = getattr(self.classifier, "calibration", None)
+            self.threshold = (calibration or Calibration()).threshold(coverage)
 
     @classmethod
     def from_checkpoints(
@@ -162,26 +165,19 @@ class FacePipeline:
             yield analysis.result
 
     def run_with_pixels(self, paths: Iterable[Input]) -> Iterator[Analysis]:
-        """Analyse files as `run` does, and give the pixels and the crops too.
-
-        Raises:
-            FaceExprError: one path is given in the place of several.
-        """
+        """Analyse files as `run` does, and give the pixels and the crops too."""
         if isinstance(paths, str | bytes | os.PathLike):
             raise FaceExprError(f"paths is {paths!r}; expected a list, or a call of the pipeline with this one")
         named: Iterator[tuple[str, Source | Callable[[], bytes]]] = (
             path if isinstance(path, tuple) else (str(path), path) for path in paths
         )
         with ThreadPoolExecutor(max_workers=READERS) as readers:
-
-            def read_on() -> list[tuple[str, Future[DecodedImage | ImageError]]]:
-                return [(name, readers.submit(self._read, file)) for name, file in islice(named, self.batch_size)]
-
-            coming = read_on()
+            reading = ((name, readers.submit(self._read, file)) for name, file in named)
+            coming = [*islice(reading, self.batch_size)]
             while coming:
                 batch = [(source, future.result()) for source, future in coming]
                 # The next images are decoded while these are looked at.
-                coming = read_on()
+                coming = [*islice(reading, self.batch_size)]
                 yield from self._analyze(batch)
 
     def _read(self, source: Source | Callable[[], bytes]) -> DecodedImage | ImageError:
@@ -194,96 +190,75 @@ class FacePipeline:
 
     def _analyze(self, images: Sequence[tuple[str, DecodedImage | ImageError]]) -> list[Analysis]:
         readable = [(source, image) for source, image in images if isinstance(image, DecodedImage)]
-        found = iter(find_faces(self.detector, readable, self.crop))
+        found = iter(self._find_faces(readable))
         analyses = [
             _fail(source, image.reason) if isinstance(image, ImageError) else next(found) for source, image in images
         ]
-        return classify_faces(self.classifier, analyses, self.face_batch, self.threshold)
+        return self._classify(analyses)
 
+    def _find_faces(self, images: Sequence[tuple[str, DecodedImage]]) -> list[Analysis]:
+        if not isinstance(self.detector, GroundTruth):
+            detections = self.detector([image.pixels for _, image in images]) if images else []
+            return [self._cut_faces(*given, found) for given, found in zip(images, detections, strict=True)]
+        analyses = []
+        for source, image in images:
+            try:
+                analyses.append(self._cut_faces(source, image, self.detector.faces(source, image.reduction)))
+            except FaceExprError as error:
+                analyses.append(_fail(source, str(error)))
+        return analyses
 
-def find_faces(
-    detector: Detector | GroundTruth, images: Sequence[tuple[str, DecodedImage]], crop: Crop
-) -> list[Analysis]:
-    """Find the faces of images, each given with its source, and cut them out.
+    def _cut_faces(self, source: str, image: DecodedImage, detections: Detections) -> Analysis:
+        faces, crops = [], []
+        left_out: Counter[str] = Counter()
+        for corners, score in zip(detections.boxes.tolist(), detections.scores.tolist(), strict=True):
+            box = clip_box([value * image.reduction for value in corners], image.size, self.crop.min_face)
+            if isinstance(box, str) or not isfinite(score):
+                left_out[box if isinstance(box, str) else "without a finite score"] += 1
+                continue
+            left, top, right, bottom = (round(value, 2) for value in box)
+            faces.append(FaceResult((left, top, right, bottom), _round(score), None, None))
+            crops.append(cut_face(image.pixels, [value / image.reduction for value in box], self.crop))
+        notes = list(image.notes)
+        if detections.limited:
+            notes.append(f"more than {len(detections)} faces were found; the surest are given (max_faces)")
+        if left_out:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
+            notes.append(f"{counted(left_out.total(), 'box')} left out: {reasons}")
+        result = ImageResult(source, "ok", None, image.size, tuple(faces), tuple(notes))
+        return Analysis(result, image.pixels, image.reduction, tuple(crops))
 
-    Returns:
-        For each image its analysis, whose faces have no expression yet; annotations may know nothing of it.
-    """
-    if not isinstance(detector, GroundTruth):
-        detections = detector([image.pixels for _, image in images]) if images else []
-        return [_cut_faces(*given, found, crop) for given, found in zip(images, detections, strict=True)]
-    analyses = []
-    for source, image in images:
-        try:
-            analyses.append(_cut_faces(source, image, detector.faces(source, image.reduction), crop))
-        except FaceExprError as error:
-            analyses.append(_fail(source, str(error)))
-    return analyses
+    def _classify(self, analyses: Sequence[Analysis]) -> list[Analysis]:
+        """Tell the expressions of all faces together; the classifier is not called where there is none."""
+        crops = [crop for analysis in analyses for crop in analysis.crops]
+        batches = (crops[start : start + self.face_batch] for start in range(0, len(crops), self.face_batch))
+        tensors = (torch.stack([face_tensor(crop, self.classifier.image_size) for crop in batch]) for batch in batches)
+        rows = (row for faces in tensors for row in self.classifier(faces).tolist())
+        done = []
+        for analysis in analyses:
+            result = analysis.result
+            faces = tuple(self._add_expression(face, next(rows)) for face in result.faces)
+            if broken := [str(number) for number, face in enumerate(faces, 1) if face.probabilities is None]:
+                reason = f"{NOT_FINITE}: face {', '.join(broken)} of {len(faces)}"
+                result = replace(result, status="error", reason=reason)
+            done.append(replace(analysis, result=replace(result, faces=faces)))
+        return done
+
+    def _add_expression(self, face: FaceResult, row: Sequence[float]) -> FaceResult:
+        if not all(map(isfinite, row)):
+            return face
+        probabilities = {name: _round(value) for name, value in zip(self.classifier.class_names, row, strict=True)}
+        ranked = sorted(probabilities, key=probabilities.__getitem__, reverse=True)
+        expressions = None
+        if self.threshold is not None:  # the prediction set, from the probabilities as they are given
+            (held,) = prediction_sets([[*probabilities.values()]], self.threshold)
+            possible = {name for name, is_held in zip(probabilities, held, strict=True) if is_held}
+            expressions = tuple(name for name in ranked if name in possible)
+        return replace(face, expression=ranked[0], probabilities=probabilities, expressions=expressions)
 
 
 def _fail(source: str, reason: str) -> Analysis:
     return Analysis(ImageResult(source, "error", reason, None, ()))
-
-
-def _cut_faces(source: str, image: DecodedImage, detections: Detections, crop: Crop) -> Analysis:
-    faces, crops = [], []
-    left_out: Counter[str] = Counter()
-    for corners, score in zip(detections.boxes.tolist(), detections.scores.tolist(), strict=True):
-        box = clip_box([value * image.reduction for value in corners], image.size, crop.min_face)
-        if isinstance(box, str) or not isfinite(score):
-            left_out[box if isinstance(box, str) else "without a finite score"] += 1
-            continue
-        left, top, right, bottom = (round(value, 2) for value in box)
-        faces.append(FaceResult((left, top, right, bottom), _round(score), None, None))
-        crops.append(cut_face(image.pixels, [value / image.reduction for value in box], crop))
-    notes = list(image.notes)
-    if detections.limited:
-        notes.append(f"more than {len(detections)} faces were found; the surest are given (max_faces)")
-    if left_out:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
-        notes.append(f"{counted(left_out.total(), 'box')} left out: {reasons}")
-    result = ImageResult(source, "ok", None, image.size, tuple(faces), tuple(notes))
-    return Analysis(result, image.pixels, image.reduction, tuple(crops))
-
-
-def classify_faces(
-    classifier: Classifier, analyses: Sequence[Analysis], face_batch: int, threshold: float | None = None
-) -> list[Analysis]:
-    """Tell the expressions of all faces of some images.
-
-    Args:
-        classifier: it is called with 1 to ``face_batch`` faces at a time, and not at all where there is no face.
-        analyses: the images with their faces.
-        face_batch: faces in a batch.
-        threshold: of the prediction sets, where they are wanted.
-    """
-    crops = [crop for analysis in analyses for crop in analysis.crops]
-    batches = (crops[start : start + face_batch] for start in range(0, len(crops), face_batch))
-    tensors = (torch.stack([face_tensor(crop, classifier.image_size) for crop in batch]) for batch in batches)
-    rows = (row for faces in tensors for row in classifier(faces).tolist())
-    done = []
-    for analysis in analyses:
-        result = analysis.result
-        faces = tuple(_add_expression(face, next(rows), classifier.class_names, threshold) for face in result.faces)
-        if broken := [str(number) for number, face in enumerate(faces, 1) if face.probabilities is None]:
-            reason = f"{NOT_FINITE}: face {', '.join(broken)} of {len(faces)}"
-            result = replace(result, status="error", reason=reason)
-        done.append(replace(analysis, result=replace(result, faces=faces)))
-    return done
-
-
-def _add_expression(
-    face: FaceResult, row: Sequence[float], class_names: Sequence[str], threshold: float | None
-) -> FaceResult:
-    if not all(map(isfinite, row)):
-        return face
-    probabilities = {name: _round(value) for name, value in zip(class_names, row, strict=True)}
-    ranked = sorted(probabilities, key=probabilities.__getitem__, reverse=True)
-    expressions = None
-    if threshold is not None:  # the prediction set, from the probabilities as they are given
-        before = dict(zip(probabilities, mass_before([[*probabilities.values()]])[0].tolist(), strict=True))
-        expressions = tuple(name for name in ranked if before[name] <= threshold)
-    return replace(face, expression=ranked[0], probabilities=probabilities, expressions=expressions)
 
 
 def _round(value: float) -> float:
@@ -292,14 +267,11 @@ def _round(value: float) -> float:
 
 
 def find_device(device: str | torch.device, index: int = 0) -> torch.device:
-    """Return the device that a name means.
+    """Return the device that a name means; a `FaceExprError` where there is none.
 
     Args:
         device: ``auto``, or a name of torch's, such as ``cuda:1``.
         index: which of several processes asks, from 0; with ``auto`` those of a machine take its GPUs in turns.
-
-    Raises:
-        FaceExprError: there is none of this name.
     """
     if device == "auto":
         device = f"cuda:{index % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import as_bytes, replacing
 
-RECORDS, ROWS, OPTIONS = "faces.jsonl", "faces.csv", "analysis.json"
-"""Files in the folder of the results: a record an image, a row a face, and the options that both depend on."""
+RECORDS, ROWS, COCO, OPTIONS = "faces.jsonl", "faces.csv", "detections.json", "analysis.json"
+"""Files of results: a record an image, a row a face, COCO detections, and the options that all depend on."""
 
 PICTURES, CROPS, EXPLAINED, PARTS = "pictures", "crops", "explained", "parts"
 """Folders in the folder of the results: drawn images, faces, explained faces, and the records of several processes."""
@@ -27,7 +28,7 @@ COLUMNS = (
 """Columns of the CSV file before those of each class's probability."""
 
 _FIELDS = {"image", "name", "status", "reason", "width", "height", "faces", "notes"}
-_FACE_FIELDS = {"box", "score", "expression", "expressions", "probabilities"}
+_FACE_FIELDS = ("box", "score", "expression", "expressions", "probabilities")
 _LATER = {"expressions"}  # which records of earlier versions do not have
 
 
@@ -80,27 +81,15 @@ class ImageResult:
             "reason": self.reason,
             "width": width,
             "height": height,
-            "faces": [
-                {
-                    "box": list(face.box),
-                    "score": face.score,
-                    "expression": face.expression,
-                    "expressions": None if face.expressions is None else list(face.expressions),
-                    "probabilities": None if face.probabilities is None else dict(face.probabilities),
-                }
-                for face in self.faces
-            ],
-            "notes": list(self.notes),
+            "faces": [{name: getattr(face, name) for name in _FACE_FIELDS} for face in self.faces],
+            "notes": self.notes,
         }
 
 
 def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Yield each whole line of a file of records with the record that it holds; nothing where there is no file.
 
-    A last line without an end is left out.
-
-    Raises:
-        FaceExprError: a line is not a record.
+    A last line without an end is left out. A line that is no record is a `FaceExprError`.
     """
     if not path.is_file():
         return
@@ -124,29 +113,20 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _is_record(value: Any) -> bool:
-    kinds = (("image", str), ("name", str), ("faces", list), ("notes", list))
-    return (
-        isinstance(value, dict)
-        and value.keys() == _FIELDS
-        and all(isinstance(value[name], kind) for name, kind in kinds)
-        and all(
-            isinstance(face, dict)
-            and face.keys() | _LATER == _FACE_FIELDS
-            and isinstance(face["box"], list)
-            and len(face["box"]) == 4
-            for face in value["faces"]
-        )
-    )
+    if not isinstance(value, dict) or value.keys() != _FIELDS or not isinstance(value["faces"], list):
+        return False
+    return all(isinstance(face, dict) and face.keys() | _LATER == set(_FACE_FIELDS) for face in value["faces"])
 
 
-def json_line(record: Mapping[str, Any]) -> str:
-    """Return a record as one line of strict JSON."""
-    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def csv_header(class_names: Sequence[str]) -> str:
-    """Return the first line of the CSV file."""
-    return _csv_line(*COLUMNS, *class_names, "notes")
+def write_rows(
+    path: Path, class_names: Sequence[str], lines: Iterable[tuple[bytes, dict[str, Any]]]
+) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Write a CSV file anew from lines of records and yield these; it is there once all of them were taken."""
+    with replacing(path) as file:
+        file.write(as_bytes(_csv_line(*COLUMNS, *class_names, "notes")))
+        for line, record in lines:
+            file.write(as_bytes(csv_rows(record, class_names)))
+            yield line, record
 
 
 def csv_rows(record: Mapping[str, Any], class_names: Sequence[str]) -> str:
@@ -163,11 +143,7 @@ def csv_rows(record: Mapping[str, Any], class_names: Sequence[str]) -> str:
 
 
 def read_class_names(rows: Path) -> tuple[str, ...]:
-    """Return the names of the classes in the first line of a CSV file.
-
-    Raises:
-        FaceExprError: it does not begin as one of ours.
-    """
+    """Return the names of the classes in the first line of a CSV file; a `FaceExprError` where it is none of ours."""
     with rows.open(encoding="utf-8", newline="") as file:
         names = next(csv.reader(file), [])
     if tuple(names[: len(COLUMNS)]) != COLUMNS or names[-1] != "notes":

@@ -3,7 +3,6 @@
 import pytest
 from box_values import found, truth
 
-from faceexpr.boxes.detections import no_detections
 from faceexpr.boxes.matching import judge, match, stack
 
 
@@ -41,14 +40,14 @@ def test_ignored_faces_take_any_number_and_only_what_no_other_face_takes():
 
 
 def test_an_ignored_face_that_is_not_found_is_not_missed():
-    outcome = judge(truth((0, 0, 9, 9), (20, 20, 30, 30), ignored={1}), no_detections(), 0.5)
+    outcome = judge(truth((0, 0, 9, 9), (20, 20, 30, 30), ignored={1}), found(), 0.5)
     assert outcome.missed.tolist() == [True, False]
     assert outcome.true.shape == outcome.false.shape == (0,)
 
 
 def test_images_stay_apart_and_the_surest_of_each_are_looked_at():
     faces = [truth((0, 0, 10, 10)), truth(), truth((0, 0, 10, 10))]
-    boxes = [found((50, 50, 60, 60, 0.2), (0, 0, 10, 10, 0.9)), found((0, 0, 10, 10, 0.5)), no_detections()]
+    boxes = [found((50, 50, 60, 60, 0.2), (0, 0, 10, 10, 0.9)), found((0, 0, 10, 10, 0.5)), found()]
     stacked = stack(faces, boxes, 1)
     assert stacked.scores.tolist() == pytest.approx([0.9, 0.5])
     assert stacked.starts.tolist() == [0, 1, 2, 2]

@@ -12,7 +12,7 @@ from gathering import compute_together
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from faceexpr.boxes.detections import Detections, no_detections
+from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.matching import Truth, stack
 from faceexpr.boxes.suppression import Suppression, suppress
 from faceexpr.metrics.detection import (
@@ -93,7 +93,7 @@ def test_the_same_as_pycocotools_to_rounding(seed, ties, most):
 
 
 def test_an_image_without_predictions_lowers_recall_and_average_precision():
-    values = score_detections([truth(FACE)] * 2, [found((*FACE, 0.9)), no_detections()]).values
+    values = score_detections([truth(FACE)] * 2, [found((*FACE, 0.9)), found()]).values
     assert values["recall"] == 0.5
     # 51 of the 101 recalls are reached with full precision.
     assert (values["ap"], values["ap50"]) == pytest.approx((51 / len(RECALLS),) * 2)
@@ -116,7 +116,7 @@ def test_what_is_not_defined_without_faces_or_detections():
         assert scores.undefined["ap"] == "no face in any image"
     values = score_detections([truth()], [found((*FACE, 0.9))]).values
     assert {name: value for name, value in values.items() if value is not None} == {"precision_at_score": 0}
-    blind = score_detections([truth(FACE)], [no_detections()])
+    blind = score_detections([truth(FACE)], [found()])
     assert blind.values["ap"] == blind.values["recall"] == blind.values["best_f1"] == 0
     assert blind.undefined["best_f1_threshold"] == "no face is found"
     unsure = score_detections([truth(FACE)], [found((*FACE, 0.9))], score=0.95)
@@ -189,7 +189,7 @@ def seen(index):
 def image(index):
     """Return the update of a collector with one image."""
     if index < 0:
-        return torch.tensor([index]), [no_detections()], [truth()]
+        return torch.tensor([index]), [found()], [truth()]
     return torch.tensor([index]), [seen(index)], [truth(*FACES[index])]
 
 

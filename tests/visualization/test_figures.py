@@ -8,7 +8,6 @@ from box_values import FACE, OTHER, SEEN, TRUTHS, found, truth
 from evaluation_runs import texts_inside
 from matplotlib.colors import to_rgba
 
-from faceexpr.boxes.detections import no_detections
 from faceexpr.boxes.matching import judge
 from faceexpr.callbacks.robustness import score_robustness
 from faceexpr.data.corruptions import CORRUPTIONS
@@ -101,7 +100,7 @@ def test_galleries_choose_the_surest_and_let_the_classes_take_turns():
     assert surest_wrong(table, 1) == [4]
 
 
-TABLE = DetectionTable(np.arange(3), [*SEEN, no_detections()], [*TRUTHS, truth(FACE, ignored={0})])
+TABLE = DetectionTable(np.arange(3), [*SEEN, found()], [*TRUTHS, truth(FACE, ignored={0})])
 
 
 def test_the_images_with_the_most_errors_are_shown_and_a_sample_is_spread():
@@ -127,9 +126,9 @@ def test_figures_show_the_numbers_and_nothing_is_cut_off():
     shown = texts_inside(detection.over_detection(counts, scores, "Several boxes on one face, test"))
     assert {"0", "1,234", "2,468", "3,702", *METHODS.values()} <= set(shown)
     # A detector that finds nothing, and one that finds nothing right.
-    scores = score_detections(TRUTHS, [no_detections()] * 2)
+    scores = score_detections(TRUTHS, [found()] * 2)
     assert "IoU 0.5, AP 0.000" in texts_inside(detection.precision_recall(scores, "Nothing"))
-    scores = score_detections(TRUTHS, [found((80, 80, 90, 90, 0.9)), no_detections()])
+    scores = score_detections(TRUTHS, [found((80, 80, 90, 90, 0.9)), found()])
     assert "chosen score 0.5" in texts_inside(detection.thresholds(scores, "Only false ones"))
 
 
