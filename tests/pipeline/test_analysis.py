@@ -26,10 +26,11 @@ from faceexpr.utils.labels import FER_NAMES
 from faceexpr.visualization.explain import class_maps
 
 
-def test_each_face_is_beside_what_speaks_for_its_expression(analyze):
+def test_each_face_is_beside_what_speaks_for_its_expression_and_the_other_files_stay_the_same(analyze):
     write("photos/a.png", (30, 20, 70, 70))
     write("photos/none.png", None)
-    assert analyze("photos", "--explain=true", "--crops=true", "--margin=0", "--shape=stretched") == 0
+    options = ["--crops=true", "--pictures=true", "--margin=0", "--shape=stretched"]
+    assert analyze("photos", "--explain=true", *options) == 0
     assert [path.name for path in Path("out/explained").iterdir()] == ["a.png.1.png"]
     drawn = np.asarray(Image.open("out/explained/a.png.1.png")).astype(int)
     width = round(256 * 40 / 50)
@@ -41,13 +42,9 @@ def test_each_face_is_beside_what_speaks_for_its_expression(analyze):
     assert np.abs(over - grey).min() < 3  # and elsewhere nothing
     assert drawn[256:].min() < 100  # its name is written below
 
-
-def test_pictures_are_those_of_an_analysis_without_them(analyze):
-    write("photos/a.png")
-    assert analyze("photos", "--pictures=true", "--explain=true", out="with") == 0
-    assert analyze("photos", "--pictures=true", out="without") == 0
+    assert analyze("photos", *options, out="without") == 0
     for name in ("pictures/a.png", "faces.jsonl", "faces.csv"):
-        assert Path("with", name).read_bytes() == Path("without", name).read_bytes()
+        assert Path("out", name).read_bytes() == Path("without", name).read_bytes()
     assert not Path("without/explained").exists()
 
 
@@ -90,17 +87,20 @@ def test_faces_without_an_expression_are_left_out_and_the_others_keep_their_numb
     analysis = Analysis(ImageResult("a", "error", "not finite", (30, 30), faces), crops[0], 1, crops)
     system = FacePipeline(Boxes(), TaskClassifier(tiny_classifier()), face_batch=1)
     drawn = dict(explain_faces(system, analysis))
-    assert [*drawn] == [1, 3]
-    assert [int(picture[128, 5].mean()) for picture in drawn.values()] == [50, 150]
+    assert {number: int(image[128, 5].mean()) for number, image in drawn.items()} == {1: 50, 3: 150}
 
 
-def test_ray_that_is_not_installed_is_one_sentence(analyze, monkeypatch):
+@pytest.mark.parametrize(
+    ("workers", "message"),
+    [
+        (2, r"engine is ray, which is not installed: pip install 'faceexpr\[ray\]'"),
+        (0, "workers is 0; expected at least 1"),
+    ],
+)
+def test_ray_that_is_not_installed_is_one_sentence(monkeypatch, workers, message):
     monkeypatch.setitem(sys.modules, "ray", None)
-    write("photos/a.png")
-    with pytest.raises(FaceExprError, match=r"engine is ray, which is not installed: pip install 'faceexpr\[ray\]'"):
-        analyze("photos", "--engine=ray")
-    with pytest.raises(FaceExprError, match="workers is 0; expected at least 1"):
-        analyze("photos", "--engine=ray", "--workers=0")
+    with pytest.raises(FaceExprError, match=message):
+        next(analyze_with_ray(partial(pipeline, WHOLE), [], Pids(Path()), workers, 1, gpu=False))
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,6 @@ from faceexpr.pipeline.inputs import Names, collect_inputs, place_below, read_li
 from faceexpr.utils.errors import FaceExprError
 
 
-def images(out="out"):
-    return [record["image"] for record in records(out)]
-
-
 def standard_input(monkeypatch, data):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
 
@@ -42,34 +38,36 @@ def test_lists_that_are_none_are_named(workdir, monkeypatch):
     standard_input(monkeypatch, b"")
     with pytest.raises(FaceExprError, match=r"^standard input has no path"):
         collect_inputs([], "-")
+    with pytest.raises(FaceExprError, match="standard input is named more than once"):
+        collect_inputs([Path("-")], "-")
     with pytest.raises(FaceExprError, match="expected a PATH of images, or a list of them"):
         collect_inputs([])
 
 
-def test_a_list_gives_the_results_of_its_files_and_rows_for_what_is_missing(analyze):
+def test_a_list_gives_the_results_of_its_files_and_records_of_what_is_missing(analyze):
     for name in ("x/a.png", "y/a.png", "../outside.png"):
         write(name)
     Path("folder").mkdir()
     place = Path("y/a.png").resolve()
     Path("list.txt").write_text(f"y/a.png\nx/a.png\n./x/a.png\n../outside.png\nabsent.png\nfolder\n{place}\n")
     assert analyze("--list=list.txt", "--pictures=true") == 3
-    assert images() == ["y/a.png", "x/a.png", "../outside.png", "absent.png", "folder"]
-    assert [record["reason"] for record in records()] == [None, None, None, "no such file", "a folder, not a file"]
+    assert [(record["image"], record["reason"]) for record in records()] == [
+        ("y/a.png", None), ("x/a.png", None), ("../outside.png", None), ("absent.png", "no such file"),
+        ("folder", "a folder, not a file"),
+    ]  # fmt: skip
     drawn = {str(path.relative_to("out/pictures")) for path in Path("out/pictures").rglob("*.png")}
     assert drawn == {"y/a.png", "x/a.png", "outside.png"}
-    assert analyze("x", "--list=list.txt", out="both") == 3
-    assert images("both") == ["x/a.png", "y/a.png", "../outside.png", "absent.png", "folder"]
+    both = collect_inputs([Path("x")], "list.txt")
+    assert [*both.images] == ["x/a.png", "y/a.png", "../outside.png", "absent.png", "folder"]
 
 
-def test_standard_input_is_a_list(analyze, monkeypatch):
+@pytest.mark.parametrize("given", ["-", "--list=-"])
+def test_standard_input_is_a_list(analyze, monkeypatch, given):
     for name in ("a.png", "b.png"):
         write(name)
-    for given in (["-"], ["--list=-"]):
-        standard_input(monkeypatch, b"b.png\na.png\n")
-        assert analyze(*given, out=f"out{given}") == 0
-        assert images(f"out{given}") == ["b.png", "a.png"]
-    with pytest.raises(FaceExprError, match="standard input is named more than once"):
-        analyze("-", "--list=-")
+    standard_input(monkeypatch, b"b.png\na.png\n")
+    assert analyze(given) == 0
+    assert [record["image"] for record in records()] == ["b.png", "a.png"]
     with pytest.raises(FaceExprError, match="a PATH is empty"):  # and does not mean the current folder
         analyze("")
 
@@ -93,10 +91,7 @@ def test_names_are_unique_whatever_their_case_and_never_those_of_folders():
         "n.png": "n.png", "n.png/1.png": "n.png-2/1.png",
     }  # fmt: skip
     assert [names.take(place) for place in wanted] == [*wanted.values()]
-
-
-def test_many_images_of_one_name_are_named_in_little_time():
-    names = Names([])
+    # Many of one name take little time.
     assert [names.take("image.png") for _ in range(30_000)][-1] == "image-30000.png"
 
 
@@ -106,14 +101,12 @@ def test_what_an_analysis_has_written_is_no_input_of_a_list_either(analyze, caps
         listed = sorted(str(path) for path in Path().rglob("*.png"))
         Path("list.txt").write_text("\n".join(listed))
         assert analyze("--list=list.txt", "--pictures=true", "--crops=true") == 0
-        assert images() == ["a.png"]
+        assert [record["image"] for record in records()] == ["a.png"]
     assert "2 images were written by an analysis left out" in capsys.readouterr().out
-    for path in ("out/pictures/a.png", "out/pictures"):
-        with pytest.raises(FaceExprError, match="the only images there were written by an analysis"):
-            analyze(path, out="other")
     monkeypatch.chdir("out/pictures")
-    with pytest.raises(FaceExprError, match="the only images there were written by an analysis"):
-        analyze(".", out="other")
+    for path in ("a.png", "."):
+        with pytest.raises(FaceExprError, match="the only images there were written by an analysis"):
+            collect_inputs([Path(path)])
 
 
 def test_the_printed_configuration_is_one_that_can_be_given(analyze, capsys):
@@ -121,4 +114,4 @@ def test_the_printed_configuration_is_one_that_can_be_given(analyze, capsys):
     assert analyze("a.png", "12", "--print_config") == 0
     Path("config.yaml").write_text(capsys.readouterr().out)
     assert analyze("--config=config.yaml") == 3
-    assert images() == ["a.png", "12"]
+    assert [record["image"] for record in records()] == ["a.png", "12"]

@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from analysis_runs import BOX, records, rows, write
+from analysis_runs import BOX, records, write
 from conftest import exit_code
 from image_files import encoded
 from PIL import Image
@@ -41,15 +41,16 @@ def content(name):
     """Return what the images of a tar file hold by their names, how many members are none, and what is wrong."""
     found = collect_inputs([Path(name)])
     damage = None
-    if member := found.members.pop(name, None):
+    _, damaged = found.images.pop(name, ("", None))
+    if damaged:
         with pytest.raises(ImageError) as caught:
-            member()
+            damaged()
         damage = caught.value.reason
-    return {source.removeprefix(f"{name}/"): read() for source, read in found.members.items()}, found.others, damage
+    return {source.removeprefix(f"{name}/"): read() for source, (_, read) in found.images.items()}, found.others, damage
 
 
 def test_a_tar_file_gives_what_the_folder_gives(analyze):
-    for index in range(7):
+    for index in range(5):
         write(f"shard/{index % 2}/{index}.png", (10 + index, 20, 60, 70) if index % 3 else None)
     with tarfile.open("shard.tar", "w") as tar:
         for path in sorted(Path("shard").rglob("*.png")):
@@ -57,27 +58,24 @@ def test_a_tar_file_gives_what_the_folder_gives(analyze):
             tar.add(path, path.relative_to("shard").with_suffix(".cls"))
     assert analyze("shard", "--pictures=true", "--crops=true", out="folder") == 0
     assert analyze("shard.tar", "--pictures=true", "--crops=true", out="tar") == 0
-    by_folder, by_tar = records("folder"), records("tar")
-    assert [record["image"].replace("shard/", "shard.tar/") for record in by_folder] == [r["image"] for r in by_tar]
-    assert [record["faces"] for record in by_folder] == [record["faces"] for record in by_tar]
-    for record, other in zip(by_folder, by_tar, strict=True):
+    for record, other in zip(records("folder"), records("tar"), strict=True):
+        assert other["image"] == record["image"].replace("shard/", "shard.tar/")
         assert other["name"] == f"shard.tar/{record['name']}"
+        assert other["faces"] == record["faces"]
         drawn = [Path(out, "pictures", r["name"]).read_bytes() for out, r in (("folder", record), ("tar", other))]
         assert drawn[0] == drawn[1]
     assert analyze("shard.tar", "--pictures=true", "--crops=true", out="tar") == 0
-    assert len(records("tar")) == 7
+    assert len(records("tar")) == 5
 
 
 def test_several_processes_share_tar_files(analyze):
-    names = [f"{number}.png" for number in range(5)]
+    names = [f"{number}.png" for number in range(3)]
     for shard in "ab":
         pack(f"{shard}.tar", [(name, face((10, 20, 50 + number, 70))) for number, name in enumerate(names)])
     Path("list.txt").write_text("a.tar\nb.tar\nabsent.tar\n")
-    assert analyze("--list=list.txt", out="one") == 3
-    for index in range(3):
-        assert analyze("--list=list.txt", f"--shard={index}/3") == 0
+    for index in range(2):
+        assert analyze("--list=list.txt", f"--shard={index}/2") == 0
     assert exit_code(lambda: run_merge(["merge", "out"])) == 3
-    assert Path("out/faces.jsonl").read_bytes() == Path("one/faces.jsonl").read_bytes()
     assert [record["image"] for record in records()] == [
         *(f"{shard}.tar/{name}" for shard in "ab" for name in names), "absent.tar",
     ]  # fmt: skip
@@ -99,20 +97,16 @@ def test_members_of_other_kinds_are_counted_and_links_within_are_followed(workdi
 
 @pytest.mark.parametrize("tar_format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 def test_long_and_foreign_names(workdir, tar_format):
-    names = [
-        "/".join(["folder" * 20] * 5) + "/" + "顔" * 80 + ".jpg",
-        "été.png",
-        b"\xff.png".decode("utf-8", "surrogateescape"),
-    ]
-    pack("a.tar", [(name, name.encode("utf-8", "surrogateescape")) for name in names], tar_format)
-    assert content("a.tar")[0] == {name: name.encode("utf-8", "surrogateescape") for name in names}
+    names = ["/".join(["folder" * 20] * 5) + "/" + "顔" * 80 + ".jpg", "été.png", os.fsdecode(b"\xff.png")]
+    pack("a.tar", [(name, os.fsencode(name)) for name in names], tar_format)
+    assert content("a.tar")[0] == {name: os.fsencode(name) for name in names}
 
 
-def test_of_two_images_of_one_name_the_later_counts_as_when_it_is_unpacked(analyze, capsys):
-    pack("a.tar", [("a.png", face(None)), ("b.png", face(None)), ("./a.png", face())])
-    assert analyze("a.tar") == 0
-    assert [(record["image"], len(record["faces"])) for record in records()] == [("a.tar/b.png", 0), ("a.tar/a.png", 1)]
-    assert "1 image was named more than once, and taken once" in capsys.readouterr().out
+def test_of_two_images_of_one_name_the_later_counts_as_when_it_is_unpacked(workdir):
+    pack("a.tar", [("a.png", b"1"), ("b.png", b"2"), ("./a.png", b"3")])
+    found = collect_inputs([Path("a.tar")])
+    assert {source: read() for source, (_, read) in found.images.items()} == {"a.tar/b.png": b"2", "a.tar/a.png": b"3"}
+    assert found.notes() == ["1 image was named more than once, and taken once"]
 
 
 def test_names_that_lead_elsewhere_write_nothing_there(analyze, workdir):
@@ -136,19 +130,14 @@ def test_of_a_truncated_tar_file_the_images_before_are_there_and_the_rest_is_tol
     assert damage == f"cut off or damaged after {len(images)} images"
 
 
-def broken(data):
-    return data[: 2 * 1024 + 10] + b"\xff" + data[2 * 1024 + 11 :]
-
-
 @pytest.mark.parametrize(
     ("change", "damage"),
     [
         (lambda data: data[: 6 * 512], "cut off or damaged after 3 images"),  # without an end
-        (broken, "cut off or damaged after 2 images"),
+        (lambda data: data[:2058] + b"\xff" + data[2059:], "cut off or damaged after 2 images"),
         (lambda data: data * 2, "more follows the end of the archive, after 3 images; `tar -A` joins several into one"),
         (lambda data: data + bytes(2 << 20), None),
         (lambda data: b"", "not a tar file, or damaged"),
-        (lambda data: b"\xff" * 5000, "not a tar file, or damaged"),
         (lambda data: b"\x1f\x8b" + b"0" * 600, "not a tar file, or damaged"),
     ],
 )
@@ -162,19 +151,20 @@ def test_a_tar_file_without_an_image_is_one_record_and_a_compressed_one_is_refus
     pack("a.tar", [("a.txt", b"x")])
     os.mkfifo("pipe.tar")
     assert analyze("a.tar", "pipe.tar") == 3
-    assert [row["image"] for row in rows()] == ["a.tar", "pipe.tar"]
-    assert [record["reason"] for record in records()] == ["no image in the tar file", "not a regular file"]
+    assert [(record["image"], record["reason"]) for record in records()] == [
+        ("a.tar", "no image in the tar file"), ("pipe.tar", "not a regular file"),
+    ]  # fmt: skip
     for name in ("a.tar.gz", "a.TGZ", "x/a.tar.zst"):
         with pytest.raises(FaceExprError, match=f"^{name} is compressed, .* expected a tar file as it is"):
-            analyze(name)
+            collect_inputs([Path(name)])
 
 
-def test_a_tar_file_in_a_folder_is_not_read_unless_it_is_named(analyze):
+def test_a_tar_file_in_a_folder_is_not_read_unless_it_is_named(workdir):
     write("photos/a.png")
     pack("photos/a.tar", [("b.png", face())])
-    assert analyze("photos") == 0
-    assert analyze("photos", "photos/a.tar", out="both") == 0
-    assert [record["image"] for record in records("both")] == ["photos/a.png", "photos/a.tar/b.png"]
+    assert [*collect_inputs([Path("photos")]).images] == ["photos/a.png"]
+    both = collect_inputs([Path("photos"), Path("photos/a.tar")])
+    assert [*both.images] == ["photos/a.png", "photos/a.tar/b.png"]
 
 
 def test_a_pipeline_takes_names_with_bytes_or_what_reads_them():
@@ -185,8 +175,6 @@ def test_a_pipeline_takes_names_with_bytes_or_what_reads_them():
         raise ImageError("x", "too odd")
 
     given = [("a", face()), ("b", face), ("c", unreadable), ("d", refused), ("e", b"no image")]
-    results = [*pipeline(WHOLE).run(given)]
-    assert [result.source for result in results] == list("abcde")
-    assert [result.reason for result in results] == [
-        None, None, "cannot be opened: Permission denied", "too odd", "not an image",
+    assert [(result.source, result.reason) for result in pipeline(WHOLE).run(given)] == [
+        ("a", None), ("b", None), ("c", "cannot be opened: Permission denied"), ("d", "too odd"), ("e", "not an image"),
     ]  # fmt: skip
