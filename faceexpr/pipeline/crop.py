@@ -65,14 +65,11 @@ def cut_face(pixels: NDArray[np.uint8], box: Sequence[float], options: Crop) -> 
     if options.shape == "stretched":
         return pixels[top:bottom, left:right]
     side = max(right - left, bottom - top)
-    left, right, before, after = _lengthen(left, right, side, width)
-    top, bottom, above, below = _lengthen(top, bottom, side, height)
-    return np.pad(pixels[top:bottom, left:right], ((above, below), (before, after), (0, 0)), mode="edge")
+    return pixels[np.ix_(_lengthen(top, bottom, side, height), _lengthen(left, right, side, width))]
 
 
-def _lengthen(low: int, high: int, side: int, limit: int) -> tuple[int, int, int, int]:
-    """Return an interval of this length, moved into the image, and how much of it lacks before and after."""
+def _lengthen(low: int, high: int, side: int, limit: int) -> NDArray[np.int64]:
+    """Return the rows or columns of an interval of this length, moved into the image, at whose border they repeat."""
     start = low - (side - (high - low)) // 2
     start = max(min(start, limit - side), 0) if side <= limit else -((side - limit) // 2)
-    end = start + side
-    return max(start, 0), min(end, limit), max(-start, 0), max(end - limit, 0)
+    return np.arange(start, start + side).clip(0, limit - 1)
