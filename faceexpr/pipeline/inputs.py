@@ -123,7 +123,7 @@ class Inputs:
             [part for part in path.split("/") if part not in ("", ".")] for path in (member.name, member.linkname)
         )
         source = "/".join([tar, *parts])
-        read = None
+        read: Callable[[], bytes] | None = None
         if member.islnk():
             _, read = self.images.get("/".join([tar, *linked]), ("", None))
         elif member.isreg() and not member.issparse():
