@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, exit_code
 from evaluation_runs import SEVEN, ReadsThePixel, make_split, pixel_faces, read_events
+from processes import run_together
 
 from faceexpr.callbacks.robustness import MEASURED, Robustness
 from faceexpr.cli.main import main
@@ -115,14 +116,16 @@ def test_the_page_has_the_table():
     assert table == {name: corruption.values for name, corruption in CORRUPTIONS.items()}
 
 
-def test_the_same_to_the_byte_with_other_batches(run):
+def test_the_same_to_the_byte_with_two_processes_and_other_batches(run):
     run("fit", "--model=KNNClassifier", "--data.test_size=23", net=False)
     test = ["test", "--ckpt_path", BEST, "--trainer.accelerator=cpu", "--evaluation.figures=false",
             "--robustness.enabled=true", "--robustness.figures=false",
             "--robustness.corruptions=[noise,rotation,shift]"]  # fmt: skip
-    for size in (4, 5):
-        main([*test, f"--data.batch_size={size}", f"--trainer.logger.version={size}"])
-    one, other = (Path(f"lightning_logs/version_{size}") for size in (4, 5))
+    main([*test, "--trainer.devices=1", "--trainer.logger.version=one"])
+    two = [*test, "--data.batch_size=5", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    codes = run_together([*two, "--trainer.logger.version=two"], Path.cwd(), 2)
+    assert codes == [0, 0], Path("process-0.log").read_text()
+    one, other = (Path("lightning_logs") / name for name in ("one", "two"))
     for name in ("robustness.json", "robustness.csv"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
     record, metrics = stored(one), json.loads((one / "metrics.json").read_text())["test"]
