@@ -170,7 +170,7 @@ def per_class_accuracy(scores: Scores, title: str) -> Figure:
 
 
 def _class_bars(
-    axes: Axes, names: Sequence[str], counts: NDArray[np.int64], values: Sequence[float | None], inside: bool = False
+    axes: Axes, names: Sequence[str], counts: NDArray[Any], values: Sequence[float | None], inside: bool = False
 ) -> None:
     """Draw a bar for each class in its colour, with its share above or inside it, and its name and count below."""
     for place, (name, value) in enumerate(zip(names, values, strict=True)):

@@ -176,10 +176,10 @@ def thresholds(scores: DetectionScores, title: str) -> Figure:
     right, wrong = np.diff(curve.true, prepend=0), np.diff(curve.false, prepend=0)
     counts = [np.histogram(curve.scores, edges, weights=weights)[0] for weights in (right, wrong)]
     look: dict[str, Any] = {"width": 1 / 40, "align": "edge", "edgecolor": "white"}
-    striped = {"hatch": "///", "linewidth": 0.5}
+    striped: dict[str, Any] = {"hatch": "///", "linewidth": 0.5, **look}
     bars = [
         lower.bar(edges[:-1], counts[0], color=BLUE, label="true", **look),
-        lower.bar(edges[:-1], counts[1], bottom=counts[0], color=VERMILLION, label="false", **look, **striped),
+        lower.bar(edges[:-1], counts[1], bottom=counts[0], color=VERMILLION, label="false", **striped),
     ]
     lower.legend(handles=bars, loc="upper center", fontsize=9, ncols=2, frameon=False)
     lower.set(xlim=(0, 1), xlabel="score", ylabel="detections")
