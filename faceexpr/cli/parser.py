@@ -40,12 +40,15 @@ class Parser(ArgumentParser):
         kept = {section: value for section, value in config.items() if section not in self.left_out}
         self.configs[os.fspath(path)] = kept
         try:
+            parsed: Namespace
             if kept != config:
-                return self.parse_string(yaml.safe_dump(kept), path, *args, **kwargs)
-            return super().parse_path(path, *args, **kwargs)
+                parsed = self.parse_string(yaml.safe_dump(kept), path, *args, **kwargs)
+            else:
+                parsed = super().parse_path(path, *args, **kwargs)
         except (FaceExprError, ArgumentError, TypeError, KeyError) as error:
             reason = str(error) if isinstance(error, FaceExprError) else one_line(str(error), error)
             raise FaceExprError(f"{os.fspath(path)}: {reason}") from error
+        return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser within the parser, whose message becomes part of a longer one

@@ -156,7 +156,7 @@ class FaceExprCLI(LightningCLI):
         parser.link_arguments(
             "data.class_names",
             "model.init_args.class_names",
-            lambda names: list(self.remembered.get("class_names", names)),
+            lambda names: list(self.remembered.get("class_names") or names),
             apply_on="instantiate",
         )
         parser.set_defaults({option: self.remembered[option] for option in DEFAULTS if option in self.remembered})
