@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from faceexpr.cli.main import main
 from faceexpr.utils.errors import SOME_FAILED
-from faceexpr.utils.redirects import RENAMED
+from faceexpr.utils.redirects import RENAMED, redirect
 from faceexpr.utils.specs import class_path
 
 GOLDEN = REPOSITORY / "tests/golden"
@@ -115,7 +115,8 @@ def test_a_configuration_means_the_same(
 
 def test_every_class_is_found_by_its_old_path() -> None:
     for path in (GOLDEN / "class_paths.txt").read_text(encoding="utf-8").split():
-        assert isinstance(pkgutil.resolve_name(RENAMED.get(path, path)), type)
+        assert isinstance(pkgutil.resolve_name(redirect(path)), type)
+        assert redirect([f"--data={path}"]) == [f"--data={redirect(path)}"]
 
 
 @pytest.mark.parametrize("name", MEASURED)

@@ -35,9 +35,12 @@ RENAMED: dict[str, str] = {
 
 
 def redirect(value: Any) -> Any:
-    """Return plain values in which each class path of an earlier version is the one of today."""
+    """Return plain values, flags such as ``--data=NAME`` among them, with today's path for each class of 0.1."""
     if isinstance(value, Mapping):
         return {key: redirect(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [redirect(item) for item in value]
-    return RENAMED.get(value, value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        flag, equals, name = value.rpartition("=")
+        return flag + equals + RENAMED.get(name, name)
+    return value

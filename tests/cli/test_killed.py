@@ -33,6 +33,17 @@ def test_kills_at_the_ends_of_epochs_leave_no_trace(whole: Path, tmp_path: Path)
     assert all(uninterrupted[tag][step] == value for tag, points in resumed.items() for step, value in points.items())
 
 
+@pytest.mark.slow
+def test_twenty_kills_leave_no_trace_in_a_network_with_dropout(tmp_path: Path) -> None:
+    args = [*FACES, *DROPOUT, *epochs(20)]
+    assert fit(tmp_path / "whole", args) == [0]
+    for _ in range(20):
+        assert fit(tmp_path / "run", args, "saved") == [KILLED]
+    assert fit(tmp_path / "run", args) == [0]
+    assert not differences(tmp_path / "run", tmp_path / "whole")
+    print(f"20 kills at epoch ends: {load(newest(tmp_path / 'run', 'last.ckpt'))['global_step']} steps, bit-equal")
+
+
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(whole: Path, tmp_path: Path) -> None:
     args = [*FACES, *epochs(2)]
     assert fit(tmp_path, args, "saving", 2) == [KILLED]
