@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Any, Literal
 from weakref import WeakSet
 
@@ -33,6 +34,9 @@ SPLITS: dict[str, tuple[Stage, ...]] = {
     "predict": ("predict",),
 }
 """The splits that each of Lightning's verbs needs."""
+
+ON_HOST = ("index", "share", "ignored")
+"""What of a batch only the host reads."""
 
 MOST_WORKERS = 16
 """Workers of one process where the user does not say how many."""
@@ -124,6 +128,13 @@ class FaceDataModule(Described, LightningDataModule):
         """Return the loader of a split, by `make_loader`."""
         raise NotImplementedError
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        if not isinstance(batch, dict):  # the example input of the model summary comes this way too
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        # What only the host reads stays there: fetching it from a GPU would wait for the whole queue.
+        moved = {key: value for key, value in batch.items() if key not in ON_HOST}
+        return {**batch, **super().transfer_batch_to_device(moved, device, dataloader_idx)}
+
     def teardown(self, stage: str) -> None:
         for loader in self._loaders:
             loader.close()
@@ -132,13 +143,11 @@ class FaceDataModule(Described, LightningDataModule):
         # Lightning leaves `teardown` out. Workers that are still there would keep the process from ending.
         FaceDataModule.teardown(self, "")
 
-    @property
+    @cached_property
     def seed(self) -> int:
         """The seed of the order and the augmentation: that of ``seed_everything``, the same in every process."""
-        if not hasattr(self, "_seed"):
-            seed = torch.initial_seed() % 2**31
-            self._seed: int = self.trainer.strategy.broadcast(seed) if self.trainer else seed
-        return self._seed
+        seed = torch.initial_seed() % 2**31
+        return self.trainer.strategy.broadcast(seed) if self.trainer else seed
 
     @property
     def step_size(self) -> int:
@@ -251,16 +260,6 @@ class ExpressionDataModule(FaceDataModule):
         model = getattr(self.trainer, "lightning_module", None)
         preprocess = getattr(getattr(model, "net", None), "preprocess", None)
         return int(getattr(preprocess, "size", 48))
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        if not isinstance(batch, dict):  # the example input of the model summary comes this way too
-            return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        # The index stays on the host, where it is read: fetching it from a GPU would wait for the whole queue. So does
-        # the share, a number that a GPU takes as an argument.
-        return {
-            key: value if key in ("index", "share") else value.to(device, non_blocking=True)
-            for key, value in batch.items()
-        }
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         if self.trainer is None or not self.trainer.training or not isinstance(batch, dict) or self._remembering:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.ops import box_iou
+from torchvision.ops import box_area, box_iou, clip_boxes_to_image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
@@ -131,12 +131,8 @@ def _cropped(sample: Sample, size: int, options: BoxAugmentation) -> Sample:
     boxes = (boxes - boxes.new_tensor([left, top] * 2)) * (size / side)
     clipped = boxes.clamp(0, size)
     sides = clipped[:, 2:] - clipped[:, :2]
-    kept = (_areas(clipped) >= options.min_visible * _areas(boxes)) & (sides.amin(dim=1) >= 1)
+    kept = (box_area(clipped) >= options.min_visible * box_area(boxes)) & (sides.amin(dim=1) >= 1)
     return cropped, clipped[kept & (sides.amax(dim=1) >= options.min_face)]
-
-
-def _areas(boxes: Tensor) -> Tensor:
-    return (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
 
 
 def _mosaic(samples: Sequence[Sample], options: BoxAugmentation) -> Sample:
@@ -151,9 +147,8 @@ def _mosaic(samples: Sequence[Sample], options: BoxAugmentation) -> Sample:
         side = max(right - left, bottom - top)
         tile, boxes = _cropped(sample, side, options)
         image[:, top:bottom, left:right] = tile[:, : bottom - top, : right - left]
-        shown = boxes.minimum(boxes.new_tensor([right - left, bottom - top] * 2))
-        shown_areas = (shown[:, 2:] - shown[:, :2]).clamp(min=0).prod(dim=1)
-        kept = shown_areas >= options.min_visible * _areas(boxes)
+        shown = clip_boxes_to_image(boxes, (bottom - top, right - left))
+        kept = box_area(shown) >= options.min_visible * box_area(boxes)
         found.append(shown[kept] + shown.new_tensor([left, top] * 2))
     boxes = torch.cat(found)
     return image, boxes[(boxes[:, 2:] - boxes[:, :2]).amin(dim=1) >= 1]

@@ -99,12 +99,9 @@ class FaceFolder(ImageFilesModule):
     def teardown(self, stage: str) -> None:
         super().teardown(stage)
         for name in SPLITS[stage]:
-            split = self.splits.get(name)
-            if split is None or stage == "predict":  # whose result says it for each image
-                continue
-            split.share_findings()
-            reasons = {split.sources[index]: reason for index, reason in sorted(split.broken.items())}
-            warn_of_broken(name, len(split), reasons)
+            if name in self.splits and name != "predict":  # whose result says it for each image
+                self.splits[name].share_findings()
+                warn_of_broken(name, self.splits[name].sources, self.splits[name].broken)
 
     @property
     def _root(self) -> Path:

@@ -17,11 +17,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from faceexpr.data.base import ExpressionDataModule, Stage
+from faceexpr.data.base import ExpressionDataModule, Stage, require_at_least
 from faceexpr.data.cache import Arrays, load_cached
 from faceexpr.data.loading import FaceSplit, Failure, stratify
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
+from faceexpr.utils.text import counted
 
 BadRowPolicy = Literal["stop", "skip"]
 
@@ -85,8 +86,7 @@ class FER2013(ExpressionDataModule):
         super().__init__(**kwargs)
         if not 0 < holdout < 1:
             raise FaceExprError(f"holdout is {holdout}; expected a fraction above 0 and below 1")
-        if holdout_seed < 0:
-            raise FaceExprError(f"holdout_seed is {holdout_seed}; expected 0 or more")
+        require_at_least(0, "holdout_seed", holdout_seed)
         self.path = path
         self.on_bad_row = on_bad_row
         self.holdout = holdout
@@ -112,7 +112,14 @@ class FER2013(ExpressionDataModule):
             return table.split(np.arange(len(table.lines)))
         if table.has_usage:
             split = table.split(table.rows(stage))
-            return self._without_leaks(split, stage, table) if self.drop_leaked and stage != "train" else split
+            leaked = table.find_leaked(split, stage) if self.drop_leaked else None
+            if leaked is None:
+                return split
+            rank_zero_info(
+                f"{table.path}: {leaked.sum():,} of {len(split):,} images of the {stage} split are pixel-equal to a "
+                "training image and are left out (drop_leaked)"
+            )
+            return split.pick(~leaked)
         if stage == "test":
             raise FaceExprError(
                 f"{table.path} has no column Usage and no test.csv stands beside it, so there is no test split; "
@@ -123,14 +130,6 @@ class FER2013(ExpressionDataModule):
 
     def leaked(self, stage: Stage) -> npt.NDArray[np.bool_] | None:
         return self._table(stage).find_leaked(self.split(stage), stage)
-
-    def _without_leaks(self, split: FaceSplit, stage: Stage, table: FerTable) -> FaceSplit:
-        kept = split.pick(~split.find_leaked(table.split(table.rows("train"))))
-        rank_zero_info(
-            f"{table.path}: {len(split) - len(kept):,} of {len(split):,} images of the {stage} split are pixel-equal "
-            "to a training image and are left out (drop_leaked)"
-        )
-        return kept
 
     def _table(self, stage: Stage) -> FerTable:
         file = find_file(self.path, stage)
@@ -155,13 +154,7 @@ class FER2013(ExpressionDataModule):
 def stratified_holdout(labels: npt.NDArray[np.int64], fraction: float, seed: int) -> npt.NDArray[np.bool_]:
     """Choose rows at random, the same share of every class and ``fraction`` of all, at least one and never all.
 
-    Args:
-        labels: int64 (N,) with N of 2 or more.
-        fraction: above 0 and below 1.
-        seed: the choice depends on it and on the labels only.
-
-    Returns:
-        bool (N,), True for the chosen rows.
+    The choice depends on the labels, int64 (N,) with N of 2 or more, and the seed only. Returns bool (N,).
     """
     count = min(max(round(fraction * len(labels)), 1), len(labels) - 1)
     chosen = np.zeros(len(labels), dtype=np.bool_)
@@ -191,12 +184,16 @@ def find_file(path: str, stage: Stage) -> Path:
         main, test = None, place
     else:
         main, test = place, _first(place.parent, _TEST) if place.name.lower() in _TRAIN else None
-    with_usage = main is not None and "usage" in read_columns(main)
-    if test is not None and stage in ("test", "predict") and not with_usage:
+    if test is not None and stage in ("test", "predict") and not (main and _has_usage(main)):
         return test
     if main is None:
         raise FaceExprError(f"path: {test} is for test and predict only; expected train.csv or fer2013.csv")
     return main
+
+
+def _has_usage(file: Path) -> bool:
+    with csv_stream(file) as stream:
+        return "usage" in _read_columns(file, stream)
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
@@ -205,16 +202,7 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 @dataclass(frozen=True)
 class FerTable:
-    """All rows of a FER-2013 file as arrays, those that cannot be read among them; see `parse_csv`.
-
-    Attributes:
-        path: the file.
-        images: uint8 (N, 48, 48).
-        labels: int64 (N,).
-        usages: uint8 (N,).
-        lines: int64 (N,).
-        reasons: str (N,).
-    """
+    """All rows of a FER-2013 file as arrays, those that cannot be read among them; `parse_csv` says what they hold."""
 
     path: Path
     images: npt.NDArray[np.uint8]
@@ -280,12 +268,7 @@ class FerTable:
 
 
 def read_table(path: Path, on_bad_row: BadRowPolicy, cache_dir: str | None) -> FerTable:
-    """Read a file, or the cache of it.
-
-    Args:
-        path: the CSV file.
-        on_bad_row: what to do about rows that cannot be read.
-        cache_dir: folder of the cache; None finds one.
+    """Read a CSV file, or the cache of it in ``cache_dir``; None finds a folder.
 
     Raises:
         FaceExprError: the file cannot be read, is not one of FER-2013's, holds no row, or holds rows that cannot be
@@ -319,7 +302,7 @@ def _picked(array: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.NDArray
     return array[rows]
 
 
-class _BadRowError(ValueError):
+class BadRowError(ValueError):
     """Why a row cannot be read, as a phrase."""
 
 
@@ -341,25 +324,58 @@ def csv_stream(path: Path) -> Iterator[BufferedIOBase]:
         raise FaceExprError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def read_columns(path: Path) -> list[str]:
-    """Read the names of a file's columns, in lower case.
+def read_header(path: Path, stream: BufferedIOBase, expected: str) -> list[str]:
+    """Read the names of a file's columns.
 
     Raises:
-        FaceExprError: the file cannot be read or is not one of FER-2013's.
+        FaceExprError: the file is empty or no text; the message ends with what is expected.
     """
-    with csv_stream(path) as stream:
-        return _columns(path, stream.readline(_HEADER_LIMIT))
-
-
-def _columns(path: Path, header: bytes) -> list[str]:
+    header = stream.readline(_HEADER_LIMIT)
     if not header:
-        raise FaceExprError(f"{path} is empty; {_EXPECTED}")
+        raise FaceExprError(f"{path} is empty; {expected}")
     if b"\0" in header:
-        raise FaceExprError(f"{path} is not a text file (an archive has to be unpacked first); {_EXPECTED}")
-    fields = [_trimmed(name) for name in header.split(b",")]
-    names = [_trimmed(name.removeprefix(b"\xef\xbb\xbf")).decode("utf-8", "replace").lower() for name in fields]
+        raise FaceExprError(f"{path} is not a text file (an archive has to be unpacked first); {expected}")
+    return [_trim(name).decode("utf-8", "replace") for name in header.removeprefix(b"\xef\xbb\xbf").split(b",")]
+
+
+def read_rows(stream: BufferedIOBase) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield the line of each row after the header, counted from 1, and its fields; blank lines are no rows."""
+    for line, text in enumerate(stream, start=2):
+        if not text.isspace():
+            yield line, [_trim(field) for field in text.split(b",")]
+
+
+def name_fields(names: Sequence[str], fields: Sequence[bytes]) -> dict[str, bytes]:
+    """Return the fields of a row by the names of their columns.
+
+    Raises:
+        BadRowError: they are not one for each column.
+    """
+    if len(fields) != len(names):
+        raise BadRowError(f"{counted(len(fields), 'field')}, expected {len(names)}")
+    return dict(zip(names, fields, strict=True))
+
+
+def parse_usage(field: bytes) -> int:
+    """Return the code of a value of the column Usage.
+
+    Raises:
+        BadRowError: it is none of `USAGES`.
+    """
+    return _find_code(field, _USAGE_CODES, "Usage", ", ".join(USAGES))
+
+
+def shorten(field: bytes | str, limit: int = 24) -> str:
+    """Return a text of a file in quotes, or its beginning."""
+    text = field if isinstance(field, str) else field.decode("utf-8", "replace")
+    return repr(text if len(text) <= limit else f"{text[:limit]}…")
+
+
+def _read_columns(path: Path, stream: BufferedIOBase) -> list[str]:
+    header = read_header(path, stream, _EXPECTED)
+    names = [name.lower() for name in header]
     if "pixels" not in names or any(names.count(name) > 1 for name in ("pixels", "emotion", "usage")):
-        raise FaceExprError(f"{path} is not FER-2013: line 1 reads {_shown(b', '.join(fields), limit=60)}; {_EXPECTED}")
+        raise FaceExprError(f"{path} is not FER-2013: line 1 reads {shorten(', '.join(header), 60)}; {_EXPECTED}")
     return names
 
 
@@ -378,21 +394,17 @@ def parse_csv(path: Path) -> Arrays:
     rows: list[tuple[int, int, int]] = []
     reasons: list[str] = []
     with csv_stream(path) as stream:
-        names = _columns(path, stream.readline(_HEADER_LIMIT))
-        for line, text in enumerate(stream, start=2):
-            if text.isspace():
-                continue
-            fields = dict(zip(names, values := text.split(b","), strict=False))
+        names = _read_columns(path, stream)
+        for line, values in read_rows(stream):
             usage, label, image, reason = NO_USAGE, NO_LABEL, bytes(SIDE * SIDE), ""
             try:
-                if len(values) != len(names):
-                    raise _BadRowError(f"{len(values)} field{'s' * (len(values) != 1)}, expected {len(names)}")
+                fields = name_fields(names, values)
                 if "usage" in fields:
-                    usage = _code(fields["usage"], _USAGE_CODES, "Usage", ", ".join(USAGES))
+                    usage = parse_usage(fields["usage"])
                 if "emotion" in fields:
-                    label = _code(fields["emotion"], _LABELS, "label", f"0 to {len(FER_NAMES) - 1}")
-                image = _pixels(fields["pixels"])
-            except _BadRowError as error:
+                    label = _find_code(fields["emotion"], _LABELS, "label", f"0 to {len(FER_NAMES) - 1}")
+                image = _parse_pixels(fields["pixels"])
+            except BadRowError as error:
                 label, reason = NO_LABEL, str(error)
             pixels += image
             rows.append((line, usage, label))
@@ -407,37 +419,26 @@ def parse_csv(path: Path) -> Arrays:
     }
 
 
-def usage_code(name: str) -> int | None:
-    """Return the code of a value of the column Usage, or None where it is none of `USAGES`."""
-    return _USAGE_CODES.get(name.strip().lower().encode())
-
-
-def _trimmed(field: bytes) -> bytes:
+def _trim(field: bytes) -> bytes:
     return field.strip().strip(b'"').strip()
 
 
-def _shown(field: bytes, limit: int = 24) -> str:
-    text = field.decode("utf-8", "replace")
-    return repr(text if len(text) <= limit else f"{text[:limit]}…")
-
-
-def _code(field: bytes, codes: dict[bytes, int], what: str, expected: str) -> int:
-    code = codes.get(_trimmed(field).lower())
+def _find_code(field: bytes, codes: dict[bytes, int], what: str, expected: str) -> int:
+    code = codes.get(field.lower())
     if code is None:
-        raise _BadRowError(f"{what} {_shown(_trimmed(field))}, expected {expected}")
+        raise BadRowError(f"{what} {shorten(field)}, expected {expected}")
     return code
 
 
-def _pixels(field: bytes) -> bytes:
-    text = _trimmed(field)
+def _parse_pixels(text: bytes) -> bytes:
     if not text:
-        raise _BadRowError("no pixels")
+        raise BadRowError("no pixels")
     # numpy's parser is the fastest there is, but stops without a word at what it cannot read.
     whole = not text.translate(None, b"0123456789 \t")
     values = np.fromstring(text, dtype=np.int64, sep=" ") if whole else np.empty(0, np.int64)
     if whole and values.size != SIDE * SIDE:
-        raise _BadRowError(f"{values.size} of {SIDE * SIDE} values")
+        raise BadRowError(f"{values.size} of {SIDE * SIDE} values")
     if not whole or values.max() > 255:
         wrong = next(value for value in text.split() if not value.isdigit() or int(value) > 255)
-        raise _BadRowError(f"pixel {_shown(wrong)}, expected whole numbers from 0 to 255")
+        raise BadRowError(f"pixel {shorten(wrong)}, expected whole numbers from 0 to 255")
     return values.astype(np.uint8).tobytes()

@@ -18,8 +18,9 @@ With 8 classes contempt is index 7. It is never counted as another emotion.
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass, replace
+from functools import cached_property
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,13 +35,18 @@ from faceexpr.data.base import ExpressionDataModule, Stage
 from faceexpr.data.fer2013 import (
     NO_LABEL,
     USAGES,
+    BadRowError,
     BadRowPolicy,
     FerTable,
     csv_stream,
     find_file,
     list_problems,
+    name_fields,
+    parse_usage,
+    read_header,
+    read_rows,
     read_table,
-    usage_code,
+    shorten,
 )
 from faceexpr.data.loading import FaceSplit, Selection
 from faceexpr.utils.errors import FaceExprError
@@ -65,8 +71,6 @@ NO_MAJORITY = "no majority"
 NO_AGREEMENT = "no two votes agree"
 REASONS = (*_REASON_OF.values(), NO_MAJORITY, NO_AGREEMENT)
 """Why a row has no label."""
-
-KEPT = -1
 
 USUAL_AGREEMENT = 0.68
 """Share of the majority labels that equal FER-2013's own, files in their original order."""
@@ -128,14 +132,13 @@ class FERPlus(ExpressionDataModule):
         self.classes: NumClasses = classes
         self.on_bad_row = on_bad_row
         self.cache_dir = cache_dir
-        self._joined: tuple[FerTable, npt.NDArray[np.int64]] | None = None
 
     def prepare_data(self) -> None:
         # One process a node fills the cache before the others look for it.
-        self._rows()
+        self.rows  # noqa: B018
 
     def load_split(self, stage: Stage) -> FaceSplit:
-        table, counts = self._rows()
+        table, counts = self.rows
         rows = table.rows(stage)
         readable = table.readable[rows]
         votes = counts[rows[readable]]
@@ -160,7 +163,7 @@ class FERPlus(ExpressionDataModule):
         return split if stage == "train" else replace(split, selection=Selection(RULES[self.evaluate], reasons))
 
     def leaked(self, stage: Stage) -> npt.NDArray[np.bool_] | None:
-        return self._rows()[0].find_leaked(self.split(stage), stage)
+        return self.rows[0].find_leaked(self.split(stage), stage)
 
     def augmented(self, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         if self.labels == "drawn":
@@ -168,14 +171,13 @@ class FERPlus(ExpressionDataModule):
             batch = {**batch, "target": drawn(batch["target"], numbers)}
         return super().augmented(batch, epoch)
 
-    def _rows(self) -> tuple[FerTable, npt.NDArray[np.int64]]:
-        """Return the images and the votes on each, read once."""
-        if self._joined is None:
-            table = read_table(find_file(self.path, "train"), self.on_bad_row, self.cache_dir)
-            votes = read_votes(self.votes)
-            check_match(votes, table)
-            self._joined = table, votes.counts
-        return self._joined
+    @cached_property
+    def rows(self) -> tuple[FerTable, npt.NDArray[np.int64]]:
+        """The images and the votes on each, int64 (N, 10)."""
+        table = read_table(find_file(self.path, "train"), self.on_bad_row, self.cache_dir)
+        votes = read_votes(self.votes)
+        check_match(votes, table)
+        return table, votes.counts
 
 
 def drawn(distributions: Tensor, numbers: npt.NDArray[np.float32]) -> Tensor:
@@ -200,31 +202,30 @@ class Labels:
 
     Attributes:
         targets: int64 class indices (N,) or float32 distributions (N, classes); meaningless where a row is dropped.
-        dropped: index in `REASONS`, or `KEPT`, int64 (N,).
+        dropped: one of `REASONS`, empty where a row has a label, str (N,).
     """
 
     targets: npt.NDArray[np.int64] | npt.NDArray[np.float32]
-    dropped: npt.NDArray[np.int64]
+    dropped: npt.NDArray[np.str_]
 
     @property
     def kept(self) -> npt.NDArray[np.bool_]:
         """Which rows have a label, bool (N,)."""
-        return np.equal(self.dropped, KEPT)
+        return np.asarray(self.dropped == "")
 
     def counts(self) -> dict[str, int]:
         """Return how many rows were dropped for each reason, reasons without a row left out."""
-        counts = {reason: int((self.dropped == code).sum()) for code, reason in enumerate(REASONS)}
-        return {reason: count for reason, count in counts.items() if count}
+        return {reason: int(count) for reason in REASONS if (count := (self.dropped == reason).sum())}
 
 
 def majority_labels(counts: npt.NDArray[np.int64], classes: NumClasses) -> Labels:
     """Give each row the emotion that more than half of its votes (N, 10) are for: targets int64 (N,)."""
     votes = np.where(counts > 1, counts, 0)
     total, top = votes.sum(1), votes.argmax(1)
-    dropped = _reason(top, classes)
-    dropped[2 * votes.max(1) <= total] = REASONS.index(NO_MAJORITY)
-    dropped[total == 0] = REASONS.index(NO_AGREEMENT)
-    return Labels(np.where(dropped == KEPT, top, 0), dropped)
+    dropped = _reasons(classes)[top]
+    dropped[2 * votes.max(1) <= total] = NO_MAJORITY
+    dropped[total == 0] = NO_AGREEMENT
+    return Labels(np.where(dropped == "", top, 0), dropped)
 
 
 def soft_labels(counts: npt.NDArray[np.int64], classes: NumClasses) -> Labels:
@@ -237,21 +238,18 @@ def soft_labels(counts: npt.NDArray[np.int64], classes: NumClasses) -> Labels:
     others = np.array([place for place in _REASON_OF if place >= classes])
     best_other = others[votes[:, others].argmax(1)]
     doubtful = votes[:, others].max(1) >= emotions.max(1)
-    dropped = np.where(doubtful, _reason(best_other, classes), KEPT)
-    dropped[votes.sum(1) == 0] = REASONS.index(NO_AGREEMENT)
+    dropped = np.where(doubtful, _reasons(classes)[best_other], "")
+    dropped[votes.sum(1) == 0] = NO_AGREEMENT
     # A row that is kept has an emotion with more votes than something else has, hence more than none.
-    kept = (dropped == KEPT)[:, None]
+    kept = (dropped == "")[:, None]
     targets = np.divide(emotions, emotions.sum(1, keepdims=True), out=np.zeros(emotions.shape), where=kept)
     return Labels(targets.astype(np.float32), dropped)
 
 
-def _reason(top: npt.NDArray[np.int64], classes: NumClasses) -> npt.NDArray[np.int64]:
-    """Return for each row why its highest choice is no label of the classes, or `KEPT`: int64 (N,)."""
-    dropped = np.full(len(top), KEPT)
-    for place, reason in _REASON_OF.items():
-        if place >= classes:
-            dropped[top == place] = REASONS.index(reason)
-    return dropped
+def _reasons(classes: NumClasses) -> npt.NDArray[np.str_]:
+    """Return for each of `COLUMNS` why it is no label of the classes, empty where it is one; any reason has room."""
+    reasons = ["" if place < classes else _REASON_OF[place] for place in range(len(COLUMNS))]
+    return np.array(reasons, dtype=f"U{max(map(len, REASONS))}")
 
 
 @dataclass(frozen=True)
@@ -285,20 +283,16 @@ def read_votes(path: str) -> Votes:
         raise FaceExprError(f"votes: {file} does not exist; expected FER+'s {_FILE_NAME}")
     rows: list[list[int]] = []
     problems: list[str] = []
-    try:
-        with csv_stream(file) as stream:
-            reader = csv.reader(line.decode("utf-8-sig", "replace") for line in stream)
-            names = _columns(file, next(reader, []))
-            for fields in reader:
-                if not any(field.strip() for field in fields):
-                    continue
-                row = _row(names, [field.strip() for field in fields])
-                if isinstance(row, str):
-                    problems.append(f"line {reader.line_num}: {row}")
-                else:
-                    rows.append([reader.line_num, *row])
-    except csv.Error as error:
-        raise FaceExprError(f"{file} is not comma-separated text ({error}); {_EXPECTED}") from error
+    with csv_stream(file) as stream:
+        names = _read_columns(file, stream)
+        for line, values in read_rows(stream):
+            if not any(values):  # as spreadsheets leave at the end
+                continue
+            try:
+                fields = name_fields(names, values)
+                rows.append([line, parse_usage(fields["Usage"]), *(_parse_count(fields[name]) for name in COLUMNS)])
+            except BadRowError as error:
+                problems.append(f"line {line}: {error}")
     if problems:
         raise FaceExprError(
             f"{list_problems(file, problems, len(problems) + len(rows))}; correct them, since votes and images are "
@@ -308,32 +302,22 @@ def read_votes(path: str) -> Votes:
     return Votes(path=file, counts=table[:, 2:], usages=table[:, 1].astype(np.uint8), lines=table[:, 0])
 
 
-def _columns(file: Path, header: list[str]) -> list[str | None]:
-    """Return for each column of a file which of `COLUMNS` or Usage it is, told by its name, or None."""
-    names = [name.strip() for name in header]
+def _read_columns(file: Path, stream: BufferedIOBase) -> list[str]:
+    """Read which of `COLUMNS` or Usage each column of a file is, told by its name; others are empty."""
+    header = read_header(file, stream, _EXPECTED)
     others = {"usage": "Usage", "unknown": "unknown", "nf": "NF"}
-    known = [canonical(name, FERPLUS_NAMES) or others.get(name.lower()) for name in names]
-    if any(known.count(name) != 1 for name in ("Usage", *COLUMNS)):
-        shown = ", ".join(names)
+    names = [canonical(name, FERPLUS_NAMES) or others.get(name.lower(), "") for name in header]
+    if any(names.count(name) != 1 for name in ("Usage", *COLUMNS)):
         raise FaceExprError(
-            f"{file} is not FER+'s label file: line 1 reads {shown[:60]!r}{'…' * (len(shown) > 60)}; {_EXPECTED}"
+            f"{file} is not FER+'s label file: line 1 reads {shorten(', '.join(header), 60)}; {_EXPECTED}"
         )
-    return known
+    return names
 
 
-def _row(names: list[str | None], fields: list[str]) -> list[int] | str:
-    """Return the code of Usage and the ten counts, or what is wrong, as a phrase."""
-    if len(fields) != len(names):
-        return f"{len(fields)} field{'s' * (len(fields) != 1)}, expected {len(names)}"
-    row = dict(zip(names, fields, strict=True))
-    code = usage_code(row["Usage"])
-    if code is None:
-        return f"Usage {row['Usage'][:24]!r}, expected {', '.join(USAGES)}"
-    votes = [row[name] for name in COLUMNS]
-    for text in votes:
-        if not (text.isascii() and text.isdigit() and len(text) <= 9):
-            return f"{text[:24]!r} votes, expected a whole number, 0 or more"
-    return [code, *map(int, votes)]
+def _parse_count(field: bytes) -> int:
+    if not field.isdigit() or len(field) > 9:
+        raise BadRowError(f"{shorten(field)} votes, expected a whole number, 0 or more")
+    return int(field)
 
 
 def check_match(votes: Votes, table: FerTable) -> None:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate, chain
-from typing import Literal, TypeVar, overload
+from itertools import chain
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -42,42 +42,28 @@ Result = TypeVar("Result")
 
 
 class FileNames(Sequence[str]):
-    """The names of very many files, in one run of bytes and one array of offsets.
+    """The names of very many files, kept as the bytes of one array.
 
-    A name takes its bytes and 8 more, where a list of strings takes some 60 more. What matters as much: a forked
-    process that reads strings counts references to them, and so comes to own a copy of every page that holds one.
+    A list of strings takes some 60 bytes more for each. What matters as much: a forked process that reads strings
+    counts references to them, and so comes to own a copy of every page that holds one.
 
     Args:
         names: the paths; bytes that are no text have come through `os.fsdecode`, as those of `os.listdir` have.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        encoded = [os.fsencode(name) for name in names]
-        self._bytes = b"".join(encoded)
-        self._ends = np.fromiter(accumulate(map(len, encoded), initial=0), np.int64, count=len(encoded) + 1)
+        self._names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self._names)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> FileNames: ...
-    def __getitem__(self, index: int | slice) -> str | FileNames:
-        if isinstance(index, slice):
-            return self.pick(range(*index.indices(len(self))))
-        index = range(len(self))[index]
-        return os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]])
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]  # as of a list
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # nobody asks for a stretch of them
+        return os.fsdecode(self._names[index])
 
     @property
     def digest(self) -> str:
         """A short text that is another for other names."""
-        return hashlib.sha256(self._ends.tobytes() + self._bytes).hexdigest()
+        return hashlib.sha256(self._names.dtype.str.encode() + self._names.tobytes()).hexdigest()
 
     def pick(self, indices: Iterable[int]) -> FileNames:
         """Return the names at these places, in their order."""
@@ -117,15 +103,16 @@ def find_broken(check: Callable[[int], None], number: int) -> dict[int, str]:
     """
     rank, world_size = find_process()
 
-    def reason(place: int) -> tuple[int, str] | None:
+    def reason(place: int) -> str:
         try:
             check(place)
         except ImageError as error:
-            return place, error.reason
-        return None
+            return error.reason
+        return ""
 
-    mine = [found for found in map_in_threads(reason, range(rank, number, world_size)) if found is not None]
-    return dict(sorted(chain.from_iterable(gather(mine))))
+    mine = range(rank, number, world_size)
+    broken = [(place, why) for place, why in zip(mine, map_in_threads(reason, mine), strict=True) if why]
+    return dict(sorted(chain.from_iterable(gather(broken))))
 
 
 def map_in_threads(function: Callable[[int], Result], places: range) -> Iterator[Result]:
@@ -135,18 +122,18 @@ def map_in_threads(function: Callable[[int], Result], places: range) -> Iterator
             yield from pool.map(function, places[start : start + _AT_ONCE])
 
 
-def warn_of_broken(split: str, number: int, broken: Mapping[str, str]) -> None:
+def warn_of_broken(name: str, sources: Sequence[str], broken: Mapping[int, str]) -> None:
     """Count and name the images of a split that turned out to be broken while they were used, where there are any.
 
     Args:
-        split: its name.
-        number: of its images.
-        broken: reasons by name, in the order of the split.
+        name: of the split.
+        sources: what to call each of its images.
+        broken: reasons by position.
     """
     if broken:
-        reasons = "".join(f"\n  {name}: {reason}" for name, reason in broken.items())
+        reasons = "".join(f"\n  {sources[place]}: {broken[place]}" for place in sorted(broken))
         rank_zero_warn(
-            f"{len(broken):,} of {counted(number, 'image')} of the {split} split turned out to be broken and "
+            f"{len(broken):,} of {counted(len(sources), 'image')} of the {name} split turned out to be broken and "
             f"{'was' if len(broken) == 1 else 'were'} left out:{reasons}"
         )
 

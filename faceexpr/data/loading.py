@@ -7,7 +7,7 @@ import math
 import weakref
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from faceexpr.utils.errors import FaceExprError
+
+if TYPE_CHECKING:
+    from faceexpr.data.image_reading import StreamedFaces
 
 Value = TypeVar("Value")
 
@@ -89,17 +92,6 @@ class ReadFaces(NamedTuple):
     notes: Mapping[int, str]
 
 
-class Images(Protocol):
-    """Images (N, C, H, W) of uint8 that are read when they are asked for, as a tensor or as the images of a batch."""
-
-    @property
-    def shape(self) -> torch.Size: ...
-
-    def __getitem__(self, index: Any, /) -> Tensor: ...
-
-    def read(self, request: BatchRequest) -> ReadFaces: ...
-
-
 @dataclass
 class FaceSplit:
     """One split of an expression data set.
@@ -117,7 +109,7 @@ class FaceSplit:
         advice: how to go on without images that turn out to be broken; None where that is done without asking.
     """
 
-    images: Tensor | Images
+    images: Tensor | StreamedFaces
     targets: Tensor | None
     sources: Sequence[str]
     failures: list[Failure] = field(default_factory=list)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faceexpr.data.corruptions import CORRUPTIONS, REFERENCE_SIDE, STRENGTHS, corrupt
-from faceexpr.data.loading import Images
+from faceexpr.data.image_reading import StreamedFaces
 from faceexpr.data.synthetic.drawing import draw_face
 from faceexpr.metrics.calibration import CALIBRATION_BINS
 from faceexpr.metrics.classification import Scores
@@ -49,7 +49,7 @@ _LEVEL = 0.9  # the coverage that is drawn, or the one that is nearest to it
 
 
 def draw_evaluation(
-    title: str, table: SampleTable, scores: Scores, images: Images | Tensor | None = None, gallery_size: int = 0,
+    title: str, table: SampleTable, scores: Scores, images: StreamedFaces | Tensor | None = None, gallery_size: int = 0,
     maps: Maps | None = None, calibration: Calibration | None = None,
 ) -> dict[str, Figure]:  # fmt: skip
     """Draw every figure of an evaluation, by name.

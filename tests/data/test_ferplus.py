@@ -259,7 +259,7 @@ def test_no_label_left_is_an_error(tmp_path):
 def test_real_splits_hold_the_rows_with_a_label(tmp_path):
     data = FERPlus(str(REAL), str(REAL), labels="soft", classes=8, cache_dir=str(tmp_path))
     assert [len(data.split(stage)) for stage in ("val", "test")] == [3199, 3153]
-    table, counts = data._rows()
+    table, counts = data.rows
     for stage, usage in (("val", 1), ("test", 2)):
         majority = majority_labels(counts[table.usages == usage], 8)
         assert data.split(stage).targets.argmax(1).tolist() == majority.targets[majority.kept].tolist()
@@ -270,7 +270,7 @@ def test_real_splits_hold_the_rows_with_a_label(tmp_path):
     assert len(train) == 28153  # votes on emotions only, ties and all
     torch.testing.assert_close(train.targets.sum(1), torch.ones(28153))
     row = int(train.sources[-1].removeprefix("fer2013.csv.gz:")) - 2
-    assert torch.equal(train.images[-1, 0], torch.from_numpy(data._rows()[0].images[row]))
+    assert torch.equal(train.images[-1, 0], torch.from_numpy(data.rows[0].images[row]))
 
 
 FILE_NAMES = {"Happy": "happiness", "Sad": "sadness", "Angry": "anger", "NF": "NF"}

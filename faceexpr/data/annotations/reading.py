@@ -344,15 +344,8 @@ class _Collector:
         return found
 
     def _look(self, entry: Entry, folders: Sequence[Path]) -> _Found:
-        for name in entry.names:
-            try:
-                name.encode()
-            except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and no file system keeps
-                raise FaceExprError(f"{self.path}, {entry.where}: {name!r} is no file name") from None
-        candidates = [folder / name for folder in folders for name in entry.names if "\0" not in name]
-        if not candidates:
-            raise FaceExprError(f"{self.path}, {entry.where}: {entry.names[0]!r} is no file name")
-        # Not Path.is_file, which raises for a name that is too long.
+        candidates = [folder / name for folder in folders for name in entry.names]
+        # Not Path.is_file, which raises for a name that is too long or that no file system keeps.
         file = next(filter(os.path.isfile, candidates), None)
         stated = entry.size or (0, 0)
         if file is None:
@@ -437,9 +430,8 @@ def _plain(label: str) -> str:
 
 
 def _summary(records: list[AnnotatedImage]) -> str:
-    with_faces = sum(len(record.boxes) > 0 for record in records)
-    faces = sum(len(record.boxes) for record in records)
-    ignored = sum(int(record.ignored.sum()) for record in records)
-    apart = f" ({ignored:,} marked as not to be counted)" if ignored else ""
-    without = len(records) - with_faces
-    return f"{counted(with_faces, 'image')} with faces, {without:,} without, {counted(faces, 'face')}{apart}"
+    ignored = np.concatenate([record.ignored for record in records])
+    without = sum(not len(record.boxes) for record in records)
+    apart = f" ({ignored.sum():,} marked as not to be counted)" if ignored.any() else ""
+    found = counted(len(records) - without, "image")
+    return f"{found} with faces, {without:,} without, {counted(len(ignored), 'face')}{apart}"
