@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from faceexpr.data import augment as draws
 from faceexpr.data.augment import ERASED, Augmentation, augment_batch, uniform
 from faceexpr.data.ferplus import drawn
 from faceexpr.data.loading import PADDING
@@ -42,17 +41,21 @@ def test_everything_off_returns_the_very_tensors():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_result_is_float32_between_0_and_1_of_the_same_shape(channels):
+def test_result_is_float32_between_0_and_1_and_follows_from_the_seed(channels):
     image, target = batch(channels=channels)
     before = image.clone()
     pixels, labels = augmented(image, target, EVERYTHING)
     assert pixels.dtype == torch.float32
     assert pixels.shape == image.shape
-    assert pixels.device == image.device
     assert pixels.min() >= 0
     assert pixels.max() <= 1
     assert labels.shape == (16, CLASSES)
     assert torch.equal(image, before)
+    state = torch.get_rng_state()
+    again, other = (augmented(image, target, EVERYTHING, seed)[0] for seed in (0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(again, pixels)
+    assert not torch.equal(other, pixels)
 
 
 def test_flip_alone_is_exact_and_keeps_integer_targets():
@@ -75,23 +78,6 @@ def test_flip_is_the_same_flip_when_images_are_warped_too():
         assert torch.allclose(warped, exact, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        Augmentation(rotation=20),
-        Augmentation(scale=0.3),
-        Augmentation(shift=0.2),
-        Augmentation(brightness=0.5),
-        Augmentation(contrast=0.5),
-        Augmentation(erasing=1.0),
-    ],
-)
-def test_each_sample_has_draws_of_its_own(settings):
-    pixels, _ = augmented(*same_images(), settings)
-    different = {tuple(sample.flatten().tolist()) for sample in pixels}
-    assert len(different) >= 14
-
-
 def test_a_sample_does_not_depend_on_the_rest_of_the_batch():
     image, target = batch(16)
     settings = replace(EVERYTHING, mixup=0.0)
@@ -109,16 +95,6 @@ def test_switching_one_change_on_leaves_the_others_draws():
     erased, _ = augmented(image, target, Augmentation(rotation=12, brightness=0.2, erasing=1.0))
     equal = (bare == erased).float().mean().item()
     assert equal == pytest.approx(1 - (14 / 48) ** 2, abs=0.01)
-
-
-def test_draws_follow_from_the_seed_and_not_from_torch_s_own_generator():
-    image, target = batch()
-    state = torch.get_rng_state()
-    first, second, other = (augmented(image, target, EVERYTHING, seed) for seed in (5, 5, 6))
-    assert torch.equal(state, torch.get_rng_state())
-    assert torch.equal(first[0], second[0])
-    assert torch.equal(first[1], second[1])
-    assert not torch.equal(first[0], other[0])
 
 
 def centres(pixels):
@@ -174,20 +150,14 @@ def test_brightness_multiplies_and_contrast_keeps_the_mean():
 @pytest.mark.parametrize(("fraction", "side"), [(0.3, 14), (1.0, 48), (0.001, 1)])
 def test_erasing_covers_a_square_of_the_given_side(fraction, side):
     image = torch.full((32, 1, 48, 48), 255, dtype=torch.uint8)
-    settings = Augmentation(erasing=1.0, erasing_size=fraction)
-    pixels, _ = augmented(image, torch.zeros(32, dtype=torch.int64), settings)
+    target = torch.zeros(32, dtype=torch.int64)
+    pixels, _ = augmented(image, target, Augmentation(erasing=1.0, erasing_size=fraction))
     erased = pixels[:, 0] == ERASED
     assert (erased.sum((1, 2)) == side**2).all()
     assert (erased.any(1).sum(1) == side).all()
     assert (erased.any(2).sum(1) == side).all()
-
-
-def test_erasing_happens_with_its_probability_and_reaches_every_corner():
-    image = torch.full((2000, 1, 12, 12), 255, dtype=torch.uint8)
-    pixels, _ = augmented(image, torch.zeros(2000, dtype=torch.int64), Augmentation(erasing=0.3, erasing_size=0.5))
-    erased = pixels[:, 0] == ERASED
-    assert erased.any(2).any(1).float().mean().item() == pytest.approx(0.3, abs=0.04)
-    assert all(erased[:, row, column].any() for row in (0, -1) for column in (0, -1))
+    some, _ = augmented(image, target, Augmentation(erasing=0.5, erasing_size=fraction))
+    assert 8 < (some == ERASED).flatten(1).any(1).sum() < 24
 
 
 def test_mixup_targets_are_the_mix_of_the_images():
@@ -234,7 +204,6 @@ def test_mixup_weights_follow_the_beta_distribution():
         ("flip", float("nan")),
         ("rotation", 181.0),
         ("scale", 1.0),
-        ("shift", -0.1),
         ("erasing_size", 0.0),
         ("mixup", float("inf")),
     ],
@@ -281,16 +250,7 @@ def test_neighbouring_numbers_have_nothing_to_do_with_each_other(numbers: np.nda
     assert correlation(*pairs[worst]) < 4.5 * SPREAD, worst
 
 
-def test_a_sample_s_numbers_are_its_own(numbers: np.ndarray) -> None:
-    index = torch.tensor([70_000, 3, 99_999, 3])
-    np.testing.assert_array_equal(uniform(index, COLUMNS, (0, 0)), numbers[index.numpy()])
-    np.testing.assert_array_equal(uniform(index, 5, (0, 0)), numbers[index.numpy(), :5])
-
-
 def test_numbers_stay_as_they_are_from_version_to_version() -> None:
-    # SplitMix64 from the state 0 gives this first (the article's reference code).
-    with np.errstate(over="ignore"):
-        assert int(draws._mixed(np.array([draws._GOLDEN]))[0]) == 0xE220A8397B1DCDAF
     found = uniform(torch.tensor([-1, 0, 1]), 2, (5, 7))
     expected = [[0.4594556093, 0.1164383292], [0.8813313246, 0.2576639056], [0.4151567221, 0.5511815548]]
     assert found.tolist() == [pytest.approx(row, abs=1e-9) for row in expected]

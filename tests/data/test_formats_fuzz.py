@@ -123,11 +123,6 @@ def test_valid_text_cut_doubled_or_disturbed(valid: str, data: st.DataObject, fo
     check(valid[:start] + piece + valid[end:], folder)
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"content":' * 100_000, '{"images":' + "[" * 100_000])
-def test_deep_nesting(text: str, folder: Path) -> None:
-    check(text, folder)
-
-
 @pytest.mark.parametrize("valid", VALID, ids=["lines", "array", "coco", "wider"])
 def test_encodings_and_line_ends_change_nothing(valid: str, folder: Path) -> None:
     path = folder / "annotations"

@@ -66,10 +66,10 @@ def folder(root: Path, tmp_path: Path):
             module.teardown("fit")
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(("channels", "num_workers"), [(1, 2), (3, 0)])
 def test_batches_are_those_of_the_split_in_memory_bit_for_bit(folder, channels, num_workers):
     modules = [folder(memory_gib=gib, channels=channels, num_workers=num_workers) for gib in (0, 4)]
+    state = torch.get_rng_state()
     assert isinstance(modules[0].split("train").images, StreamedFaces)
     assert isinstance(modules[1].split("train").images, torch.Tensor)
     for stage in ("train", "val"):
@@ -80,14 +80,7 @@ def test_batches_are_those_of_the_split_in_memory_bit_for_bit(folder, channels, 
             for streamed, held in zip(*loaders, strict=True):
                 assert streamed.keys() == held.keys()
                 assert all(torch.equal(streamed[key], held[key]) for key in held)
-
-
-def test_the_image_at_an_index_is_that_of_the_split_in_memory(folder):
-    streamed, held = (folder(memory_gib=gib).split("val") for gib in (0, 4))
-    assert streamed.images.shape == held.images.shape
-    assert torch.equal(streamed.images[3], held.images[3])
-    assert torch.equal(streamed.images[torch.tensor([5, 1])], held.images[[5, 1]])
-    assert list(streamed.sources) == list(held.sources)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_streaming_begins_where_the_split_needs_more_than_is_allowed(folder):
@@ -100,17 +93,11 @@ def test_streaming_begins_where_the_split_needs_more_than_is_allowed(folder):
         folder(num_workers=-1)
 
 
-def test_the_order_and_the_generator_of_everything_else_are_left_alone(folder):
-    loader = folder(num_workers=1).train_dataloader()
-    before = torch.get_rng_state()
-    order = [batch["index"].tolist() for batch in loader]
-    assert torch.equal(torch.get_rng_state(), before)
-    assert sorted(index for batch in order for index in batch) == [PADDING, *range(21)]
-
-
 @pytest.mark.parametrize("memory_gib", [0, 4])
 def test_all_broken_files_are_listed_before_training_or_left_out(root, folder, memory_gib):
     whole = (root / "train" / "Fear" / "0.jpg").read_bytes()
+    # The end mark of this one is out of sight, so that it is decoded to find out.
+    (root / "train" / "Fear" / "0.jpg").write_bytes(whole + bytes(5000))
     (root / "train" / "Fear" / "cut.jpg").write_bytes(whole[: len(whole) * 6 // 10])
     (root / "train" / "Sad" / "empty.jpg").write_bytes(b"")
     (root / "val" / "Sad" / "text.jpg").write_text("no picture")
@@ -132,12 +119,6 @@ def test_all_broken_files_are_listed_before_training_or_left_out(root, folder, m
     assert train.targets.tolist() == [index for index in range(7) for _ in range(3)]
     assert [Path(source).parent.name for source in train.sources] == [FER_NAMES[index] for index in train.targets]
     assert [failure.reason for failure in train.failures] == ["truncated", "empty file"]
-
-
-def test_a_file_with_notes_after_its_end_is_not_taken_for_cut(root, folder):
-    with (root / "train" / "Fear" / "0.jpg").open("ab") as file:
-        file.write(b"\0" * 5000)  # the end mark is out of sight, so the file is decoded
-    assert len(folder().split("train")) == 21
 
 
 def test_stop_names_the_file_that_turns_out_to_be_broken(root, folder):
@@ -171,44 +152,26 @@ def test_skip_leaves_it_out_of_its_batch(root, folder, num_workers):
     assert split.broken[index].startswith("damaged")
 
 
-def test_a_batch_of_broken_images_only_is_padding(tmp_path):
-    path = damaged_inside(tmp_path / "a.png")
-    data = FaceFiles(str(path), memory_gib=0, num_workers=0)
-    (batch,) = data.predict_dataloader()
-    assert batch["index"].tolist() == [PADDING]
-    assert not batch["image"].any()
-
-
-def test_notes_are_found_while_reading(tmp_path):
+def test_notes_are_found_while_reading_and_a_batch_of_broken_images_only_is_padding(tmp_path):
     frames = [Image.new("L", (8, 8), grey) for grey in (40, 255)]
     frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:])
-    photograph(tmp_path / "a.jpg", 0)
-    data = FaceFiles(str(tmp_path), memory_gib=0, num_workers=1)
-    list(data.predict_dataloader())
+    damaged_inside(tmp_path / "a.png")
+    data = FaceFiles(str(tmp_path), memory_gib=0, num_workers=1, batch_size=1)
+    broken, whole = data.predict_dataloader()
     data.teardown("predict")
+    assert (broken["index"].tolist(), whole["index"].tolist()) == ([PADDING], [1])
+    assert not broken["image"].any()
     assert data.split("predict").notes == {1: "first of 2 frames"}
 
 
 def test_names_of_files_are_kept_exactly_and_small():
     names = ["a/b.jpg", "été/café 顔.jpg", "", os.fsdecode(b"\xff\xfe.png"), *(f"{n:050}" for n in range(1000))]
     packed = FileNames(names)
-    assert packed == names
+    assert list(packed) == names
     assert packed[-1] == names[-1]
-    assert packed[1:3] == names[1:3]
-    assert packed.pick([3, 0]) == [names[3], names[0]]
-    with pytest.raises(IndexError):
-        packed[len(names)]
-    assert len(pickle.dumps(packed)) < sum(len(os.fsencode(name)) + 8 for name in names) + 500
+    assert list(packed.pick([3, 0])) == [names[3], names[0]]
+    assert len(pickle.dumps(packed)) < 51 * len(names)
     assert packed.digest != FileNames(["a/b", ".jpg"]).digest != FileNames(["a/b.", "jpg"]).digest
-
-
-def test_descriptors_are_closed(folder):
-    loader = folder(num_workers=1, batch_size=1).train_dataloader()
-    list(loader)
-    before = len([*Path("/proc/self/fd").iterdir()])
-    for _ in range(3):
-        list(loader)
-    assert len([*Path("/proc/self/fd").iterdir()]) <= before + 1
 
 
 STREAM = ["--data.memory_gib=0", "--data.num_workers=1", "--data.batch_size=4", "--data.cache_dir=cache"]
@@ -227,7 +190,6 @@ def test_every_verb_works_on_a_folder_that_streams(root, workdir, capfd):
     assert told[0].startswith("1 of 22 images of the train split turned out to be broken")
     assert f"{broken['train']}: damaged" in told[0]
     checkpoint = "--ckpt_path=lightning_logs/version_0"
-    main(["validate", checkpoint, *TINY_RUN[1:]])
     with pytest.warns(UserWarning, match="1 of 8 images of the test split turned out to be broken"):
         main(["test", checkpoint, *TINY_RUN[1:]])
     assert exit_code(lambda: main(["predict", checkpoint, "--predictions.path=s.csv", *TINY_RUN[1:3]])) == 3
@@ -236,18 +198,6 @@ def test_every_verb_works_on_a_folder_that_streams(root, workdir, capfd):
     assert [row.partition(",")[0] for row in rows if ",error,damaged" in row] == [str(broken["test"])]
     assert sum(",ok," in row for row in rows) == 7
     assert "1 of 8 inputs could not be read" in capfd.readouterr().out
-    in_memory = ["--data.memory_gib=4", "--predictions.path=m.csv"]
-    exit_code(lambda: main(["predict", checkpoint, *in_memory, *TINY_RUN[1:3]]))
-    assert Path("m.csv").read_text() == Path("s.csv").read_text()
-
-
-def test_knn_remembers_a_folder_that_streams(root, workdir):
-    banks = []
-    for gib in ("0", "4"):
-        data = ["--data=FaceFolder", f"--data.path={root}", *STREAM, f"--data.memory_gib={gib}"]
-        main(["fit", *data, "--model=KNNClassifier", "--model.k=1", *TINY_RUN])
-        banks.append(torch.load(f"lightning_logs/version_{len(banks)}/checkpoints/last.ckpt")["state_dict"])
-    assert all(torch.equal(banks[0]["_extra_state"][key], banks[1]["_extra_state"][key]) for key in ("bank", "labels"))
 
 
 @pytest.mark.slow

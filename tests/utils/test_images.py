@@ -17,7 +17,6 @@ from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import BACKGROUND, ImageError, find_images, list_images, read_image, resize, upright_size
 
 RED = (220, 20, 30)
-ORIENTATION = 0x0112
 
 
 def difference(a, b):
@@ -26,32 +25,35 @@ def difference(a, b):
 
 def with_orientation(value):
     exif = Image.Exif()
-    exif[ORIENTATION] = value
+    exif[0x0112] = value
     return exif
 
 
 # Orientation
 
 
-@pytest.mark.parametrize("orientation", [0, *range(1, 9), 4711])
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF", "MPO"])
 # Case C01
-def test_every_orientation_agrees_with_pillow(orientation, image_format):
-    content = encoded(smooth_image(12, 7), image_format, exif=with_orientation(orientation), lossless=True)
-    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
-    got = read_image(content)
-    assert np.array_equal(got.pixels, np.asarray(expected))
-    assert got.size == expected.size == ((7, 12) if 5 <= orientation <= 8 else (12, 7))
+def test_pixels_and_size_are_upright_by_every_orientation(image_format, tmp_path):
+    if image_format == "HEIF":  # whose writer keeps no orientation
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    path = tmp_path / "image"
+    for orientation in (0, *range(1, 9), 4711):
+        options = {"exif": with_orientation(orientation), "lossless": True}
+        path.write_bytes(encoded(smooth_image(48, 24), image_format, **options))
+        got = read_image(path)
+        assert upright_size(path) == got.size == got.pixels.shape[1::-1]
+        if image_format != "HEIF":
+            expected = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+            assert np.array_equal(got.pixels, np.asarray(expected))
+            assert got.size == ((24, 48) if 5 <= orientation <= 8 else (48, 24))
 
 
-@pytest.mark.parametrize("reduce_to", [None, 16])
 # Case C01
-def test_orientation_and_reduction_together(reduce_to):
+def test_orientation_and_reduction_together():
     content = encoded(smooth_image(160, 80), "JPEG", exif=with_orientation(6), quality=95)
-    got = read_image(content, reduce_to=reduce_to)
-    assert got.size == (80, 160)
-    assert got.reduction == (1 if reduce_to is None else 4)
-    assert got.pixels.shape[:2] == (160 // got.reduction, 80 // got.reduction)
+    got = read_image(content, reduce_to=16)
+    assert (got.size, got.reduction, got.pixels.shape[:2]) == ((80, 160), 4, (40, 20))
 
 
 @pytest.mark.parametrize(
@@ -71,19 +73,6 @@ def test_broken_exif_turns_nothing(block, tmp_path):
     assert np.array_equal(read_image(path).pixels, read_image(encoded(smooth_image(40, 20), "JPEG")).pixels)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF", "MPO"])
-# Case C01
-def test_the_header_tells_the_upright_size(image_format, orientation, tmp_path):
-    if image_format == "HEIF":
-        pytest.importorskip("pillow_heif").register_heif_opener()
-    path = tmp_path / "image"
-    path.write_bytes(encoded(smooth_image(48, 24), image_format, exif=with_orientation(orientation)))
-    assert upright_size(path) == read_image(path).size
-    if image_format != "HEIF":  # whose writer keeps no orientation
-        assert upright_size(path) == ((24, 48) if orientation >= 5 else (48, 24))
-
-
 # Case C01
 def test_an_exif_block_after_the_pixels_of_a_png_counts(tmp_path):
     content = encoded(smooth_image(48, 24), "PNG")
@@ -96,10 +85,9 @@ def test_an_exif_block_after_the_pixels_of_a_png_counts(tmp_path):
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
 def test_sizes_need_the_header_alone(image_format, tmp_path):
-    path = tmp_path / "cut"
     content = encoded(smooth_image(640, 480), image_format)
-    path.write_bytes(content[: len(content) // 2])
-    assert upright_size(path) == (640, 480)
+    (tmp_path / "cut").write_bytes(content[: len(content) // 2])
+    assert upright_size(tmp_path / "cut") == (640, 480)
 
 
 # Colour modes
@@ -108,9 +96,7 @@ def test_sizes_need_the_header_alone(image_format, tmp_path):
 # Case C02
 def test_cmyk_jpeg_is_not_inverted():
     rgb = smooth_image(32, 32)
-    twin = read_image(encoded(rgb, "JPEG", quality=95, subsampling=0))
-    cmyk = read_image(encoded(rgb.convert("CMYK"), "JPEG", quality=95, subsampling=0))
-    assert cmyk.pixels.shape == (32, 32, 3)
+    twin, cmyk = (read_image(encoded(one, "JPEG", quality=95, subsampling=0)) for one in (rgb, rgb.convert("CMYK")))
     assert difference(cmyk.pixels, twin.pixels) < 4
     assert difference(read_image(encoded(rgb.convert("CMYK"), "TIFF"), mode="L").pixels, rgb.convert("L")) < 2
 
@@ -123,7 +109,7 @@ def test_grey_alpha_and_palette_give_the_same_shape(mode):
     expected = np.asarray(grey.convert(mode))
     for image in (grey, grey.convert("RGB"), opaque, opaque.convert("RGBA"), grey.convert("P")):
         got = read_image(encoded(image, "PNG"), mode=mode).pixels
-        assert (got.dtype, got.shape) == (np.uint8, (64, 64) if mode == "L" else (64, 64, 3))
+        assert got.dtype == np.uint8
         assert np.array_equal(got, expected), image.mode
     one_bit = read_image(encoded(grey.convert("1"), "PNG"), mode=mode)
     assert one_bit.pixels.shape == expected.shape
@@ -149,8 +135,8 @@ def test_transparent_pixels_lie_on_the_documented_colour():
         pixels = read_image(content).pixels
         assert (pixels[:, :4] == BACKGROUND).all()
         assert (pixels[:, 4:] == RED).all()
-    grey = Image.merge("LA", (Image.new("L", (8, 8), 0), Image.new("L", (8, 8), 0)))
-    assert (read_image(encoded(grey, "PNG"), mode="L").pixels == 255).all()
+    clear = Image.new("LA", (8, 8), (0, 0))
+    assert (read_image(encoded(clear, "PNG"), mode="L").pixels == 255).all()
     half = Image.new("RGBA", (4, 4), (100, 100, 100, 128))
     assert difference(read_image(half).pixels, round(100 * 128 / 255 + 255 * 127 / 255)) <= 1
 
@@ -167,13 +153,13 @@ def test_rarer_modes_keep_their_colour(mode):
     assert difference(read_image(image).pixels, 90) <= 2
 
 
-def test_sixteen_bit_grey_is_scaled_and_not_clipped():
+def test_sixteen_bit_grey_is_scaled_by_the_white_of_its_type():
     ramp = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
-    expected = np.rint(ramp / 257).astype(np.uint8)
-    for image_format in ("PNG", "TIFF", "PPM"):
-        assert np.array_equal(read_image(encoded(Image.fromarray(ramp), image_format), mode="L").pixels, expected)
-    dark = np.full((4, 4), 257 * 3, np.uint16)  # scaled by the type's white, not by its own brightest pixel
-    assert (read_image(encoded(Image.fromarray(dark), "PNG"), mode="L").pixels == 3).all()
+    dark = np.full((4, 4), 257 * 3, np.uint16)
+    for pixels in (ramp, dark):
+        for image_format in ("PNG", "TIFF", "PPM"):
+            got = read_image(encoded(Image.fromarray(pixels), image_format), mode="L").pixels
+            assert np.array_equal(got, np.rint(pixels / 257))
 
 
 def test_values_without_a_known_white_are_refused():
@@ -186,11 +172,9 @@ def test_values_without_a_known_white_are_refused():
 
 def test_arrays_and_pil_images_are_taken_as_rgb():
     rgb = np.asarray(smooth_image(5, 3))
-    expected = read_image(encoded(smooth_image(5, 3), "PNG")).pixels
     for source in (rgb, rgb.astype(np.float32) / 255, rgb.astype(np.uint16) * 257, Image.fromarray(rgb)):
-        assert np.array_equal(read_image(source).pixels, expected)
-    grey = rgb[:, :, :1]
-    assert np.array_equal(read_image(grey).pixels, np.repeat(grey, 3, axis=2))
+        assert np.array_equal(read_image(source).pixels, rgb)
+    assert np.array_equal(read_image(rgb[:, :, :1]).pixels, np.repeat(rgb[:, :, :1], 3, axis=2))
     assert np.array_equal(read_image(rgb[::-1, ::-1]).pixels, rgb[::-1, ::-1])
     assert read_image(np.array([[True, False]]), mode="L").pixels.tolist() == [[255, 0]]
 
@@ -206,21 +190,10 @@ def test_a_callers_pil_image_is_left_as_it_is():
 
 # Case C07
 def test_content_decides_and_not_the_name(tmp_path):
-    image = smooth_image()
-    (tmp_path / "a.jpg").write_bytes(encoded(image, "WEBP", lossless=True))
-    (tmp_path / "b.jpeg").write_bytes(encoded(image, "PNG"))
-    (tmp_path / "d").write_bytes(encoded(image, "JPEG", quality=95))
-    for name in ("a.jpg", "b.jpeg", "d"):
-        assert difference(read_image(tmp_path / name).pixels, image) < 2
-    assert find_images(tmp_path / "d") == [tmp_path / "d"]
-
-
-# Case C07
-def test_heic_is_read_where_the_reader_is_installed(tmp_path):
-    pillow_heif = pytest.importorskip("pillow_heif")
-    pillow_heif.from_pillow(smooth_image()).save(tmp_path / "c.heic", quality=95)
-    (tmp_path / "c.heic").rename(tmp_path / "c.jpg")
-    assert difference(read_image(tmp_path / "c.jpg").pixels, smooth_image()) < 4
+    for name, image_format in {"a.jpg": "WEBP", "b.jpeg": "PNG", "d": "JPEG"}.items():
+        (tmp_path / name).write_bytes(encoded(smooth_image(), image_format, quality=95))
+        assert difference(read_image(tmp_path / name).pixels, smooth_image()) < 3
+        assert find_images(tmp_path / name) == [tmp_path / name]
 
 
 # Case C07
@@ -259,28 +232,18 @@ def test_any_case_of_the_ending_and_nothing_but_images(tmp_path):
 
 
 def test_circles_of_links_end(tmp_path):
-    (tmp_path / "data" / "real").mkdir(parents=True)
-    (tmp_path / "data" / "real" / "a.jpg").write_bytes(b"x")
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "b.jpg").write_bytes(b"x")
-    (tmp_path / "data" / "loop").symlink_to(tmp_path / "data", target_is_directory=True)
-    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    (tmp_path / "data" / "gone.jpg").symlink_to(tmp_path / "absent.jpg")
-    names = [path.relative_to(tmp_path / "data").as_posix() for path in find_images(tmp_path / "data")]
-    assert names == ["gone.jpg", "linked/b.jpg", "real/a.jpg"]
-
-
-# Case C09
-def test_names_with_accents_and_blanks(tmp_path):
-    folder = tmp_path / "été"
-    folder.mkdir()
-    for name in ("café 顔.jpg", "a b#1%.jpg"):
-        (folder / name).write_bytes(encoded(smooth_image(), "JPEG"))
-    found = find_images(folder)
-    assert [path.name for path in found] == ["a b#1%.jpg", "café 顔.jpg"]
-    assert [read_image(path).size for path in found] == [(64, 64)] * 2
-    with pytest.raises(ImageError, match=r"été/absent 顔\.jpg: no such file"):
-        read_image(folder / "absent 顔.jpg")
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    for path in (data / "real" / "a.jpg", elsewhere / "b.jpg"):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x")
+    (data / "loop").symlink_to(data, target_is_directory=True)
+    (data / "linked").symlink_to(elsewhere, target_is_directory=True)
+    (data / "gone.jpg").symlink_to(tmp_path / "absent.jpg")
+    assert [path.relative_to(data).as_posix() for path in find_images(data)] == [
+        "gone.jpg",
+        "linked/b.jpg",
+        "real/a.jpg",
+    ]
 
 
 # Damage
@@ -297,18 +260,17 @@ def shape_or_reason(content):
 # Case C05
 def test_each_bad_file_is_named_with_its_reason(tmp_path):
     good = encoded(smooth_image(), "JPEG")
-    files = {
+    path = tmp_path / "a.jpg"
+    for reason, content in {
         "truncated": good[: len(good) * 6 // 10],
         "empty file": b"",
         "not an image": b"not an image at all\n",
         "truncated or damaged: the JPEG header cannot be read": b"\xff\xd8\xff\xe0",
-    }
-    for number, (reason, content) in enumerate(files.items()):
-        path = tmp_path / f"{number}.jpg"
+    }.items():
         path.write_bytes(content)
         assert reason_of(path) == reason
         if reason != "truncated":
-            with pytest.raises(ImageError, match=f"{number}.jpg: {reason}"):
+            with pytest.raises(ImageError, match=f"a.jpg: {reason}"):
                 upright_size(path)
     assert reason_of(str(tmp_path / "absent.jpg")) == "no such file"
     assert reason_of(tmp_path) == "a folder, not a file"
@@ -358,17 +320,13 @@ def test_errors_cross_process_borders():
 # Size
 
 
-def png_header(width, height):
-    """A one-colour PNG of any size would be slow to make: header and a few bytes are enough to ask for its size."""
-    content = bytearray(encoded(Image.new("L", (1, 1)), "PNG"))
-    content[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
-    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
-    return bytes(content)
-
-
 # Case C06
 def test_too_large_is_said_with_the_size_before_decoding():
-    assert reason_of(png_header(20000, 10000)).startswith("too large: 20000 x 10000 pixels, the limit is 160,000,000")
+    # A header alone, which claims 200 megapixels.
+    content = bytearray(encoded(Image.new("L", (1, 1)), "PNG"))
+    content[16:24] = struct.pack(">II", 20000, 10000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    assert reason_of(bytes(content)).startswith("too large: 20000 x 10000 pixels, the limit is 160,000,000")
     assert reason_of(encoded(smooth_image(11, 10), "PNG"), max_pixels=109).startswith("too large: 11 x 10 pixels")
     assert read_image(encoded(smooth_image(11, 10), "PNG"), max_pixels=110).size == (11, 10)
 
@@ -387,27 +345,29 @@ def test_pillows_own_limit_is_left_alone(image_format, monkeypatch):
 
 
 # Case C06
-def test_a_hundred_megapixels_are_read_reduced():
-    got = read_image(encoded(Image.new("RGB", (10000, 10000), RED), "PNG", compress_level=1), reduce_to=1000)
-    assert (got.size, got.reduction, got.pixels.shape) == ((10000, 10000), 10, (1000, 1000, 3))
+def test_large_images_are_read_reduced():
+    """Those of more than 32 megapixels take a way of their own."""
+    got = read_image(encoded(Image.new("RGB", (8000, 4100), RED), "PNG", compress_level=1), reduce_to=410)
+    assert (got.size, got.reduction, got.pixels.shape) == ((8000, 4100), 10, (410, 800, 3))
     assert (got.pixels == RED).all()
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
-@pytest.mark.parametrize("size", [(640, 480), (641, 487), (150, 100), (99, 300), (3000, 110)])
+@pytest.mark.parametrize("size", [(641, 487), (150, 100), (99, 300)])
 def test_reduction_keeps_the_shorter_side_and_the_image(image_format, size):
     got = read_image(encoded(smooth_image(*size), image_format, quality=95), reduce_to=100)
     assert got.size == size
     assert got.reduction == max(1, min(size) // 100)
-    assert min(got.pixels.shape[:2]) >= min(100, *size)
     assert got.pixels.shape[:2] == tuple(-(-side // got.reduction) for side in size[::-1])
-    small = torch.from_numpy(got.pixels).permute(2, 0, 1)[None].float()
-    full = torch.from_numpy(np.array(smooth_image(*size))).permute(2, 0, 1)[None].float()
+    small, full = (
+        torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float()
+        for pixels in (got.pixels, smooth_image(*size))
+    )
     assert (resize(small, 24) - resize(full, 24)).abs().mean() < 2
 
 
 def test_strips_leave_no_seam():
     """Tall images are converted in strips; the result is that of one piece."""
-    tall = np.random.default_rng(0).integers(0, 256, (1030, 6, 3), dtype=np.uint8)
+    tall = np.random.default_rng(0).integers(0, 256, (1030, 1200, 3), dtype=np.uint8)
     assert np.array_equal(read_image(tall).pixels, tall)
-    assert np.array_equal(read_image(tall, reduce_to=2).pixels, np.asarray(Image.fromarray(tall).reduce(3)))
+    assert np.array_equal(read_image(tall, reduce_to=343).pixels, np.asarray(Image.fromarray(tall).reduce(3)))

@@ -7,11 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_RUN
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from faceexpr.cli.main import main
 from faceexpr.data.annotations.reading import ReadOptions
 from faceexpr.data.box_augment import BoxAugmentation
 from faceexpr.data.face_boxes import FaceBoxes
@@ -62,8 +60,7 @@ def batches(module: FaceBoxes) -> list[dict]:
     return list(loader)
 
 
-@pytest.mark.parametrize("augment", [None, BoxAugmentation(size=32, mosaic=0.5)])
-@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize(("augment", "num_workers"), [(None, 0), (BoxAugmentation(size=32, mosaic=0.5), 1)])
 def test_batches_are_those_of_the_images_in_memory(images, augment, num_workers):
     modules = [images(memory_gib=gib, num_workers=num_workers, augment=augment) for gib in (0, 4)]
     found = [batches(module) for module in modules]
@@ -87,35 +84,21 @@ def test_images_cut_short_are_listed_or_left_out_before_training(images, tmp_pat
     assert [record.path.name for record in module.split("train").records] == ["2.png", "3.png", "5.png"]
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize(("augment", "num_workers"), [(None, 0), (BoxAugmentation(size=32, mosaic=1.0), 1)])
 # Case C05
-def test_an_image_that_turns_out_to_be_broken_is_named(images, tmp_path, num_workers):
+def test_an_image_that_turns_out_to_be_broken_is_named_or_left_out(images, tmp_path, augment, num_workers):
     damaged_inside(tmp_path / "images" / "4.png")
-    with pytest.raises(FaceExprError) as caught:
+    with pytest.raises(FaceExprError, match=r"^/.*/images/4\.png cannot be read: damaged"):
         batches(images(num_workers=num_workers))
-    assert str(caught.value).startswith(f"{tmp_path / 'images' / '4.png'} cannot be read: damaged")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("augment", [None, BoxAugmentation(size=32, mosaic=1.0)])
-@pytest.mark.parametrize("num_workers", [0, 1])
-# Case C05
-def test_an_image_that_turns_out_to_be_broken_is_left_out(images, tmp_path, augment, num_workers):
-    damaged_inside(tmp_path / "images" / "4.png")
     module = images(leave_out=True, num_workers=num_workers, augment=augment)
     place = next(index for index in range(5) if module.source("train", index).endswith("4.png"))
     found = batches(module)
     seen = [index for batch in found for index in batch["index"].tolist()]
     assert sorted(index for index in seen if index != PADDING) == [index for index in range(5) if index != place]
     assert list(module.split("train").broken) == [place]
-    if augment is None:
-        (empty,) = [
-            (image, boxes)
-            for batch in found
-            for index, image, boxes in zip(batch["index"].tolist(), batch["image"], batch["boxes"], strict=True)
-            if index == PADDING and len(batch["index"]) == 2 and not image.any()
-        ][:1]
-        assert empty[1].shape == (0, 4)
+    assert {boxes.shape[1] for batch in found for boxes in batch["boxes"]} == {4}
+    with pytest.warns(UserWarning, match=r"1 of 5 images of the train split turned out to be broken and was left"):
+        module.teardown("fit")
 
 
 def test_workers_are_there_where_images_are_not_in_memory(images):
@@ -134,17 +117,4 @@ def test_a_worker_can_be_started_afresh(images):
     module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     module.trainer.unsendable = lambda: None
     copied = pickle.loads(pickle.dumps(module.split("train")))
-    assert np.array_equal(copied.pixels(2), module.split("train").pixels(2))
-
-
-def test_a_detector_is_trained_on_what_is_left_and_the_rest_named(images, tmp_path, workdir):
-    damaged_inside(tmp_path / "images" / "4.png")
-    data = [f"--data.train={tmp_path / 'list.txt'}", f"--data.images={tmp_path / 'images'}",
-            f"--data.val_list={tmp_path / 'val.txt'}", "--data.reading.missing=leave_out", "--data.memory_gib=0",
-            "--data.num_workers=1", "--data.batch_size=2"]  # fmt: skip
-    net = ["--model.net.widths=[4,4,4,4,4]", "--model.net.neck=4"]
-    options = [*net, *(option for option in TINY_RUN if "evaluation." not in option)]
-    with pytest.warns(UserWarning, match=r"1 of 5 images of the train split turned out to be broken and was left"):
-        main(["fit", "--model=FaceDetector", "--data=FaceBoxes", *data, *options])
-    weights = torch.load("lightning_logs/version_0/checkpoints/last.ckpt")["state_dict"]
-    assert all(torch.isfinite(value).all() for value in weights.values())
+    assert torch.equal(copied.tensor(2), module.split("train").tensor(2))
