@@ -227,6 +227,7 @@ def read_faces(files: FileNames, reader: FaceReader) -> FaceSplit:
     )
 
 
+@dataclass(frozen=True, eq=False)
 class StreamedFaces:
     """Faces in files, which look like the tensor (N, C, H, W) that they are too large for.
 
@@ -235,9 +236,8 @@ class StreamedFaces:
         reader: reads them.
     """
 
-    def __init__(self, files: FileNames, reader: FaceReader) -> None:
-        self.files = files
-        self.reader = reader
+    files: FileNames
+    reader: FaceReader
 
     @property
     def shape(self) -> torch.Size:

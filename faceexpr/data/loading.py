@@ -182,6 +182,7 @@ class FaceSplit:
             self.notes.update(notes)
 
 
+@dataclass(eq=False)
 class BatchSampler(Sampler[BatchRequest]):
     """Say what the batches of one process hold; they are of equal number in every process.
 
@@ -206,27 +207,19 @@ class BatchSampler(Sampler[BatchRequest]):
         global_batch_size: samples in a training step of all processes together; by default ``batch_size`` for each.
     """
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        training: bool,
-        shuffle: bool = True,
-        drop_last: bool = False,
-        seed: int = 0,
-        world_size: int = 1,
-        rank: int = 0,
-        global_batch_size: int | None = None,
-    ) -> None:
-        self.size = size
-        self.training = training
-        self.shuffle = training and shuffle
-        self.seed = seed
+    size: int
+    batch_size: int
+    training: bool
+    shuffle: bool = True
+    drop_last: bool = False
+    seed: int = 0
+    world_size: int = 1
+    rank: int = 0
+    global_batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        self.step_size = (self.global_batch_size if self.training else None) or self.batch_size * self.world_size
         self.epoch = 0
-        self.drop_last = drop_last
-        self.world_size = world_size
-        self.rank = rank
-        self.step_size = (global_batch_size if training else None) or batch_size * world_size
         self.left_out = (0, 0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -245,7 +238,8 @@ class BatchSampler(Sampler[BatchRequest]):
 
     def __iter__(self) -> Iterator[BatchRequest]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        order = torch.randperm(self.size, generator=generator).tolist() if self.shuffle else list(range(self.size))
+        shuffled = self.training and self.shuffle
+        order = torch.randperm(self.size, generator=generator).tolist() if shuffled else list(range(self.size))
         most = math.ceil(self.step_size / self.world_size)
         for start in range(self.first * self.step_size, len(self) * self.step_size, self.step_size):
             stretch = order[start : start + self.step_size]

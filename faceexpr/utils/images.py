@@ -130,7 +130,7 @@ def read_image(
     name = source_name(source)
     with _naming_damage(name):
         if isinstance(source, np.ndarray):
-            return _decode(_from_array(source, name), name, mode, max_pixels, reduce_to, from_file=False)
+            source = _from_array(source, name)
         if isinstance(source, Image.Image):
             return _decode(source, name, mode, max_pixels, reduce_to, from_file=False)
         with _open(source, name) as file, _identify(file, name) as image:

@@ -5,14 +5,13 @@ Source: https://cocodataset.org/#format-data; boxes are left, top, width, height
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
 from typing import Any
 
 from faceexpr.data.annotations.parsing import (
-    decode_json,
+    decode_whole,
     file_names,
     is_integer,
     is_link,
@@ -85,15 +84,7 @@ def read(path: Path, text: str) -> Document:
 
 
 def _lists(path: Path, text: str) -> list[list[Any]]:
-    try:
-        content, end = decode_json(text, len(text) - len(text.lstrip()))
-    except json.JSONDecodeError as error:
-        raise FaceExprError(f"{path}, line {error.lineno}: cut off or no JSON ({error.msg})") from error
-    except ValueError as error:
-        raise FaceExprError(f"{path}: {error}; expected COCO JSON") from error
-    if text[end:].strip():
-        line = text.count("\n", 0, end) + 1
-        raise FaceExprError(f"{path}, line {line}: text follows the end of the JSON object")
+    content = decode_whole(path, text, "expected COCO JSON")
     for name in _LISTS:
         if not isinstance(_get(content, name), list):
             raise FaceExprError(f"{path}: {name!r} is {shorten(_get(content, name))}; expected COCO's list of {name}")

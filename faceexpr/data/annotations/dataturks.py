@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from faceexpr.data.annotations.parsing import decode_json, file_names, is_link, is_number, parse_size, shorten
+from faceexpr.data.annotations.parsing import (
+    decode_json,
+    decode_whole,
+    file_names,
+    is_link,
+    is_number,
+    parse_size,
+    shorten,
+)
 from faceexpr.data.annotations.reading import Document, Entry, Face
 from faceexpr.utils.errors import FaceExprError
 
@@ -33,46 +40,30 @@ def read(path: Path, text: str) -> Document:
     Raises:
         FaceExprError: a record is damaged.
     """
-    return Document(tuple(_entry(path, line, record) for line, record in _records(path, text)), fractions=True)
+    return Document(tuple(_entry(path, where, record) for where, record in _records(path, text)), fractions=True)
 
 
-def _records(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    """Yield each record with the line that it begins in."""
-
-    def skip(position: int) -> int:
-        found = not_blank.search(text, position)
-        return found.start() if found else len(text)
-
-    not_blank = re.compile(r"\S")
-
-    position = skip(0)
-    in_array = text.startswith("[", position)
-    position = skip(position + 1) if in_array else position
-    line, counted, comma = 1, 0, False
-    while position < len(text) and not (in_array and text[position] == "]" and not comma):
-        line, counted = line + text.count("\n", counted, position), position
+def _records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    """Yield each record with its place in the file."""
+    if text.lstrip().startswith("["):
+        records = decode_whole(path, text, "expected an array of objects with content and annotation")
+        yield from ((f"record {number}", record) for number, record in enumerate(records, 1))
+        return
+    position, line = 0, 1
+    while blank := re.compile(r"\s*(?=\S)").match(text, position):
+        line += text.count("\n", position, blank.end())
         try:
-            record, position = decode_json(text, position)
+            record, position = decode_json(text, blank.end())
         except ValueError as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise FaceExprError(
-                f"{path}, line {line}: the record that begins here is cut off or no JSON ({reason}); expected an "
-                "object with content and annotation"
+                f"{path}, line {line}: the record that begins here is cut off or no JSON "
+                f"({getattr(error, 'msg', error)}); expected an object with content and annotation"
             ) from error
-        yield line, record
-        position = skip(position)
-        comma = in_array and text.startswith(",", position)
-        position = skip(position + 1) if comma else position
-        if in_array and not comma and not text.startswith("]", position):
-            raise FaceExprError(f"{path}, line {line}: a comma or the end of the array is missing after this record")
-    if in_array and position >= len(text):
-        raise FaceExprError(f"{path}, line {line}: the array has no end after the record that begins here")
-    if in_array and skip(position + 1) < len(text):
-        raise FaceExprError(f"{path}: text follows the end of the array of records")
+        yield f"line {line}", record
+        line += text.count("\n", blank.end(), position)
 
 
-def _entry(path: Path, line: int, record: Any) -> Entry:
-    where = f"line {line}"
+def _entry(path: Path, where: str, record: Any) -> Entry:
     if not isinstance(record, dict):
         raise FaceExprError(f"{path}, {where}: {shorten(record)}; expected an object with content and annotation")
     content, annotation = record.get("content"), record.get("annotation")

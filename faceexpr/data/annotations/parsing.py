@@ -6,10 +6,11 @@ import hashlib
 import json
 import math
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, TypeGuard
 from urllib.parse import unquote, urlsplit
 
+from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import EXTENSIONS
 
 LARGEST = 1_000_000
@@ -29,6 +30,23 @@ def decode_json(text: str, start: int = 0) -> tuple[Any, int]:
         value: tuple[Any, int] = _DECODER.raw_decode(text, start)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    return value
+
+
+def decode_whole(path: Path, text: str, expected: str) -> Any:
+    """Return the one JSON value that a file's text is.
+
+    Raises:
+        FaceExprError: it is none, or has text after it; the message names the line and ends with what is expected.
+    """
+    try:
+        value, end = decode_json(text, len(text) - len(text.lstrip()))
+    except json.JSONDecodeError as error:
+        raise FaceExprError(f"{path}, line {error.lineno}: cut off or no JSON ({error.msg}); {expected}") from error
+    except ValueError as error:
+        raise FaceExprError(f"{path}: {error}; {expected}") from error
+    if text[end:].strip():
+        raise FaceExprError(f"{path}, line {text.count(chr(10), 0, end) + 1}: text follows the end of the JSON")
     return value
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import os
 import pkgutil
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -268,32 +269,27 @@ class _Collector:
 
     def __init__(self, path: Path, document: Document, options: ReadOptions) -> None:
         self.path, self.document, self.options = path, document, options
-        # For each reason the names of the images whose boxes were changed or left out, once a box.
-        self.clipped, self.small, self.not_faces, self.others = list[str](), list[str](), list[str](), list[str]()
+        self.notes = list(document.notes)
+        # What became of boxes, with the names of their images, once a box.
+        self.fates: dict[str, list[str]] = defaultdict(list)
 
     def collect(self, images: Path | None) -> Annotations:
         """Return the records; ``images`` is the folder of images, None searches beside the annotations."""
         category_id = self._face_category()
-        entries, notes = self.document.entries, list(self.document.notes)
+        entries = self.document.entries
         skipped = sum(not entry.labelled for entry in entries)
         leave_out = self.options.unlabelled == "leave_out"
         if skipped:
             fate = "left out" if leave_out else "taken as images without a face"
-            notes.append(f"{counted(skipped, 'unlabelled image')} {fate}")
+            self.notes.append(f"{counted(skipped, 'unlabelled image')} {fate}")
         wanted = [entry for entry in entries if entry.labelled or not leave_out]
-        records = [self._record(image) for image in self._find(wanted, images, notes)]
+        records = [self._record(image) for image in self._find(wanted, images)]
         if not records:
             raise FaceExprError(f"{self.path}: none of its {len(entries):,} images is left; expected at least one")
-        small = f"without an area or with a side of less than {self.options.min_size:g} pixels left out"
-        for reason, names in (
-            ("clipped to the image", self.clipped),
-            (small, self.small),
-            ("labelled as no face left out", self.not_faces),
-            ("of other categories left out", self.others),
-        ):
-            if names:
-                notes.append(f"{counted(len(names), 'box')} {reason}, in {some(list(dict.fromkeys(names)))}")
-        return Annotations(records, tuple(f"{self.path}: {note}" for note in [_summary(records), *notes]), category_id)
+        for fate, names in self.fates.items():
+            self.notes.append(f"{counted(len(names), 'box')} {fate}, in {some(list(dict.fromkeys(names)))}")
+        notes = [_summary(records), *self.notes]
+        return Annotations(records, tuple(f"{self.path}: {note}" for note in notes), category_id)
 
     def _face_category(self) -> int:
         if self.document.categories is None:
@@ -307,8 +303,8 @@ class _Collector:
             )
         return ids[0]
 
-    def _find(self, entries: Sequence[Entry], images: Path | None, notes: list[str]) -> list[_Found]:
-        """Find the images, and add to the notes which are missing, named again or of another size than stated."""
+    def _find(self, entries: Sequence[Entry], images: Path | None) -> list[_Found]:
+        """Find the images, and note which are missing, named again or of another size than stated."""
         if images is not None and not images.is_dir():
             raise FaceExprError(f"{images} is no folder; expected the folder with the images of {self.path}")
         beside = self.path.parent
@@ -316,7 +312,7 @@ class _Collector:
         roots = [beside, above] if images is None else [images]
         folders = list(dict.fromkeys(root / folder for root in roots for folder in self.document.folders))
         found = [self._look(entry, folders) for entry in entries]
-        notes += self._note_repeated(found)
+        self._note_repeated(found)
         broken = [image for image in found if image.problem]
         if broken:
             count = f"{len(broken):,} of {counted(len(found), 'image')} missing or unreadable"
@@ -332,7 +328,7 @@ class _Collector:
             if self.options.missing == "leave_out":
                 found = [image for image in found if not image.problem]
             fate = "left out" if self.options.missing == "leave_out" else "kept with the size that is stated"
-            notes.append(f"{count}, {fate}: {names}")
+            self.notes.append(f"{count}, {fate}: {names}")
         differing = [
             "{} ({}x{}, really {}x{})".format(image.path.name, *image.entry.size, *image.size)
             for image in found
@@ -340,7 +336,7 @@ class _Collector:
         ]
         if differing:
             count = counted(len(differing), "image")
-            notes.append(f"{count} of another size than stated, which the file decides: {some(differing)}")
+            self.notes.append(f"{count} of another size than stated, which the file decides: {some(differing)}")
         return found
 
     def _look(self, entry: Entry, folders: Sequence[Path]) -> _Found:
@@ -355,7 +351,7 @@ class _Collector:
         except ImageError as error:
             return _Found(entry, file, stated, error.reason)
 
-    def _note_repeated(self, found: list[_Found]) -> list[str]:
+    def _note_repeated(self, found: list[_Found]) -> None:
         """Refuse files that several links mean, since only one of them can be right, and note images named twice."""
         first: dict[Path, _Found] = {}
         repeated: list[str] = []
@@ -369,7 +365,8 @@ class _Collector:
                     "whose links differ; expected a file for each, named as `faceexpr fetch` names them"
                 )
             repeated.append(str(image.path))
-        return [f"{counted(len(repeated), 'image')} named again: {some(repeated)}"] if repeated else []
+        if repeated:
+            self.notes.append(f"{counted(len(repeated), 'image')} named again: {some(repeated)}")
 
     def _record(self, image: _Found) -> AnnotatedImage:
         name = image.path.name
@@ -386,8 +383,10 @@ class _Collector:
         sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
         large = (sides >= self.options.min_size) & (sides > 0)
         moved = (np.abs(boxes - corners) > _TOLERANCE).any(axis=1)
-        self.clipped += [name] * int((moved & large).sum())
-        self.small += [name] * int((~large).sum())
+        small = f"without an area or with a side of less than {self.options.min_size:g} pixels left out"
+        for fate, concerned in (("clipped to the image", moved & large), (small, ~large)):
+            if concerned.any():
+                self.fates[fate] += [name] * int(concerned.sum())
         columns = self.document.flag_names
         flags = np.array([face.flags for face in faces], dtype=np.int64).reshape(len(faces), len(columns))
         return AnnotatedImage(
@@ -405,9 +404,9 @@ class _Collector:
         if face.labels is None or self._is_face(face.labels):
             return True
         if _any_matches(face.labels, self.options.not_face_labels):
-            self.not_faces.append(name)
+            self.fates["labelled as no face left out"].append(name)
         elif self.document.categories is not None:
-            self.others.append(name)
+            self.fates["of other categories left out"].append(name)
         else:
             raise FaceExprError(
                 f"{self.path}, {face.where}: the label {', '.join(face.labels)} of a box in {name} is unknown; "
