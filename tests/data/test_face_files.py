@@ -30,13 +30,14 @@ def test_failures_keep_their_place_and_the_rest_its_result_and_notes(tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     save(tmp_path / "large.jpg", np.zeros((90, 90)))
     frames = [Image.new("L", (8, 8), 40), Image.new("L", (8, 8), 255)]
-    frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:])
-    names = ("cut.jpg", "empty.jpg", "ok.jpg", "text.jpg", "absent.jpg", "large.jpg", "b.gif")
+    (tmp_path / "été").mkdir()
+    frames[0].save(tmp_path / "été" / "café 顔.GIF", save_all=True, append_images=frames[1:])
+    names = ("cut.jpg", "empty.jpg", "ok.jpg", "text.jpg", "absent.jpg", "large.jpg", "été")
     paths = [str(tmp_path / name) for name in names]
     data = FaceFiles(paths, max_pixels=5000)
     data.setup("predict")
     split = data.split("predict")
-    assert list(split.sources) == [paths[2], paths[6]]
+    assert list(split.sources) == [paths[2], f"{paths[6]}/café 顔.GIF"]
     assert split.targets is None
     assert split.notes == {1: "first of 2 frames"}
     assert [(failure.position, failure.source) for failure in split.failures] == [
@@ -47,20 +48,6 @@ def test_failures_keep_their_place_and_the_rest_its_result_and_notes(tmp_path):
     assert reasons[4].startswith("too large: 90 x 90 pixels, the limit is 5,000")
     assert split.images.shape == (2, 3, 48, 48)
     assert (split.images[0].float() - 90).abs().max() <= 1
-
-
-def test_files_and_folders_in_the_order_given_with_their_notes(tmp_path):
-    folder = tmp_path / "été"
-    save(folder / "B.JPEG", np.zeros((8, 8)))
-    (folder / "notes.txt").write_text("x")
-    frames = [Image.new("L", (8, 8), 40), Image.new("L", (8, 8), 255)]
-    frames[0].save(folder / "A.GIF", save_all=True, append_images=frames[1:])
-    frames[0].save(folder / "C.TIF", save_all=True, append_images=frames[1:])
-    bare = save(tmp_path / "d.png", np.full((8, 8), 70)).rename(tmp_path / "café 顔")
-    split = FaceFiles([str(bare), str(folder)], channels=1, image_size=8).split("predict")
-    assert list(split.sources) == [str(bare), *(str(folder / name) for name in ("A.GIF", "B.JPEG", "C.TIF"))]
-    assert split.images[:, 0, 0, 0].tolist() == [70, 40, 0, 40]
-    assert split.notes == {1: "first of 2 frames", 3: "first of 2 frames"}
 
 
 def test_the_box_refers_to_the_upright_image(tmp_path):

@@ -179,6 +179,7 @@ def test_holdout_is_stratified_seeded_and_exact():
         assert stratified_holdout(np.zeros(size, dtype=np.int64), fraction, seed=0).sum() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.exists(), reason="FER-2013 is not here")
 def test_real_file_has_the_published_counts(tmp_path, monkeypatch):
     data = FER2013(str(REAL), cache_dir=str(tmp_path))

@@ -225,6 +225,7 @@ def test_files_in_each_others_place_are_told(tmp_path):
         FERPlus(fer, str(tmp_path)).split("train")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.exists(), reason="FER+ is not here")
 def test_real_splits_hold_the_rows_with_a_label(tmp_path):
     data = FERPlus(str(REAL), str(REAL), labels="soft", classes=8, cache_dir=str(tmp_path))

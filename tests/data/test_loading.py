@@ -10,9 +10,9 @@ import torch
 from faceexpr.data.loading import PADDING, BatchLoader, BatchSampler, FaceSplit
 from faceexpr.utils.errors import FaceExprError
 
-SIZES = (1, 2, 3, 4, 5, 7, 8, 13, 16, 31)
-BATCHES = (1, 2, 3, 5, 8, 64)
-WORLDS = (1, 2, 3, 4, 8)
+SIZES = (1, 2, 3, 5, 8, 13, 31)
+BATCHES = (1, 2, 5, 64)
+WORLDS = (1, 2, 3, 8)
 COMBINATIONS = list(itertools.product(SIZES, BATCHES, WORLDS))
 
 

@@ -72,7 +72,7 @@ def test_colour_and_size():
 
 
 def test_expressions_can_be_learnt_but_not_at_once():
-    data = SyntheticFaces(train_size=700, val_size=210)
+    data = SyntheticFaces(train_size=420, val_size=140)
     splits = [data.split(stage) for stage in ("train", "val")]
     train, val = (torch.nn.functional.avg_pool2d(one.images.float(), 2).flatten(1).numpy() / 255 for one in splits)
     accuracy = RidgeClassifier(10).fit(train, splits[0].targets).score(val, splits[1].targets)
