@@ -20,7 +20,7 @@ from faceexpr.callbacks.evaluation import flat_hparams
 from faceexpr.callbacks.runs import RunChecks
 from faceexpr.data.augment import Augmentation
 from faceexpr.data.loading import Selection
-from faceexpr.data.synthetic.faces import SyntheticFaces
+from faceexpr.data.synthetic import SyntheticFaces
 from faceexpr.metrics.classification import DISTANCES, METRICS
 from faceexpr.metrics.predictions import file_name, read_samples
 from faceexpr.models.mlp import MLP

@@ -13,7 +13,7 @@ from conftest import TINY_RUN, Run, exit_code
 from lightning.pytorch import Trainer
 
 from faceexpr.cli.main import main
-from faceexpr.data.synthetic.faces import SyntheticFaces
+from faceexpr.data.synthetic import SyntheticFaces
 from faceexpr.models.mlp import MLP
 from faceexpr.models.resnet import ResNet
 from faceexpr.models.simple_cnn import SimpleCNN
