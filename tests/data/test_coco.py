@@ -124,7 +124,7 @@ def test_boxes_lie_on_the_upright_image(read: Any, tmp_path: Path) -> None:
         ('{"images": ' + "9" * 5000 + "}", "has 5,000 digits"),
         ('{"images": ' + "[" * 200_000, "nested too deeply"),
         ('{"images": [{"id": true}], "annotations": [], "categories": []}', "id is true; expected a whole number"),
-        ('{"images": []} {}', "text follows the end of the JSON object"),
+        ('{"images": []} {}', "text follows the end of the JSON; expected COCO JSON"),
     ],
 )
 def test_damaged_json_is_named(text: str, message: str, tmp_path: Path) -> None:

@@ -49,18 +49,17 @@ def _records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
         records = decode_whole(path, text, "expected an array of objects with content and annotation")
         yield from ((f"record {number}", record) for number, record in enumerate(records, 1))
         return
-    position, line = 0, 1
-    while blank := re.compile(r"\s*(?=\S)").match(text, position):
-        line += text.count("\n", position, blank.end())
+    end, line, counted = 0, 1, 0
+    while begin := re.compile(r"\S").search(text, end):
+        line, counted = line + text.count("\n", counted, begin.start()), begin.start()
         try:
-            record, position = decode_json(text, blank.end())
+            record, end = decode_json(text, begin.start())
         except ValueError as error:
             raise FaceExprError(
                 f"{path}, line {line}: the record that begins here is cut off or no JSON "
                 f"({getattr(error, 'msg', error)}); expected an object with content and annotation"
             ) from error
         yield f"line {line}", record
-        line += text.count("\n", blank.end(), position)
 
 
 def _entry(path: Path, where: str, record: Any) -> Entry:

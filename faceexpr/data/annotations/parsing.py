@@ -46,7 +46,8 @@ def decode_whole(path: Path, text: str, expected: str) -> Any:
     except ValueError as error:
         raise FaceExprError(f"{path}: {error}; {expected}") from error
     if text[end:].strip():
-        raise FaceExprError(f"{path}, line {text.count(chr(10), 0, end) + 1}: text follows the end of the JSON")
+        line = text.count("\n", 0, end) + 1
+        raise FaceExprError(f"{path}, line {line}: text follows the end of the JSON; {expected}")
     return value
 
 
