@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, Literal
@@ -94,7 +95,6 @@ class FER2013(ExpressionDataModule):
         self.cache_dir = cache_dir
         self.drop_leaked = drop_leaked
         self._tables: dict[Path, FerTable] = {}
-        self._held_out: npt.NDArray[np.bool_] | None = None
 
     def prepare_data(self) -> None:
         # One process a node fills the cache before the others look for it.
@@ -125,8 +125,8 @@ class FER2013(ExpressionDataModule):
                 f"{table.path} has no column Usage and no test.csv stands beside it, so there is no test split; "
                 "expected fer2013.csv, or a test.csv with labels"
             )
-        readable, held_out = np.flatnonzero(table.readable), self._holdout(table)
-        return table.split(readable[held_out if stage == "val" else ~held_out])
+        readable = np.flatnonzero(table.readable)
+        return table.split(readable[self._held_out if stage == "val" else ~self._held_out])
 
     def leaked(self, stage: Stage) -> npt.NDArray[np.bool_] | None:
         return self._table(stage).find_leaked(self.split(stage), stage)
@@ -137,18 +137,19 @@ class FER2013(ExpressionDataModule):
             self._tables[file] = read_table(file, self.on_bad_row, self.cache_dir)
         return self._tables[file]
 
-    def _holdout(self, table: FerTable) -> npt.NDArray[np.bool_]:
-        if self._held_out is None:
-            labels = table.labels[table.readable]
-            if len(labels) < 2:
-                raise FaceExprError(f"{table.path} holds 1 row; expected 2 or more, to hold some out for validation")
-            self._held_out = stratified_holdout(labels, self.holdout, self.holdout_seed)
-            rank_zero_info(
-                f"{table.path} has no column Usage: {self._held_out.sum():,} of {len(labels):,} rows are held out for "
-                f"validation, the same share of every class (holdout={self.holdout}, "
-                f"holdout_seed={self.holdout_seed})"
-            )
-        return self._held_out
+    @cached_property
+    def _held_out(self) -> npt.NDArray[np.bool_]:
+        """Which readable rows of a file without Usage are for validation."""
+        table = self._table("train")
+        labels = table.labels[table.readable]
+        if len(labels) < 2:
+            raise FaceExprError(f"{table.path} holds 1 row; expected 2 or more, to hold some out for validation")
+        held_out = stratified_holdout(labels, self.holdout, self.holdout_seed)
+        rank_zero_info(
+            f"{table.path} has no column Usage: {held_out.sum():,} of {len(labels):,} rows are held out for "
+            f"validation, the same share of every class (holdout={self.holdout}, holdout_seed={self.holdout_seed})"
+        )
+        return held_out
 
 
 def stratified_holdout(labels: npt.NDArray[np.int64], fraction: float, seed: int) -> npt.NDArray[np.bool_]:
