@@ -170,6 +170,10 @@ class BoxSplit:
             return self.kept[index]
         return torch.from_numpy(self._module.read_pixels(self.records[index])).permute(2, 0, 1).contiguous()
 
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """Return an image, RGB uint8 (H, W, 3)."""
+        return self.tensor(index).permute(1, 2, 0).numpy()
+
     def prepare(self, memory_gib: float) -> None:
         """Find the broken images, once, and decode all where they need no more memory than this.
 
