@@ -76,7 +76,7 @@ def test_images_cut_short_are_listed_or_left_out_before_training(images, tmp_pat
     for name in ("1.png", "4.png"):
         path = tmp_path / "images" / name
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(FaceExprError, match=r"2 of 5 images cannot be read: .*1\.png: .*; .*4\.png: .*leave_out"):
+    with pytest.raises(FaceExprError, match=r"2 of 5 images cannot be read: .*1\.png: .*, .*4\.png: .*leave_out"):
         images().train_dataloader()
     module = images(leave_out=True)
     with pytest.warns(UserWarning, match="2 of 5 images cannot be read"):
