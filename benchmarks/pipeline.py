@@ -50,13 +50,16 @@ from jsonargparse import auto_cli
 from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.matching import match, stack
 from faceexpr.pipeline import FacePipeline
-from faceexpr.pipeline.analysis import ImageFiles, analyze_items, analyze_with_ray
+from faceexpr.pipeline.analysis import BATCHES, ImageFiles, analyze_items, analyze_with_ray
 from faceexpr.pipeline.inputs import Item
 from faceexpr.utils.labels import FER_NAMES
 from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
 
 WARM_UP = 2
 """Images that are looked at before the clock runs."""
+
+BATCH_SIZE = 8
+"""Images that a pipeline looks at together, beside Ray's actors."""
 
 
 @dataclass
@@ -136,19 +139,21 @@ def against_ray(scenes: Sequence[Scene], detector: str, classifier: str, workers
     torch.set_num_threads(1)
     items = [Item(str(scene.path), str(number), None) for number, scene in enumerate(scenes)]
     make, files = partial(FacePipeline.from_checkpoints, detector, classifier), ImageFiles(Path())
+    # Records come back by the block: once every actor has given its first, what follows is still to be done.
+    first = min(workers * BATCHES * BATCH_SIZE, len(items) // 2)
     print(f"{len(items)} images; one process, and {workers} actors of Ray, a thread each", flush=True)
     ratios = []
     for _ in range(rounds):
-        one = rate(analyze_items(make(), items, files), len(items))
-        many = rate(analyze_with_ray(make, items, files, workers, 8, gpu=False), len(items))
+        one = rate(analyze_items(make(), items, files), len(items), first)
+        many = rate(analyze_with_ray(make, items, files, workers, BATCH_SIZE, gpu=False), len(items), first)
         ratios.append(many / one)
         print(f"one {one:6.2f}  Ray {many:6.2f} images/s  ratio {many / one:.2f}", flush=True)
     print(f"Ray / one: median {statistics.median(ratios):.2f}")
 
 
-def rate(records: Iterator[dict[str, Any]], number: int) -> float:
-    """Return images/s after the first quarter, with which everything has been started."""
-    start, first = 0.0, number // 4
+def rate(records: Iterator[dict[str, Any]], number: int, first: int) -> float:
+    """Return images/s of those after the ``first``, with which everything has been started."""
+    start = 0.0
     for place, _ in enumerate(records, 1):
         start = time.perf_counter() if place == first else start
     return (number - first) / (time.perf_counter() - start)
@@ -184,7 +189,7 @@ def main(
     """
     if ray:
         with tempfile.TemporaryDirectory() as folder:
-            scenes = photographs(annotations, images)[:most] if annotations else drawn(Path(folder), most or 200, seed)
+            scenes = photographs(annotations, images)[:most] if annotations else drawn(Path(folder), most or 320, seed)
             against_ray(scenes, detector, classifier, ray, rounds)
         return
     torch.set_num_threads(threads)
