@@ -109,7 +109,7 @@ def against_bare(side: int, precision: Precision, batch: int, steps: int, rounds
     split = data.split("train")
     assert split.targets is not None
     place = "cuda" if GPU else "cpu"
-    images, targets = split.images[:batch].to(place), split.targets[:batch].to(place)
+    images, targets = split.images[torch.arange(batch)].to(place), split.targets[:batch].to(place)
     rates: dict[str, list[float]] = {"bare": [], "fit": []}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(rounds):

@@ -117,16 +117,15 @@ def main(
     )
     split = data.split("train")
     assert split.targets is not None
+    images = split.images[torch.arange(batch_size)]
     rates: dict[str, list[float]] = {"bare": [], "fit": [], "recipe": []}
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{index}.png" for index in range(min(count, len(split)))]
         for index, file in enumerate(paths):
-            Image.fromarray(split.images[index, 0].numpy()).save(file)
+            Image.fromarray(split.images[index][0].numpy()).save(file)
         files = Files(paths, split.targets[: len(paths)].tolist())
         for _ in range(rounds):
-            rates["bare"].append(
-                bare(SimpleCNN, split.images[:batch_size], split.targets[:batch_size], steps, precision)
-            )
+            rates["bare"].append(bare(SimpleCNN, images, split.targets[:batch_size], steps, precision))
             rates["fit"].append(fit(SimpleCNN, data, steps, precision, folder))
             rates["recipe"].append(recipe(files, steps, batch_size))
     print(f"SimpleCNN, batch {batch_size}, {precision}, {torch.get_num_threads()} threads, {rounds} rounds")

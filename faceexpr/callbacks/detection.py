@@ -93,8 +93,8 @@ class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
         known = zip(batch["boxes"], batch["ignored"], strict=True)
         truths = [Truth(faces.numpy(force=True), ignored.numpy(force=True)) for faces, ignored in known]
         counts = [
-            count_by_method(*candidates, truth, options, self.least_score, self.iou)
-            for candidates, truth in zip(outputs.get("candidates", ()), truths, strict=False)
+            count_by_method(boxes, scores, truth, options, self.least_score, self.iou)
+            for (boxes, scores), truth in zip(outputs.get("candidates", ()), truths, strict=False)
         ]
         self._collector.update(batch["index"], outputs["detections"], truths, counts)
 

@@ -1,4 +1,7 @@
-"""Write predictions for images without labels as CSV."""
+"""Write predictions for images without labels as CSV.
+
+Each input has a row, also one that could not be read, whose row says why.
+"""
 
 from __future__ import annotations
 
