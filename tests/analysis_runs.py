@@ -1,14 +1,12 @@
 """Tiny models on disk, the verb that uses them, and what it has written."""
 
-import csv
-import io
 import json
 from copy import deepcopy
 from functools import cache, partial
 from pathlib import Path
 
 import pytest
-from conftest import exit_code
+from conftest import exit_code, read_table
 from PIL import Image
 from red_finder import RedFinder, red_picture, save_task, tiny_classifier
 
@@ -70,4 +68,4 @@ def records(out="out"):
 
 
 def rows(out="out"):
-    return list(csv.DictReader(io.StringIO(Path(out, "faces.csv").read_bytes().decode(), newline="")))
+    return read_table(Path(out, "faces.csv"))

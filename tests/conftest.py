@@ -1,17 +1,15 @@
 """What the tests share: a clean working folder, and the smallest runs through the command line."""
 
-from __future__ import annotations
-
+import csv
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from faceexpr.cli.main import main
@@ -32,17 +30,15 @@ TINY_RUN = [
     "--evaluation.resamples=50",
 ]
 
-Run = Callable[..., None]
-
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
+def one_thread():
     """Tiny tensors are fastest on one thread."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def clean_environment(monkeypatch):
     """Leave no variable behind: Lightning writes the seed and, when distributed, addresses into the environment."""
     before = dict(os.environ)
     yield
@@ -51,24 +47,24 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(tmp_path, monkeypatch):
     """An empty current folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
-def run(workdir: Path) -> Run:
+def run(workdir):
     """Run a verb on tiny synthetic data in an empty folder: ``run("fit", "--model.lr=0.1")``."""
 
-    def tiny(verb: str, *args: str, data: bool = True, net: bool = True) -> None:
+    def tiny(verb, *args, data=True, net=True):
         own = ["--data", "SyntheticFaces", *TINY_DATA] if data else []
         main([verb, *own, *(TINY_NET if net else []), *TINY_RUN, *args])
 
     return tiny
 
 
-def build_trainer(folder: Path, callback: Callback, **options: Any) -> Trainer:
+def build_trainer(folder, callback, **options):
     """Make a trainer with one callback, whose runs go into a folder."""
     options.setdefault("logger", TensorBoardLogger(folder, name="runs", default_hp_metric=False))
     options.setdefault("max_epochs", 1)
@@ -85,13 +81,13 @@ def build_trainer(folder: Path, callback: Callback, **options: Any) -> Trainer:
 
 
 @pytest.fixture
-def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
+def make_trainer(tmp_path):
     """Make a trainer with one callback: ``make_trainer(callback, max_epochs=2)``."""
     return partial(build_trainer, tmp_path)
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(tmp_path_factory):
     """A folder with tiny checkpoints: a detector, a classifier of seven classes, and one of eight."""
     from analysis_runs import save_models
 
@@ -99,7 +95,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def analyze(models: Path, workdir: Path) -> Callable[..., int]:
+def analyze(models, workdir):
     """Run ``faceexpr analyze`` with them in an empty folder: ``analyze("photos", "--pictures=true")``."""
     from analysis_runs import analyzer
 
@@ -107,7 +103,7 @@ def analyze(models: Path, workdir: Path) -> Callable[..., int]:
 
 
 @pytest.fixture(scope="session")
-def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_run(tmp_path_factory):
     """The folder of a run of ``fit`` on tiny data, which nobody changes: see `fitted`."""
     root = tmp_path_factory.mktemp("trained_run")
     with pytest.MonkeyPatch.context() as patch:
@@ -117,19 +113,30 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def fitted(trained_run: Path, workdir: Path) -> Path:
+def fitted(trained_run, workdir):
     """A copy of that run as ``lightning_logs/version_0`` in an empty current folder."""
     return Path(shutil.copytree(trained_run, "lightning_logs/version_0"))
 
 
-def built(args: list[str]) -> FaceExprCLI:
+def measured(run, stage):
+    """Return what a run has recorded of a stage, "val" or "test"."""
+    return json.loads(Path(run, "metrics.json").read_text(encoding="utf-8"))[stage]
+
+
+def read_table(path):
+    """Return the rows of a CSV file, each as a dictionary."""
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def built(args):
     """Return what these arguments of ``fit`` build, without training it."""
     import_short_names()
     quieten_libraries()
     return FaceExprCLI("fit", args)
 
 
-def exit_code(function: Callable[[], None]) -> int:
+def exit_code(function):
     """Return the code that ``function`` exits with; 0 where it returns."""
     try:
         function()

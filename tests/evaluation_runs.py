@@ -1,10 +1,10 @@
 """Models and data so small that every number is known in advance, and readers of what their runs leave."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
+from conftest import measured
 from lightning.pytorch import LightningModule
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
@@ -16,6 +16,7 @@ from faceexpr.data.annotations.reading import AnnotatedImage
 from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.boxed_images import DetectionDataModule
 from faceexpr.data.loading import FaceSplit
+from faceexpr.metrics.tables import SampleTable
 from faceexpr.utils.labels import FER_NAMES
 
 SEVEN = [(label, label) for label in range(7)]
@@ -76,6 +77,16 @@ def make_split(pixels, labels=None, **extra):
     targets = None if labels is None else torch.tensor(labels)
     extra.setdefault("sources", [f"image {place}" for place in range(len(pixels))])
     return FaceSplit(images=images, targets=targets, **extra)
+
+
+def make_table(count=500, classes=7, labels=None):
+    """Return random samples of which most are predicted right."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, classes, count) if labels is None else labels
+    logits = generator.normal(size=(count, classes))
+    logits[np.arange(count), labels] += 1
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return SampleTable(np.arange(count), probabilities.astype(np.float32), labels)
 
 
 FACES = [[(10, 10, 30, 30)], [(5, 5, 25, 25), (40, 20, 60, 50)], []]
@@ -146,13 +157,11 @@ def scenes(faces=FACES, ignored=()):
 
 def read_metrics(folder, stage, version=0):
     """Return one stage of a run's ``metrics.json``."""
-    return json.loads((folder / f"runs/version_{version}/metrics.json").read_text(encoding="utf-8"))[stage]
+    return measured(folder / f"runs/version_{version}", stage)
 
 
 def read_events(folder, version=0):
-    events = EventAccumulator(str(folder / "runs" / f"version_{version}"), size_guidance={"images": 0})
-    events.Reload()
-    return events
+    return EventAccumulator(str(folder / "runs" / f"version_{version}"), size_guidance={"images": 0}).Reload()
 
 
 def texts_inside(figure):

@@ -3,13 +3,10 @@
 import json
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback
 from processes import run_together, start
 
 VARIABLE = "END_AT"
@@ -28,7 +25,7 @@ FACES = [
     "--model.optimizer.lr=0.01", "--model.scheduler=OneCycleLR", "--model.scheduler.max_lr=0.05",
     "--model.scheduler_interval=step", "--trainer.gradient_clip_val=1",
     "--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.8", "--evaluation.figures=false",
-    "--evaluation.resamples=20", *COMMON,
+    "--evaluation.resamples=20", "--trainer.max_epochs=2", *COMMON,
 ]  # fmt: skip
 DROPOUT = ["--model.net.dropout=0.5"]
 MID_EPOCH = ["--last_checkpoint.every_n_train_steps=2"]
@@ -56,14 +53,14 @@ class Signals(Callback):
     the end of a training batch.
     """
 
-    def __init__(self) -> None:
-        self.point: dict[str, Any] = json.loads(os.environ.get(VARIABLE, "{}"))
+    def __init__(self):
+        self.point = json.loads(os.environ.get(VARIABLE, "{}"))
         self.seen = 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer, pl_module):
         replace = Path.replace
 
-        def watched(path: Path, target: Path) -> Path:
+        def watched(path, target):
             is_last = Path(target).name.startswith("last")
             self._now("saving" if is_last else "")
             result = replace(path, target)
@@ -71,30 +68,22 @@ class Signals(Callback):
             return result
 
         if self.point:
-            Path.replace = watched  # type: ignore[assignment,method-assign]
+            Path.replace = watched
 
-    def on_train_batch_end(self, *args: Any) -> None:
+    def on_train_batch_end(self, *args):
         self._now("batch")
 
-    def _now(self, where: str) -> None:
+    def _now(self, where):
         if self.point.get("where") == where:
             self.seen += 1
             if self.seen == self.point["nth"]:
                 os.kill(os.getpid(), self.point["signal"])
 
 
-def fit(
-    folder: Path, args: Sequence[str], where: str = "", nth: int = 1, number: int = signal.SIGKILL, processes: int = 1
-) -> list[int | None]:
-    """Run a command line in processes of its own, which may end themselves, and return their exit codes.
+def fit(folder, args, where="", nth=1, number=signal.SIGKILL, processes=1):
+    """Run a command line in processes of its own in a folder, and return their exit codes.
 
-    Args:
-        folder: where it runs.
-        args: after the program's name.
-        where: a signal is sent; nowhere by default.
-        nth: time that this happens.
-        number: the signal.
-        processes: how many.
+    They may send themselves a signal, where something happens for the n-th time; by default nowhere.
     """
     folder.mkdir(exist_ok=True)
     point = {"where": where, "nth": nth, "signal": int(number)} if where else {}
@@ -104,24 +93,23 @@ def fit(
     return [_ended(start([*args, "--trainer.devices=1"], folder, folder / "log", environment))]
 
 
-def _ended(process: BaseProcess) -> int | None:
+def _ended(process):
     process.join(120)
     process.kill()
     return process.exitcode
 
 
-def newest(folder: Path, name: str) -> Path:
+def newest(folder, name):
     """Return the newest file below a folder whose name fits."""
     return max(folder.rglob(name), key=lambda path: path.stat().st_mtime_ns)
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path):
     """Return what a checkpoint holds."""
-    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
-    return checkpoint
+    return torch.load(path, weights_only=True)
 
 
-def differences(run: Path, expected: Path) -> list[str]:
+def differences(run, expected):
     """Return where two trainings differ: weights, averages, optimizer, schedules, best epoch, metrics."""
     found = []
     for name in ("last*.ckpt", "best*.ckpt"):
@@ -132,7 +120,7 @@ def differences(run: Path, expected: Path) -> list[str]:
     return found
 
 
-def _values(state: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+def _values(state, where=""):
     """Yield each value of a checkpoint with its place in it."""
     if isinstance(state, list | tuple) or where.endswith("best_k_models"):  # whose keys are places
         state = dict(enumerate(state.values() if isinstance(state, dict) else state))
@@ -145,10 +133,9 @@ def _values(state: Any, where: str = "") -> Iterator[tuple[str, Any]]:
         yield where, state.tolist() if isinstance(state, torch.Tensor) else state
 
 
-def curves(run: Path) -> dict[str, dict[int, float]]:
+def curves(run):
     """Return the points of each of a run's curves by step."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(run))
-    events.Reload()
+    events = EventAccumulator(str(run)).Reload()
     return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}

@@ -1,35 +1,23 @@
 """Command lines in processes of their own, which can be killed: forked from a server that has imported them already."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import socket
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["faceexpr.cli.train", "faceexpr.cli.analyze"])
 
 
-def start(
-    args: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str] | None = None,
-    then: Sequence[Sequence[str]] = (),
-) -> BaseProcess:  # fmt: skip
-    """Start a command line, and return its process: ``join`` it, look at its ``exitcode``, or ``kill`` it.
+def start(args, folder, log, environment=None, then=()):
+    """Start a command line in a folder, and return its process: ``join`` it, look at its ``exitcode``, or ``kill`` it.
 
-    Args:
-        args: after the program's name.
-        folder: where it runs.
-        log: takes what it prints.
-        environment: further variables.
-        then: further command lines that the process runs after it.
+    What it prints goes to a file. The same process runs the command lines of ``then`` after it.
     """
     commands = [[*each] for each in (args, *then)]
     # One of another name would import the module that the tests were started with.
@@ -39,9 +27,9 @@ def start(
 
 
 def run_together(
-    args: Sequence[str], folder: Path, processes: int, environment: Mapping[str, str] | None = None,
-    timeout: float = 120, then: Sequence[Sequence[str]] = (),
-) -> list[int | None]:  # fmt: skip
+    args, folder, processes, environment = None,
+    timeout = 120, then = (),
+):  # fmt: skip
     """Run a command line, and then others, in several processes as ``torchrun`` does on one machine.
 
     What they print is in ``process-0.log`` and so on in the folder. Returned are the exit codes; None where a process
@@ -60,7 +48,7 @@ def run_together(
     return codes
 
 
-def torchrun(rank: int, processes: int, port: int) -> dict[str, str]:
+def torchrun(rank, processes, port):
     """Return the variables that ``torchrun`` gives to a process."""
     return {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": str(processes),
@@ -69,14 +57,14 @@ def torchrun(rank: int, processes: int, port: int) -> dict[str, str]:
     }  # fmt: skip
 
 
-def free_port() -> int:
+def free_port():
     """Return a port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _run(commands: list[list[str]], folder: str, log: str, environment: dict[str, str]) -> None:
+def _run(commands, folder, log, environment):
     os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.chdir(folder)
@@ -100,5 +88,5 @@ def _run(commands: list[list[str]], folder: str, log: str, environment: dict[str
 class RankWeights(Callback):
     """Write what each process has learnt to ``weights-0.pt`` and so on when training ends."""
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer, pl_module):
         torch.save(pl_module.state_dict(), Path(f"weights-{trainer.global_rank}.pt"))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import json
 from pathlib import Path
 
-from conftest import TINY_DATA, TINY_NET, TINY_RUN
+from conftest import TINY_DATA, TINY_NET, TINY_RUN, read_table
 
 from faceexpr.cli import train as training_cli
 from faceexpr.sweep.options import SweepOptions
@@ -53,9 +51,4 @@ def sweep(launch=here, fit=(), **options):
 
 
 def table(folder=FOLDER):
-    with (folder / "table.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def val(run):
-    return json.loads((run / "metrics.json").read_text())["val"]
+    return read_table(folder / "table.csv")

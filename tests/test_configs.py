@@ -6,7 +6,6 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -44,28 +43,28 @@ TINY_FASTER = [
 ]  # fmt: skip
 
 
-def relative(path: Path) -> str:
+def relative(path):
     return path.relative_to(REPOSITORY).as_posix()
 
 
-def comments(path: Path) -> list[str]:
+def comments(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     return [line.lstrip("# ") for line in lines if line.startswith("#")]
 
 
-def command(path: Path) -> list[str]:
+def command(path):
     """Return the arguments of the command in the comment, with configurations that are found from any folder."""
     line = next(line for line in comments(path) if line.startswith("faceexpr "))
     return [str(REPOSITORY / word) if word.startswith("configs/") else word for word in shlex.split(line)[1:]]
 
 
-def check_option(config: Any, flag: str) -> None:
+def check_option(config, flag):
     """Raise a KeyError where there is no option of this name, such as --model.net.dropout."""
     for key in flag.removeprefix("--").split("."):
         config = config["init_args"][key] if "class_path" in config else config[key]
 
 
-def tiny(path: Path) -> list[str]:
+def tiny(path):
     """Return the options that make a step of a configuration small, with data that need no files."""
     text = path.read_text(encoding="utf-8")
     if "FaceDetector" in text:
@@ -73,14 +72,14 @@ def tiny(path: Path) -> list[str]:
     return [*TINY, *(["--model.net.weights=none", "--model.net.input_size=48"] if "weights: imagenet" in text else [])]
 
 
-def test_there_are_configurations_and_nothing_else() -> None:
+def test_there_are_configurations_and_nothing_else():
     assert [path for path in sorted(FOLDER.rglob("*")) if path.is_file()] == FILES
     folders = {path.parent.name for path in FILES}
     assert folders == {"expression", "detection", "debug", "sweeps", "paper"}
 
 
 @pytest.mark.parametrize("path", [*CONFIGS, *SWEEPS], ids=relative)
-def test_it_is_short_and_says_how_to_run_it_and_makes_a_step(path: Path, workdir: Path) -> None:
+def test_it_is_short_and_says_how_to_run_it_and_makes_a_step(path, workdir):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= LONGEST
     assert text.startswith("# ")
@@ -107,7 +106,7 @@ def test_it_is_short_and_says_how_to_run_it_and_makes_a_step(path: Path, workdir
             check_option(config, flag)
 
     cli.execute()
-    trainer: Any = cli.trainer
+    trainer = cli.trainer
     assert trainer.global_step == (0 if "KNN" in config["model"]["class_path"] else 1)
     assert {"val/accuracy", "val/ap50"} & trainer.callback_metrics.keys()
     if path.stem == "fast":
@@ -115,7 +114,7 @@ def test_it_is_short_and_says_how_to_run_it_and_makes_a_step(path: Path, workdir
 
 
 @pytest.mark.slow
-def test_ddp_cpu_trains_in_two_processes(workdir: Path) -> None:
+def test_ddp_cpu_trains_in_two_processes(workdir):
     # The second process is started from this one's command line, which must be the product's own.
     arguments = [*command(FOLDER / "debug/ddp_cpu.yaml"), *TINY, "--trainer.fast_dev_run=false"]
     result = subprocess.run(

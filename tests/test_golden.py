@@ -1,16 +1,14 @@
 """What version 0.1 printed, measured, wrote and stored is still so: `tests/golden/README.md` says how it was made."""
 
-import csv
 import json
 import pkgutil
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, exit_code
+from conftest import REPOSITORY, exit_code, read_table
 from matplotlib import cbook
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -45,7 +43,7 @@ ANALYSES = {
 
 
 @pytest.fixture
-def inputs(workdir: Path) -> Path:
+def inputs(workdir):
     """A current folder with the golden images."""
     for folder in ("faces", "scenes"):
         shutil.copytree(GOLDEN / folder, workdir / folder)
@@ -53,7 +51,7 @@ def inputs(workdir: Path) -> Path:
     return workdir
 
 
-def canonical(value: Any) -> Any:
+def canonical(value):
     """Return values with each class of the package under the path at which it is defined now."""
     if isinstance(value, dict):
         return {key: canonical(item) for key, item in value.items()}
@@ -64,7 +62,7 @@ def canonical(value: Any) -> Any:
     return class_path(pkgutil.resolve_name(RENAMED.get(value, value)))
 
 
-def differences(expected: Any, found: Any, where: str = "", foreign: bool = False, **tolerance: float) -> list[str]:
+def differences(expected, found, where="", foreign=False, **tolerance):
     """Return where two values differ.
 
     Options of a library's class (``foreign``) that other versions of it do not have are left out.
@@ -88,21 +86,17 @@ def differences(expected: Any, found: Any, where: str = "", foreign: bool = Fals
     return [] if found == near else [f"{where}: {found!r}, expected {expected!r}"]
 
 
-def read(path: Path) -> Any:
+def read(path):
     # Version 0.1 said "picture" where "image" is said now.
     return json.loads(path.read_text(encoding="utf-8").replace("picture", "image"))
 
 
-def scalars(folder: Path, tag: str) -> list[float]:
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return [event.value for event in events.Scalars(tag)]
+def scalars(folder, tag):
+    return [event.value for event in EventAccumulator(str(folder)).Reload().Scalars(tag)]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_configuration_means_the_same(
-    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_configuration_means_the_same(name, capsys, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     assert exit_code(lambda: main(["fit", "--config", f"configs/{name}.yaml", "--print_config"])) == 0
     found = canonical(yaml.safe_load(capsys.readouterr().out))
@@ -113,20 +107,20 @@ def test_a_configuration_means_the_same(
     assert differences(expected, found) == []
 
 
-def test_every_class_is_found_by_its_old_path() -> None:
+def test_every_class_is_found_by_its_old_path():
     for path in (GOLDEN / "class_paths.txt").read_text(encoding="utf-8").split():
         assert isinstance(pkgutil.resolve_name(redirect(path)), type)
         assert redirect([f"--data={path}"]) == [f"--data={redirect(path)}"]
 
 
 @pytest.mark.parametrize("name", MEASURED)
-def test_a_stored_model_with_its_stored_configuration_measures_the_same(name: str, inputs: Path) -> None:
+def test_a_stored_model_with_its_stored_configuration_measures_the_same(name, inputs):
     main(["test", "--config", str(GOLDEN / f"{name}.yaml"), "--ckpt_path", str(GOLDEN / f"{name}.ckpt")])
     found = read(inputs / f"lightning_logs/{name}/version_0/metrics.json")
     assert differences(read(GOLDEN / f"{name}.metrics.json"), found, rel=1e-3, abs=2e-3) == []
 
 
-def test_training_with_a_stored_configuration_gives_the_same_losses(inputs: Path) -> None:
+def test_training_with_a_stored_configuration_gives_the_same_losses(inputs):
     main(["fit", "--config", str(GOLDEN / "epoch.yaml")])
     fewer = ["--data.train_size", "24", "--data.val_size", "8", "--trainer.max_epochs", "1"]
     stored = ["--model.weights", str(GOLDEN / "detector.ckpt")]
@@ -138,7 +132,7 @@ def test_training_with_a_stored_configuration_gives_the_same_losses(inputs: Path
 
 
 @pytest.mark.parametrize("name", ["epoch", "step"])
-def test_an_interrupted_training_goes_on_to_the_same_end(name: str, workdir: Path) -> None:
+def test_an_interrupted_training_goes_on_to_the_same_end(name, workdir):
     stopped = Path(f"lightning_logs/{name}/version_0/checkpoints")
     stopped.mkdir(parents=True)
     shutil.copy(GOLDEN / f"{name}.ckpt", stopped / "last.ckpt")
@@ -156,7 +150,7 @@ def test_an_interrupted_training_goes_on_to_the_same_end(name: str, workdir: Pat
 
 
 @pytest.mark.parametrize("name", ANALYSES)
-def test_an_analysis_finds_the_same_faces(name: str, inputs: Path) -> None:
+def test_an_analysis_finds_the_same_faces(name, inputs):
     main(["analyze", "scenes", *ANALYSES[name], "--out", "out", "--device", "cpu"])
     expected, found = (
         [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -167,7 +161,7 @@ def test_an_analysis_finds_the_same_faces(name: str, inputs: Path) -> None:
     assert differences(expected, found, abs=1e-3) == []
 
 
-def test_predict_gives_the_same_probabilities(inputs: Path) -> None:
+def test_predict_gives_the_same_probabilities(inputs):
     arguments = [
         f"--ckpt_path={GOLDEN}/classifier.ckpt", "--data", "FaceImages", "--predictions.path=predictions.csv",
         "--data.paths=[faces/test,scenes/scene_0.jpg,scenes/boxes.txt]",
@@ -177,7 +171,6 @@ def test_predict_gives_the_same_probabilities(inputs: Path) -> None:
     assert differences(expected, found, abs=1e-3) == []
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
+def rows(path):
     """Return the rows of a table, with numbers where there are numbers."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{key: yaml.safe_load(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    return [{key: yaml.safe_load(value) for key, value in row.items()} for row in read_table(path)]

@@ -5,12 +5,11 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY
+from conftest import REPOSITORY, measured
 from torch.utils.tensorboard import SummaryWriter
 
 from faceexpr.cli.export import load_exportable
@@ -37,7 +36,7 @@ MTCNN       not installed, or no file given
 """
 
 
-def stored(name: str) -> dict[str, Any]:
+def stored(name):
     return json.loads((MODELS / f"{name}.json").read_text(encoding="utf-8"))
 
 
@@ -65,7 +64,7 @@ def test_sizes_are_those_of_the_file_that_ships(name):
         assert tuple(found["test"]["class_names"]) == model.class_names
 
 
-def kept(name: str, **trainer: Any) -> dict[str, Any]:
+def kept(name, **trainer):
     """A configuration as a run keeps it."""
     return {
         "seed_everything": 0,
@@ -156,8 +155,8 @@ def test_a_card_is_collected_from_the_folders_of_runs(run, workdir):
     (cards / "tiny_robustness.png").write_bytes(b"of an older test")
     main("tiny", train=[trained], test=tested, folder=cards)
     found = json.loads((cards / "tiny.json").read_text())
-    measured = json.loads((tested / "metrics.json").read_text())["test"]
-    assert found["test"] == measured
+    metrics = measured(tested, "test")
+    assert found["test"] == metrics
     assert found["training"]["best_epoch"] == found["training"]["epochs"] == 1
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert found["training"]["seed"] == config["seed_everything"]
@@ -165,7 +164,7 @@ def test_a_card_is_collected_from_the_folders_of_runs(run, workdir):
     learned = sum(t.numel() for name, t in checkpoint["state_dict"].items() if not name.startswith("net.preprocess."))
     assert found["parameters"] == learned
     text = (cards / "tiny.md").read_text()
-    assert f"| accuracy | {found['validation']['accuracy']:.2%} | {measured['accuracy']:.2%} |" in text
+    assert f"| accuracy | {found['validation']['accuracy']:.2%} | {metrics['accuracy']:.2%} |" in text
     assert re.search(r"--model.net faceexpr.models.mlp.MLP .*--data.train_size 14 .*\n(.*\n)*Not measured\.", text)
     shown = [figure for figure in FIGURES if (cards / f"tiny_{figure}.png").exists()]
     assert shown == ["confusion_matrix", "reliability"]

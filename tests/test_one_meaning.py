@@ -1,13 +1,12 @@
 """The same face and the same class mean the same on every path: CSV, folder, image file, exported file."""
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_RUN, exit_code
+from conftest import TINY_NET, TINY_RUN, exit_code, measured, read_table
 from PIL import Image
 
 from faceexpr.cli.export import load_exported
@@ -16,7 +15,6 @@ from faceexpr.data.synthetic.drawing import draw_face
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.labels import FER_NAMES, FERPLUS_NAMES
 
-NET = ["--model.net=MLP", "--model.net.hidden=[8]"]
 FOLDER = ["--data=FaceFolder", "--data.path=faces"]
 FIT = "lightning_logs/fit"
 
@@ -42,7 +40,7 @@ def trained(tmp_path_factory):
                 folder = Path("faces", split, FER_NAMES[number % 7].lower())
                 folder.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(face).save(folder / f"{number:02d}.png")
-        run("fit", "fit", "--data=FER2013", "--data.path=fer.csv", *NET, "--trainer.max_epochs=5")
+        run("fit", "fit", "--data=FER2013", "--data.path=fer.csv", *TINY_NET, "--trainer.max_epochs=5")
         main(["export", f"--ckpt_path={FIT}", "--out=model.pt2"])
         yield
 
@@ -54,16 +52,11 @@ def run(verb, name, *args):
 
 
 def predictions(name):
-    with Path("lightning_logs", name, "predictions.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return read_table(Path("lightning_logs", name, "predictions.csv"))
 
 
 def probabilities(row):
     return torch.tensor([float(row[name]) for name in FER_NAMES])
-
-
-def measured(name):
-    return json.loads(Path("lightning_logs", name, "metrics.json").read_text())["test"]
 
 
 def test_one_face_has_the_same_probabilities_on_every_path(trained):
@@ -91,7 +84,7 @@ def test_csv_and_folders_score_the_same(trained):
     run("test", "on_csv")
     run("test", "on_folder", *FOLDER)
     run("test", "alphabetical", *FOLDER, f"--data.class_names=[{','.join(sorted(FER_NAMES))}]")
-    first, *others = map(measured, ("on_csv", "on_folder", "alphabetical"))
+    first, *others = (measured(f"lightning_logs/{name}", "test") for name in ("on_csv", "on_folder", "alphabetical"))
     for other in others:
         assert other["accuracy"] == first["accuracy"]
         assert other["class_names"] == list(FER_NAMES)
@@ -101,29 +94,13 @@ def test_csv_and_folders_score_the_same(trained):
 
 def test_eight_classes_on_seven_and_seven_on_eight(trained, capsys):
     eight = f"--data.class_names=[{','.join(FERPLUS_NAMES)}]"
-    run("fit", "eight", *FOLDER, eight, *NET)
+    run("fit", "eight", *FOLDER, eight, *TINY_NET)
     checkpoint = "--ckpt_path=lightning_logs/eight"
     run("predict", "eight_classes", checkpoint, "--data=FaceFiles", "--data.paths=faces/test")
     assert tuple(predictions("eight_classes")[0])[2:10] == FERPLUS_NAMES
     # Every class of the data is known to the model: labels are matched by name.
     run("test", "seven_of_eight", checkpoint, *FOLDER, f"--data.class_names=[{','.join(FER_NAMES)}]")
-    assert measured("seven_of_eight")["class_names"] == list(FERPLUS_NAMES)
+    assert measured("lightning_logs/seven_of_eight", "test")["class_names"] == list(FERPLUS_NAMES)
     # A class that the model does not know cannot be measured (case F07: names are the model's, in its order).
     assert exit_code(lambda: run("test", "refused", *FOLDER, eight)) == 2
     assert "Contempt, which the model does not know" in capsys.readouterr().err
-
-
-def test_unreadable_files_have_their_rows_and_the_exit_code_tells(trained):
-    Image.fromarray(FACES[0]).save("ok.jpg")
-    whole = Path("ok.jpg").read_bytes()
-    Path("cut.jpg").write_bytes(whole[: int(len(whole) * 0.6)])
-    Path("empty.jpg").touch()
-    Path("text.jpg").write_text("no image")
-    files = ["cut.jpg", "ok.jpg", "empty.jpg", "text.jpg", "absent.jpg"]
-    options = ["--data=FaceFiles", f"--data.paths=[{','.join(files)}]"]
-    assert exit_code(lambda: run("predict", "unreadable", *options)) == 3
-    rows = predictions("unreadable")
-    assert [row["status"] for row in rows] == ["error", "ok", "error", "error", "error"]
-    assert [row["source"] for row in rows] == files
-    assert all(row["note"] for row in rows if row["status"] == "error")
-    assert float(probabilities(rows[1]).sum()) == pytest.approx(1, abs=1e-5)

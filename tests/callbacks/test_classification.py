@@ -1,6 +1,5 @@
 """The evaluation of classifiers in whole runs of a tiny model."""
 
-import csv
 import io
 import math
 from contextlib import redirect_stdout
@@ -10,12 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import build_trainer
+from conftest import build_trainer, read_table
 from evaluation_runs import SEVEN, ReadsThePixel, make_split, pixel_faces, read_events, read_metrics
 from lightning.pytorch.loggers import CSVLogger
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from faceexpr.callbacks.classification import ClassificationEvaluation
+from faceexpr.callbacks.detection import DetectionEvaluation
 from faceexpr.callbacks.evaluation import flat_hparams
 from faceexpr.callbacks.runs import RunChecks
 from faceexpr.data.augment import Augmentation
@@ -25,7 +25,6 @@ from faceexpr.metrics.classification import DISTANCES, METRICS
 from faceexpr.metrics.predictions import file_name, read_samples
 from faceexpr.models.mlp import MLP
 from faceexpr.tasks.classify import ExpressionClassifier
-from faceexpr.tasks.knn import KNNClassifier
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 
@@ -151,14 +150,14 @@ def test_what_is_logged_recorded_and_printed_is_what_the_samples_say(make_traine
     low, high = record["accuracy_interval"]
     assert low < 0.6 < high
     printed = capsys.readouterr().out
+    assert "95% interval" in printed
     # Every line of the table of metrics is computed, recorded and printed by itself.
     for name, metric in METRICS.items():
         assert (name in record) == (f"  {metric.label} " in printed) == (not metric.of_votes)
     assert next(line for line in printed.splitlines() if "Disgust" in line).split() == ["Disgust", "-", "-", "-", "0"]
-    with next(tmp_path.rglob("confusion_matrix_val.csv")).open(encoding="utf-8", newline="") as file:
-        table = list(csv.reader(file))
-    assert table[0][1:] == list(FER_NAMES)
-    assert dict(zip(table[0][1:], table[1][1:], strict=True))["Neutral"] == "1"
+    angry = read_table(next(tmp_path.rglob("confusion_matrix_val.csv")))[0]
+    assert list(angry)[1:] == list(FER_NAMES)
+    assert angry["Neutral"] == "1"
 
 
 def test_a_loss_as_monitor_takes_the_lowest_and_a_second_fit_starts_anew(make_trainer, tmp_path):
@@ -231,10 +230,18 @@ def test_other_loggers_get_the_numbers_and_a_broken_record_is_written_anew(make_
     assert (folder / "figures" / "test_reliability.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize(("option", "value"), [("gallery_size", -1), ("resamples", 1)])
-def test_bad_options_are_named(option, value):
+@pytest.mark.parametrize(
+    ("evaluation", "option", "value"),
+    [
+        (ClassificationEvaluation, "gallery_size", -1),
+        (ClassificationEvaluation, "resamples", 1),
+        (DetectionEvaluation, "max_detections", 0),
+        (DetectionEvaluation, "score", 50),
+    ],
+)
+def test_bad_options_are_named(evaluation, option, value):
     with pytest.raises(FaceExprError, match=f"^{option} is {value}; expected "):
-        ClassificationEvaluation(**{option: value})
+        evaluation(**{option: value})
 
 
 class KeepsGalleries(ClassificationEvaluation):
@@ -260,6 +267,3 @@ def test_tests_show_what_speaks_for_the_prediction_and_trainings_do_not(make_tra
     # The face on the left is grey; what lies over the one on the right is not.
     assert all((image[:, :160].max(2) == image[:, :160].min(2)).all() for image in evaluation.shown)
     assert all((image[:, 164:].max(2) > image[:, 164:].min(2)).any() for image in evaluation.shown)
-    knn = KNNClassifier(k=1, class_names=FER_NAMES)
-    with pytest.raises(FaceExprError, match=r"^explain: KNNClassifier has no gradients"):
-        make_trainer(ClassificationEvaluation(explain=True), logger=False).fit(knn, datamodule=data)

@@ -1,26 +1,22 @@
 """The evaluation of detectors in whole runs of one whose detections are known in advance."""
 
-import csv
 import io
 from contextlib import redirect_stdout
 from types import SimpleNamespace
 
 import pytest
-from conftest import build_trainer
+from conftest import build_trainer, read_table
 from evaluation_runs import KnowsTheBoxes, read_events, read_metrics, scenes
 
 from faceexpr.callbacks.detection import DetectionEvaluation
 from faceexpr.metrics.detection import NAMES
-from faceexpr.utils.errors import FaceExprError
 
 
 @pytest.fixture(scope="module")
 def training(tmp_path_factory):
     """A training with figures, whose last of three epochs is the worst."""
-    folder, evaluation = (
-        tmp_path_factory.mktemp("training"),
-        DetectionEvaluation(gallery_size=2, figures_every_n_epochs=2),
-    )
+    folder = tmp_path_factory.mktemp("training")
+    evaluation = DetectionEvaluation(gallery_size=2, figures_every_n_epochs=2)
     trainer = build_trainer(folder, evaluation, max_epochs=3, enable_checkpointing=True)
     with redirect_stdout(io.StringIO()) as printed:
         trainer.fit(KnowsTheBoxes(worse_from=2), datamodule=scenes())
@@ -115,8 +111,7 @@ def test_ignored_faces_are_neither_missed_nor_false(make_trainer, tmp_path):
     assert (record["faces"], record["ignored_faces"], record["recall"]) == (1, 2, 1.0)
     assert record["precision_at_score"] == 0.5
     assert record["over_detection"]["none"] == {"boxes": 5, "found": 1, "extra": 0, "false": 1}
-    with next(tmp_path.rglob("detections_test.csv")).open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(next(tmp_path.rglob("detections_test.csv")))
     assert [(row["source"], row["outcome"]) for row in rows] == [
         ("image 0.png", "ignored"), ("image 1.png", "true"), ("image 2.png", "false"), ("image 2.png", "false"),
     ]  # fmt: skip
@@ -134,9 +129,3 @@ def test_logged_names_are_known_in_advance(make_trainer):
     assert all(promised.values())
     assert callback.monitor == "val/ap50"
     assert callback.logged("train", trainer.lightning_module) == {}
-
-
-@pytest.mark.parametrize(("option", "value"), [("max_detections", 0), ("score", 50)])
-def test_bad_options_are_named(option, value):
-    with pytest.raises(FaceExprError, match=f"^{option} is {value}; expected "):
-        DetectionEvaluation(**{option: value})

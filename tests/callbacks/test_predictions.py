@@ -1,11 +1,11 @@
 """The CSV of predictions: one row for each input, whatever happened to it."""
 
-import csv
 import io
 import sys
 
 import numpy as np
 import pytest
+from conftest import read_table
 from evaluation_runs import ReadsThePixel, make_split, pixel_faces
 
 from faceexpr.callbacks.predictions import PredictionWriter
@@ -22,8 +22,7 @@ def predict(make_trainer, tmp_path):
         writer = PredictionWriter(path and str(path))
         trainer = make_trainer(writer, **options)
         trainer.predict(ReadsThePixel(), datamodule=pixel_faces({"predict": split}), return_predictions=False)
-        with (path or tmp_path / "runs/version_0/predictions.csv").open(encoding="utf-8", newline="") as file:
-            return writer, list(csv.DictReader(file))
+        return writer, read_table(path or tmp_path / "runs/version_0/predictions.csv")
 
     return write
 

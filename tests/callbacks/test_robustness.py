@@ -1,12 +1,11 @@
 """Accuracy under corruptions: the numbers of a model that knows the pixel, and whole runs through the command line."""
 
-import csv
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, exit_code
+from conftest import REPOSITORY, exit_code, measured, read_table
 from evaluation_runs import SEVEN, ReadsThePixel, make_split, pixel_faces, read_events
 from processes import run_together
 
@@ -51,8 +50,7 @@ def test_each_pass_is_measured_written_printed_and_drawn(make_trainer, tmp_path,
     assert record["relative_drop"]["accuracy"] == pytest.approx(1 - mean)
     assert float(trainer.callback_metrics["test/corrupted_accuracy"]) == pytest.approx(mean)
 
-    with next(tmp_path.rglob("robustness.csv")).open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(next(tmp_path.rglob("robustness.csv")))
     assert (rows[0]["corruption"], rows[0]["strength"], rows[0]["accuracy"]) == ("none", "0", "1.0")
     assert [(row["corruption"], row["strength"]) for row in rows[1:]] == [
         (name, str(strength)) for name in ("brighter", "darker") for strength in range(1, 6)
@@ -128,7 +126,7 @@ def test_the_same_to_the_byte_with_two_processes_and_other_batches(run):
     one, other = (Path("lightning_logs") / name for name in ("one", "two"))
     for name in ("robustness.json", "robustness.csv"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
-    record, metrics = stored(one), json.loads((one / "metrics.json").read_text())["test"]
+    record, metrics = stored(one), measured(one, "test")
     assert record["n"] == metrics["n"] == 23
     assert record["clean"] == {name: metrics[name] for name in MEASURED}
     assert record["mean"]["accuracy"] != record["clean"]["accuracy"]

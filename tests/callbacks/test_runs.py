@@ -47,12 +47,6 @@ def test_without_validation_the_last_epoch_is_saved_and_said(args, run, caplog):
     assert all(torch.equal(best["state_dict"][name], value) for name, value in last["state_dict"].items())
 
 
-def test_the_last_epoch_is_saved_also_where_it_is_not_the_best(run):
-    # Nothing is learnt: the first epoch stays the best.
-    run("fit", "--trainer.max_epochs=3", "--model.lr=0", "--checkpoint.monitor=val/nll", "--checkpoint.mode=min")
-    assert (stored("best")["epoch"], stored("last")["epoch"]) == (0, 2)
-
-
 def test_a_diverged_training_stops_and_keeps_nothing_of_it(run, workdir, capsys, monkeypatch):
     def diverged(self, batch, batch_idx):
         return {"loss": sum(p.sum() for p in self.parameters()) * math.nan}

@@ -1,7 +1,6 @@
 """The true boxes, drawn."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from faceexpr.visualization.boxes import CELL, FACE, IGNORED
 
 
 @pytest.fixture
-def annotations(tmp_path: Path) -> Path:
+def annotations(tmp_path):
     """Three images with 0, 1 and 2 faces, the last face being a crowd, as COCO JSON beside them."""
     images, boxes = [], []
     for number in range(3):
@@ -31,13 +30,13 @@ def annotations(tmp_path: Path) -> Path:
     return path
 
 
-def near(pixels: np.ndarray, colour: str) -> int:
+def near(pixels, colour):
     """Count the pixels that have nearly this colour."""
     wanted = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)])
     return int((np.abs(pixels.astype(int) - wanted).max(-1) < 60).sum())
 
 
-def test_every_image_and_a_contact_sheet(annotations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_image_and_a_contact_sheet(annotations, tmp_path, capsys):
     out = tmp_path / "out"
     run(["annotate", str(annotations), "--out", str(out)])
     text = capsys.readouterr().out
@@ -53,7 +52,7 @@ def test_every_image_and_a_contact_sheet(annotations: Path, tmp_path: Path, caps
     assert drawn[3].shape[0] > 2 * CELL
 
 
-def test_a_limit_takes_a_seeded_choice(annotations: Path, tmp_path: Path) -> None:
+def test_a_limit_takes_a_seeded_choice(annotations, tmp_path):
     chosen = set()
     for seed in range(6):
         out = tmp_path / f"out{seed}"
@@ -65,9 +64,7 @@ def test_a_limit_takes_a_seeded_choice(annotations: Path, tmp_path: Path) -> Non
         run(["annotate", str(annotations), "--out", str(tmp_path), "--limit", "0"])
 
 
-def test_an_image_that_breaks_off_is_named_and_the_others_are_drawn(
-    annotations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_image_that_breaks_off_is_named_and_the_others_are_drawn(annotations, tmp_path, capsys):
     broken = tmp_path / "1.png"
     broken.write_bytes(broken.read_bytes()[:2000])
     with pytest.raises(SystemExit) as end:
@@ -77,7 +74,7 @@ def test_an_image_that_breaks_off_is_named_and_the_others_are_drawn(
     assert len(list((tmp_path / "out").glob("*.jpg"))) == 2
 
 
-def test_the_options_of_reading_are_options_of_the_verb(annotations: Path, tmp_path: Path) -> None:
+def test_the_options_of_reading_are_options_of_the_verb(annotations, tmp_path):
     command = ["annotate", str(annotations), "--out", str(tmp_path / "out")]
     (tmp_path / "1.png").unlink()
     with pytest.raises(FaceExprError, match=r"1 of 3 images missing or unreadable: .*1\.png \(no such file\)"):

@@ -1,12 +1,12 @@
 """``faceexpr compare``: runs side by side, from the predictions in their folders."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import measured, read_table
 
 from faceexpr.cli.compare import run as compare
 from faceexpr.metrics.predictions import write_samples
@@ -18,7 +18,7 @@ TRUTH = [0, 1] * 50
 LEAKED = np.arange(100) < 20
 
 
-def run_folder(name: str, wrong: range, stage: str = "test", leaked: np.ndarray | None = LEAKED) -> str:
+def run_folder(name, wrong, stage="test", leaked=LEAKED):
     """Write a run that is wrong in some samples."""
     labels = np.array(TRUTH)
     predicted = labels.copy()
@@ -28,7 +28,7 @@ def run_folder(name: str, wrong: range, stage: str = "test", leaked: np.ndarray 
     return name
 
 
-def test_all_samples_and_those_without_leaks(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_samples_and_those_without_leaks(workdir, capsys):
     first, second = run_folder("runs/first", range(10, 20)), run_folder("runs/second", range(10, 40))
     compare(["compare", first, second, "--out", "table.json", "--resamples", "500"])
     found = json.loads(Path("table.json").read_text())
@@ -50,11 +50,10 @@ def test_all_samples_and_those_without_leaks(workdir: Path, capsys: pytest.Captu
     assert line.split()[1] == "70.00%"
 
 
-def test_the_tables_as_csv_and_markdown(workdir: Path) -> None:
+def test_the_tables_as_csv_and_markdown(workdir):
     runs = [run_folder(f"runs/{name}", range(wrong)) for name, wrong in (("x", 5), ("y", 10), ("z", 30))]
     compare(["compare", *runs, "--out", "table.csv"])
-    with Path("table.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table("table.csv")
     assert [(row["samples"], row["run"], row["against"]) for row in rows[:6]] == [
         ("all samples", *pair) for pair in (("x", ""), ("y", ""), ("z", ""), ("x", "y"), ("x", "z"), ("y", "z"))
     ]
@@ -69,7 +68,7 @@ def test_the_tables_as_csv_and_markdown(workdir: Path) -> None:
     assert text.count("\n|---|") == 4
 
 
-def test_leaks_that_nobody_knows_of_are_said(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_leaks_that_nobody_knows_of_are_said(workdir, capsys):
     first, second = (run_folder(name, range(wrong), leaked=None) for name, wrong in (("x", 5), ("y", 6)))
     compare(["compare", first, second, "--resamples=100"])
     printed = capsys.readouterr().out
@@ -94,7 +93,7 @@ def test_leaks_that_nobody_knows_of_are_said(workdir: Path, capsys: pytest.Captu
         (["good", "other", "--split=train"], "split"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(workdir: Path, args: list[str], reason: str) -> None:
+def test_what_cannot_be_compared_is_refused(workdir, args, reason):
     for name in ("good", "other"):
         run_folder(name, range(3))
     for name, entry in (("fitted", {"val": {"accuracy": 1}}), ("detector", {"test": {"ap50": 1}}), ("other", {})):
@@ -104,11 +103,11 @@ def test_what_cannot_be_compared_is_refused(workdir: Path, args: list[str], reas
         compare(["compare", *args])
 
 
-def test_a_training_is_compared_on_its_validation_split(fitted: Path) -> None:
+def test_a_training_is_compared_on_its_validation_split(fitted):
     shutil.copytree(fitted, "copied")
     compare(["compare", str(fitted), "copied", "--split=val", "--out=table.json", "--resamples=100"])
     found = json.loads(Path("table.json").read_text())["samples"]["all samples"]
-    recorded = json.loads((fitted / "metrics.json").read_text())["val"]
+    recorded = measured(fitted, "val")
     assert [one["run"] for one in found["runs"]] == ["lightning_logs/version_0", "copied"]
     for one in found["runs"]:
         assert one["accuracy"] == pytest.approx(recorded["accuracy"])

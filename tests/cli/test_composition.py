@@ -1,8 +1,5 @@
 """How configurations and flags come together."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 import yaml
 from conftest import TINY_DATA, TINY_NET, TINY_RUN, built, exit_code
@@ -19,15 +16,14 @@ PRODUCT_CALLBACKS = (
 )  # fmt: skip
 
 
-def write(path: Path, text: str) -> str:
+def write(path, text):
     path.write_text(text, encoding="utf-8")
     return str(path)
 
 
-def printed_config(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
+def printed_config(capsys, *args):
     assert exit_code(lambda: main(["fit", *args, "--print_config"])) == 0
-    config: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
-    return config
+    return yaml.safe_load(capsys.readouterr().out)
 
 
 BASE = """
@@ -53,18 +49,14 @@ model:
         (["--model=KNNClassifier", "--trainer.logger=CSVLogger"], ""),  # nobody has written what these do not have
     ],
 )  # fmt: skip
-def test_options_that_another_class_does_not_have_are_dropped_with_a_note(
-    args: list[str], note: str, workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_options_that_another_class_does_not_have_are_dropped_with_a_note(args, note, workdir, capsys):
     write(workdir / "base.yaml", BASE)
     write(workdir / "over.yaml", "model: {init_args: {net: {class_path: MLP}}}")
     built(args)
     assert capsys.readouterr().err == (f"note: {note}" if note else "")
 
 
-def test_options_that_both_classes_have_stay_and_those_after_the_class_are_its_own(
-    workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_options_that_both_classes_have_stay_and_those_after_the_class_are_its_own(workdir, capsys):
     base = write(workdir / "base.yaml", BASE)
     config = printed_config(capsys, "--config", base, "--model.net", "MLP", "--model.net.activation", "tanh")
     net = config["model"]["init_args"]["net"]
@@ -73,7 +65,7 @@ def test_options_that_both_classes_have_stay_and_those_after_the_class_are_its_o
     assert "final_relu" not in net["init_args"]
 
 
-def test_a_run_has_the_evaluation_of_its_kind_of_model(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_has_the_evaluation_of_its_kind_of_model(workdir, capsys):
     classifier, detector = {"evaluation", "robustness", "calibration", "predictions"}, {"detection_evaluation"}
     sections = "evaluation: {gallery_size: 3, figures: true}\ndetection_evaluation: {score: 0.5}\n"  # as of 0.1
     scenes = write(workdir / "scenes.yaml", f"data: SyntheticScenes\nmodel: FaceDetector\n{sections}")
@@ -86,9 +78,7 @@ def test_a_run_has_the_evaluation_of_its_kind_of_model(workdir: Path, capsys: py
 
 
 @pytest.mark.parametrize("side", [64, 640])
-def test_a_detector_whose_network_is_not_named_has_the_light_one(
-    side: int, workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_detector_whose_network_is_not_named_has_the_light_one(side, workdir, capsys):
     options = ["--model.net.test_side=64"] if side == 64 else []
     config = printed_config(capsys, "--model=FaceDetector", "--data=SyntheticScenes", *options)
     assert config["data"]["init_args"]["train_size"] == 400  # and not 4000, as of the default class
@@ -98,9 +88,7 @@ def test_a_detector_whose_network_is_not_named_has_the_light_one(
     assert net["init_args"]["test_side"] == side
 
 
-def test_print_config_is_what_runs_and_rebuilds_the_same_model(
-    fitted: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_print_config_is_what_runs_and_rebuilds_the_same_model(fitted, capsys):
     saved = yaml.safe_load((fitted / "config.yaml").read_text())
     written = printed_config(capsys, "--data=SyntheticFaces", *TINY_DATA, *TINY_NET, *TINY_RUN)
     again = printed_config(capsys, f"--config={fitted}/config.yaml")
@@ -109,7 +97,7 @@ def test_print_config_is_what_runs_and_rebuilds_the_same_model(
 
 
 @pytest.mark.parametrize("form", ["list in a second file", "append in a file", "append on the command line"])
-def test_the_products_callbacks_are_always_there(form: str, workdir: Path) -> None:
+def test_the_products_callbacks_are_always_there(form, workdir):
     early = "{class_path: EarlyStopping, init_args: {monitor: val/accuracy, mode: max}}"
     summary = "{class_path: DeviceStatsMonitor}"
     base = write(workdir / "base.yaml", f"trainer: {{callbacks: [{summary}]}}")
@@ -118,14 +106,14 @@ def test_the_products_callbacks_are_always_there(form: str, workdir: Path) -> No
     args = ["--config", base, "--config", exp]
     if form == "append on the command line":
         args = ["--config", base, "--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/accuracy"]
-    found = built(args).trainer.callbacks  # type: ignore[attr-defined]
+    found = built(args).trainer.callbacks
     for wanted in (*PRODUCT_CALLBACKS, EarlyStopping):
         assert sum(isinstance(callback, wanted) for callback in found) == 1, wanted
     # Appending adds, a plain list in a later file replaces; what the product needs is in neither list.
     assert any(type(callback).__name__ == "DeviceStatsMonitor" for callback in found) == (key == "callbacks+")
 
 
-def test_numbers_without_a_dot_are_numbers_everywhere(workdir: Path) -> None:
+def test_numbers_without_a_dot_are_numbers_everywhere(workdir):
     text = """
 model:
   class_path: ExpressionClassifier
@@ -147,5 +135,5 @@ model:
     assert built(flags).config.as_dict()["model"]["init_args"] == saved
 
 
-def test_a_model_that_only_remembers_its_data_looks_at_them_once(workdir: Path) -> None:
+def test_a_model_that_only_remembers_its_data_looks_at_them_once(workdir):
     assert built(["--model=KNNClassifier", *TINY_RUN[1:]]).trainer.max_epochs == 1

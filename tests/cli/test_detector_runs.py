@@ -1,13 +1,12 @@
 """Detectors through the command line: fit, test, what they leave behind, and what is refused."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import exit_code
+from conftest import exit_code, measured
 from image_files import encoded, smooth_image
 
 from faceexpr.cli.main import main
@@ -24,7 +23,7 @@ TRAINER = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory):
     """Return the run folder of a tiny detector."""
     folder = tmp_path_factory.mktemp("trained")
     figures = ["--detection_evaluation.figures", "false"]
@@ -32,31 +31,27 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "lightning_logs/version_0"
 
 
-def test_a_detector_is_trained_chosen_by_ap50_and_measured_from_its_checkpoint_alone(
-    trained: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_detector_is_trained_chosen_by_ap50_and_measured_from_its_checkpoint_alone(trained, workdir, capsys):
     checkpoint = torch.load(trained / "checkpoints/best.ckpt", map_location="cpu", weights_only=True)
     (best,) = [state for name, state in checkpoint["callbacks"].items() if "BestCheckpoint" in name]
     assert best["monitor"] == "val/ap50"
     assert yaml.safe_load((trained / "config.yaml").read_text())["checkpoint"]["monitor"] == "auto"
     main(["test", "--ckpt_path", str(trained), "--trainer.accelerator", "cpu"])
-    measured = json.loads((workdir / "lightning_logs/version_0/metrics.json").read_text())["test"]
-    assert measured["images"] == 3
-    assert 0 <= measured["ap50"] <= 1
+    found = measured("lightning_logs/version_0", "test")
+    assert found["images"] == 3  # which the checkpoint remembers
+    assert 0 <= found["ap50"] <= 1
     assert re.search(r"AP50 +0\.\d{4}", capsys.readouterr().out)
 
 
-def test_options_of_the_suppression_can_be_changed_after_training(trained: Path, workdir: Path) -> None:
+def test_options_of_the_suppression_can_be_changed_after_training(trained, workdir):
     changed = ["--model.net.suppression.min_score", "0.0", "--model.net.suppression.max_faces", "2"]
     main(["test", "--ckpt_path", str(trained), *changed, "--trainer.accelerator", "cpu"])
-    measured = json.loads((workdir / "lightning_logs/version_0/metrics.json").read_text())["test"]
-    assert (measured["detections"], measured["images_at_the_limit"]) == (6, 3)
+    found = measured("lightning_logs/version_0", "test")
+    assert (found["detections"], found["images_at_the_limit"]) == (6, 3)
 
 
 # Case D10
-def test_without_a_face_to_validate_on_the_run_stops_before_it_trains(
-    workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_face_to_validate_on_the_run_stops_before_it_trains(workdir, capsys):
     for name in "ab":
         (workdir / f"{name}.png").write_bytes(encoded(smooth_image(40, 30), "PNG"))
     Path("train.txt").write_text("a.png\n1\n4 4 20 20 0 0 0 0 0 0\n")
@@ -83,15 +78,13 @@ def test_without_a_face_to_validate_on_the_run_stops_before_it_trains(
         ([*NET, *SCENES, "--model.net.suppression.iou", "3"], "suppression.iou is 3.0; expected 0 to 1"),
     ],
 )
-def test_what_does_not_fit_together_is_refused_in_a_sentence(
-    workdir: Path, args: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_does_not_fit_together_is_refused_in_a_sentence(workdir, args, message, capsys):
     assert exit_code(lambda: main(["fit", *args, *TRAINER])) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
 
 
-def test_predict_sends_detectors_to_analyze(trained: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_sends_detectors_to_analyze(trained, workdir, capsys):
     assert exit_code(lambda: main(["predict", "--ckpt_path", str(trained)])) == 2
     assert "expected `faceexpr analyze`" in capsys.readouterr().err

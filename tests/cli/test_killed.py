@@ -1,7 +1,6 @@
 """Trainings that are killed or stopped: the same command goes on, and how far nothing shows of it."""
 
 import signal
-from pathlib import Path
 
 import pytest
 from killed_runs import DROPOUT, FACES, MID_EPOCH, SCENES, curves, differences, fit, load, newest
@@ -11,67 +10,49 @@ from faceexpr.utils.errors import INTERRUPTED, PREEMPTED
 KILLED = -signal.SIGKILL
 
 
-def epochs(number: int) -> list[str]:
-    return [f"--trainer.max_epochs={number}"]
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory):
     """A training of two epochs, without dropout, that nothing interrupts."""
     folder = tmp_path_factory.mktemp("whole")
-    assert fit(folder, [*FACES, *epochs(2)]) == [0]
+    assert fit(folder, FACES) == [0]
     return folder
 
 
-def test_kills_at_the_ends_of_epochs_leave_no_trace(whole: Path, tmp_path: Path) -> None:
-    args = [*FACES, *epochs(2)]
+def test_kills_at_the_ends_of_epochs_leave_no_trace(whole, tmp_path):
     for _ in range(2):  # the second of them after the last epoch, before its reports are written
-        assert fit(tmp_path, args, "saved") == [KILLED]
-    assert fit(tmp_path, args) == [0]
+        assert fit(tmp_path, FACES, "saved") == [KILLED]
+    assert fit(tmp_path, FACES) == [0]
     assert not differences(tmp_path, whole)
     resumed, uninterrupted = (curves(newest(folder, "events*").parent) for folder in (tmp_path, whole))
     assert all(uninterrupted[tag][step] == value for tag, points in resumed.items() for step, value in points.items())
 
 
-@pytest.mark.slow
-def test_twenty_kills_leave_no_trace_in_a_network_with_dropout(tmp_path: Path) -> None:
-    args = [*FACES, *DROPOUT, *epochs(20)]
-    assert fit(tmp_path / "whole", args) == [0]
-    for _ in range(20):
-        assert fit(tmp_path / "run", args, "saved") == [KILLED]
-    assert fit(tmp_path / "run", args) == [0]
-    assert not differences(tmp_path / "run", tmp_path / "whole")
-    print(f"20 kills at epoch ends: {load(newest(tmp_path / 'run', 'last.ckpt'))['global_step']} steps, bit-equal")
-
-
-def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(whole: Path, tmp_path: Path) -> None:
-    args = [*FACES, *epochs(2)]
-    assert fit(tmp_path, args, "saving", 2) == [KILLED]
-    last = newest(tmp_path, "last.ckpt")
-    assert load(last)["global_step"] == 7
+@pytest.mark.parametrize(
+    ("options", "where", "nth", "number", "code", "step"),
+    [
+        ([], "saving", 2, signal.SIGKILL, KILLED, 7),  # the checkpoint before is left whole
+        (MID_EPOCH, "saved", 6, signal.SIGKILL, KILLED, 10),  # after the third step of the second epoch
+        ([], "batch", 10, signal.SIGTERM, PREEMPTED, 10),  # which saves between two steps
+    ],
+)
+def test_the_end_of_a_process_leaves_no_trace_wherever_it_is(options, where, nth, number, code, step, whole, tmp_path):
+    args = [*FACES, *options]
+    assert fit(tmp_path, args, where, nth, number) == [code]
+    assert load(newest(tmp_path, "last.ckpt"))["global_step"] == step
+    assert ("stopped at step 10" in (tmp_path / "log").read_text()) == (code == PREEMPTED)
     assert fit(tmp_path, args) == [0]
     assert not differences(tmp_path, whole)
 
 
-def test_a_kill_within_an_epoch_leaves_no_trace_in_a_network_without_random_numbers(
-    whole: Path, tmp_path: Path
-) -> None:
-    args = [*FACES, *MID_EPOCH, *epochs(2)]
-    assert fit(tmp_path, args, "saved", 6) == [KILLED]
-    assert load(newest(tmp_path, "last.ckpt"))["global_step"] == 10  # after the third step of the second epoch
-    assert fit(tmp_path, args) == [0]
-    assert not differences(tmp_path, whole)
-
-
-def test_two_processes_go_on_alike(tmp_path: Path) -> None:
-    args = [*FACES, *DROPOUT, *epochs(2), "--trainer.strategy=ddp", "--data.batch_size=3"]
+def test_two_processes_go_on_alike(tmp_path):
+    args = [*FACES, *DROPOUT, "--trainer.strategy=ddp", "--data.batch_size=3"]
     assert fit(tmp_path / "whole", args, processes=2) == [0, 0]
     assert fit(tmp_path / "run", args, "saved", processes=2)[0] == KILLED
     assert fit(tmp_path / "run", args, processes=2) == [0, 0]
     assert not differences(tmp_path / "run", tmp_path / "whole")
 
 
-def test_images_that_workers_have_prepared_but_training_has_not_seen_come_again(tmp_path: Path) -> None:
+def test_images_that_workers_have_prepared_but_training_has_not_seen_come_again(tmp_path):
     assert fit(tmp_path / "whole", [*SCENES, *MID_EPOCH]) == [0]
     # In the middle of the second epoch: the workers must not begin with the order of the first.
     assert fit(tmp_path / "run", [*SCENES, *MID_EPOCH], "batch", 8) == [KILLED]
@@ -80,16 +61,7 @@ def test_images_that_workers_have_prepared_but_training_has_not_seen_come_again(
     assert not differences(tmp_path / "run", tmp_path / "whole")
 
 
-def test_sigterm_saves_between_two_steps_and_exits_with_a_code_of_its_own(whole: Path, tmp_path: Path) -> None:
-    args = [*FACES, *epochs(2)]
-    assert fit(tmp_path, args, "batch", 10, signal.SIGTERM) == [PREEMPTED]
-    assert load(newest(tmp_path, "last.ckpt"))["global_step"] == 10
-    assert "stopped at step 10" in (tmp_path / "log").read_text()
-    assert fit(tmp_path, args) == [0]
-    assert not differences(tmp_path, whole)
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, PREEMPTED), (signal.SIGINT, INTERRUPTED)])
-def test_no_worker_keeps_a_training_that_is_stopped_from_ending(number: int, code: int, tmp_path: Path) -> None:
+def test_no_worker_keeps_a_training_that_is_stopped_from_ending(number, code, tmp_path):
     assert fit(tmp_path, SCENES, "batch", 2, number) == [code]
     assert "Traceback" not in (tmp_path / "log").read_text()

@@ -4,37 +4,40 @@ import errno
 import os
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from conftest import exit_code
 from image_files import encoded, smooth_image
 
 from faceexpr.cli import annotate
-from faceexpr.cli.main import _check_ranks, main
+from faceexpr.cli.main import main
 
 
 @pytest.fixture
-def annotations(workdir: Path) -> Path:
+def annotations(workdir):
     Path("a.png").write_bytes(encoded(smooth_image(40, 30), "PNG"))
     Path("boxes.txt").write_text("a.png\n1\n4 4 20 20 0 0 0 0 0 0\n")
-    return Path("boxes.txt")
 
 
-def test_ctrl_c_ends_every_verb_in_a_word(
-    annotations: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupt(*args: object) -> None:
-        raise KeyboardInterrupt
+REFUSED = PermissionError(errno.EACCES, "Permission denied", "secret.txt")
 
-    monkeypatch.setattr(annotate, "read_annotations", interrupt)
-    assert exit_code(lambda: main(["annotate", "boxes.txt", "--out", "drawn"])) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (REFUSED, 2, "faceexpr annotate: error: secret.txt cannot be read or written: Permission denied\n"),
+    ],
+)
+def test_ctrl_c_and_the_system_end_a_verb_in_a_line(error, code, message, annotations, monkeypatch, capsys):
+    monkeypatch.setattr(annotate, "read_annotations", Mock(side_effect=error))
+    assert exit_code(lambda: main(["annotate", "boxes.txt", "--out", "drawn"])) == code
+    assert capsys.readouterr().err == message
 
 
 @pytest.mark.parametrize("rank", ["RANK=abc", "LOCAL_RANK="])
-def test_a_rank_that_is_no_number_is_refused(
-    rank: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_rank_that_is_no_number_is_refused(rank, annotations, monkeypatch, capsys):
     name, _, value = rank.partition("=")
     monkeypatch.setenv(name, value)
     assert exit_code(lambda: main(["fit"])) == 2
@@ -42,33 +45,14 @@ def test_a_rank_that_is_no_number_is_refused(
         f"faceexpr fit: error: the environment says {rank}; expected a whole number"
     )
     monkeypatch.setenv(name, " 0 ")
-    _check_ranks()
-
-
-def test_a_file_that_the_system_refuses_is_named(
-    annotations: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def refuse(*args: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", "secret.txt")
-
-    monkeypatch.setattr(annotate, "read_annotations", refuse)
-    assert exit_code(lambda: main(["annotate", "boxes.txt", "--out", "drawn"])) == 2
-    error = "faceexpr annotate: error: secret.txt cannot be read or written: Permission denied\n"
-    assert capsys.readouterr().err == error
+    main(["annotate", "boxes.txt", "--out", "drawn"])
 
 
 @pytest.mark.parametrize(
     ("output", "code", "message"),
     [("closed", 0, ""), ("full", 2, "No space left on device"), ("unread", 141, "")],
 )
-def test_output_that_goes_nowhere_ends_without_a_traceback(
-    annotations: Path,
-    output: str,
-    code: int,
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_output_that_goes_nowhere_ends_without_a_traceback(annotations, output, code, message, monkeypatch, capsys):
     full = os.open("/dev/full", os.O_WRONLY)
     reader, unread = os.pipe()
     os.close(reader)
@@ -83,15 +67,16 @@ def test_output_that_goes_nowhere_ends_without_a_traceback(
 @pytest.mark.parametrize(
     ("verb", "text", "message"),
     [
-        (["analyze", "photos", "--config"], "- 1\n", "bad.yaml holds list values; expected options"),
-        (["detectron2", "fit", "--config"], "", "bad.yaml is empty; expected options"),
-        (["sweep", "--sweep"], "a: [1\nb: 2", "bad.yaml, line 2: "),
-        (["fit", "--config"], "a: [1\nb: 2", "bad.yaml, line 2: "),
+        (["analyze", "photos", "--config"], b"- 1\n", "bad.yaml holds list values; expected options"),
+        (["detectron2", "fit", "--config"], b"", "bad.yaml is empty; expected options"),
+        (["sweep", "--sweep"], b"a: [1\nb: 2", "bad.yaml, line 2: "),
+        (["fit", "--config"], b"a: [1\nb: 2", "bad.yaml, line 2: "),
+        (["fit", "--config"], b"\xff\xfe\x00", "bad.yaml"),
+        (["fit", "--config"], b"trainr: {max_epochs: 1}", "bad.yaml: Option 'trainr.max_epochs' is not accepted"),
+        (["fit", "--config"], b"model: {class_path: KNNClassifier, init_args: {kk: 3}}", 'yaml: Parser key "model": '),
     ],
 )
-def test_a_configuration_that_is_none_is_named_by_every_verb(
-    workdir: Path, verb: list[str], text: str, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Path("bad.yaml").write_text(text)
+def test_a_wrong_configuration_is_named_by_every_verb(workdir, verb, text, message, capsys):
+    Path("bad.yaml").write_bytes(text)
     assert exit_code(lambda: main([*verb, "bad.yaml"])) == 2
     assert message in capsys.readouterr().err

@@ -2,21 +2,14 @@
 
 import json
 import logging
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
-from conftest import TINY_RUN, Run, exit_code
-from lightning.pytorch import Trainer
+from conftest import TINY_RUN, exit_code, measured
 
 from faceexpr.cli.main import main
-from faceexpr.data.synthetic import SyntheticFaces
-from faceexpr.models.mlp import MLP
-from faceexpr.models.resnet import ResNet
-from faceexpr.models.simple_cnn import SimpleCNN
 from faceexpr.tasks.classify import ExpressionClassifier, Focal
 
 BEST = "lightning_logs/version_0/checkpoints/best.ckpt"
@@ -24,30 +17,28 @@ LAST = "lightning_logs/version_0/checkpoints/last.ckpt"
 ONE_CYCLE = ["--model.scheduler=OneCycleLR", "--model.scheduler.max_lr=0.1"]
 
 
-def resume(*args: str, epochs: int = 2) -> Path:
+def resume(*args, epochs=2):
     """Resume the first run and return the folder of the new one."""
     main(["fit", "--ckpt_path", LAST, *TINY_RUN[1:], f"--trainer.max_epochs={epochs}", *args])
     return newest_run()
 
 
-def newest_run() -> Path:
+def newest_run():
     return max(Path("lightning_logs").iterdir(), key=lambda folder: int(folder.name.removeprefix("version_")))
 
 
-def last_of(folder: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
-    return state
+def last_of(folder):
+    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
 
 
-def learning_rate(checkpoint: str | Path) -> float:
-    state = torch.load(checkpoint, weights_only=True)
-    return float(state["optimizer_states"][0]["param_groups"][0]["lr"])
+def rates_of(folder):
+    return last_of(folder)["optimizer_states"][0]["param_groups"][0]
 
 
 # Checkpoints load safely, everywhere and without the configuration (cases E03, E14).
 
 
-def test_a_checkpoint_loads_safely_everywhere(run: Run) -> None:
+def test_a_checkpoint_loads_safely_everywhere(run):
     run("fit", "--model.net.batch_norm=true", "--data.train_size=8", "--model.loss=Focal", "--model.optimizer=SGD",
         "--model.optimizer.lr=0.01")  # fmt: skip
     checkpoint = torch.load(LAST, weights_only=True)
@@ -59,56 +50,41 @@ def test_a_checkpoint_loads_safely_everywhere(run: Run) -> None:
     assert isinstance(ExpressionClassifier.load_from_checkpoint(LAST).loss, Focal)
 
 
-@pytest.mark.parametrize("net", [SimpleCNN, partial(ResNet, depth=18), partial(MLP, hidden=(4,))])
-def test_models_built_in_python_load_with_the_path_only(net: Any, tmp_path: Path) -> None:
-    model = ExpressionClassifier(net=net, optimizer=partial(torch.optim.SGD, lr=0.01)).eval()
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    trainer.predict(model, datamodule=SyntheticFaces(test_size=7))
-    trainer.save_checkpoint(tmp_path / "model.ckpt")
-    loaded = ExpressionClassifier.load_from_checkpoint(tmp_path / "model.ckpt").eval()
-    image = torch.randint(0, 256, (2, 1, 48, 48), dtype=torch.uint8)
-    torch.testing.assert_close(loaded(image), model(image), atol=1e-6, rtol=0)
-    assert loaded.class_names == model.class_names
-
-
-def test_the_learning_rate_finder_works(run: Run) -> None:
+def test_the_learning_rate_finder_works(run):
     finder = ["--trainer.callbacks+=LearningRateFinder", "--trainer.callbacks.num_training_steps=20"]
     run("fit", *finder, "--trainer.callbacks.early_stop_threshold=null", "--trainer.max_epochs=5")
-    assert learning_rate(LAST) != 0.001
+    assert rates_of(newest_run())["lr"] != 0.001
 
 
 # What the user writes beats what the checkpoint remembers (case E04).
 
 
-def test_a_written_learning_rate_beats_the_checkpoints(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_written_learning_rate_beats_the_checkpoints(run, caplog):
     run("fit", "--model.optimizer=SGD", "--model.optimizer.lr=0.1", "--model.optimizer.momentum=0.9")
     for flag in ("--model.optimizer.lr=0.001", "--model.lr=0.001"):
         caplog.clear()
-        state = last_of(resume(flag))["optimizer_states"][0]["param_groups"][0]
-        assert (state["lr"], state["momentum"]) == (0.001, 0.9)
+        rates = rates_of(resume(flag))
+        assert (rates["lr"], rates["momentum"]) == (0.001, 0.9)
         assert "learning rate 0.001" in caplog.text
-    assert learning_rate(resume() / "checkpoints/last.ckpt") == 0.1
+    assert rates_of(resume())["lr"] == 0.1
 
 
-def test_another_network_is_one_clear_message(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_network_is_one_clear_message(fitted, capsys):
     Path("cnn.yaml").write_text("model: {class_path: ExpressionClassifier, init_args: {net: {class_path: SimpleCNN}}}")
     assert exit_code(lambda: main(["test", "--ckpt_path", BEST, "--config", "cnn.yaml", *TINY_RUN[1:]])) == 2
-    error = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
-    assert len(error) == 1
-    assert "MLP(" in error[0]
-    assert "SimpleCNN" in error[0]
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert "MLP(" in error
+    assert "SimpleCNN" in error
 
 
-def test_evaluation_options_beat_the_checkpoint_too(fitted: Path) -> None:
+def test_evaluation_options_beat_the_checkpoint_too(fitted):
     main(["test", "--ckpt_path", BEST, *TINY_RUN[1:], "--data.test_size=14", "--data.batch_size=3"])
     config = yaml.safe_load(Path("lightning_logs/version_1/config.yaml").read_text())
     assert (config["data"]["init_args"]["test_size"], config["data"]["init_args"]["batch_size"]) == (14, 3)
     assert config["model"]["init_args"]["net"]["init_args"]["hidden"] == [8]
 
 
-def test_a_null_checkpoint_replaces_that_of_a_configuration(
-    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_null_checkpoint_replaces_that_of_a_configuration(run, workdir, capsys):
     Path("a.yaml").write_text("ckpt_path: missing.ckpt\n")
     Path("b.yaml").write_text("ckpt_path: null\n")
     assert exit_code(lambda: run("fit", "--config=a.yaml", "--print_config")) == 2
@@ -116,9 +92,7 @@ def test_a_null_checkpoint_replaces_that_of_a_configuration(
     assert exit_code(lambda: run("fit", "--config=a.yaml", "--config=b.yaml", "--print_config")) == 0
 
 
-def test_last_is_the_newest_run_and_best_needs_a_run(
-    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_last_is_the_newest_run_and_best_needs_a_run(run, workdir, capsys, caplog):
     assert exit_code(lambda: run("test", "--ckpt_path=last")) == 2
     assert "no last.ckpt below lightning_logs" in capsys.readouterr().err
     caplog.set_level(logging.INFO)
@@ -136,9 +110,7 @@ def test_last_is_the_newest_run_and_best_needs_a_run(
         ("epoch", [], 3),
     ],
 )
-def test_a_schedule_over_the_whole_training_follows_its_new_length(
-    interval: str, change: list[str], total: int, run: Run
-) -> None:
+def test_a_schedule_over_the_whole_training_follows_its_new_length(interval, change, total, run):
     run("fit", *ONE_CYCLE, f"--model.scheduler_interval={interval}")
     state = last_of(resume(*change, epochs=3))["lr_schedulers"][0]
     assert state["total_steps"] == total
@@ -146,17 +118,17 @@ def test_a_schedule_over_the_whole_training_follows_its_new_length(
     assert state["_last_lr"][0] < 1e-4
 
 
-def test_a_scheduler_may_be_added(fitted: Path) -> None:
+def test_a_scheduler_may_be_added(fitted):
     state = last_of(resume(*ONE_CYCLE, "--model.scheduler_interval=step"))
     assert state["lr_schedulers"][0]["total_steps"] == 8
 
 
-def test_a_schedule_that_is_too_short_stays_at_its_end(run: Run) -> None:
+def test_a_schedule_that_is_too_short_stays_at_its_end(run):
     with pytest.warns(UserWarning, match="OneCycleLR ends after 2 steps, before the training does"):
         run("fit", *ONE_CYCLE, "--model.scheduler.total_steps=2", "--model.scheduler_interval=step")
 
 
-def test_a_schedule_that_needs_a_length_says_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_schedule_that_needs_a_length_says_so(run, capsys):
     assert exit_code(lambda: run("fit", *ONE_CYCLE, "--trainer.max_epochs=-1")) == 2
     assert "OneCycleLR, which has to know how long the training is; expected max_epochs" in capsys.readouterr().err
 
@@ -164,25 +136,20 @@ def test_a_schedule_that_needs_a_length_says_so(run: Run, capsys: pytest.Capture
 # The best epoch of the run that is resumed.
 
 
-def metrics_of(folder: Path) -> dict[str, Any]:
-    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())["val"]
-    return metrics
-
-
-def best_epoch(folder: Path) -> int:
+def best_epoch(folder):
     return int(torch.load(folder / "checkpoints/best.ckpt", weights_only=True)["epoch"])
 
 
 @pytest.mark.parametrize("moved", [False, True])
-def test_the_best_epoch_comes_along(moved: bool, fitted: Path) -> None:
+def test_the_best_epoch_comes_along(moved, fitted):
     folder = fitted.rename("elsewhere") if moved else fitted
     still = "--model.lr=0"  # no later epoch is better
     main(["fit", f"--ckpt_path={folder}/checkpoints/last.ckpt", *TINY_RUN[1:], "--trainer.max_epochs=2", still])
-    assert (best_epoch(newest_run()), metrics_of(newest_run())["epoch"]) == (0, 0)
+    assert (best_epoch(newest_run()), measured(newest_run(), "val")["epoch"]) == (0, 0)
 
 
 @pytest.mark.parametrize("change", ["nothing", "monitor", "lost"])
-def test_what_is_reported_as_best_are_the_weights_that_are_kept(change: str, fitted: Path) -> None:
+def test_what_is_reported_as_best_are_the_weights_that_are_kept(change, fitted):
     if change == "lost":
         Path(BEST).unlink()
         with pytest.warns(UserWarning, match="the best epoch will be chosen among those from here on"):
@@ -191,10 +158,10 @@ def test_what_is_reported_as_best_are_the_weights_that_are_kept(change: str, fit
     else:
         folder = resume(*["--checkpoint.monitor=val/nll", "--checkpoint.mode=min"] if change == "monitor" else [])
     main(["validate", "--ckpt_path", str(folder), *TINY_RUN[1:], "--predictions.path=null"])
-    assert metrics_of(folder)["accuracy"] == metrics_of(newest_run())["accuracy"]
+    assert measured(folder, "val")["accuracy"] == measured(newest_run(), "val")["accuracy"]
 
 
-def test_a_best_checkpoint_of_a_later_epoch_is_not_taken_for_that_of_an_earlier_one(fitted: Path) -> None:
+def test_a_best_checkpoint_of_a_later_epoch_is_not_taken_for_that_of_an_earlier_one(fitted):
     # As after a kill between the best checkpoint of an epoch and the state that knows of it.
     state = torch.load(BEST, weights_only=True)
     torch.save(state | {"global_step": state["global_step"] + 4}, BEST)
@@ -206,7 +173,7 @@ def test_a_best_checkpoint_of_a_later_epoch_is_not_taken_for_that_of_an_earlier_
 # Where a run goes on, and when there is nothing to go on with.
 
 
-def test_a_training_that_has_ended_early_does_not_go_on(run: Run) -> None:
+def test_a_training_that_has_ended_early_does_not_go_on(run):
     # No epoch is better than the one before by 1, so that the second is the last.
     options = {"monitor": "val/accuracy", "mode": "max", "min_delta": 1, "patience": 1}
     early = ["--trainer.max_epochs=9", "--trainer.callbacks+=EarlyStopping"]
@@ -219,7 +186,7 @@ def test_a_training_that_has_ended_early_does_not_go_on(run: Run) -> None:
     assert last_of(resume(epochs=3))["global_step"] == 12
 
 
-def test_a_second_run_into_the_same_folder_keeps_the_first_config(run: Run, workdir: Path) -> None:
+def test_a_second_run_into_the_same_folder_keeps_the_first_config(run, workdir):
     fixed = ["--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=runs", "--trainer.logger.name=a",
              "--trainer.logger.version=x"]  # fmt: skip
     for lr in (0.1, 0.2):
@@ -232,7 +199,7 @@ def test_a_second_run_into_the_same_folder_keeps_the_first_config(run: Run, work
     assert sorted(path.name for path in folder.glob("checkpoints/last*")) == ["last-v1.ckpt", "last.ckpt"]
 
 
-def test_callbacks_of_the_training_are_not_asked_for_when_measuring(run: Run, recwarn: pytest.WarningsRecorder) -> None:
+def test_callbacks_of_the_training_are_not_asked_for_when_measuring(run, recwarn):
     run("fit", "--trainer.callbacks+=EMAWeightAveraging")
     recwarn.clear()
     main(["test", "--ckpt_path", LAST, *TINY_RUN[1:], "--trainer.callbacks+=EMAWeightAveraging"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 
 import numpy as np
 import yaml
@@ -45,12 +46,8 @@ def classifier(folder, seed, share, config):
     write_samples(folder / "test", "test", table, FER_NAMES, np.arange(SAMPLES) < 10)
     with SummaryWriter(str(folder)) as writer:
         for epoch in range(3):
-            for tag, value in (
-                ("train/loss", 2 - epoch / 2),
-                ("val/loss", 2 - epoch / 3),
-                ("val/accuracy", 0.3),
-                ("epoch", epoch),
-            ):
+            values = {"train/loss": 2 - epoch / 2, "val/loss": 2 - epoch / 3, "val/accuracy": 0.3, "epoch": epoch}
+            for tag, value in values.items():
                 writer.add_scalar(tag, value, epoch)
         writer.add_image("val/faces", np.zeros((1, 8, 8), dtype=np.uint8), 2)
 
@@ -106,9 +103,7 @@ def store_runs(out):
                 continue
             folder = recorded(out, one.name, seed)
             if one.name == "knn":
-                settings = [
-                    (kind, p, k) for kind in ("RawPixels", "Histogram") for p in (1, 2, 3) for k in (1, 3, 5, 7, 9)
-                ]
+                settings = [*product(("RawPixels", "Histogram"), (1, 2, 3), (1, 3, 5, 7, 9))]
                 shares = [0.45 - 0.01 * number for number in range(len(settings))]
                 grid(folder, [nearest(*setting) for setting in settings], shares)
             elif one.name == "mlp":

@@ -41,8 +41,7 @@ def test_all_numbers_are_kept_and_no_picture(out, tmp_path):
     tags = ("train/loss", "val/loss", "val/accuracy")
     assert curves(after, tags) == curves(before, tags)
     assert curves(after, tags)["train/loss"] == [(0, 2.0), (1, 1.5), (2, 1.0)]
-    read = EventAccumulator(str(after), size_guidance={"images": 0})
-    read.Reload()
+    read = EventAccumulator(str(after), size_guidance={"images": 0}).Reload()
     assert read.Tags()["images"] == []
     assert read.Tags()["scalars"] == list(tags)
     whole = EventAccumulator(str(before)).Reload()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from unittest.mock import Mock
 
 import pytest
 from conftest import REPOSITORY, exit_code
@@ -81,7 +82,6 @@ def test_each_is_trained_and_then_tested_once(out, launched):
         "--trainer.logger.version", "seed_0", "--ckpt_path", "last",
     )  # fmt: skip
     record = read_record(out / RUNS / "simple_cnn/seed_0")
-    assert record is not None
     assert record.command.endswith("--data.path data/fer2013 --seed_everything 0")
     assert record.done == ["fit", "test"]
     assert set(record.minutes) == {"fit", "test"}
@@ -96,7 +96,6 @@ def test_a_failure_is_told_and_the_others_go_on(out, launched, capsys):
     assert run_all(out, [CNN, KNN]) == ["simple_cnn, seed 0"]
     assert "simple_cnn, seed 0: fit failed: there is a reason" in capsys.readouterr().out
     record = read_record(out / RUNS / "simple_cnn/seed_0")
-    assert record is not None
     assert (record.failed, record.done) == ("there is a reason", [])
     launched.codes, launched.calls = {}, []
     assert run_all(out, [CNN, KNN]) == []
@@ -104,10 +103,7 @@ def test_a_failure_is_told_and_the_others_go_on(out, launched, capsys):
 
 
 def test_an_interruption_ends_the_command(out, monkeypatch):
-    def interrupted(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(runner, "launch", interrupted)
+    monkeypatch.setattr(runner, "launch", Mock(side_effect=KeyboardInterrupt))
     assert exit_code(lambda: run_all(out, [CNN])) == INTERRUPTED
 
 
@@ -133,7 +129,6 @@ def test_a_training_from_elsewhere_is_only_tested(out, launched):
     run_all(out, [CNN])
     assert launched.verbs == ["test"]
     record = read_record(folder)
-    assert record is not None
     assert record.minutes["fit"] >= 10  # from its event file
 
 

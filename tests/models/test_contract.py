@@ -10,6 +10,10 @@ import torch
 
 import faceexpr.models
 from faceexpr.models.base import ExpressionNet
+from faceexpr.models.compact_resnet import CompactResNet
+from faceexpr.models.mlp import MLP
+from faceexpr.models.resnet import ResNet
+from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.specs import describe
 
 for module in pkgutil.iter_modules(faceexpr.models.__path__, "faceexpr.models."):
@@ -113,3 +117,22 @@ def test_it_says_how_to_build_it_again(net):
     assert list(description["init_args"]) == list(inspect.signature(type(net)).parameters)
     again = type(net)(**description["init_args"])
     assert [(n, p.shape) for n, p in again.named_parameters()] == [(n, p.shape) for n, p in net.named_parameters()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (MLP, {"hidden": [8, 0]}),
+        (MLP, {"dropout": float("nan")}),
+        (MLP, {"image_size": 0}),
+        (ResNet, {"input_size": 0}),
+        (ResNet, {"dropout": 2.0}),
+        (CompactResNet, {"widths": ()}),
+        (CompactResNet, {"depths": (1,)}),
+        (CompactResNet, {"dropout": 1.0}),
+    ],
+)
+def test_bad_options_are_named(kind, options):
+    (name,) = options
+    with pytest.raises(FaceExprError, match=rf"^{name} is .*; expected "):
+        kind(7, **options)

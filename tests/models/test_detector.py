@@ -38,9 +38,12 @@ def net(request):
     return request.param(**QUICK.get(request.param.__name__, {}), suppression=EVERYTHING).eval()
 
 
-@pytest.mark.parametrize("faces", [(2, 0), (0, 0)])
-def test_images_without_a_face_give_finite_losses_and_gradients(net, faces):  # D01
-    images, boxes = zip(*(scene(60, 48, count, seed) for seed, count in enumerate(faces)), strict=True)
+@pytest.mark.parametrize("faces", [(2, 0), (0, 0), "odd"])
+def test_images_without_a_face_or_with_odd_ones_give_finite_losses_and_gradients(net, faces):  # D01
+    if faces == "odd":  # less than a pixel wide, the whole image, in a corner
+        images, boxes = [scene(60, 48)[0]], [torch.tensor([[5, 5, 5.4, 15], [0, 0, 60, 48], [59.5, 47, 60, 48]])]
+    else:
+        images, boxes = zip(*(scene(60, 48, count, seed) for seed, count in enumerate(faces)), strict=True)
     losses = net.losses(images, boxes)
     assert set(losses) == set(net.loss_names)
     assert all(value.ndim == 0 and value.isfinite() for value in losses.values())

@@ -9,7 +9,6 @@ from torchvision.ops import box_iou
 from faceexpr.boxes.suppression import Suppression
 from faceexpr.data.synthetic.drawing import draw_scene
 from faceexpr.models.faster_rcnn import FasterRCNN
-from faceexpr.models.resnet import IMAGENET_MEAN, IMAGENET_STD
 from faceexpr.utils.errors import FaceExprError
 
 
@@ -56,16 +55,6 @@ def test_a_limit_beyond_what_the_network_proposes_is_refused():
     net.set_suppression(max_faces=400)
     with pytest.raises(FaceExprError, match=message):
         net([torch.zeros(3, 80, 80)])
-
-
-@torch.inference_mode()
-def test_images_are_normalised_once(learnt):
-    net, image, _ = learnt
-    seen = []
-    with net.detector.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0])):
-        net([image])
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    torch.testing.assert_close(seen[0][0, :, :80, :96], (image / 255 - mean) / std)
 
 
 @torch.inference_mode()

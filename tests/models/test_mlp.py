@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from faceexpr.models.mlp import MLP
-from faceexpr.utils.errors import FaceExprError
 
 TABLE_2 = [(2304, 1024), (1024, 1024), (1024, 64), (64, 32), (32, 7)]
 
@@ -53,10 +52,3 @@ def test_no_hidden_layer_is_a_linear_classifier_of_images_of_the_size():
     net = MLP(7, hidden=(), image_size=20)
     assert [(layer.in_features, layer.out_features) for layer in linears(net)] == [(400, 7)]
     assert net(torch.zeros(2, 3, 48, 48, dtype=torch.uint8)).shape == (2, 7)
-
-
-@pytest.mark.parametrize("options", [{"hidden": [8, 0]}, {"dropout": float("nan")}, {"image_size": 0}])
-def test_bad_options_are_named(options):
-    (name,) = options
-    with pytest.raises(FaceExprError, match=rf"^{name} is "):
-        MLP(7, **options)

@@ -140,10 +140,3 @@ def test_a_checkpoint_needs_no_weights_file(weights, tmp_path):  # E14
     with torch.inference_mode():
         torch.testing.assert_close(again(image), model(image), atol=1e-6, rtol=0)
     assert again.net.init_args["weights"] == weights
-
-
-@pytest.mark.parametrize("options", [{"input_size": 0}, {"dropout": 2.0}])
-def test_bad_options_are_named(options):
-    (name,) = options
-    with pytest.raises(FaceExprError, match=rf"^{name} is "):
-        ResNet(7, depth=18, **options)

@@ -2,12 +2,10 @@
 
 import re
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from conftest import TINY_RUN, Run, exit_code
+from conftest import TINY_RUN, exit_code
 from lightning.pytorch import Trainer
 from torch.optim import lr_scheduler
 
@@ -17,7 +15,7 @@ from faceexpr.models.mlp import MLP
 from faceexpr.tasks.classify import ExpressionClassifier
 
 LAST = "lightning_logs/version_{}/checkpoints/last.ckpt"
-SCHEDULES: dict[str, Any] = {
+SCHEDULES = {
     "one cycle": partial(lr_scheduler.OneCycleLR, max_lr=0.3, total_steps=12),
     "cyclic": partial(lr_scheduler.CyclicLR, base_lr=0.02, max_lr=0.3, step_size_up=3, cycle_momentum=False),
     "cosine": partial(lr_scheduler.CosineAnnealingLR, T_max=8, eta_min=0.01),
@@ -28,7 +26,7 @@ SCHEDULES: dict[str, Any] = {
 }
 
 
-def rates(scheduler: Any, factor: float, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def rates(scheduler, factor, monkeypatch):
     """Return the learning rates of ten steps."""
     monkeypatch.setattr(ExpressionClassifier, "lr_factor", factor)
     task = ExpressionClassifier(
@@ -46,14 +44,14 @@ def rates(scheduler: Any, factor: float, monkeypatch: pytest.MonkeyPatch) -> lis
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_every_rate_of_a_schedule_is_scaled(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_rate_of_a_schedule_is_scaled(name, monkeypatch):
     scheduler = SCHEDULES[name]
     plain = rates(scheduler, 1.0, monkeypatch)
     assert rates(scheduler, 3.0, monkeypatch) == pytest.approx([3 * rate for rate in plain], rel=1e-9)
     assert len(set(plain)) > 2 or scheduler is None
 
 
-def test_the_floor_of_a_plateau_is_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_floor_of_a_plateau_is_scaled(monkeypatch):
     monkeypatch.setattr(ExpressionClassifier, "lr_factor", 2.0)
     floor = partial(lr_scheduler.ReduceLROnPlateau, min_lr=[1e-4], factor=0.5)
     task = ExpressionClassifier(partial(MLP, hidden=[4]), scheduler=floor)
@@ -63,23 +61,20 @@ def test_the_floor_of_a_plateau_is_scaled(monkeypatch: pytest.MonkeyPatch) -> No
 SCALED = ["--model.optimizer=SGD", "--model.optimizer.lr=0.01", "--model.lr_scaling=linear"]
 
 
-def groups(version: int) -> dict[str, Any]:
+def groups(version):
     state = torch.load(LAST.format(version), weights_only=True)
-    found: dict[str, Any] = state["optimizer_states"][0]["param_groups"][0]
-    return found
+    return state["optimizer_states"][0]["param_groups"][0]
 
 
 @pytest.mark.parametrize(("scaling", "factor"), [("none", 1.0), ("linear", 4.0), ("sqrt", 2.0)])
-def test_the_rate_follows_the_images_of_an_optimizer_step(scaling: Any, factor: float) -> None:
+def test_the_rate_follows_the_images_of_an_optimizer_step(scaling, factor):
     task = ExpressionClassifier(partial(MLP, hidden=[4]), lr=0.01, lr_scaling=scaling)
     task.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, accumulate_grad_batches=2)
     task.trainer.datamodule = SyntheticFaces(batch_size=4, global_batch_size=8)
     assert task.build_optimizer()[0].param_groups[0]["lr"] == pytest.approx(0.01 * factor)
 
 
-def test_a_resumed_run_with_other_steps_takes_their_rate(
-    run: Run, workdir: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_resumed_run_with_other_steps_takes_their_rate(run, workdir, caplog):
     schedule = ["--model.scheduler=OneCycleLR", "--model.scheduler.max_lr=0.1", "--model.scheduler_interval=step"]
     run("fit", *SCALED, *schedule, "--data.global_batch_size=8")
     assert groups(0)["max_lr"] == pytest.approx(0.2)
@@ -94,14 +89,12 @@ def test_a_resumed_run_with_other_steps_takes_their_rate(
     assert "differs from the checkpoint in the samples in a step" in caplog.text
 
 
-def test_a_rate_that_is_looked_for_cannot_be_scaled(
-    run: Run, workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_rate_that_is_looked_for_cannot_be_scaled(run, workdir, capsys):
     assert exit_code(lambda: run("fit", *SCALED, "--trainer.callbacks+=LearningRateFinder")) == 2
     assert "lr_scaling is linear, but LearningRateFinder" in capsys.readouterr().err
 
 
-def test_a_plateau_has_moved_on_before_the_checkpoint_of_its_epoch(run: Run, workdir: Path) -> None:
+def test_a_plateau_has_moved_on_before_the_checkpoint_of_its_epoch(run, workdir):
     plateau = "--model.scheduler=lightning.pytorch.cli.ReduceLROnPlateau"
     options = ["monitor=val/accuracy", "mode=max", "patience=0", "threshold=1.0", "threshold_mode=abs"]
     written = [plateau, *(f"--model.scheduler.{option}" for option in options)]

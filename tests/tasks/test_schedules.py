@@ -32,13 +32,10 @@ def test_it_is_torch_s_warm_up_times_torch_s_steps():
     torch.testing.assert_close(ours, rates(ChainedScheduler([warmup, steps]), optimizer, 16))
 
 
-def test_table_1_reaches_its_rate_after_1200_steps_and_keeps_it():
+def test_table_1_begins_at_a_thousandth_of_its_rate_and_reaches_it_after_1200_steps():
     optimizer = optimizer_of(0.00025)
-    seen = rates(WarmupMultiStepLR(optimizer, 1200, [210000, 250000], 0.05), optimizer, 2200)[:, 0]
-    assert seen[0].item() == pytest.approx(0.00025 / 1000)
-    assert seen[600].item() == pytest.approx(0.00025 * 0.5005)
-    assert (seen[1:1201] > seen[:1200]).all()
-    assert seen[1200:].unique().tolist() == [0.00025]
+    seen = rates(WarmupMultiStepLR(optimizer, 1200, [210000, 250000], 0.05), optimizer, 1201)[:, 0]
+    assert seen[[0, 600, 1200]].tolist() == pytest.approx([0.00025 / 1000, 0.00025 * 0.5005, 0.00025])
 
 
 def test_it_starts_at_a_given_step():

@@ -1,15 +1,13 @@
 """Weights that a task starts from: what is taken over, what is not, and that they are read once; copies of a task."""
 
-import json
 import shutil
 import threading
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import exit_code
+from conftest import exit_code, measured
 from red_finder import save_task, tiny_classifier
 
 from faceexpr.cli.main import main
@@ -117,8 +115,8 @@ def test_a_run_starts_from_them_once(trained, folder, run, workdir):
 def test_a_run_measures_a_model_file_as_its_checkpoint(trained, folder, run, capsys):
     for kind in ("ckpt", "safetensors"):
         run("test", f"--ckpt_path={folder}/trained.{kind}", net=False)
-    one, two = (json.loads(Path(f"lightning_logs/version_{number}/metrics.json").read_text()) for number in (0, 1))
-    assert one["test"]["accuracy"] == two["test"]["accuracy"]
+    one, two = (measured(f"lightning_logs/version_{number}", "test") for number in (0, 1))
+    assert one["accuracy"] == two["accuracy"]
     assert exit_code(lambda: main(["fit", f"--ckpt_path={folder}/trained.safetensors"])) == 2
     assert "a model, which does not say how far its training has come" in capsys.readouterr().err
 
