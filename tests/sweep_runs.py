@@ -1,7 +1,5 @@
 """What the tests of sweeps share: sweeps of tiny trainings in this process, and of no training at all."""
 
-from __future__ import annotations
-
 import contextlib
 from pathlib import Path
 

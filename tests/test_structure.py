@@ -246,8 +246,9 @@ def classes(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_the_arguments_of_classes_are_explained(path):
+def test_modules_and_the_arguments_of_classes_are_explained(path):
     """The command line's help is made of the Args of the classes' docstrings."""
+    assert ast.get_docstring(tree(path))
     for node in classes(path):
         if node.name.startswith("_") or any("Error" in ast.unparse(base) for base in node.bases):
             continue

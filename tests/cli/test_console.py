@@ -27,10 +27,9 @@ def test_output_in_a_file_is_a_few_lines_an_epoch(bar, run, capfd):
 
 
 def test_tensorboard_holds_scalars_images_hyper_parameters_and_the_configuration(run, workdir):
-    logger = ["--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=runs"]
+    logger = ["--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=runs", "--trainer.logger.name=a"]
     run("fit", *logger, "--evaluation.figures=true", "--trainer.log_every_n_steps=1", "--trainer.max_epochs=2")
-    (folder,) = workdir.glob("runs/*/version_0")
-    accumulator = EventAccumulator(str(folder)).Reload()
+    accumulator = EventAccumulator(str(workdir / "runs/a/version_0")).Reload()
     tags = accumulator.Tags()
     scalars = ("loss", "accuracy", "macro_f1", "ece", "nll", "balanced_accuracy", "top2_accuracy", "auroc")
     expected = {f"val/{name}" for name in scalars}

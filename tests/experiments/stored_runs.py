@@ -1,7 +1,5 @@
 """Stored runs of every experiment, with made-up numbers, as the experiments keep them."""
 
-from __future__ import annotations
-
 import json
 from itertools import product
 
