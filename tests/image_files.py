@@ -22,6 +22,27 @@ def encoded(image, image_format, **options):
     return buffer.getvalue()
 
 
+def stripes():
+    """480 x 480 grey pixels in slanted stripes of 3, which a resize without anti-aliasing turns into others."""
+    x = np.arange(480)
+    return ((x[None, :] + x[:, None] // 7) % 3 * 127).astype(np.uint8)
+
+
+def with_orientation(value):
+    """The EXIF block of an image that is stored turned or mirrored; 6 is to be turned clockwise."""
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+def damaged_inside(path):
+    """Write a PNG file whose header and end are whole, and whose pixels are not; return its path."""
+    content = encoded(Image.effect_noise((64, 64), 50), "PNG")
+    middle = content.index(b"IDAT") + 400
+    path.write_bytes(content[:middle] + bytes(64) + content[middle + 64 :])
+    return path
+
+
 def reason_of(source, **options):
     with pytest.raises(ImageError) as caught:
         read_image(source, **options)

@@ -14,13 +14,13 @@ WHOLE = (0, 0, 10_000, 10_000)
 class Boxes:
     """A detector that finds the same boxes in every picture."""
 
-    def __init__(self, *boxes, limited=False):
-        self.boxes, self.limited = torch.tensor(boxes).float().reshape(-1, 4), limited
+    def __init__(self, *boxes):
+        self.boxes = torch.tensor(boxes).float().reshape(-1, 4)
         self.seen = []
 
     def __call__(self, images):
         self.seen += images
-        return [Detections(self.boxes, torch.linspace(0.9, 0.5, len(self.boxes)), self.limited) for _ in images]
+        return [Detections(self.boxes, torch.linspace(0.9, 0.5, len(self.boxes))) for _ in images]
 
 
 class Levels:
@@ -51,5 +51,5 @@ class Pids:
         (folder / name).touch()
 
 
-def pipeline(*boxes, classifier=None, limited=False, **options):
-    return FacePipeline(Boxes(*boxes, limited=limited), classifier or Levels(), **options)
+def pipeline(*boxes, classifier=None, **options):
+    return FacePipeline(Boxes(*boxes), classifier or Levels(), **options)

@@ -25,11 +25,8 @@ def found(method, pairs=TWO_FACES, **options):
     return result.boxes.tolist(), pytest.approx(result.scores.tolist(), abs=1e-6), result.limited
 
 
-def test_nms_keeps_the_surest_of_overlapping_boxes():
+def test_nms_keeps_the_surest_of_overlapping_boxes_and_none_all_in_order_of_their_scores():
     assert found("nms") == ([[1, 0, 11, 10], [50, 50, 70, 70]], [0.9, 0.8], False)
-
-
-def test_none_keeps_all_in_order_of_their_scores():
     assert found("none")[1] == [0.9, 0.8, 0.6, 0.3]
 
 

@@ -1,12 +1,12 @@
 """Images with boxes beyond the memory that is allowed: damage at the start, damage that shows late, workers."""
 
 import pickle
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from image_files import damaged_inside
 from lightning.pytorch import Trainer
 from PIL import Image
 
@@ -16,12 +16,7 @@ from faceexpr.data.face_boxes import FaceBoxes
 from faceexpr.data.loading import PADDING
 from faceexpr.utils.errors import FaceExprError
 
-
-def damaged_inside(path: Path) -> None:
-    """Destroy the pixels of a PNG file; its header and its end stay."""
-    content = path.read_bytes()
-    middle = content.index(b"IDAT") + 400
-    path.write_bytes(content[:middle] + b"\0" * 64 + content[middle + 64 :])
+pytestmark = pytest.mark.filterwarnings("ignore:.* turned out to be broken")  # as said again when a test is over
 
 
 @pytest.fixture
@@ -36,22 +31,18 @@ def images(tmp_path: Path):
     (tmp_path / "list.txt").write_text("\n".join(lines) + "\n")
     (tmp_path / "val.txt").write_text("0.png\n")
 
+    files = {"train": "list.txt", "images": "images", "val_list": "val.txt"}
+    files = {name: str(tmp_path / file) for name, file in files.items()}
     built = []
 
     def build(leave_out: bool = False, **options):
         options = {"memory_gib": 0, "num_workers": 0, "batch_size": 2, **options}
-        reading = ReadOptions(missing="leave_out") if leave_out else None
-        files = {"train": "list.txt", "images": "images", "val_list": "val.txt"}
-        built.append(
-            FaceBoxes(**{name: str(tmp_path / file) for name, file in files.items()}, reading=reading, **options)
-        )
+        built.append(FaceBoxes(**files, reading=ReadOptions(missing="leave_out") if leave_out else None, **options))
         return built[-1]
 
     yield build
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for module in built:
-            module.teardown("fit")
+    for module in built:
+        module.teardown("fit")
 
 
 def batches(module: FaceBoxes) -> list[dict]:
@@ -71,8 +62,7 @@ def test_batches_are_those_of_the_images_in_memory(images, augment, num_workers)
             assert all(torch.equal(one, other) for one, other in zip(streamed[key], kept[key], strict=True))
 
 
-# Case C05
-def test_images_cut_short_are_listed_or_left_out_before_training(images, tmp_path):
+def test_images_cut_short_are_listed_or_left_out_before_training(images, tmp_path):  # case C05
     for name in ("1.png", "4.png"):
         path = tmp_path / "images" / name
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -85,8 +75,7 @@ def test_images_cut_short_are_listed_or_left_out_before_training(images, tmp_pat
 
 
 @pytest.mark.parametrize(("augment", "num_workers"), [(None, 0), (BoxAugmentation(size=32, mosaic=1.0), 1)])
-# Case C05
-def test_an_image_that_turns_out_to_be_broken_is_named_or_left_out(images, tmp_path, augment, num_workers):
+def test_an_image_that_turns_out_to_be_broken_is_named_or_left_out(images, tmp_path, augment, num_workers):  # case C05
     damaged_inside(tmp_path / "images" / "4.png")
     with pytest.raises(FaceExprError, match=r"^/.*/images/4\.png cannot be read: damaged"):
         batches(images(num_workers=num_workers))

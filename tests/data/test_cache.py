@@ -5,13 +5,11 @@ import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from faceexpr.data.cache import FOLDER, load_cached
-from faceexpr.utils.errors import FaceExprError
 
 
 class Builder:
@@ -143,8 +141,3 @@ def test_builds_at_the_same_time_agree(source):
     for arrays in results:
         np.testing.assert_array_equal(arrays["images"], np.arange(1000))
     assert len(entries(source.parent / FOLDER)) == 1
-
-
-def test_a_missing_source_is_named():
-    with pytest.raises(FaceExprError, match=r"nowhere\.csv"):
-        load_cached([Path("nowhere.csv")], "kind-1", Builder())

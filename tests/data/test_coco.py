@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from image_files import with_orientation
 from PIL import Image
 
 from faceexpr.data.annotations.reading import Annotations, ReadOptions, read_annotations
@@ -38,8 +39,7 @@ def read(tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("category_id", [0, 7])
-# Case B10
-def test_categories_are_matched_by_name_and_their_ids_kept(category_id: int, read: Any) -> None:
+def test_categories_are_matched_by_name_and_their_ids_kept(category_id: int, read: Any) -> None:  # case B10
     categories = [{"id": 3, "name": "cat"}, {"id": category_id, "name": "Face"}]
     annotations = [annotation(1, [10, 20, 30, 40], category_id=category_id), annotation(2, [1, 1, 9, 9], category_id=3)]
     found = read([image(5)], [{**one, "image_id": 5} for one in annotations], categories)
@@ -48,8 +48,7 @@ def test_categories_are_matched_by_name_and_their_ids_kept(category_id: int, rea
     assert any("1 box of other categories left out" in note for note in found.notes)
 
 
-# Case B10
-def test_an_undeclared_category_is_an_error(read: Any) -> None:
+def test_an_undeclared_category_is_an_error(read: Any) -> None:  # case B10
     with pytest.raises(FaceExprError, match=r"coco\.json, annotation 1 .*id 9.*category_id 2 is not declared"):
         read([image(1)], [annotation(9, [1, 2, 3, 4], category_id=2)])
     with pytest.raises(FaceExprError, match=r"none of its categories means a face \(head\); .*face_labels"):
@@ -59,8 +58,7 @@ def test_an_undeclared_category_is_an_error(read: Any) -> None:
         read([image(1)], [], [{"id": 1, "name": "face"}, {"id": 1, "name": "cat"}])
 
 
-# Case B11
-def test_boxes_are_left_top_width_height(read: Any) -> None:
+def test_boxes_are_left_top_width_height(read: Any) -> None:  # case B11
     boxes = ([500, 533, 31, 25], [5, 5, 0, 10], [5, 5, 0.4, 10], [-3, -3, 10, 10], [590, 590, 50, 50])
     found = read([image(1)], [annotation(number, box) for number, box in enumerate(boxes)])
     kept = found.images[0].boxes
@@ -72,40 +70,29 @@ def test_boxes_are_left_top_width_height(read: Any) -> None:
 
 
 @pytest.mark.parametrize("bbox", [["1", "2", "3", "4"], [1, 2, 3], [1, 2, 3, True], None, [1, 2, 3, 4, 5]])
-# Case B11
-def test_what_is_no_four_numbers_is_an_error(bbox: Any, read: Any) -> None:
+def test_what_is_no_four_numbers_is_an_error(bbox: Any, read: Any) -> None:  # case B11
     with pytest.raises(FaceExprError, match=r"annotation 2 of the list \(id 77\): bbox is .*; expected four numbers"):
         read([image(1)], [annotation(1, [1, 2, 3, 4]), annotation(77, bbox)])
 
 
-# Case B13
-def test_images_without_annotations_stay(read: Any) -> None:
-    found = read([image(1), image(2, "b.png")], [annotation(1, [1, 2, 3, 4]), annotation(1, [5, 6, 7, 8])])
-    assert [len(one.boxes) for one in found.images] == [2, 0]
-    assert [one.image_id for one in found.images] == [1, 2]
+def test_images_without_annotations_and_ignored_crowds_stay(read: Any) -> None:  # case B13
+    boxes = [annotation(1, [1, 2, 3, 4], iscrowd=1), annotation(1, [5, 6, 7, 8], iscrowd=0)]
+    found = read([image(1), image(2, "b.png")], boxes)
+    assert [(one.image_id, one.ignored.tolist()) for one in found.images] == [(1, [True, False]), (2, [])]
     assert any("1 annotation with the id of another, all kept" in note for note in found.notes)
-    assert found.notes[0].endswith("coco.json: 1 image with faces, 1 without, 2 faces")
+    faces = "1 image with faces, 1 without, 2 faces (1 marked as not to be counted)"
+    assert found.notes[0].endswith(f"coco.json: {faces}")
 
 
-# Case B13
-def test_repeated_and_unknown_ids_of_images_are_errors(read: Any) -> None:
+def test_repeated_and_unknown_ids_of_images_are_errors(read: Any) -> None:  # case B13
     with pytest.raises(FaceExprError, match="image 2 of the list: the id 3 is that of an image before it"):
         read([image(3), image(3, "b.png")], [])
     with pytest.raises(FaceExprError, match="no image of the file has its image_id 8"):
         read([image(1)], [annotation(1, [1, 2, 3, 4], image_id=8)])
 
 
-def test_crowds_are_ignored_and_not_dropped(read: Any) -> None:
-    found = read([image(1)], [annotation(1, [1, 2, 3, 4], iscrowd=1), annotation(2, [5, 6, 7, 8], iscrowd=0)])
-    assert found.images[0].ignored.tolist() == [True, False]
-    assert "2 faces (1 marked as not to be counted)" in found.notes[0]
-
-
-# Case C01
-def test_boxes_lie_on_the_upright_image(read: Any, tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (40, 20)).save(tmp_path / "turned.jpg", exif=exif)
+def test_boxes_lie_on_the_upright_image(read: Any, tmp_path: Path) -> None:  # case C01
+    Image.new("RGB", (40, 20)).save(tmp_path / "turned.jpg", exif=with_orientation(6))
     found = read([image(1, "turned.jpg", width=40, height=20)], [annotation(1, [4, 26, 10, 10])])
     assert [(record.size, record.boxes.tolist()) for record in found.images] == [((20, 40), [[4, 26, 14, 36]])]
     assert any("turned.jpg (40x20, really 20x40)" in note for note in found.notes)
@@ -115,7 +102,6 @@ def test_boxes_lie_on_the_upright_image(read: Any, tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('{"images": [], "annotations": []}', "'categories' is null; expected COCO's list of categories"),
-        ('{"images": [], "annotations": [], "categories": []}', "none of its categories means a face"),
         ('{"images": [], "annotations": [], "categories": [{"id":1,"name":"face"}]}', "none of its 0 images is left"),
         ('{"images": [', r"line 1: cut off or no JSON"),
         ('{"images": [], "images": []}', "the key 'images' is given twice"),
@@ -134,16 +120,13 @@ def test_damaged_json_is_named(text: str, message: str, tmp_path: Path) -> None:
         read_annotations(path)
 
 
-def test_the_format_can_be_named(tmp_path: Path) -> None:
+def test_the_format_can_be_named_and_options_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "faces.txt"
     path.write_text("a.jpg\n0\n")
-    with pytest.raises(FaceExprError, match="format is 'voc'; expected auto, coco, dataturks, wider"):
-        read_annotations(path, format="voc")
-    with pytest.raises(FaceExprError, match="cut off or no JSON"):
-        read_annotations(path, format="coco")
-
-
-@pytest.mark.parametrize("option", [{"min_size": -1}, {"face_labels": ()}])
-def test_options_are_checked(option: Any) -> None:
-    with pytest.raises(FaceExprError, match=f"{next(iter(option))} is"):
-        ReadOptions(**option)
+    for name, message in (("voc", "format is 'voc'; expected auto, coco, data"), ("coco", "cut off or no JSON")):
+        with pytest.raises(FaceExprError, match=message):
+            read_annotations(path, format=name)
+    with pytest.raises(FaceExprError, match="min_size is"):
+        ReadOptions(min_size=-1)
+    with pytest.raises(FaceExprError, match="face_labels is"):
+        ReadOptions(face_labels=())

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from image_files import stripes, with_orientation
 from PIL import Image
 
 from faceexpr.data.face_files import FaceFiles
@@ -15,12 +16,6 @@ def save(path, pixels, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(pixels, dtype=np.uint8)).save(path, **options)
     return path
-
-
-def stripes(side):
-    """Fine slanted stripes of 3 pixels, which a resize without anti-aliasing turns into others."""
-    x = np.arange(side)
-    return ((x[None, :] + x[:, None] // 7) % 3 * 127).astype(np.uint8)
 
 
 def test_failures_keep_their_place_and_the_rest_its_result_and_notes(tmp_path):
@@ -38,14 +33,12 @@ def test_failures_keep_their_place_and_the_rest_its_result_and_notes(tmp_path):
     data.setup("predict")
     split = data.split("predict")
     assert list(split.sources) == [paths[2], f"{paths[6]}/café 顔.GIF"]
-    assert split.targets is None
-    assert split.notes == {1: "first of 2 frames"}
-    assert [(failure.position, failure.source) for failure in split.failures] == [
-        (position, paths[position]) for position in (0, 1, 3, 4, 5)
-    ]
-    reasons = [failure.reason for failure in split.failures]
-    assert reasons[:4] == ["truncated", "empty file", "not an image", "no such file"]
-    assert reasons[4].startswith("too large: 90 x 90 pixels, the limit is 5,000")
+    assert (split.targets, split.notes) == (None, {1: "first of 2 frames"})
+    failed = [(failure.position, failure.source) for failure in split.failures]
+    assert failed == [(position, paths[position]) for position in (0, 1, 3, 4, 5)]
+    *reasons, last = (failure.reason for failure in split.failures)
+    assert reasons == ["truncated", "empty file", "not an image", "no such file"]
+    assert last.startswith("too large: 90 x 90 pixels, the limit is 5,000")
     assert split.images.shape == (2, 3, 48, 48)
     assert (split.images[0].float() - 90).abs().max() <= 1
 
@@ -53,9 +46,7 @@ def test_failures_keep_their_place_and_the_rest_its_result_and_notes(tmp_path):
 def test_the_box_refers_to_the_upright_image(tmp_path):
     raw = np.zeros((20, 40, 3), np.uint8)
     raw[12:20, 0:8] = (255, 0, 0)  # lower left as stored: upper left of the upright 20 x 40 image
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    turned = save(tmp_path / "turned.png", raw, exif=exif)
+    turned = save(tmp_path / "turned.png", raw, exif=with_orientation(6))
     upright = save(tmp_path / "upright.png", np.rot90(raw, -1))
     images = FaceFiles([str(turned), str(upright)], box=(0, 0, 8, 8), image_size=8).split("predict").images
     assert torch.equal(images[0], images[1])
@@ -90,7 +81,7 @@ def test_what_makes_no_sense_is_refused(tmp_path):
 
 def test_data_set_predict_and_network_reduce_alike(tmp_path):
     """Grey levels of a striped 480 x 480 picture at 48 x 48 along every path, and Pillow's as the reference."""
-    pixels = stripes(480)
+    pixels = stripes()
     file = save(tmp_path / "faces" / "happy" / "a.png", pixels)
     folder = FaceFolder(str(tmp_path / "faces"), val_fraction=0, test_fraction=0, cache_dir=str(tmp_path / "cache"))
     raw = torch.from_numpy(pixels)[None, None]

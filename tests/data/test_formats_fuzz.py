@@ -14,9 +14,6 @@ from PIL import Image
 from faceexpr.data.annotations.reading import ReadOptions, read_annotations
 from faceexpr.utils.errors import FaceExprError
 
-FORMATS = ("auto", "coco", "dataturks", "wider")
-SIZE = (40, 30)
-
 BOX = {"label": ["Face"], "points": [{"x": 0.1, "y": 0.2}, {"x": 0.5, "y": 0.6}], "imageWidth": 40, "imageHeight": 30}
 DATATURKS = [{"content": "a.png", "annotation": [BOX]}, {"content": "http://host/b.png", "annotation": None}]
 COCO = {
@@ -50,7 +47,7 @@ ANY_JSON = st.recursive(
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name in ("a.png", "b.png", "c.png"):
-        Image.new("RGB", SIZE).save(tmp_path / name)
+        Image.new("RGB", (40, 30)).save(tmp_path / name)
     return tmp_path
 
 
@@ -58,7 +55,7 @@ def check(content: str | bytes, folder: Path, missing: Any = "keep") -> None:
     """Read the content as every format: records whose boxes lie inside and have an area, or one sentence."""
     path = folder / "annotations"
     path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
-    for format_name in FORMATS:
+    for format_name in ("auto", "coco", "dataturks", "wider"):
         images = []
         try:
             images = read_annotations(path, folder, format_name, ReadOptions(missing=missing)).images
@@ -67,8 +64,7 @@ def check(content: str | bytes, folder: Path, missing: Any = "keep") -> None:
             assert str(path) in str(error)  # noqa: PT017
             assert "\n" not in str(error)  # noqa: PT017
         for image in images:
-            assert image.boxes.dtype == np.float32
-            assert image.boxes.shape == (len(image.ignored), 4)
+            assert (image.boxes.dtype, image.boxes.shape) == (np.float32, (len(image.ignored), 4))
             left, top, right, bottom = image.boxes.T
             assert np.isfinite(image.boxes).all()
             assert ((left >= 0) & (top >= 0) & (right <= image.size[0]) & (bottom <= image.size[1])).all()

@@ -2,13 +2,12 @@
 
 import os
 import pickle
-import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import TINY_RUN, exit_code
+from image_files import damaged_inside, smooth_image
 from PIL import Image
 from processes import run_together, start
 
@@ -20,31 +19,18 @@ from faceexpr.data.loading import PADDING
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 
-
-def photograph(path: Path, seed: int) -> Path:
-    """A JPEG photograph large enough to be decoded at reduced size."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    small = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)
-    Image.fromarray(small).resize((230, 170), Image.Resampling.BICUBIC).save(path, quality=90)
-    return path
-
-
-def damaged_inside(path: Path) -> Path:
-    """A picture whose header and end are whole, and whose pixels are not."""
-    Image.effect_noise((64, 64), 50).save(path, "PNG")
-    content = path.read_bytes()
-    middle = content.index(b"IDAT") + 400
-    path.write_bytes(content[:middle] + b"\0" * 64 + content[middle + 64 :])
-    return path
+pytestmark = pytest.mark.filterwarnings("ignore:.* turned out to be broken")  # as said again when a test is over
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three photographs of each class to train on, one to validate on, one to test on."""
+    """Three photographs of each class to train on, one to validate on, one to test on: large enough to be reduced."""
     for split, count in (("train", 3), ("val", 1), ("test", 1)):
         for index, name in enumerate(FER_NAMES):
+            folder = tmp_path / "faces" / split / name
+            folder.mkdir(parents=True)
             for number in range(count):
-                photograph(tmp_path / "faces" / split / name / f"{number}.jpg", 10 * index + number)
+                smooth_image(230, 170, seed=10 * index + number).save(folder / f"{number}.jpg", quality=90)
     return tmp_path / "faces"
 
 
@@ -60,10 +46,8 @@ def folder(root: Path, tmp_path: Path):
         return built[-1]
 
     yield build
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for module in built:
-            module.teardown("fit")
+    for module in built:
+        module.teardown("fit")
 
 
 @pytest.mark.parametrize(("channels", "num_workers"), [(1, 2), (3, 0)])
@@ -121,19 +105,11 @@ def test_all_broken_files_are_listed_before_training_or_left_out(root, folder, m
     assert [failure.reason for failure in train.failures] == ["truncated", "empty file"]
 
 
-def test_stop_names_the_file_that_turns_out_to_be_broken(root, folder):
-    broken = damaged_inside(root / "train" / "Happy" / "1.png")
-    data = folder(num_workers=1)
-    data.setup("fit")
-    with pytest.raises(FaceExprError) as caught:
-        list(data.train_dataloader())
-    assert str(caught.value).startswith(f"{broken} cannot be read: damaged")
-    assert str(caught.value).endswith("leave such images out with on_bad_image skip")
-
-
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_skip_leaves_it_out_of_its_batch(root, folder, num_workers):
+def test_what_turns_out_to_be_broken_is_named_or_left_out_of_its_batch(root, folder, num_workers):
     broken = damaged_inside(root / "train" / "Happy" / "1.png")
+    with pytest.raises(FaceExprError, match=rf"^{broken} cannot be read: damaged.*with on_bad_image skip$"):
+        list(folder(num_workers=num_workers).train_dataloader())
     data = folder(on_bad_image="skip", num_workers=num_workers)
     split = data.split("train")
     index = list(split.sources).index(str(broken))
@@ -182,13 +158,11 @@ def test_every_verb_works_on_a_folder_that_streams(root, workdir, capfd):
     """Trained, measured and predicted as in memory; what turns out to be broken is counted, named and has a row."""
     broken = {stage: damaged_inside(root / stage / "Happy" / "9.png") for stage in ("train", "test")}
     data = ["--data=FaceFolder", f"--data.path={root}", *STREAM, "--data.on_bad_image=skip"]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with pytest.warns(UserWarning, match="turned out to be broken") as caught:
         main(["fit", *data, *NET, *TINY_RUN])
-    told = [str(warning.message) for warning in caught if "turned out" in str(warning.message)]
-    assert len(told) == 1
-    assert told[0].startswith("1 of 22 images of the train split turned out to be broken")
-    assert f"{broken['train']}: damaged" in told[0]
+    (told,) = (str(warning.message) for warning in caught if "turned out" in str(warning.message))
+    assert told.startswith("1 of 22 images of the train split turned out to be broken")
+    assert f"{broken['train']}: damaged" in told
     checkpoint = "--ckpt_path=lightning_logs/version_0"
     with pytest.warns(UserWarning, match="1 of 8 images of the test split turned out to be broken"):
         main(["test", checkpoint, *TINY_RUN[1:]])
@@ -208,8 +182,7 @@ def test_two_processes_know_what_each_has_found(root, tmp_path):
     (root / "test" / "Happy" / "9.png").write_bytes(b"")
     stream = [option.replace("=cache", f"={tmp_path / 'cache'}") for option in STREAM]
     data = ["--data=FaceFolder", f"--data.path={root}", *stream, "--data.on_bad_image=skip"]
-    one = ["--trainer.accelerator=cpu", "--trainer.devices=1"]
-    two = ["--trainer.accelerator=cpu", "--trainer.devices=2"]
+    one, two = (["--trainer.accelerator=cpu", f"--trainer.devices={number}"] for number in (1, 2))
     log = tmp_path / "fit.log"
     fitting = start(["fit", *data, *NET, *TINY_RUN], tmp_path, log)
     fitting.join(60)

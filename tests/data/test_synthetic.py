@@ -21,9 +21,6 @@ def pixels(data, stage):
     return [data.split(stage).tensor(index).permute(1, 2, 0).numpy() for index in range(len(data.split(stage)))]
 
 
-# Both
-
-
 @pytest.mark.parametrize(("data_set", "options"), [(SyntheticFaces, {}), (SyntheticScenes, SMALL)])
 def test_an_image_depends_on_seed_split_and_place_alone(data_set, options):
     small, other = data_set(3, 3, 3, **options), data_set(3, data_seed=1, **options)
@@ -48,10 +45,7 @@ def test_bad_options_are_refused_by_name(data_set, option, value):
         data_set(**{option: value})
 
 
-# Faces
-
-
-def test_data_are_balanced_named_and_uint8():
+def test_faces_are_balanced_named_and_uint8():
     data = SyntheticFaces(train_size=70, val_size=14, test_size=21)
     assert data.class_names == FER_NAMES
     for stage, size in (("train", 70), ("val", 14), ("test", 21)):
@@ -63,7 +57,7 @@ def test_data_are_balanced_named_and_uint8():
     assert list(data.split("predict").sources) == list(data.split("test").sources)
 
 
-def test_colour_and_size():
+def test_colour_and_size_of_faces():
     grey, colour = (SyntheticFaces(7, channels=channels, image_size=32).split("train").images for channels in (1, 3))
     assert colour.shape == (7, 3, 32, 32)
     luma = (colour.float() * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
@@ -79,9 +73,6 @@ def test_expressions_can_be_learnt_but_not_at_once():
     assert 0.4 < accuracy < 0.95
 
 
-# Scenes
-
-
 def test_all_numbers_of_faces_occur_none_included():
     data = SyntheticScenes(60, 1, 1, width=96, height=64, min_faces=0, max_faces=3)
     counts = Counter(len(record.boxes) for record in data.split("train").records)
@@ -89,20 +80,7 @@ def test_all_numbers_of_faces_occur_none_included():
     assert min(counts.values()) >= 8
 
 
-def test_batches_hold_the_images_and_an_image_without_a_face_has_an_empty_box_tensor():
-    data = SyntheticScenes(1, 6, 1, **SMALL)
-    seen = []
-    for batch in data.val_dataloader():
-        for index, image, boxes in zip(batch["index"].tolist(), batch["image"], batch["boxes"], strict=True):
-            assert torch.equal(image, torch.from_numpy(pixels(data, "val")[index]).permute(2, 0, 1))
-            assert image.is_contiguous()
-            assert (boxes.shape[1:], boxes.dtype) == ((4,), torch.float32)
-            seen.append((index, len(boxes)))
-    assert sorted(seen) == [(index, len(record.boxes)) for index, record in enumerate(data.split("val").records)]
-    assert 0 in dict(seen).values()
-
-
-def test_the_images_are_in_memory_once():
+def test_scenes_are_in_memory_once():
     data = SyntheticScenes(2, **SMALL)
     data.train_dataloader()
     split = data.split("train")

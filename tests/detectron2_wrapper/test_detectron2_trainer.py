@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from detectron2_runs import fit, write_config, write_scenes
+from image_files import with_orientation
 from PIL import Image
 
 pytest.importorskip("detectron2", reason="Detectron2 is not installed: it has to be built from its source")
@@ -61,7 +62,6 @@ def test_ap_is_logged_at_every_period_and_chooses_the_best_and_a_resumed_run_goe
     assert (metrics["ap50"], metrics["iteration"]) == (best["metrics"]["ap50"], best["iteration"])
     assert (metrics["images"], metrics["faces"]) == (2, 4)
     assert (RUN / "figures/val_precision_recall.png").is_file()
-
     with pytest.raises(FaceExprError, match="has 6 iterations behind it; expected more"):
         fit("--resume", RUN)
     fit("--resume", RUN, "--max_iter", "8")
@@ -97,9 +97,8 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_names_its_part_and_files(sc
         return {**found, "loss_box_reg": found["loss_box_reg"] * float("nan")} if len(calls) == 3 else found
 
     monkeypatch.setattr(FastRCNNOutputLayers, "losses", broken_at_the_third)
-    with pytest.raises(
-        FaceExprError, match=r"at iteration 2 .*loss_box_reg': \S*nan.* [^ ]*[01]\.png, [^ ]*[01]\.png;"
-    ):
+    message = r"at iteration 2 .*loss_box_reg': \S*nan.* [^ ]*[01]\.png, [^ ]*[01]\.png;"
+    with pytest.raises(FaceExprError, match=message):
         fit("--config", write_config(workdir, *scenes), "--checkpoint_period", "1")
     assert len(calls) == 3
     assert load("last")["trainer"]["iteration"] == 1
@@ -171,11 +170,8 @@ def test_weights_that_are_not_finite_are_never_written(network, workdir):
 def paint(workdir):
     """An image whose left half is red and whose right half is blue, turned by its EXIF, with a box in each half."""
     pixels = np.zeros((60, 100, 3), np.uint8)
-    pixels[:, :50, 0] = 255
-    pixels[:, 50:, 2] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
-    Image.fromarray(np.rot90(pixels)).save(workdir / "paint.png", exif=exif)
+    pixels[:, :50, 0], pixels[:, 50:, 2] = 255, 255
+    Image.fromarray(np.rot90(pixels)).save(workdir / "paint.png", exif=with_orientation(6))  # a quarter turn clockwise
     boxes = np.array([[10, 10, 40, 50], [60, 10, 90, 50]], np.float32)
     return AnnotatedImage(workdir / "paint.png", (100, 60), boxes, np.array([False, True]))
 
@@ -210,9 +206,8 @@ def test_a_damaged_image_is_one_sentence_that_names_it(workers, workdir):
     train = write_scenes(workdir, "train", 1)
     image = workdir / "train/0.png"
     image.write_bytes(image.read_bytes()[:200])
-    with pytest.raises(FaceExprError, match=r"^\S*0\.png: \w.*$") as caught:
+    with pytest.raises(FaceExprError, match=r"^\S*0\.png: \w[^\n]*$"):
         fit("--config", write_config(workdir, train), "--workers", workers)
-    assert "\n" not in str(caught.value)
 
 
 def test_an_image_that_has_changed_its_size_is_named(paint, workdir):

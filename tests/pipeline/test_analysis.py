@@ -90,17 +90,12 @@ def test_faces_without_an_expression_are_left_out_and_the_others_keep_their_numb
     assert {number: int(image[128, 5].mean()) for number, image in drawn.items()} == {1: 50, 3: 150}
 
 
-@pytest.mark.parametrize(
-    ("workers", "message"),
-    [
-        (2, r"engine is ray, which is not installed: pip install 'faceexpr\[ray\]'"),
-        (0, "workers is 0; expected at least 1"),
-    ],
-)
-def test_ray_that_is_not_installed_is_one_sentence(monkeypatch, workers, message):
+def test_ray_that_is_not_installed_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(FaceExprError, match=message):
-        next(analyze_with_ray(partial(pipeline, WHOLE), [], Pids(Path()), workers, 1, gpu=False))
+    missing = r"engine is ray, which is not installed: pip install 'faceexpr\[ray\]'"
+    for workers, message in ((2, missing), (0, "workers is 0; expected at least 1")):
+        with pytest.raises(FaceExprError, match=message):
+            next(analyze_with_ray(partial(pipeline, WHOLE), [], Pids(Path()), workers, 1, gpu=False))
 
 
 @pytest.fixture(scope="module")

@@ -22,18 +22,23 @@ from faceexpr.utils.labels import FER_NAMES
 FIELDS = ["image", "name", "status", "reason", "width", "height", "faces", "notes"]
 
 
-def test_a_folder_with_and_without_faces(analyze, capsys):
+def test_a_folder_with_and_without_faces_of_which_crops_and_drawings_keep_red_red(analyze, capsys):
     for name, box in (("a", None), ("b", BOX), ("c", None)):
         write(f"photos/{name}.png", box)
-    assert analyze("photos") == 0
+    assert analyze("photos", "--crops=true", "--pictures=true", "--margin=0", "--shape=stretched") == 0
     assert [(record["image"], record["status"], len(record["faces"])) for record in records()] == [
         ("photos/a.png", "ok", 0), ("photos/b.png", "ok", 1), ("photos/c.png", "ok", 0),
     ]  # fmt: skip
     assert "1 face in 3 images; 2 of 3 without face" in capsys.readouterr().out
     assert [(row["status"], row["face"]) for row in rows()] == [("ok", ""), ("ok", "1"), ("ok", "")]
+    crop, drawing = (np.asarray(Image.open(f"out/{name}")) for name in ("crops/b.png.1.png", "pictures/b.png"))
+    assert np.array_equal(crop, np.full((50, 40, 3), RED))
+    assert drawing[45, 50].tolist() == list(RED)
     assert analyze("photos", "--min_score=0.95", classifier="eight.ckpt", out="surer") == 0
     assert [record["faces"] for record in records("surer")] == [[], [], []]
     assert "Contempt" in rows("surer")[0]
+    assert analyze("photos", "--suppression=none", "--max_faces=1", out="one") == 0
+    assert records("one")[1]["notes"] == ["more than 1 faces were found; the surest are given (max_faces)"]
 
 
 def test_bad_files_have_records_of_their_own_and_the_exit_code_tells(analyze, capsys):
@@ -41,6 +46,8 @@ def test_bad_files_have_records_of_their_own_and_the_exit_code_tells(analyze, ca
     Path("photos/cut.jpg").write_bytes(ok.read_bytes()[: ok.stat().st_size * 6 // 10])
     Path("photos/empty.jpg").write_bytes(b"")
     Path("photos/text.jpg").write_text("no image")
+    face, blank = (Image.fromarray(red_picture(box)) for box in (BOX, None))
+    face.save("photos/two.GIF", save_all=True, append_images=[blank])
     write("photos/wide.png", width=400, height=300)
     assert analyze("photos", "absent.jpg", "--pictures=true", "--crops=true", "--max_pixels=50000") == 3
     assert [(record["image"], record["status"], record["reason"]) for record in records()] == [
@@ -48,12 +55,14 @@ def test_bad_files_have_records_of_their_own_and_the_exit_code_tells(analyze, ca
         ("photos/empty.jpg", "error", "empty file"),
         ("photos/ok.jpg", "ok", None),
         ("photos/text.jpg", "error", "not an image"),
+        ("photos/two.GIF", "ok", None),
         ("photos/wide.png", "error", "too large: 400 x 300 pixels, the limit is 50,000 (max_pixels)"),
         ("absent.jpg", "error", "no such file"),
     ]
     assert [rows()[0][column] for column in ("status", "reason", "expression")] == ["error", "truncated", ""]
-    assert "5 of 6 could not be analysed" in capsys.readouterr().out
-    assert [path.name for path in Path("out/pictures").rglob("*.*")] == ["ok.jpg"]
+    assert records()[4]["notes"] == ["first of 2 frames"]
+    assert "5 of 7 could not be analysed" in capsys.readouterr().out
+    assert {path.name for path in Path("out/pictures").rglob("*.*")} == {"ok.jpg", "two.GIF.jpg"}
 
 
 def test_names_of_any_script_or_bytes_are_read_drawn_and_written(analyze, monkeypatch):
@@ -73,25 +82,6 @@ def test_names_of_any_script_or_bytes_are_read_drawn_and_written(analyze, monkey
     assert "été/café 顔.png".encode() in (out / "faces.csv").read_bytes()
     assert sorted(path.name for path in (out / "pictures").iterdir()) == names
     assert sorted(path.name for path in (out / "crops").iterdir()) == [f"{name}.1.png" for name in names]
-
-
-def test_every_ending_counts_and_the_first_of_several_frames_is_noted(analyze):
-    face, blank = Image.fromarray(red_picture(BOX)), Image.fromarray(red_picture(None))
-    Path("photos").mkdir()
-    face.save("photos/A.GIF", save_all=True, append_images=[blank])
-    face.save("photos/B.JPEG", quality=95)
-    face.save("photos/C.TIF", save_all=True, append_images=[blank])
-    face.save("photos/d.bmp")
-    smooth_image(1, 1).save("photos/e.png")
-    Path("photos/notes.txt").write_text("no image")
-    assert analyze("photos", "--pictures=true") == 0
-    assert [(record["image"], len(record["faces"]), record["notes"]) for record in records()] == [
-        ("photos/A.GIF", 1, ["first of 2 frames"]), ("photos/B.JPEG", 1, []),
-        ("photos/C.TIF", 1, ["first of 2 frames"]), ("photos/d.bmp", 1, []),
-        ("photos/e.png", 0, []),
-    ]  # fmt: skip
-    drawn = sorted(path.name for path in Path("out/pictures").iterdir())
-    assert drawn == ["A.GIF.jpg", "B.JPEG", "C.TIF.jpg", "d.bmp.jpg", "e.png"]
 
 
 def test_the_same_fields_whatever_was_found_and_exact_names_and_numbers(analyze):
@@ -115,15 +105,6 @@ def test_the_same_fields_whatever_was_found_and_exact_names_and_numbers(analyze)
             assert [float(row[side]) for side in ("left", "top", "right", "bottom")] == face["box"] == list(BOX)
             assert sum(face["probabilities"].values()) == pytest.approx(1, abs=1e-5)
             assert (row["expression"], float(row["score"])) == (face["expression"], face["score"])
-
-
-def test_crops_and_drawings_keep_red_red(analyze):
-    write("photos/a.png")
-    assert analyze("photos", "--crops=true", "--pictures=true", "--margin=0", "--shape=stretched") == 0
-    crop = np.asarray(Image.open("out/crops/a.png.1.png"))
-    assert crop.shape == (50, 40, 3)
-    assert (crop == RED).all()
-    assert np.asarray(Image.open("out/pictures/a.png"))[45, 50].tolist() == list(RED)
 
 
 def test_drawings_mirror_the_folders_and_none_takes_the_place_of_another(analyze):
@@ -151,24 +132,21 @@ def test_files_of_the_users_own_are_never_overwritten(analyze):
 
 
 def test_coco_detections_have_the_ids_of_the_annotations(analyze):
-    write("photos/a.png")
-    write("photos/b.png", None)
-    write("photos/c.png")
+    for name, box in (("a", BOX), ("b", None), ("c", BOX)):
+        write(f"photos/{name}.png", box)
+    size = {"width": 120, "height": 90}
     truth = {
-        "images": [{"id": 70, "file_name": "c.png", "width": 120, "height": 90},
-                   {"id": 80, "file_name": "b.png", "width": 120, "height": 90}],
+        "images": [{"id": 70, "file_name": "c.png", **size}, {"id": 80, "file_name": "b.png", **size}],
         "annotations": [{"id": 1, "image_id": 70, "category_id": 7, "bbox": [30, 20, 40, 50]}],
         "categories": [{"id": 7, "name": "face"}],
     }  # fmt: skip
     Path("truth.json").write_text(json.dumps(truth))
+    row = {"bbox": [30, 20, 40, 50], "score": 0.9}
     assert analyze("photos", "--coco=true") == 0
     found = json.loads(Path("out/detections.json").read_text())
-    assert [(row["image_id"], row["category_id"], row["bbox"]) for row in found] == [
-        (1, 1, [30, 20, 40, 50]), (3, 1, [30, 20, 40, 50]),
-    ]  # fmt: skip
+    assert found == [{"image_id": number, "category_id": 1, **row} for number in (1, 3)]
     assert analyze("photos", "--coco=true", "--annotations=truth.json", "--images=photos") == 0
-    (row,) = json.loads(Path("out/detections.json").read_text())
-    assert row == {"image_id": 70, "category_id": 7, "bbox": [30, 20, 40, 50], "score": 0.9}
+    assert json.loads(Path("out/detections.json").read_text()) == [{"image_id": 70, "category_id": 7, **row}]
 
 
 def test_annotations_may_stand_in_for_the_detector(analyze):

@@ -53,10 +53,7 @@ def test_a_face_is_cut_out(box, options, rows, columns):
 def test_where_the_image_is_too_narrow_its_border_is_repeated():
     narrow = IMAGE[:, :30]
     face = cut_face(narrow, (0, 0, 30, 80), SQUARE)
-    assert face.shape == (80, 80, 3)
-    assert (face[:, 25:55] == narrow[:80]).all()
-    assert (face[:, :25] == narrow[:80, :1]).all()
-    assert (face[:, 55:] == narrow[:80, -1:]).all()
+    assert np.array_equal(face, np.pad(narrow[:80], ((0, 0), (25, 25), (0, 0)), mode="edge"))
 
 
 @pytest.mark.parametrize("options", [{"margin": float("nan")}, {"min_face": 0}, {"shape": "round"}])

@@ -14,12 +14,6 @@ from faceexpr.utils.errors import FaceExprError
 BOX = (10, 20, 40, 60)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    return save_task(FaceDetector(net=RedFinder(score=0.6)), folder / "checkpoints" / "best.ckpt")
-
-
 def test_images_of_any_sizes_keep_their_order_and_share_a_batch_with_their_size_only():
     net = RedFinder()
     boxes = [BOX, None, (5, 5, 30, 50), (60, 20, 90, 80)]
@@ -28,11 +22,8 @@ def test_images_of_any_sizes_keep_their_order_and_share_a_batch_with_their_size_
     found = NetDetector(net, batch_size=8)(images)
     assert [detections.boxes.tolist() for detections in found] == [[list(box)] if box else [] for box in boxes]
     assert sorted(net.shapes) == [(2, 64, 64), (2, 90, 120)]
+    net.shapes.clear()
     assert NetDetector(net)([]) == []
-
-
-def test_a_batch_has_at_most_batch_size_images():
-    net = RedFinder()
     assert len(NetDetector(net, batch_size=2)([red_picture(None)] * 5)) == 5
     assert [shape[0] for shape in net.shapes] == [2, 2, 1]
     with pytest.raises(FaceExprError, match="batch_size is 0"):
@@ -47,8 +38,9 @@ def test_read_only_and_strided_pixels_are_taken_and_left_as_they_are(recwarn):
     assert not recwarn.list
 
 
-def test_a_run_folder_or_its_file_is_loaded_and_its_suppression_can_be_changed(checkpoint):
-    (found,) = load_detector(checkpoint.parent.parent)([red_picture(BOX)])
+def test_a_run_folder_or_its_file_is_loaded_and_its_suppression_can_be_changed(tmp_path):
+    checkpoint = save_task(FaceDetector(net=RedFinder(score=0.6)), tmp_path / "checkpoints/best.ckpt")
+    (found,) = load_detector(tmp_path)([red_picture(BOX)])
     assert found.boxes.tolist() == [list(BOX)]
     assert found.scores.tolist() == pytest.approx([0.6])
     for changes, number, limited in (
@@ -61,12 +53,13 @@ def test_a_run_folder_or_its_file_is_loaded_and_its_suppression_can_be_changed(c
 
 
 def test_what_is_no_detector_is_refused_by_name(tmp_path):
-    with pytest.raises(FaceExprError, match=r"detector: .*absent\.ckpt does not exist"):
-        load_detector(tmp_path / "absent.ckpt")
-    with pytest.raises(FaceExprError, match=r"detector: there is no best\.ckpt in the run folder"):
-        load_detector(tmp_path)
-    with pytest.raises(FaceExprError, match="expected the checkpoint of a FaceDetector"):
-        load_detector(save_task(tiny_classifier(), tmp_path / "classifier.ckpt"))
+    for path, message in (
+        (tmp_path / "absent.ckpt", r"detector: .*absent\.ckpt does not exist"),
+        (tmp_path, r"detector: there is no best\.ckpt in the run folder"),
+        (save_task(tiny_classifier(), tmp_path / "classifier.ckpt"), "expected the checkpoint of a FaceDetector"),
+    ):
+        with pytest.raises(FaceExprError, match=message):
+            load_detector(path)
 
 
 def annotated(path, boxes, ignored=(), labelled=True):
@@ -78,16 +71,12 @@ def test_ground_truth_is_found_by_the_real_path_and_given_in_pixels_of_the_reduc
     image = tmp_path / "a.jpg"
     image.touch()
     (tmp_path / "link.jpg").symlink_to(image)
-    truth = GroundTruth(Annotations([annotated(image, [BOX, [1, 2, 30, 40]], [1])]))
+    known = [annotated(image, [BOX, [1, 2, 30, 40]], [1]), annotated(tmp_path / "empty.jpg", [])]
+    truth = GroundTruth(Annotations([*known, annotated(tmp_path / "skipped.jpg", [], labelled=False)]), "faces.json")
     for path in (image, tmp_path / "link.jpg", tmp_path / "b" / ".." / "a.jpg"):
         assert truth.faces(path).boxes.tolist() == [list(BOX)]
     halved = truth.faces(image, reduction=2)
     assert (halved.boxes.tolist(), halved.scores.tolist()) == ([[5, 10, 20, 30]], [1])
-
-
-def test_ground_truth_says_where_nothing_is_known(tmp_path):
-    records = [annotated(tmp_path / "skipped.jpg", [], labelled=False), annotated(tmp_path / "empty.jpg", [])]
-    truth = GroundTruth(Annotations(records), "faces.json")
     assert truth.faces(tmp_path / "empty.jpg").boxes.shape == (0, 4)
     for name in ("skipped.jpg", "absent.jpg"):
         with pytest.raises(FaceExprError, match=rf"{name}: faces\.json does not say where its faces are"):

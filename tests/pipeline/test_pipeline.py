@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_files import encoded
+from image_files import encoded, with_orientation
 from PIL import Image
 from red_finder import RED, RedFinder, red_picture, tiny_classifier
 from stub_steps import WHOLE, Boxes, Levels, pipeline
@@ -67,40 +67,17 @@ def test_faces_are_batched_over_images_and_in_chunks_and_keep_their_owner():
     colours = {"Red": (200, 0, 0), "Green": (0, 200, 0), "Blue": (0, 0, 200)}
     names = ["Red", "Green", "Blue", "Red", "Green"]
     given = [(name, encoded(Image.new("RGB", (40, 40), colours[name]), "PNG")) for name in names]
-    classifier = Levels()
-    system = pipeline(
-        [0, 0, 20, 20], [10, 10, 40, 40], [5, 5, 30, 30], classifier=classifier, batch_size=4, face_batch=5
-    )
-    results = list(system.run(given))
+    classifier, boxes = Levels(), ([0, 0, 20, 20], [10, 10, 40, 40], [5, 5, 30, 30])
+    results = list(pipeline(*boxes, classifier=classifier, batch_size=4, face_batch=5).run(given))
     assert [result.source for result in results] == names
     assert [{face.expression for face in result.faces} for result in results] == [{name} for name in names]
     assert [len(batch) for batch in classifier.batches] == [5, 5, 2, 3]
 
 
-def test_a_limit_that_is_reached_is_said_and_150_faces_come_back():
-    boxes = [(x, y, x + 30, y + 30) for y in range(0, 400, 40) for x in range(0, 600, 40)]
-    result = pipeline(*boxes)(red_picture(None, 600, 400))
-    assert len(result.faces) == 150
-    assert result.notes == ()
-    limited = pipeline(*boxes[:100], limited=True)(red_picture(None, 600, 400))
-    assert limited.notes == ("more than 100 faces were found; the surest are given (max_faces)",)
-
-
-def test_the_limits_are_settings_of_the_pipeline(models):
-    steps = models / "detector.ckpt", models / "classifier.ckpt"
-    system = FacePipeline.from_checkpoints(*steps, max_faces=7, min_score=0.85)
-    assert system.detector.net.suppression.max_faces == 7
-    assert [face.box for face in system(red_picture(BOX)).faces] == [BOX]
-    with pytest.raises(FaceExprError, match="min_score is 2"):
-        FacePipeline.from_checkpoints(*steps, min_score=2)
-
-
 def test_probabilities_that_are_not_finite_are_an_error_and_the_other_faces_keep_theirs():
-    classifier = Levels()
-    system = pipeline([0, 0, 20, 20], [30, 0, 60, 20], classifier=classifier)
     pixels = np.zeros((40, 80, 3), np.uint8)
     pixels[:, 30:] = (0, 0, 90)
-    result = system(pixels)
+    result = pipeline([0, 0, 20, 20], [30, 0, 60, 20])(pixels)
     assert (result.status, result.reason) == ("error", "the classifier's probabilities are not finite: face 1 of 2")
     assert (result.faces[0].expression, result.faces[0].probabilities) == (None, None)
     assert result.faces[1].probabilities == {"Red": 0, "Green": 0, "Blue": 1}
@@ -111,9 +88,8 @@ def test_probabilities_that_are_not_finite_are_an_error_and_the_other_faces_keep
 
 def test_boxes_refer_to_the_upright_image():
     raw = Image.fromarray(red_picture((4, 2, 16, 14), 40, 20))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    result = FacePipeline(NetDetector(RedFinder()), Levels(), Crop(margin=0))(encoded(raw, "PNG", exif=exif))
+    content = encoded(raw, "PNG", exif=with_orientation(6))
+    result = FacePipeline(NetDetector(RedFinder()), Levels(), Crop(margin=0))(content)
     assert result.size == (20, 40)
     assert result.faces[0].box == (6, 4, 18, 16)
     assert result.faces[0].probabilities["Red"] > 0.8
@@ -138,10 +114,6 @@ def test_options_out_of_range_are_refused(option):
         pipeline(WHOLE, **{option: 0})
 
 
-def resident_megabytes():
-    return int(MEMORY.read_text().split()[1]) * 4096 / 2**20
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not MEMORY.exists(), reason="this system does not tell the memory of a process as a file")
 def test_memory_stays_flat_over_300_images_of_50_sizes(tmp_path):
@@ -162,7 +134,7 @@ def test_memory_stays_flat_over_300_images_of_50_sizes(tmp_path):
     for number, result in enumerate(FacePipeline(detector, classifier).run(sorted(tmp_path.iterdir())), 1):
         assert len(result.faces) in (1, 200)
         if number in (50, 300):
-            sizes.append(resident_megabytes())
+            sizes.append(int(MEMORY.read_text().split()[1]))  # pages
     assert sizes[1] < 1.1 * sizes[0]
 
 

@@ -11,14 +11,11 @@ from faceexpr.utils.files import replacing, say, write_file
 from faceexpr.utils.text import printable
 
 
-def test_what_steers_a_terminal_is_escaped_and_every_script_stays(capsys):
+def test_what_steers_a_terminal_is_escaped_also_in_errors_and_every_script_stays(workdir, capsys):
     assert printable("a b/顔 é.jpg") == "a b/顔 é.jpg"
     assert printable("\x1b]0;t\x07\u202egpj\n\udcff") == r"\x1b]0;t\x07\u202egpj\n\udcff"
     say("first\nsecond \x1b[2J")
     assert capsys.readouterr().out == "first\nsecond \\x1b[2J\n"
-
-
-def test_an_error_does_not_steer_the_terminal_either(workdir, capsys):
     with pytest.raises(SystemExit):
         main(["annotate", "\x1b[2J", "--out", "out"])
     assert r"\x1b[2J" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from torch import nn
 
 from faceexpr.data.augment import Augmentation
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.specs import Described, callable_class, describe
+from faceexpr.utils.specs import Described, describe
 
 
 class Cup(Described):
@@ -70,11 +70,8 @@ def test_other_values_become_plain(value, expected):
     assert torch.load(file, weights_only=True) == expected
 
 
-def test_a_dataclass_is_its_fields():
+def test_a_dataclass_is_its_fields_and_a_described_object_its_class_and_all_its_arguments():
     assert Augmentation(**describe(Augmentation(flip=0.5), "x")) == Augmentation(flip=0.5)
-
-
-def test_a_described_object_is_its_class_and_all_its_arguments():
     cup = {"class_path": f"{__name__}.Cup", "init_args": {"size": 3, "colour": "white", "lid": True}}
     assert describe(Cup(3, lid=True), "x") == cup
     # Of the outermost class alone, and as deep as they go.
@@ -98,11 +95,6 @@ def test_what_no_checkpoint_can_keep_is_refused_with_its_place(wrap, value):
         describe(wrap({"x": value}), "model.net")
 
 
-def test_the_class_of_a_factory():
-    assert callable_class(Cup) is callable_class(partial(Cup, 3)) is Cup
-    assert [callable_class(value) for value in (brew, partial(brew), Cup(1), None)] == [None] * 4
-
-
 def test_what_jsonargparse_makes_of_a_callable_is_understood():
     parser = ArgumentParser()
     parser.add_argument("--optimizer", type=OptimizerCallable)
@@ -114,24 +106,11 @@ def test_what_jsonargparse_makes_of_a_callable_is_understood():
 
 
 class Base(Described):
-    """Options that bases explain.
-
-    Args:
-        batch_size: images in a batch.
-        shuffle: draw the order.
-    """
-
     def __init__(self, batch_size: int = 128, shuffle: bool = False) -> None:
         self.batch_size = batch_size
 
 
 class HandsOn(Base):
-    """One more option.
-
-    Args:
-        path: of the file.
-    """
-
     def __init__(self, path: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 
