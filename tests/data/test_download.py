@@ -68,7 +68,6 @@ class Handler(BaseHTTPRequestHandler):
                     time.sleep(0.05)
         elif path == "/busy.png" and self.server.asked[path] < 3:
             self.answer(b"busy", 503)
-
         else:
             self.answer(**ANSWERS.get(path, {"body": OTHER if path.startswith("/b/") else PNG}))
 
