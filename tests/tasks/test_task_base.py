@@ -4,6 +4,7 @@ import shutil
 import threading
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def start(trained, folder):
 
 
 def nets(path):
-    return {name: value for name, value in read_checkpoint(path)["state_dict"].items() if name.startswith("net.")}
+    return {name: value for name, value in read_checkpoint(Path(path))["state_dict"].items() if name.startswith("net.")}
 
 
 def test_all_weights_are_taken_over(trained, start):
@@ -107,7 +108,7 @@ def test_a_run_starts_from_them_once(trained, folder, run, workdir):
     (workdir / "trained.safetensors").unlink()
     on = [f"--ckpt_path={LAST_RUN.format(0)}", "--trainer.max_epochs=2", "--model.optimizer.lr=0.01"]
     run("fit", *on, data=False, net=False)
-    assert read_checkpoint(LAST_RUN.format(1))["epoch"] == 1
+    assert read_checkpoint(Path(LAST_RUN.format(1)))["epoch"] == 1
     assert not torch.equal(nets(LAST_RUN.format(1))["net.layers.1.weight"], expected["net.layers.1.weight"])
     ExpressionClassifier.load_from_checkpoint(LAST_RUN.format(1), map_location="cpu")
 
