@@ -27,6 +27,17 @@ def test_kills_at_the_ends_of_epochs_leave_no_trace(whole, tmp_path):
     assert all(uninterrupted[tag][step] == value for tag, points in resumed.items() for step, value in points.items())
 
 
+@pytest.mark.slow
+def test_twenty_kills_leave_no_trace_in_a_network_with_dropout(tmp_path):
+    args = [*FACES, *DROPOUT, "--trainer.max_epochs=20"]
+    assert fit(tmp_path / "whole", args) == [0]
+    for _ in range(20):
+        assert fit(tmp_path / "run", args, "saved") == [KILLED]
+    assert fit(tmp_path / "run", args) == [0]
+    assert not differences(tmp_path / "run", tmp_path / "whole")
+    print(f"20 kills at epoch ends: {load(newest(tmp_path / 'run', 'last.ckpt'))['global_step']} steps, bit-equal")
+
+
 @pytest.mark.parametrize(
     ("options", "where", "nth", "number", "code", "step"),
     [
