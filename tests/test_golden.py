@@ -63,17 +63,17 @@ def canonical(value):
 
 
 def differences(expected, found, where="", foreign=False, **tolerance):
-    """Return where two values differ.
+    """Return where a value differs from the expected one.
 
-    Options of a library's class (``foreign``) that other versions of it do not have are left out.
+    It may have more: options and metrics that came later. Options of a library's class (``foreign``) that other
+    versions of it do not have are left out.
     """
     if isinstance(expected, dict) and isinstance(found, dict):
         is_foreign = foreign or where == ".trainer"
         if "class_path" in expected:
             is_foreign = not expected["class_path"].startswith("faceexpr.")
-        keys = expected.keys() & found.keys() if is_foreign else expected.keys() | found.keys()
-        missing = [f"{where}.{key}: there in one only" for key in keys - (expected.keys() & found.keys())]
-        both = [key for key in expected if key in keys and key in found]
+        missing = [] if is_foreign else [f"{where}.{key}: gone" for key in expected if key not in found]
+        both = [key for key in expected if key in found]
         return missing + [
             text
             for key in both

@@ -1,5 +1,6 @@
 """Data sets as LightningDataModules: faces with expressions, and images with boxes."""
 
+import pkgutil
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = ["FER2013", "FERPlus", "FaceBoxes", "FaceFiles", "FaceFolder", "SyntheticFaces", "SyntheticScenes"]
 
-_MODULES = {
-    "FER2013": "fer2013",
-    "FERPlus": "ferplus",
-    "FaceBoxes": "face_boxes",
-    "FaceFiles": "face_files",
-    "FaceFolder": "face_folder",
-    "SyntheticFaces": "synthetic",
-    "SyntheticScenes": "synthetic",
-}
-
 
 def __getattr__(name: str) -> Any:
     # Only when it is asked for: the modules of this folder import each other through it.
-    if name in _MODULES:
-        return getattr(import_module(f"faceexpr.data.{_MODULES[name]}"), name)
+    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+        found = getattr(import_module(module.name), name, None)
+        if isinstance(found, type) and found.__module__.startswith(f"{__name__}."):
+            return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -196,10 +196,10 @@ def score(table: SampleTable, class_names: Sequence[str]) -> Scores:
     for name, metric in METRICS.items():
         if metric.compute is not None and (votes or not metric.of_votes):
             values[name] = metric.compute(table)
-    if math.isnan(values["auroc"]):
-        undefined["auroc"] = "samples of one class only"
-        del values["auroc"]
-    ordered = {name: values[name] for name in (*metric_names(class_names), *DISTANCES) if name in values}
+    # All functions are of samples: what one of them cannot tell from these is not a number.
+    undefined |= {name: "samples of one class only" for name, value in values.items() if math.isnan(value)}
+    names = [name for name in (*metric_names(class_names), *DISTANCES) if name in values.keys() - undefined.keys()]
+    ordered = {name: values[name] for name in names}
     return Scores(tuple(class_names), ordered, undefined, confusion)
 
 

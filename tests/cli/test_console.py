@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from faceexpr.cli.main import main
 from faceexpr.data.synthetic.drawing import draw_face
+from faceexpr.metrics.classification import OVERALL
 
 
 @pytest.mark.parametrize("bar", [None, "RichProgressBar"])
@@ -31,7 +32,7 @@ def test_tensorboard_holds_scalars_images_hyper_parameters_and_the_configuration
     run("fit", *logger, "--evaluation.figures=true", "--trainer.log_every_n_steps=1", "--trainer.max_epochs=2")
     accumulator = EventAccumulator(str(workdir / "runs/a/version_0")).Reload()
     tags = accumulator.Tags()
-    scalars = ("loss", "accuracy", "macro_f1", "ece", "nll", "balanced_accuracy", "top2_accuracy", "auroc")
+    scalars = ("loss", *OVERALL)
     expected = {f"val/{name}" for name in scalars}
     expected |= {"train/loss_step", "train/loss", "train/accuracy", "lr-Adam"}
     expected |= {"best/val_accuracy", "final/val_accuracy"}

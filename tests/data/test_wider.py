@@ -84,7 +84,7 @@ def test_blanks_tabs_and_line_ends(tmp_path: Path) -> None:  # case B09
         (f"a.jpg\n1\n1 2 {'9' * 400} 4 {FLAGS}\n", "is no face"),
         ("a.jpg\n0\nb.jpg\n", r"line 3: the file ends after 'b\.jpg'"),
         ("a.jpg\n0\nb.jpg\nc.jpg\n", r"line 4: 'c\.jpg'; expected the number of faces of 'b\.jpg'"),
-        ("a.jpg\nb.jpg\n", r"is in no format known here; expected COCO JSON, Dataturks JSON lines, WIDER FACE text"),
+        ("a.jpg\nb.jpg\n", r"is in no format known here; expected COCO JSON, .*WIDER FACE text"),
         ("", "is empty"),
     ],
 )
