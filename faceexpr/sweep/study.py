@@ -38,6 +38,9 @@ STATUS = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.F
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")
 """What the table has of each trial beside the metric that decides."""
 
+ENQUEUED = "enqueued"
+"""Attribute of a study all of whose points have a trial."""
+
 POLL_SECONDS = 2.0
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60
@@ -177,10 +180,15 @@ class Sweep:
             )
         elif (fit := study.user_attrs.get("fit", self.fit)) != self.fit:
             say(f"warning: the trials of this sweep began with other options of fit: {shlex.join(fit)}")
+        # Who has made the study may be enqueueing still; one that was killed meanwhile leaves the rest to the next.
+        end = time.monotonic() + GRACE_SECONDS
+        while known and ENQUEUED not in study.user_attrs and time.monotonic() < end:
+            time.sleep(POLL_SECONDS)
         taken = {trial.user_attrs.get(POINT) for trial in study.get_trials(deepcopy=False)}
         for number, point in enumerate(self.points):
             if number not in taken:
                 study.enqueue_trial(point, user_attrs={POINT: number})
+        study.set_user_attr(ENQUEUED, True)
         if options.retry_failed:
             for trial in finished(study):
                 if trial.state is TrialState.FAIL:
