@@ -114,6 +114,10 @@ class FER2013(ExpressionDataModule):
             split = table.split(table.rows(stage))
             leaked = table.find_leaked(split, stage) if self.drop_leaked else None
             if leaked is None:
+                if self.drop_leaked and stage != "train":
+                    raise FaceExprError(
+                        f"drop_leaked is true, but {table.path} has no row of Training, which {stage} is compared with"
+                    )
                 return split
             rank_zero_info(
                 f"{table.path}: {leaked.sum():,} of {len(split):,} images of the {stage} split are pixel-equal to a "

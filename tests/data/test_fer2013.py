@@ -63,6 +63,14 @@ def test_usage_gives_the_splits(tmp_path):
         FER2013(canonical(tmp_path / "fer.csv", THREE[:1])).split("val")
 
 
+def test_images_that_are_trained_on_too_are_left_out_where_asked(tmp_path):
+    path = canonical(tmp_path / "fer.csv", [*THREE, (3, grey(0), "PublicTest")])
+    assert FER2013(path).leaked("val").tolist() == [False, True]
+    assert FER2013(path, drop_leaked=True).split("val").sources == ["fer.csv:3"]
+    with pytest.raises(FaceExprError, match=r"drop_leaked is true, but .* no row of Training"):
+        FER2013(canonical(tmp_path / "rest.csv", THREE[1:]), drop_leaked=True).split("test")
+
+
 def kaggle(tmp_path, test_header="pixels"):
     labels = (0, 3, 4, 6)
     write(tmp_path / "train.csv", "emotion,pixels", *(f"{label},{grey(10 * label)}" for label in labels))
