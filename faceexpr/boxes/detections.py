@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -20,6 +21,11 @@ class Detections:
     boxes: Tensor
     scores: Tensor
     limited: bool = False
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of each box, int64 (F,): all 0, since users count faces only."""
+        return torch.zeros(len(self.boxes), dtype=torch.int64, device=self.boxes.device)
 
     def __len__(self) -> int:
         return len(self.boxes)

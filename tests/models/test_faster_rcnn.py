@@ -44,6 +44,7 @@ def test_one_image_is_learnt_with_faces_as_the_only_class(learnt):
     (found,) = net([image])
     assert box_iou(found.boxes[:1], boxes).item() > 0.5
     assert found.scores[0] > 0.5
+    assert found.labels.unique().tolist() == [0]  # what the user sees; the background is the network's affair
 
 
 def test_a_limit_beyond_what_the_network_proposes_is_refused():
