@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -66,6 +67,7 @@ def free_port():
 
 def _run(commands, folder, log, environment):
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell have it ignored
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.chdir(folder)
     os.environ.update(environment, JSONARGPARSE_DEPRECATION_WARNINGS="off", OMP_NUM_THREADS="1")
