@@ -48,6 +48,20 @@ def test_categories_are_matched_by_name_and_their_ids_kept(category_id: int, rea
     assert any("1 box of other categories left out" in note for note in found.notes)
 
 
+def test_results_get_the_category_that_the_boxes_have(read: Any) -> None:  # case N18
+    categories = [{"id": 0, "name": "faces"}, {"id": 1, "name": "face", "supercategory": "faces"}]
+    boxes = [
+        annotation(1, [1, 2, 30, 40]),
+        annotation(2, [50, 50, 30, 40]),
+        annotation(3, [99, 99, 9, 9], category_id=0),
+    ]
+    assert read([image(1)], boxes[:2], categories).category_id == 1
+    assert read([image(1)], boxes[2:], categories).category_id == read([image(1)], [], categories).category_id == 0
+    found = read([image(1)], boxes, categories)
+    assert found.category_id == 1
+    assert any("several categories are taken as faces (faces, face)" in note for note in found.notes)
+
+
 def test_an_undeclared_category_is_an_error(read: Any) -> None:  # case B10
     with pytest.raises(FaceExprError, match=r"coco\.json, annotation 1 .*id 9.*category_id 2 is not declared"):
         read([image(1)], [annotation(9, [1, 2, 3, 4], category_id=2)])
@@ -89,6 +103,23 @@ def test_repeated_and_unknown_ids_of_images_are_errors(read: Any) -> None:  # ca
         read([image(3), image(3, "b.png")], [])
     with pytest.raises(FaceExprError, match="no image of the file has its image_id 8"):
         read([image(1)], [annotation(1, [1, 2, 3, 4], image_id=8)])
+
+
+def test_a_file_under_two_ids_is_refused(read: Any) -> None:  # case N01
+    with pytest.raises(FaceExprError, match=r"a\.png would be the image of image 3 and of image 4, whose ids differ"):
+        read([image(3), image(4)], [annotation(1, [1, 2, 30, 40], 3), annotation(2, [1, 2, 30, 40], 4)])
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "said"), [(-1, -1, "-1x-1"), ("6", None, '"6"xnull'), (0, 0, ""), (None, None, "")]
+)
+def test_a_stated_size_that_is_none_is_said(width: Any, height: Any, said: str, read: Any) -> None:  # case N16
+    read([image(1)], [])  # writes it
+    found = read([image(1, width=width, height=height)], [annotation(1, [1, 2, 30, 40])])
+    assert found.images[0].size == (600, 600)
+    assert any(
+        f"another size than stated, which the file decides: a.png ({said}" in note for note in found.notes
+    ) == bool(said)
 
 
 def test_boxes_lie_on_the_upright_image(read: Any, tmp_path: Path) -> None:  # case C01

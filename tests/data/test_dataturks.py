@@ -95,6 +95,19 @@ def test_the_size_of_the_file_counts(size: Any, read: Any) -> None:  # case B03
     np.testing.assert_allclose(found.images[0].boxes, [[20, 5, 80, 35]], rtol=1e-6)
     assert found.images[0].size == (100, 50)
     assert any("640x480, really 100x50" in note for note in found.notes) == (size == (640, 480))
+    assert any('"100"xnull, really 100x50' in note for note in found.notes) == (size == ("100", None))
+
+
+def test_an_image_that_is_named_twice_is_one_with_the_faces_of_both(tmp_path: Path, read: Any) -> None:  # case N01
+    link = "http://host/a.png"
+    first, again, other = box(0, 0, 0.2, 0.4), box(0.01, 0, 0.2, 0.4), box(0.5, 0.2, 1, 1)
+    write_image(tmp_path / "b.png")
+    lines = [record(link, first), record("b.png"), record(link, again, other), record("b.png", unlabelled=True)]
+    found = read("\n".join(lines), unlabelled="no_faces")
+    assert [(image.path.name, image.labelled) for image in found.images] == [("a.png", True), ("b.png", True)]
+    np.testing.assert_allclose(found.images[0].boxes, [[0, 0, 20, 20], [50, 10, 100, 50]], rtol=1e-6)
+    for note in ("2 images named again, the faces joined", "1 box marked again, and kept once, in a.png"):
+        assert any(note in one for one in found.notes)
 
 
 def test_lines_an_array_and_a_cut_file(read: Any) -> None:  # case B04

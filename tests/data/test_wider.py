@@ -54,6 +54,15 @@ def test_boxes_are_clipped_and_those_without_an_area_counted_and_their_images_st
     assert any("1 box clipped" in note for note in found.notes)
 
 
+def test_an_image_that_is_named_twice_is_one_with_the_faces_of_both(read: Read) -> None:  # case N01
+    lines = ("1 2 30 40 1 0 0 0 0 0", f"b.jpg\n1\n1 2 3 4 {FLAGS}\n./a.jpg\n2", "1 2 30 40", "50 50 9 9 2 0 0 1 0 0")
+    found = read("a.jpg\n1\n" + "\n".join(lines) + "\n")
+    assert [image.path.name for image in found.images] == ["a.jpg", "b.jpg"]
+    assert found.images[0].boxes.tolist() == [[1, 2, 31, 42], [50, 50, 59, 59]]
+    assert found.images[0].ignored.tolist() == [False, True]
+    assert found.images[0].flags["blur"].tolist() == [1, 2]
+
+
 def test_blanks_tabs_and_line_ends(tmp_path: Path) -> None:  # case B09
     folder = tmp_path / "WIDER_train/images/0--Parade"
     folder.mkdir(parents=True)

@@ -16,7 +16,6 @@ from faceexpr.data.annotations.parsing import (
     is_integer,
     is_link,
     is_number,
-    parse_size,
     shorten,
 )
 from faceexpr.data.annotations.reading import Document, Entry, Face
@@ -125,7 +124,7 @@ def _entry(path: Path, number: int, record: dict[str, Any], faces: dict[int, lis
         f"image {image_id}",
         file_names(name),
         tuple(faces[image_id]),
-        size=parse_size(record.get("width"), record.get("height")),
+        size=(record.get("width"), record.get("height")),
         image_id=image_id,
         url=next(filter(is_link, [*urls, name]), None),
     )

@@ -13,7 +13,6 @@ from faceexpr.data.annotations.parsing import (
     file_names,
     is_link,
     is_number,
-    parse_size,
     shorten,
 )
 from faceexpr.data.annotations.reading import Document, Entry, Face
@@ -74,13 +73,12 @@ def _entry(path: Path, where: str, record: Any) -> Entry:
         raise FaceExprError(f"{path}, {where}: annotation is {shorten(annotation)}; expected a list of boxes, or null")
     boxes = annotation or []
     faces = tuple(_face(f"{path}, {where}, box {number}", where, box) for number, box in enumerate(boxes, 1))
-    sizes = (parse_size(box.get("imageWidth"), box.get("imageHeight")) for box in boxes)
     content = content.strip()
     return Entry(
         where,
         file_names(content),
         faces,
-        size=next((size for size in sizes if size), None),
+        size=next(((box.get("imageWidth"), box.get("imageHeight")) for box in boxes), (None, None)),
         labelled=annotation is not None,
         url=content if is_link(content) else None,
     )

@@ -103,7 +103,7 @@ def shorten(value: object) -> str:
 
 
 def parse_size(width: object, height: object) -> tuple[int, int] | None:
-    """Return a size that a file states; None where it is absent, zero or no size at all."""
+    """Return a size that a file states as whole numbers; None where it is none that an image can have."""
     if is_integer(width) and is_integer(height) and min(width, height) >= 1 and max(width, height) <= LARGEST:
         return int(width), int(height)
     return None

@@ -8,9 +8,9 @@ from __future__ import annotations
 import codecs
 import os
 import pkgutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceexpr.data import annotations as formats
+from faceexpr.data.annotations.parsing import parse_size, shorten
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import ImageError, upright_size
 from faceexpr.utils.text import counted, some
@@ -29,6 +30,9 @@ _HEAD = 65_536
 
 _TOLERANCE = 0.01
 """Pixels by which a corner may lie outside for no more reason than rounding."""
+
+_SAME_FACE = 0.5
+"""Overlap (intersection over union) from which two boxes of an image that is named twice are of the same face."""
 
 _MARKS = {
     "utf-8-sig": (codecs.BOM_UTF8,),
@@ -72,7 +76,8 @@ class Annotations:
     Attributes:
         images: one record an image, in the order of the file.
         notes: what was left out or changed and how often, in sentences for the user.
-        category_id: COCO's id of the face category, with which results for this file are written; 1 elsewhere.
+        category_id: COCO's id of the category that the boxes of faces have, with which results for this file are
+            written; 1 elsewhere.
     """
 
     images: list[AnnotatedImage]
@@ -135,7 +140,7 @@ class Entry:
         where: its place in the file, for messages.
         names: file names by which the image may be found, below the folder of images; the most likely first.
         faces: its boxes.
-        size: width and height as stated, each 1 or more; None where they are not.
+        size: width and height as stated, whatever values these are; None or 0 where they are not.
         labelled: False where the annotator has skipped the image.
         image_id: as in `AnnotatedImage`.
         url: as in `AnnotatedImage`.
@@ -144,7 +149,7 @@ class Entry:
     where: str
     names: tuple[str, ...]
     faces: tuple[Face, ...]
-    size: tuple[int, int] | None = None
+    size: tuple[object, object] = (None, None)
     labelled: bool = True
     image_id: int | None = None
     url: str | None = None
@@ -294,14 +299,19 @@ class _Collector:
     def _face_category(self) -> int:
         if self.document.categories is None:
             return 1
-        ids = [number for name, number in self.document.categories.items() if self._is_face((name,))]
-        if not ids:
+        used = Counter(label for entry in self.document.entries for face in entry.faces for label in face.labels or ())
+        faces = [name for name in self.document.categories if self._is_face((name,))]
+        if not faces:
             names = some(sorted(self.document.categories), most=10) or "none"
             raise FaceExprError(
                 f"{self.path}: none of its categories means a face ({names}); expected one of "
                 f"{', '.join(self.options.face_labels)}, or face_labels that name it"
             )
-        return ids[0]
+        chosen = max(faces, key=used.__getitem__)  # one that only groups others has no boxes
+        if sum(used[name] > 0 for name in faces) > 1:
+            names = some([name for name in faces if used[name]])
+            self.notes.append(f"several categories are taken as faces ({names}); results are written as {chosen}")
+        return self.document.categories[chosen]
 
     def _find(self, entries: Sequence[Entry], images: Path | None) -> list[_Found]:
         """Find the images, and note which are missing, named again or of another size than stated."""
@@ -311,8 +321,7 @@ class _Collector:
         above = beside / ".." if beside.name in ("", "..") else beside.parent
         roots = [beside, above] if images is None else [images]
         folders = list(dict.fromkeys(root / folder for root in roots for folder in self.document.folders))
-        found = [self._look(entry, folders) for entry in entries]
-        self._note_repeated(found)
+        found = self._join([self._look(entry, folders) for entry in entries])
         broken = [image for image in found if image.problem]
         if broken:
             count = f"{len(broken):,} of {counted(len(found), 'image')} missing or unreadable"
@@ -330,9 +339,9 @@ class _Collector:
             fate = "left out" if self.options.missing == "leave_out" else "kept with the size that is stated"
             self.notes.append(f"{count}, {fate}: {names}")
         differing = [
-            "{} ({}x{}, really {}x{})".format(image.path.name, *image.entry.size, *image.size)
+            "{} ({}x{}, really {}x{})".format(image.path.name, *map(shorten, image.entry.size), *image.size)
             for image in found
-            if image.entry.size and not image.problem and image.entry.size != image.size
+            if any(image.entry.size) and not image.problem and image.entry.size != image.size
         ]
         if differing:
             count = counted(len(differing), "image")
@@ -343,7 +352,7 @@ class _Collector:
         candidates = [folder / name for folder in folders for name in entry.names]
         # Not Path.is_file, which raises for a name that is too long or that no file system keeps.
         file = next(filter(os.path.isfile, candidates), None)
-        stated = entry.size or (0, 0)
+        stated = parse_size(*entry.size) or (0, 0)
         if file is None:
             return _Found(entry, candidates[0], stated, "no such file")
         try:
@@ -351,22 +360,36 @@ class _Collector:
         except ImageError as error:
             return _Found(entry, file, stated, error.reason)
 
-    def _note_repeated(self, found: list[_Found]) -> None:
-        """Refuse files that several links mean, since only one of them can be right, and note images named twice."""
-        first: dict[Path, _Found] = {}
+    def _join(self, found: list[_Found]) -> list[_Found]:
+        """Return each image once, with the faces of all entries for it; refuse entries whose links or ids differ."""
+        joined: dict[str, _Found] = {}
         repeated: list[str] = []
         for image in found:
-            before = first.setdefault(image.path, image)
+            place = os.path.normpath(image.path)
+            before = joined.setdefault(place, image)
             if before is image:
                 continue
-            if image.entry.url != before.entry.url:
+            old, new = before.entry, image.entry
+            if old.url != new.url or old.image_id != new.image_id:
+                differ = "links" if old.url != new.url else "ids"
                 raise FaceExprError(
-                    f"{self.path}: {image.path} would be the image of {before.entry.where} and of {image.entry.where}, "
-                    "whose links differ; expected a file for each, named as `faceexpr fetch` names them"
+                    f"{self.path}: {image.path} would be the image of {old.where} and of {new.where}, whose {differ} "
+                    "differ; expected a file (for links named as `faceexpr fetch` names it) and an id for each image"
                 )
+            known = [face for face in old.faces if self._is_face(face.labels)]
+            faces = [
+                face
+                for face in new.faces
+                if not self._is_face(face.labels) or all(_overlap(face, other) < _SAME_FACE for other in known)
+            ]
+            if len(faces) < len(new.faces):
+                self.fates["marked again, and kept once"] += [image.path.name] * (len(new.faces) - len(faces))
+            entry = replace(old, faces=(*old.faces, *faces), labelled=old.labelled or new.labelled)
+            joined[place] = replace(before, entry=entry)
             repeated.append(str(image.path))
         if repeated:
-            self.notes.append(f"{counted(len(repeated), 'image')} named again: {some(repeated)}")
+            self.notes.append(f"{counted(len(repeated), 'image')} named again, the faces joined: {some(repeated)}")
+        return list(joined.values())
 
     def _record(self, image: _Found) -> AnnotatedImage:
         name = image.path.name
@@ -401,23 +424,33 @@ class _Collector:
         )
 
     def _keep(self, face: Face, name: str) -> bool:
-        if face.labels is None or self._is_face(face.labels):
+        labels = face.labels or ()
+        if self._is_face(face.labels):
             return True
-        if _any_matches(face.labels, self.options.not_face_labels):
+        if _any_matches(labels, self.options.not_face_labels):
             self.fates["labelled as no face left out"].append(name)
         elif self.document.categories is not None:
             self.fates["of other categories left out"].append(name)
         else:
             raise FaceExprError(
-                f"{self.path}, {face.where}: the label {', '.join(face.labels)} of a box in {name} is unknown; "
+                f"{self.path}, {face.where}: the label {', '.join(labels)} of a box in {name} is unknown; "
                 f"expected one of {', '.join(self.options.face_labels)} (face_labels) or of "
                 f"{', '.join(self.options.not_face_labels)} (not_face_labels)"
             )
         return False
 
-    def _is_face(self, labels: tuple[str, ...]) -> bool:
+    def _is_face(self, labels: tuple[str, ...] | None) -> bool:
+        if labels is None:
+            return True
         means_face = _any_matches(labels, self.options.face_labels)
         return means_face and not _any_matches(labels, self.options.not_face_labels)
+
+
+def _overlap(one: Face, other: Face) -> float:
+    """Return the intersection over union of two boxes."""
+    box = np.array([one.corners, other.corners])
+    shared = np.prod(np.maximum(box[:, 2:].min(axis=0) - box[:, :2].max(axis=0), 0))
+    return float(shared / max(np.prod(box[:, 2:] - box[:, :2], axis=1).sum() - shared, 1e-12))
 
 
 def _any_matches(labels: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
