@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 from weakref import WeakSet
@@ -178,6 +179,7 @@ class ExpressionDataModule(FaceDataModule):
     Attributes:
         class_names: names of the classes in index order.
         num_workers: processes that read images which are not in memory; see `make_loader`.
+        drop_leaked: whether images that are equal to a training image are left out of validation and test.
 
     Args:
         augment: random changes to the training images; all are off by default.
@@ -186,6 +188,7 @@ class ExpressionDataModule(FaceDataModule):
     suits = "probabilities"
     class_names: tuple[str, ...] = FER_NAMES
     num_workers: int | None = None
+    drop_leaked = False
 
     def __init__(self, augment: Augmentation | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -207,15 +210,45 @@ class ExpressionDataModule(FaceDataModule):
         """Return a split, read once."""
         if stage not in self.splits:
             split = self.load_split(stage)
+            if self.drop_leaked and stage in ("val", "test"):
+                split = self._without_leaked(stage, split)
             if len(split) == 0 and not split.failures:
                 raise FaceExprError(f"{type(self).__name__}: the {stage} split holds no image")
             self._check_classes(stage, split)
             self.splits[stage] = split
         return self.splits[stage]
 
-    def leaked(self, stage: Stage) -> npt.NDArray[np.bool_] | None:
-        """Tell which images of a split are pixel-equal to one for training, bool (N,); None where it is not known."""
+    def find_leaked(self, split: FaceSplit) -> npt.NDArray[np.bool_] | None:
+        """Tell which images of another split are equal to one for training, bool (N,); None where nobody can look.
+
+        Raises:
+            FaceExprError: there are no images for training.
+        """
         return None
+
+    def leaked(self, stage: Stage) -> npt.NDArray[np.bool_] | None:
+        """Tell which images of a split are equal to one for training, bool (N,); None where it is not known."""
+        split = self.split(stage)
+        try:
+            return None if stage == "train" else self.find_leaked(split)
+        except FaceExprError:
+            return None
+
+    def _without_leaked(self, stage: Stage, split: FaceSplit) -> FaceSplit:
+        try:
+            leaked = self.find_leaked(split)
+        except FaceExprError as error:
+            raise FaceExprError(
+                f"drop_leaked is true, which takes training images to compare the {stage} split with: {error}"
+            ) from error
+        assert leaked is not None
+        number = int(leaked.sum())
+        found = f"{number:,} of {counted(len(split), 'image')} of the {stage} split"
+        rank_zero_info(f"{type(self).__name__}: {found} left out as equal to a training image (drop_leaked)")
+        if split.selection:
+            left_out = {**split.selection.left_out, "equal to a training image": number}
+            split = replace(split, selection=replace(split.selection, left_out=left_out))
+        return split.pick(~leaked)
 
     def _check_classes(self, stage: Stage, split: FaceSplit) -> None:
         if split.targets is None:
@@ -238,7 +271,12 @@ class ExpressionDataModule(FaceDataModule):
     def setup(self, stage: str) -> None:
         for name in SPLITS[stage]:
             split = self.split(name)
-            rank_zero_info(f"{type(self).__name__}: {counted(len(split), 'image')} in the {name} split")
+            leaked = self.leaked(name) if name in ("val", "test") else None
+            number = 0 if leaked is None else int(leaked.sum())
+            also = (
+                f", {number:,} of them equal to a training image (drop_leaked true leaves such out)" if number else ""
+            )
+            rank_zero_info(f"{type(self).__name__}: {counted(len(split), 'image')} in the {name} split{also}")
         if stage == "fit" and len(self.split("train")) < 2:
             raise FaceExprError(
                 f"{type(self).__name__}: the train split holds 1 image; training needs at least 2 images"

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import NDArray
 
+from faceexpr.data.annotations.parsing import is_link
 from faceexpr.data.annotations.reading import AnnotatedImage, ReadOptions, read_annotations
 from faceexpr.data.base import Stage
 from faceexpr.data.boxed_images import DetectionDataModule
-from faceexpr.data.image_reading import check_image
+from faceexpr.data.image_reading import check_image, find_equal
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import DEFAULT_MAX_PIXELS, read_image
+from faceexpr.utils.text import counted, some
 
 Records = list[AnnotatedImage]
 
@@ -77,6 +79,29 @@ class FaceBoxes(DetectionDataModule):
         self._parts: dict[str, Records] = {}
 
     def load_records(self, stage: Stage) -> Records:
+        records = self._load(stage)
+        if stage != "train" and self.files["train"] is not None:
+            self._warn_of_shared(stage, records)
+        return records
+
+    def _warn_of_shared(self, stage: Stage, records: Records) -> None:
+        """Say which images of a split hold the same bytes as one for training, be it the same file or a copy."""
+        try:
+            training = self._load("train")
+        except FaceExprError:  # measuring does not need it
+            return
+        files = [str(record.path) for record in (*training, *records)]
+        first = len(training)
+        # Places ascend, so that a group which begins in another split is all in that.
+        shared = sorted(place for equal in find_equal(files) if equal[0] < first for place in equal if place >= first)
+        if shared:
+            names = some([files[place] for place in shared])
+            rank_zero_warn(
+                f"FaceBoxes: {len(shared):,} of {counted(len(records), 'image')} of the {stage} split are among the "
+                f"training images too, so that what is measured is too good: {names}"
+            )
+
+    def _load(self, stage: Stage) -> Records:
         if stage == "predict":
             raise FaceExprError("FaceBoxes is for training and measuring; faces are found by `faceexpr analyze`")
         if stage != "train" and self.files[stage] is not None:
@@ -138,13 +163,13 @@ def _take_listed(records: Records, file: Path, parameter: str) -> tuple[Records,
     by_end: dict[str, list[int]] = {}
     for place, record in enumerate(records):
         parts = record.path.parts
-        for start in range(len(parts)):
-            by_end.setdefault("/".join(parts[start:]), []).append(place)
+        for name in (record.url, *("/".join(parts[start:]) for start in range(len(parts)))):
+            by_end.setdefault(name or "", []).append(place)
     aside: set[int] = set()
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line:
             continue
-        name = Path(line).as_posix()
+        name = line if is_link(line) else Path(line).as_posix()
         places = by_end.get(name, [])
         if len(places) != 1:
             found = f"{len(places)} images have" if places else "no image has"

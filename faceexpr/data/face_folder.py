@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +19,12 @@ from torch import Tensor
 
 from faceexpr.data.base import SPLITS, ImageFilesModule, Stage
 from faceexpr.data.cache import Arrays, load_cached
-from faceexpr.data.image_reading import FileNames, warn_of_broken
+from faceexpr.data.image_reading import FileNames, find_equal, warn_of_broken
 from faceexpr.data.loading import FaceSplit, stratify
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import EXTENSIONS, list_images
 from faceexpr.utils.labels import FER_NAMES, canonical
+from faceexpr.utils.text import counted, some
 
 SPLIT_FOLDERS: dict[str, Stage] = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -41,6 +43,8 @@ class FaceFolder(ImageFilesModule):
     which folders are there. Without val, or without train, val and test, images are held out of each class in
     proportion, by their names and the seed, so that the same images are held out on every machine.
 
+    Files of several splits that hold the same bytes are counted, and so are those that lie in several classes.
+
     Predict reads the test images.
 
     Args:
@@ -51,6 +55,9 @@ class FaceFolder(ImageFilesModule):
         val_fraction: part of each class that is held out for validation where there is no folder for it.
         test_fraction: part of each class that is held out for the test where there are no folders for the splits.
         split_seed: seed of that choice.
+        group: regular expression; images in whose paths below the folder it, or its first group, matches the same
+            text, such as the number of a person, are held out together. The fractions are then of the groups.
+        drop_leaked: leave out of validation and test the images whose file holds the same bytes as one for training.
         cache_dir: folder for the cache; by default ``.faceexpr-cache`` beside the folder, or the user's cache folder
             where that cannot be written.
     """
@@ -63,6 +70,8 @@ class FaceFolder(ImageFilesModule):
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
         split_seed: int = 0,
+        group: str | None = None,
+        drop_leaked: bool = False,
         cache_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -81,6 +90,8 @@ class FaceFolder(ImageFilesModule):
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
         self.split_seed = split_seed
+        self.group = group
+        self.drop_leaked = drop_leaked
         self.cache_dir = cache_dir
         self._read: dict[Stage, FaceSplit] = {}
 
@@ -109,8 +120,26 @@ class FaceFolder(ImageFilesModule):
 
     @cached_property
     def _listings(self) -> dict[Stage, Listing]:
-        listings = list_splits(self._root, self.class_names, self.val_fraction, self.test_fraction, self.split_seed)
+        fractions: dict[Stage, float] = {"test": self.test_fraction, "val": self.val_fraction}
+        listings = list_splits(self._root, self.class_names, fractions, self.split_seed, self.group)
         return {**listings, "predict": listings["test"]} if "test" in listings else listings
+
+    def find_leaked(self, split: FaceSplit) -> npt.NDArray[np.bool_] | None:
+        training = {self._equal[file] for file in self._listing("train").files if file in self._equal}
+        return np.array([self._equal.get(file) in training for file in split.sources], dtype=np.bool_)
+
+    @cached_property
+    def _equal(self) -> dict[str, int]:
+        """The files that hold the same bytes as others, of any split, with the number of what they hold."""
+        listings = [listing for stage, listing in self._listings.items() if stage != "predict"]
+        files = FileNames(file for listing in listings for file in listing.files)
+        labels = torch.cat([listing.labels for listing in listings]).tolist()
+        groups = find_equal(files)
+        unsure = [places for group in groups if len(places := {labels[place]: files[place] for place in group}) > 1]
+        if unsure:
+            names = some([" and ".join(places.values()) for places in unsure])
+            rank_zero_warn(f"{self.path}: {counted(len(unsure), 'image')} in more than one class: {names}")
+        return {files[place]: number for number, group in enumerate(groups) for place in group}
 
     def _read_all(self, stages: Iterable[Stage]) -> None:
         """Read splits; stop where images cannot be read, or say what is left out."""
@@ -175,16 +204,17 @@ class Listing(NamedTuple):
 
 
 def list_splits(
-    root: Path, class_names: Sequence[str], val_fraction: float, test_fraction: float, seed: int
+    root: Path, class_names: Sequence[str], fractions: dict[Stage, float], seed: int, group: str | None = None
 ) -> dict[Stage, Listing]:
     """Find the splits of a folder; what is held out is announced.
 
     Args:
         root: holds one folder a split with one folder a class in each, or one folder a class.
         class_names: the classes in index order.
-        val_fraction: part to hold out for validation where there is no folder for it.
-        test_fraction: part to hold out for the test where there are no folders for the splits.
+        fractions: parts to hold out for validation and the test where there are no folders for the splits; where
+            there is one for training and none for validation, the part for this.
         seed: seed of the choice.
+        group: what is held out together, see `FaceFolder`.
 
     Returns:
         The splits that there are; one may be empty.
@@ -199,7 +229,7 @@ def list_splits(
     if not folders:
         raise FaceExprError(f"path: {root} holds no folders; expected {_LAYOUTS}")
     if not any(_split_of(folder) for folder in folders):
-        return _held_out(_list_classes(root, class_names), root, {"test": test_fraction, "val": val_fraction}, seed)
+        return _held_out(_list_classes(root, class_names), root, fractions, seed, group)
     splits: dict[Stage, Path] = {}
     for folder in folders:
         stage = _split_of(folder)
@@ -214,7 +244,7 @@ def list_splits(
     _warn_of_strays(root)
     listings = {stage: _list_classes(folder, class_names) for stage, folder in splits.items()}
     if "train" in listings and "val" not in listings:
-        listings |= _held_out(listings["train"], root, {"val": val_fraction}, seed)
+        listings |= _held_out(listings["train"], root, {"val": fractions["val"]}, seed, group)
     return listings
 
 
@@ -250,24 +280,44 @@ def _warn_of_strays(folder: Path) -> None:
         rank_zero_warn(f"{len(strays):,} images that lie in {folder} itself, in no class, are left out")
 
 
-def _held_out(listing: Listing, root: Path, fractions: dict[Stage, float], seed: int) -> dict[Stage, Listing]:
+def _held_out(
+    listing: Listing, root: Path, fractions: dict[Stage, float], seed: int, pattern: str | None
+) -> dict[Stage, Listing]:
     """Divide a listing into train and the splits named, in proportion within each class, and say so.
 
     The order of choice is a hash of each file's path below ``root``: adding or removing a few images hardly moves the
-    others between the splits, and moving the whole folder does not move any.
+    others between the splits, and moving the whole folder does not move any. A group of images goes where its first
+    image does, and parts are parts of the groups; without a pattern each image is a group.
     """
-    names = (f"{seed}:{Path(file).relative_to(root).as_posix()}" for file in listing.files)
-    digests = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest() for name in names]
+    names = _find_groups([Path(file).relative_to(root).as_posix() for file in listing.files], pattern)
+    first: dict[str, int] = {}
+    for place, name in enumerate(names):
+        first.setdefault(name, place)
+    digests = [hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).hexdigest() for name in first]
     order = np.array(sorted(range(len(digests)), key=digests.__getitem__), dtype=np.int64)
-    left = stratify(listing.labels.numpy(), order)
+    left = stratify(listing.labels.numpy()[[*first.values()]], order)
     parts: dict[Stage, npt.NDArray[np.int64]] = {}
     for stage, fraction in fractions.items():
         if fraction > 0:
             parts[stage], left = np.split(left, [max(1, round(fraction * len(order)))])
     parts["train"] = left
-    sizes = ", ".join(f"{len(parts[stage]):,} to {stage}" for stage in ("train", "val", "test") if stage in parts)
+    groups = list(first)
+    split_of = {groups[number]: stage for stage, part in parts.items() for number in part.tolist()}
+    places = {stage: [place for place, name in enumerate(names) if split_of[name] == stage] for stage in parts}
+    sizes = ", ".join(f"{len(places[stage]):,} to {stage}" for stage in ("train", "val", "test") if stage in places)
     rank_zero_info(f"{root} has no folder for each split: by class and with seed {seed}, {sizes}")
-    return {
-        stage: Listing(listing.files.pick(chosen), listing.labels[chosen])
-        for stage, chosen in ((stage, sorted(part.tolist())) for stage, part in parts.items())
-    }
+    return {stage: Listing(listing.files.pick(chosen), listing.labels[chosen]) for stage, chosen in places.items()}
+
+
+def _find_groups(paths: list[str], pattern: str | None) -> list[str]:
+    """Return what names the group of each path: what a regular expression, or its first group, finds there."""
+    if pattern is None:
+        return paths
+    try:
+        matches = [re.search(pattern, path) for path in paths]
+    except re.error as error:
+        raise FaceExprError(f"group is {pattern!r}; expected a regular expression ({error})") from error
+    if None in matches:
+        path = paths[matches.index(None)]
+        raise FaceExprError(f"group is {pattern!r}, which is nowhere in {path}; expected a match in every path")
+    return [match[min(1, len(match.groups()))] or "" for match in matches if match]

@@ -23,12 +23,12 @@ from faceexpr.data.cache import Arrays, load_cached
 from faceexpr.data.loading import FaceSplit, Failure, stratify
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
-from faceexpr.utils.text import counted
+from faceexpr.utils.text import counted, some
 
 BadRowPolicy = Literal["stop", "skip"]
 
 LISTED = 20
-"""How many unreadable rows a message lists."""
+"""How many reasons for unreadable rows a message lists."""
 
 SIDE = 48
 """Side of FER-2013's square images in pixels."""
@@ -111,19 +111,7 @@ class FER2013(ExpressionDataModule):
         if table.path.name.lower() in _TEST or (stage == "predict" and not table.has_usage):
             return table.split(np.arange(len(table.lines)))
         if table.has_usage:
-            split = table.split(table.rows(stage))
-            leaked = table.find_leaked(split, stage) if self.drop_leaked else None
-            if leaked is None:
-                if self.drop_leaked and stage != "train":
-                    raise FaceExprError(
-                        f"drop_leaked is true, but {table.path} has no row of Training, which {stage} is compared with"
-                    )
-                return split
-            rank_zero_info(
-                f"{table.path}: {leaked.sum():,} of {len(split):,} images of the {stage} split are pixel-equal to a "
-                "training image and are left out (drop_leaked)"
-            )
-            return split.pick(~leaked)
+            return table.split(table.rows(stage))
         if stage == "test":
             raise FaceExprError(
                 f"{table.path} has no column Usage and no test.csv stands beside it, so there is no test split; "
@@ -132,8 +120,8 @@ class FER2013(ExpressionDataModule):
         readable = np.flatnonzero(table.readable)
         return table.split(readable[self._held_out if stage == "val" else ~self._held_out])
 
-    def leaked(self, stage: Stage) -> npt.NDArray[np.bool_] | None:
-        return self._table(stage).find_leaked(self.split(stage), stage)
+    def find_leaked(self, split: FaceSplit) -> npt.NDArray[np.bool_] | None:
+        return split.find_leaked(self.load_split("train"))
 
     def _table(self, stage: Stage) -> FerTable:
         file = find_file(self.path, stage)
@@ -266,11 +254,6 @@ class FerTable:
             ],
         )
 
-    def find_leaked(self, split: FaceSplit, stage: Stage) -> npt.NDArray[np.bool_] | None:
-        """Tell which images of a split are pixel-equal to one for training, bool (N,); None of the training split."""
-        training = np.flatnonzero(self.usages == USAGE_OF["train"])
-        return split.find_leaked(self.split(training)) if stage != "train" and len(training) else None
-
 
 def read_table(path: Path, on_bad_row: BadRowPolicy, cache_dir: str | None) -> FerTable:
     """Read a CSV file, or the cache of it in ``cache_dir``; None finds a folder.
@@ -283,7 +266,14 @@ def read_table(path: Path, on_bad_row: BadRowPolicy, cache_dir: str | None) -> F
     bad, total = np.flatnonzero(~table.readable), len(table.lines)
     if total == 0:
         raise FaceExprError(f"{path} holds a header and no rows; expected one row for each image")
-    problems = list_problems(path, [f"line {table.lines[row]}: {table.reasons[row]}" for row in bad], total)
+    foreign = [int(table.lines[row]) for row in bad if table.reasons[row].startswith("label '7'")]
+    if foreign:
+        raise FaceExprError(
+            f"{path}, line {foreign[0]}: label 7, which {counted(len(foreign), 'row has', 'rows have')}, is in FER+'s "
+            "numbering alone, in which 0 to 6 mean neutral, happiness, surprise, sadness, anger, disgust, fear and not "
+            f"{', '.join(FER_NAMES)}: every label would be misread; expected FER-2013's numbers, or FERPlus for votes"
+        )
+    problems = list_problems(path, [(int(table.lines[row]), str(table.reasons[row])) for row in bad], total)
     if len(bad) and on_bad_row == "stop":
         raise FaceExprError(f"{problems}; correct them, or set on_bad_row to skip")
     if len(bad) == total:
@@ -293,11 +283,17 @@ def read_table(path: Path, on_bad_row: BadRowPolicy, cache_dir: str | None) -> F
     return table
 
 
-def list_problems(path: Path, problems: Sequence[str], total: int) -> str:
-    """Say how many of a file's rows cannot be read, and name the first of them."""
-    listed = "; ".join(problems[:LISTED])
-    more = f"; and {len(problems) - LISTED:,} more" if len(problems) > LISTED else ""
-    return f"{path}: {len(problems):,} of {total:,} rows cannot be read ({listed}{more})"
+def list_problems(path: Path, problems: Sequence[tuple[int, str]], total: int) -> str:
+    """Say how many of a file's rows cannot be read, given their lines and reasons: for each reason its first lines."""
+    lines: dict[str, list[str]] = {}
+    for line, reason in problems:
+        lines.setdefault(reason, []).append(str(line))
+    listed = [
+        f"line {at[0]}: {reason}" if len(at) == 1 else f"{len(at):,} rows, lines {some(at)}: {reason}"
+        for reason, at in lines.items()
+    ]
+    more = f"; and {len(listed) - LISTED:,} more reasons" if len(listed) > LISTED else ""
+    return f"{path}: {len(problems):,} of {total:,} rows cannot be read ({'; '.join(listed[:LISTED])}{more})"
 
 
 def _picked(array: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:

@@ -78,7 +78,7 @@ USUAL_AGREEMENT = 0.68
 _CHANCE = 0.18
 """The same share where votes and images are matched wrongly."""
 
-_ENOUGH = 1000
+_ENOUGH = 200
 """Images from which the share means something."""
 
 RULES = {"majority": "more than half of the votes", "soft": "most votes on emotions, the first class where it is a tie"}
@@ -110,6 +110,9 @@ class FERPlus(ExpressionDataModule):
             where that cannot be written.
         evaluate: images of validation, test and predict: those with a ``majority`` label, or all with a ``soft`` one,
             where votes are divided too; an accuracy is then of the emotion with most votes, which may be tied.
+        on_mismatch: what to do where votes and FER-2013's own labels agree hardly more often than by chance, as they do
+            where one of the files is in another order: ``stop``, or ``warn`` and use the votes all the same.
+        drop_leaked: leave out of validation and test the images that are pixel-equal to a training image.
     """
 
     def __init__(
@@ -121,6 +124,8 @@ class FERPlus(ExpressionDataModule):
         on_bad_row: BadRowPolicy = "stop",
         cache_dir: str | None = None,
         evaluate: Literal["majority", "soft"] = "majority",
+        on_mismatch: Literal["stop", "warn"] = "stop",
+        drop_leaked: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -132,6 +137,8 @@ class FERPlus(ExpressionDataModule):
         self.classes: NumClasses = classes
         self.on_bad_row = on_bad_row
         self.cache_dir = cache_dir
+        self.on_mismatch = on_mismatch
+        self.drop_leaked = drop_leaked
 
     def prepare_data(self) -> None:
         # One process a node fills the cache before the others look for it.
@@ -162,8 +169,9 @@ class FERPlus(ExpressionDataModule):
         split = table.split(rows[belongs], torch.from_numpy(targets[labels.kept]))
         return split if stage == "train" else replace(split, selection=Selection(RULES[self.evaluate], reasons))
 
-    def leaked(self, stage: Stage) -> npt.NDArray[np.bool_] | None:
-        return self.rows[0].find_leaked(self.split(stage), stage)
+    def find_leaked(self, split: FaceSplit) -> npt.NDArray[np.bool_] | None:
+        table = self.rows[0]
+        return split.find_leaked(table.split(table.rows("train")))
 
     def augmented(self, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         if self.labels == "drawn":
@@ -176,7 +184,7 @@ class FERPlus(ExpressionDataModule):
         """The images and the votes on each, int64 (N, 10)."""
         table = read_table(find_file(self.path, "train"), self.on_bad_row, self.cache_dir)
         votes = read_votes(self.votes)
-        check_match(votes, table)
+        check_match(votes, table, self.on_mismatch)
         return table, votes.counts
 
 
@@ -282,7 +290,7 @@ def read_votes(path: str) -> Votes:
     if not file.exists():
         raise FaceExprError(f"votes: {file} does not exist; expected FER+'s {_FILE_NAME}")
     rows: list[list[int]] = []
-    problems: list[str] = []
+    problems: list[tuple[int, str]] = []
     with csv_stream(file) as stream:
         names = _read_columns(file, stream)
         for line, values in read_rows(stream):
@@ -292,7 +300,7 @@ def read_votes(path: str) -> Votes:
                 fields = name_fields(names, values)
                 rows.append([line, parse_usage(fields["Usage"]), *(_parse_count(fields[name]) for name in COLUMNS)])
             except BadRowError as error:
-                problems.append(f"line {line}: {error}")
+                problems.append((line, str(error)))
     if problems:
         raise FaceExprError(
             f"{list_problems(file, problems, len(problems) + len(rows))}; correct them, since votes and images are "
@@ -320,7 +328,7 @@ def _parse_count(field: bytes) -> int:
     return int(field)
 
 
-def check_match(votes: Votes, table: FerTable) -> None:
+def check_match(votes: Votes, table: FerTable, on_mismatch: Literal["stop", "warn"] = "stop") -> None:
     """Check that votes and images belong together row by row, which is how they are matched.
 
     The number in a vote's image name is not the row's: it counts the named images only, and equals the row's index
@@ -328,7 +336,7 @@ def check_match(votes: Votes, table: FerTable) -> None:
 
     Files that were put together again from images are often in another order than the original, with the right number
     of rows in every split. Only FER-2013's own labels tell: where the votes contradict them so often that they must be
-    about other images, a warning says so.
+    about other images, it is an error, or where ``on_mismatch`` is ``warn`` a warning.
 
     Raises:
         FaceExprError: the files have different numbers of rows, or a row that belongs to different splits.
@@ -354,8 +362,11 @@ def check_match(votes: Votes, table: FerTable) -> None:
     compared = labels.kept & (table.labels != NO_LABEL)
     share = float((labels.targets == table.labels)[compared].mean()) if compared.sum() >= _ENOUGH else 1.0
     if share < (USUAL_AGREEMENT + _CHANCE) / 2:
-        rank_zero_warn(
+        doubt = (
             f"the labels of {table.path} and the votes of {votes.path} agree on {share:.0%} of the images, where "
-            f"{USUAL_AGREEMENT:.0%} is usual: one of the files is not in the original order, and votes are given to "
-            "the wrong images"
+            f"{USUAL_AGREEMENT:.0%} is usual and {_CHANCE:.0%} is chance: one of the files is not in the original "
+            "order, and votes are given to the wrong images"
         )
+        if on_mismatch == "stop":
+            raise FaceExprError(f"{doubt}; expected the original order, or on_mismatch warn to use them all the same")
+        rank_zero_warn(doubt)

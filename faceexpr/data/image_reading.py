@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Literal, TypeVar
 
@@ -120,6 +122,33 @@ def map_in_threads(function: Callable[[int], Result], places: range) -> Iterator
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(places), _AT_ONCE):
             yield from pool.map(function, places[start : start + _AT_ONCE])
+
+
+def find_equal(files: Sequence[str]) -> list[list[int]]:
+    """Return the places of files that hold the same bytes, in groups of two or more; what cannot be read is in none.
+
+    Only those are read whole that have the size and the last bytes of another.
+    """
+    groups = [list(range(len(files)))]
+    for whole in (False, True):
+        places = list(chain.from_iterable(groups))
+        contents = map_in_threads(partial(_content, files, places, whole), range(len(places)))
+        by_content: dict[tuple[int, bytes], list[int]] = defaultdict(list)
+        for place, content in zip(places, contents, strict=True):
+            by_content[content].append(place)
+        groups = [equal for content, equal in by_content.items() if len(equal) > 1 and content[0] >= 0]
+    return groups
+
+
+def _content(files: Sequence[str], places: Sequence[int], whole: bool, number: int) -> tuple[int, bytes]:
+    """Return a file's size, or -1 where it cannot be read, and a digest of its content or only of its last bytes."""
+    try:
+        with open(files[places[number]], "rb", buffering=0) as opened:  # noqa: PTH123  # a name is all there is
+            size = opened.seek(0, os.SEEK_END)
+            opened.seek(0 if whole else max(0, size - _TAIL))
+            return size, hashlib.sha256(opened.read()).digest()
+    except OSError:
+        return -1, b""
 
 
 def warn_of_broken(name: str, sources: Sequence[str], broken: Mapping[int, str]) -> None:
@@ -253,6 +282,10 @@ class StreamedFaces:
         if isinstance(index, Tensor):
             return torch.stack([self[row] for row in index.tolist()])
         return self.reader.read(self.files[index])[0]
+
+    def pick(self, rows: Sequence[int]) -> StreamedFaces:
+        """Return some of the faces."""
+        return StreamedFaces(self.files.pick(rows), self.reader)
 
     def read(self, request: BatchRequest) -> ReadFaces:
         """Read the faces of a batch."""

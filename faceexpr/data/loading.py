@@ -137,7 +137,7 @@ class FaceSplit:
         rows = torch.from_numpy(np.flatnonzero(kept))
         return dataclasses.replace(
             self,
-            images=self.images[rows],
+            images=self.images[rows] if isinstance(self.images, Tensor) else self.images.pick(rows.tolist()),
             targets=None if self.targets is None else self.targets[rows],
             sources=[self.sources[index] for index in rows.tolist()],
             notes={new: self.notes[old] for new, old in enumerate(rows.tolist()) if old in self.notes},

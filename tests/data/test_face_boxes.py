@@ -1,5 +1,8 @@
 """Images with boxes as data modules give them: batches, splits, augmentation, and what is left out."""
 
+import json
+import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from faceexpr.data.annotations.parsing import fetched_name
 from faceexpr.data.box_augment import BoxAugmentation
 from faceexpr.data.face_boxes import FaceBoxes
 from faceexpr.data.synthetic import SyntheticScenes
@@ -59,6 +63,41 @@ def test_lists_say_which_images_are_set_aside(boxes: FaceBoxes, tmp_path: Path) 
         (tmp_path / "val.txt").write_text(wrong)
         with pytest.raises(FaceExprError, match=r"val_list: .*val.txt, line \d: no image has the name"):
             FaceBoxes(**{**boxes.init_args, **lists}).split("val")
+
+
+def test_lists_may_name_images_by_their_links(tmp_path: Path) -> None:  # case N10
+    links = [f"http://host/{number}/a b.jpg?x=1" for number in range(4)]
+    for number, link in enumerate(links):
+        Image.new("RGB", (20, 20), (number, 0, 0)).save(tmp_path / fetched_name(link))
+    lines = [json.dumps({"content": link, "annotation": []}) for link in links]
+    (tmp_path / "faces.json").write_text("\n".join(lines))
+    (tmp_path / "val.txt").write_text(f"{links[2]}\n")
+    (tmp_path / "test.txt").write_text(f"{links[1]}\n{fetched_name(links[3])}\n")
+    lists = {name: str(tmp_path / f"{name.partition('_')[0]}.txt") for name in ("val_list", "test_list")}
+    module = FaceBoxes(train=str(tmp_path / "faces.json"), **lists)
+    found = {stage: [record.url for record in module.split(stage).records] for stage in ("train", "val", "test")}
+    assert found == {"train": links[:1], "val": links[2:3], "test": [links[1], links[3]]}
+    (tmp_path / "val.txt").write_text("http://other/2/a b.jpg?x=1\n")
+    with pytest.raises(FaceExprError, match=r"no image has the name http://other/2/a b\.jpg\?x=1"):
+        FaceBoxes(train=str(tmp_path / "faces.json"), **lists).split("val")
+
+
+def test_measured_images_that_are_trained_on_too_are_said(tmp_path: Path) -> None:  # case N08
+    train = wider(tmp_path / "train", {f"{number}.png": [face(5, 5, 20, 20)] for number in range(4)})
+    other = wider(tmp_path / "other", {f"{number}.png": [face(5, 5, 20, 20)] for number in range(7, 9)}, size=(90, 80))
+    shutil.copy(tmp_path / "train/images/2.png", tmp_path / "other/images/8.png")
+    files = {"train": str(train), "val": str(train), "test": str(other)}
+    with pytest.warns(
+        UserWarning, match=r"4 of 4 images of the val split are among the training images .*train/images/0"
+    ):
+        FaceBoxes(**files).setup("fit")
+    with pytest.warns(UserWarning, match=r"1 of 2 images of the test split .*other/images/8\.png$"):
+        FaceBoxes(**files).load_records("test")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        FaceBoxes(train=str(train), val_fraction=0.5).setup("fit")
+        FaceBoxes(test=str(train)).load_records("test")
+        FaceBoxes(train="not here", test=str(train)).load_records("test")
 
 
 def test_batches_hold_every_image_once_with_its_own_boxes(boxes: FaceBoxes) -> None:

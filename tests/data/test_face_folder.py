@@ -130,6 +130,63 @@ def test_a_missing_val_folder_is_held_out_of_train_and_test_is_left_alone(tmp_pa
     assert "63 to train, 7 to val" in caplog.text
 
 
+@pytest.fixture
+def copies(tmp_path):
+    """Of three images of a class to train on, two are to test on under other names; one is in two classes."""
+    root = tmp_path / "faces"
+    for index, name in enumerate(FER_NAMES):
+        for number in range(3):
+            save(root / "train" / name.lower() / f"{number}.png", 30 * index + number)
+            shutil.copy(
+                root / "train" / name.lower() / f"{number}.png", save(root / "test" / name / f"copy{number}.png")
+            )
+        save(root / "test" / name / "copy2.png", 30 * index + 20)
+    shutil.copy(root / "train/happy/0.png", root / "train/sad/happy.png")
+    return root
+
+
+@pytest.mark.parametrize("memory", [4, 0], ids=["in memory", "streamed"])
+def test_copies_of_training_images_are_noted_and_left_out_where_asked(copies, folder, caplog, memory):  # case N25
+    data = folder(val_fraction=0, memory_gib=memory)
+    with pytest.warns(UserWarning, match="1 image in more than one class: .*happy/0.png and .*sad/happy.png$"):
+        assert data.leaked("test").tolist() == [True, True, False] * 7
+    assert data.leaked("train") is None
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        data.setup("test")
+        dropping = folder(val_fraction=0, memory_gib=memory, drop_leaked=True)
+        split = dropping.split("test")
+    assert "14 of them equal to a training image" in caplog.text
+    assert "14 of 21 images of the test split left out as equal to a training image" in caplog.text
+    assert [Path(source).name for source in split.sources] == ["copy2.png"] * 7
+    assert split.targets.tolist() == list(range(7))
+    assert split.images[torch.arange(7)][:, 0, 0, 0].tolist() == [30 * index + 20 for index in range(7)]
+    assert not dropping.leaked("test").any()
+    assert len(dropping.split("predict")) == 21
+
+
+def test_leaving_out_copies_takes_training_images(copies, folder):
+    shutil.rmtree(copies / "train")
+    assert folder().leaked("test") is None
+    with pytest.raises(FaceExprError, match=r"^drop_leaked is true, which takes training images .* has no train split"):
+        folder(drop_leaked=True).split("test")
+
+
+def test_images_of_a_person_are_held_out_together(tmp_path, folder):  # case N25
+    for person in range(20):
+        for number, name in enumerate(FER_NAMES):
+            save(tmp_path / "faces" / name / f"s{person:02}_{number}.png", person, size=(2, 2))
+    parts = {
+        stage: {name[:3] for name in found} for stage, found in names(folder(image_size=2, group=r"/(s\d+)_")).items()
+    }
+    assert {stage: len(part) for stage, part in parts.items()} == {"train": 16, "val": 2, "test": 2}
+    assert len(set.union(*parts.values())) == 20
+    divided = {stage: {name[:3] for name in found} for stage, found in names(folder(image_size=2)).items()}
+    assert len(divided["train"] & divided["test"]) > 2
+    for pattern, message in (("s0", r"is nowhere in Angry/s10_0\.png"), ("(", "expected a regular expression")):
+        with pytest.raises(FaceExprError, match=rf"^group is '{pattern}'.*{message}".replace("'('", r"'\('")):
+            folder(group=pattern).split("train")
+
+
 def test_what_is_not_there_is_named(tmp_path, folder):
     with pytest.raises(FaceExprError, match="does not exist"):
         folder().setup("fit")

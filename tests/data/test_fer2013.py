@@ -67,8 +67,6 @@ def test_images_that_are_trained_on_too_are_left_out_where_asked(tmp_path):
     path = canonical(tmp_path / "fer.csv", [*THREE, (3, grey(0), "PublicTest")])
     assert FER2013(path).leaked("val").tolist() == [False, True]
     assert FER2013(path, drop_leaked=True).split("val").sources == ["fer.csv:3"]
-    with pytest.raises(FaceExprError, match=r"drop_leaked is true, but .* no row of Training"):
-        FER2013(canonical(tmp_path / "rest.csv", THREE[1:]), drop_leaked=True).split("test")
 
 
 def kaggle(tmp_path, test_header="pixels"):
@@ -213,7 +211,7 @@ def test_skipping_counts_and_keeps_image_and_label_together(tmp_path, recwarn):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (f"7,{grey(1)},Training", "label '7', expected 0 to 6"),
+        (f"9,{grey(1)},Training", "label '9', expected 0 to 6"),
         (f"0,{grey(1, 2303)} 256,Training", "pixel '256'"),
         (f"0,{grey(1, 2303)} -1,Training", "pixel '-1'"),
         (f"0,{grey(1, 2303)} {2**64 + 5},Training", f"pixel '{2**64 + 5}'"),
@@ -230,10 +228,67 @@ def test_every_kind_of_bad_row_is_named_at_its_line(tmp_path, row, reason):
     assert f"1 of 2 rows cannot be read (line 5: {reason}" in str(caught.value)
 
 
+def test_each_wrong_value_is_named_with_its_count(tmp_path):  # case N15
+    rows = [(0, grey(1), "Training"), *[(0, grey(2), "Validation")] * 300, (0, grey(3), "Private")]
+    wrong = (
+        r"300 rows, lines 3, 4, 5, 6, 7 and 295 more: Usage 'Validation', expected .*; line 303: Usage 'Private', exp"
+    )
+    with pytest.raises(FaceExprError, match=f"301 of 302 rows cannot be read .{wrong}"):
+        FER2013(canonical(tmp_path / "fer.csv", rows)).split("train")
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_labels_in_the_numbering_of_ferplus_are_refused(tmp_path, policy):  # case N05
+    rows = [(label, grey(label), "Training") for label in (7, 0, 3, 7)]
+    with pytest.raises(
+        FaceExprError, match=r"fer\.csv, line 2: label 7, which 2 rows have, is in FER\+'s numb"
+    ) as caught:
+        FER2013(canonical(tmp_path / "fer.csv", rows), on_bad_row=policy).split("train")
+    assert "0 to 6 mean neutral, happiness" in str(caught.value)
+    assert "skip" not in str(caught.value)
+
+
+def leaking(tmp_path, *usages):
+    """The second and third images are that of the first."""
+    return canonical(tmp_path / "fer.csv", [(0, grey(min(n, 3) // 3 * n), usage) for n, usage in enumerate(usages)])
+
+
+def test_images_that_are_trained_on_too_are_noted_and_left_out_where_asked(tmp_path, caplog):
+    path = leaking(tmp_path, "Training", "PublicTest", "PrivateTest", "PublicTest", "PrivateTest")
+    data, dropping = FER2013(path), FER2013(path, drop_leaked=True)
+    assert [data.leaked(stage).tolist() for stage in ("val", "test")] == [[True, False], [True, False]]
+    assert [len(dropping.split(stage)) for stage in ("train", "val", "test", "predict")] == [1, 1, 1, 2]
+    assert dropping.leaked("test").tolist() == [False]
+    with caplog.at_level(logging.INFO):
+        data.setup("test")
+    assert "1 of them equal to a training image" in caplog.text
+
+
+def test_leaving_out_compares_with_the_training_file_and_takes_one(tmp_path):
+    folder = kaggle(tmp_path, test_header="emotion,pixels")
+    write(tmp_path / "test.csv", "emotion,pixels", f"2,{grey(200)}", f"2,{grey(30)}", f"2,{grey(40)}")
+    data = FER2013(folder, drop_leaked=True)
+    held_out = data.split("val").images[0, 0, 0, 0]
+    assert data.split("test").images[:, 0, 0, 0].tolist() == [
+        value for value in (200, 30, 40) if value in (200, held_out)
+    ]
+    for path in (str(tmp_path / "test.csv"), leaking(tmp_path, "PrivateTest")):
+        with pytest.raises(FaceExprError, match=r"^drop_leaked is true, which takes training images .* test split"):
+            FER2013(path, drop_leaked=True).split("test")
+        assert FER2013(path).leaked("test") is None
+
+
 def test_long_lists_end_with_a_count(tmp_path):
-    path = write(tmp_path / "fer.csv", "emotion,pixels,Usage", *["9"] * 1234)
-    with pytest.raises(FaceExprError, match=r"1,234 of 1,234 rows .*line 21: .*; and 1,214 more") as caught:
+    path = write(
+        tmp_path / "fer.csv",
+        "emotion,pixels,Usage",
+        *["9"] * 1200,
+        *(f"{number},,Training" for number in range(10, 44)),
+    )
+    with pytest.raises(
+        FaceExprError, match=r"1,234 of 1,234 rows .*1,200 rows, lines 2, 3, .* and 15 more reasons\);"
+    ) as caught:
         FER2013(path).split("train")
-    assert str(caught.value).count("line ") == 20
+    assert str(caught.value).count("; ") == 21
     with pytest.raises(FaceExprError, match="no image is left"):
         FER2013(path, on_bad_row="skip").split("train")

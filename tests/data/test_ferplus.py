@@ -1,7 +1,6 @@
 """FER+: votes matched to images, and labels from votes."""
 
 import logging
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -95,17 +94,32 @@ def test_files_that_do_not_belong_together_are_an_error(tmp_path):
         FERPlus(fer, votes).split("train")
 
 
-@pytest.mark.parametrize(("shift", "warned"), [(0, False), (1, True)])
-def test_votes_that_are_about_other_images_are_noticed(shift, warned):
+def test_votes_that_are_about_other_images_are_refused_unless_they_are_meant(monkeypatch):  # case N06
     labels = np.random.default_rng(0).integers(0, 7, size=1200)
     usages, lines = np.zeros(1200, dtype=np.uint8), np.arange(1200) + 2
     faces = np.zeros((1200, 48, 48), dtype=np.uint8)
     table = FerTable(Path("fer.csv"), faces, labels, usages, lines, reasons=np.full(1200, ""))
-    votes = Votes(Path("votes.csv"), 10 * np.eye(10, dtype=np.int64)[np.roll(labels, shift)], usages, lines)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        check_match(votes, table)
-    assert [("the wrong images" in str(warning.message)) for warning in caught] == [True] * warned
+    votes = [
+        Votes(Path("votes.csv"), 10 * np.eye(10, dtype=np.int64)[np.roll(labels, n)], usages, lines) for n in (0, 1)
+    ]
+    check_match(votes[0], table)
+    monkeypatch.setattr("faceexpr.data.ferplus.find_file", lambda *_: None)
+    monkeypatch.setattr("faceexpr.data.ferplus.read_table", lambda *_: table)
+    monkeypatch.setattr("faceexpr.data.ferplus.read_votes", lambda _: votes[1])
+    with pytest.raises(FaceExprError, match=r"agree on 1\d% of the images, .*; expected .* on_mismatch warn"):
+        FERPlus("fer.csv", "votes.csv").prepare_data()
+    with pytest.warns(UserWarning, match="votes are given to the wrong images$"):
+        assert len(FERPlus("fer.csv", "votes.csv", on_mismatch="warn").split("train")) == 1200
+
+
+def test_images_that_are_trained_on_too_are_left_out_and_counted(tmp_path):
+    fer = images(tmp_path / "fer.csv", [5, 5, 6], ["Training", "PublicTest", "PublicTest"])
+    votes = votes_file(
+        tmp_path / "ferplus.csv", *(vote_line(usage, fear=9) for usage in ("Training", *["PublicTest"] * 2))
+    )
+    data = FERPlus(fer, votes, drop_leaked=True)
+    assert named(data, "val") == {6: "Fear"}
+    assert data.split("val").selection.left_out == {"equal to a training image": 1}
 
 
 def test_what_is_kept_and_why_the_rest_is_not_is_said(tmp_path, caplog):
@@ -195,7 +209,7 @@ def test_files_in_each_others_place_are_told(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL.exists(), reason="FER+ is not here")
 def test_real_splits_hold_the_rows_with_a_label(tmp_path):
-    data = FERPlus(str(REAL), str(REAL), labels="soft", classes=8, cache_dir=str(tmp_path))
+    data = FERPlus(str(REAL), str(REAL), labels="soft", classes=8, cache_dir=str(tmp_path), on_mismatch="warn")
     assert [len(data.split(stage)) for stage in ("val", "test")] == [3199, 3153]
     data.evaluate = "soft"
     assert len(data.load_split("test")) == 3521
