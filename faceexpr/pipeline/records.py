@@ -27,9 +27,14 @@ COLUMNS = (
 )  # fmt: skip
 """Columns of the CSV file before those of each class's probability."""
 
-_FIELDS = {"image", "name", "status", "reason", "width", "height", "faces", "notes"}
-_FACE_FIELDS = ("box", "score", "expression", "expressions", "probabilities")
-_LATER = {"expressions"}  # which records of earlier versions do not have
+_FIELDS = {
+    "image": str, "name": str, "status": str, "reason": str | None, "width": int | None, "height": int | None,
+    "faces": list, "notes": list,
+}  # fmt: skip
+_FACE_FIELDS = {
+    "box": list, "score": int | float, "expression": str | None, "expressions": list | None,
+    "probabilities": dict | None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,9 +118,24 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _is_record(value: Any) -> bool:
-    if not isinstance(value, dict) or value.keys() != _FIELDS or not isinstance(value["faces"], list):
+    return _fits(value, _FIELDS) and _are(str, value["notes"]) and all(map(_is_face, value["faces"]))
+
+
+def _is_face(value: Any) -> bool:
+    # Records of earlier versions have no expressions.
+    if not isinstance(value, dict) or not _fits({"expressions": None, **value}, _FACE_FIELDS):
         return False
-    return all(isinstance(face, dict) and face.keys() | _LATER == set(_FACE_FIELDS) for face in value["faces"])
+    numbers = [*value["box"], *(value["probabilities"] or {}).values()]
+    return len(value["box"]) == 4 and _are(int | float, numbers) and _are(str, value.get("expressions") or ())
+
+
+def _fits(value: Any, fields: Mapping[str, Any]) -> bool:
+    named = isinstance(value, dict) and value.keys() == fields.keys()
+    return named and all(isinstance(value[name], kind) for name, kind in fields.items())
+
+
+def _are(kind: Any, values: Iterable[Any]) -> bool:
+    return all(isinstance(value, kind) for value in values)
 
 
 def write_rows(

@@ -130,9 +130,20 @@ def test_going_on_with_other_options_or_weights_is_refused(analyze):
             analyze("photos")
 
 
+FACE = {"box": [0, 0, 1, 1], "score": 1, "expression": None, "expressions": None, "probabilities": None}
+
+
 @pytest.mark.parametrize(
-    "change", [{"width": ...}, {"faces": None}, {"faces": [1]}, {"faces": [{"box": [0, 0, 1, 1]}]}]
-)
+    "change",
+    [
+        {"width": ...}, {"faces": None}, {"faces": [1]}, {"faces": [{"box": [0, 0, 1, 1]}]},
+        {"image": 3}, {"notes": "a text"}, {"notes": [1]}, {"width": "9"},
+        *({"faces": [FACE | wrong]} for wrong in (
+            {"box": None}, {"box": [0, 1, 2]}, {"box": [0, 0, 1, "1"]}, {"score": None}, {"expression": 1},
+            {"expressions": [1]}, {"probabilities": [1]}, {"probabilities": {"Happy": "1"}},
+        )),
+    ],
+)  # fmt: skip
 def test_a_record_that_lacks_something_is_named_by_its_line(tmp_path, change):
     wrong = {name: value for name, value in {**RECORD, **change}.items() if value is not ...}
     (tmp_path / "faces.jsonl").write_text(f"{json.dumps(RECORD)}\n{json.dumps(wrong)}\n")
