@@ -53,6 +53,10 @@ class Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser within the parser, whose message becomes part of a longer one
             super().error(message, ex)
+        if '"comments" for --print_config' in message:  # which jsonargparse has with this package alone
+            raise FaceExprError(
+                "--print_config=comments takes the package ruamel.yaml: pip install ruamel.yaml"
+            ) from ex
         # An unknown option of a file is noticed when all files have been read.
         names = [
             path for path, config in self.configs.items() if any(f"'{name}'" in message for name, _ in flat(config))
