@@ -39,7 +39,7 @@ from faceexpr.utils.files import say, write_file
 from faceexpr.utils.labels import FER_NAMES
 from faceexpr.utils.text import some
 
-RECORD = "run.json"
+RECORD = "experiment.json"
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Record:
         self.minutes[step] = round(self.minutes.get(step, 0.0) + seconds / 60, 2)
 
     def write(self, folder: Path) -> None:
-        """Write ``run.json``."""
+        """Write ``experiment.json``."""
         write_file(folder / RECORD, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
 

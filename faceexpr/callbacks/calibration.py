@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from faceexpr.callbacks.checkpointing import WholeCheckpointIO
-from faceexpr.callbacks.reports import run_folder
+from faceexpr.callbacks.record import note_calibrated, run_folder
 from faceexpr.metrics.calibration import calibration_error, negative_log_likelihood
 from faceexpr.metrics.tables import SampleCollector, SampleTable
 from faceexpr.models.calibrator import (
@@ -31,11 +31,8 @@ from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say
 from faceexpr.utils.text import counted
-from faceexpr.weights.checkpoints import read_checkpoint
+from faceexpr.weights.checkpoints import CALIBRATED, calibrated_copy, read_checkpoint
 from faceexpr.weights.model_file import is_model_file
-
-NAME = "calibrated.ckpt"
-"""Beside the checkpoint of the best epoch; of checkpoints of other names, theirs come first."""
 
 Method: TypeAlias = Literal["temperature", "vector"]
 
@@ -80,7 +77,7 @@ class Calibrate(Callback):
                 f"{refused} argument calibration, so that its checkpoint cannot keep one; expected a class that takes "
                 "it and hands it on"
             )
-        self._folder = run_folder(trainer)
+        self._folder = run_folder(trainer, needed=True)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.enabled and isinstance(pl_module, ExpressionClassifier) and trainer.state.fn == TrainerFn.VALIDATING:
@@ -114,6 +111,7 @@ class Calibrate(Callback):
             # No weight differs; the temperature is that of the probabilities as they are made now.
             checkpoint["hyper_parameters"] |= {name: pl_module.hparams[name] for name in ("mirror", "calibration")}
             WholeCheckpointIO().save_checkpoint(checkpoint, target)
+            note_calibrated(trainer, source, target)
             say(f"the same weights with this calibration: {target}")
 
 
@@ -195,8 +193,4 @@ def name_calibrated(path: Path, folder: Path | None) -> Path:
 
     That of a model file, which may lie among the files of the program, is written to the run folder.
     """
-    if is_model_file(path):
-        return (folder or Path()) / "checkpoints" / NAME
-    if path.name == NAME or path.name.endswith(f".{NAME}"):
-        return path
-    return path.with_name(NAME if path.stem == "best" else f"{path.stem}.{NAME}")
+    return (folder or Path()) / "checkpoints" / CALIBRATED if is_model_file(path) else calibrated_copy(path)

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from faceexpr.callbacks.evaluation import AUTO, Evaluation, resolve_monitor
+from faceexpr.callbacks.record import note, run_folder
 from faceexpr.utils.files import replacing
 from faceexpr.weights.checkpoints import read_checkpoint
 
@@ -69,9 +70,12 @@ class BestCheckpoint(ModelCheckpoint):
             monitor=monitor, mode=mode, save_top_k=save_top_k, save_last=False, dirpath=dirpath, filename=filename,
             auto_insert_metric_name=False, every_n_epochs=every_n_epochs,
         )  # fmt: skip
+        self.best_epoch: int | None = None
         self._moved: dict[str, str] = {}
+        self._noted: tuple[str, float | None] = ("", None)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        run_folder(trainer)  # where the checkpoints go
         self.monitor = resolve_monitor(self.monitor, pl_module)
         super().setup(trainer, pl_module, stage)
 
@@ -106,6 +110,25 @@ class BestCheckpoint(ModelCheckpoint):
         kept = {self._moved[path]: score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict({**state_dict, **paths, "best_k_models": kept, "dirpath": self.dirpath})
         self.current_score = state_dict["current_score"]  # which Lightning leaves out
+        self.best_epoch, self._noted = state_dict.get("best_epoch"), self._best()
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"best_epoch": self.best_epoch}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Say in the record of the run which checkpoint is the best, before it is written; a kill may come after."""
+        if not self.best_model_path or trainer.state.fn != TrainerFn.FITTING:
+            return
+        if self._best() != self._noted:
+            self.best_epoch, self._noted = checkpoint["epoch"], self._best()
+        path, score = self._noted
+        # Without a metric it is the last one: of its epoch it tells itself.
+        epoch = None if self.monitor is None else self.best_epoch
+        found = {"monitor": self.monitor, "mode": self.mode, "score": score, "epoch": epoch}
+        note(trainer, best={"path": path, **found})
+
+    def _best(self) -> tuple[str, float | None]:
+        return self.best_model_path, None if self.best_model_score is None else float(self.best_model_score)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -173,8 +196,10 @@ class LastCheckpoint(ModelCheckpoint):
         self.epochs = every_n_epochs if every_n_train_steps is None else 1
         self.steps = every_n_train_steps
         self.saved_step = 0
+        self.saved = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        run_folder(trainer)  # where the checkpoint goes
         super().setup(trainer, pl_module, stage)
         self.saved_step = 0
 
@@ -182,7 +207,8 @@ class LastCheckpoint(ModelCheckpoint):
         self.saved_step = checkpoint.get("global_step", 0)
         resumed, folder = Path(str(trainer.ckpt_path)), Path(str(self.dirpath))
         if resumed.name.startswith("last") and resumed.parent.absolute() == folder.absolute():
-            self.best_model_path = str(folder / resumed.name)  # this run's own, which is replaced
+            self.last_model_path = str(folder / resumed.name)  # this run's own, which is replaced
+            self.saved = True
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take nothing over: where the file goes follows from the one that is resumed."""
@@ -214,15 +240,19 @@ class LastCheckpoint(ModelCheckpoint):
         if not self.save_top_k or trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
             return
         version = self.STARTING_VERSION
-        path = self.best_model_path or self.format_checkpoint_name({})
-        while path != self.best_model_path and self.file_exists(path, trainer):
+        path = self.last_model_path or self.format_checkpoint_name({})
+        while path != self.last_model_path and self.file_exists(path, trainer):
             path, version = self.format_checkpoint_name({}, ver=version), version + 1
-        self.best_model_path = path
+        self.last_model_path = path
+        note(trainer, last={"path": path, "epoch": trainer.current_epoch, "step": trainer.global_step})
         trainer.save_checkpoint(path, weights_only=False)
-        self.saved_step = trainer.global_step
+        self.saved_step, self.saved = trainer.global_step, True
         if trainer.is_global_zero:
+            # Loggers upload what a callback calls its best as the best: they have to ask the one that knows it.
+            best = next((one for one in trainer.checkpoint_callbacks if isinstance(one, BestCheckpoint)), self)
+            best.last_model_path = path
             for logger in trainer.loggers:
-                logger.after_save_checkpoint(proxy(self))
+                logger.after_save_checkpoint(proxy(best))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # Processes get the signal at different points, and would wait for one another. In a validation, averaged
@@ -230,7 +260,6 @@ class LastCheckpoint(ModelCheckpoint):
         alone = trainer.world_size == 1 and trainer.accumulate_grad_batches == 1
         if isinstance(exception, SIGTERMException) and trainer.training and alone and trainer.global_step:
             self._save(trainer)
-        if isinstance(exception, SIGTERMException | KeyboardInterrupt) and self.best_model_path:
-            rank_zero_info(
-                f"stopped at step {trainer.global_step}; {self.best_model_path} is of step {self.saved_step}"
-            )
+        if trainer.state.fn == TrainerFn.FITTING and isinstance(exception, SIGTERMException | KeyboardInterrupt):
+            state = f"{self.last_model_path} is of step {self.saved_step}" if self.saved else "no state is saved yet"
+            rank_zero_info(f"stopped at step {trainer.global_step}; {state}")

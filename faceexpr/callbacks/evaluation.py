@@ -16,7 +16,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torchmetrics import Metric
 
-from faceexpr.callbacks.reports import log_values, run_folder, show_figures
+from faceexpr.callbacks.record import run_folder
+from faceexpr.callbacks.reports import log_values, show_figures
 from faceexpr.metrics.classification import higher_is_better
 from faceexpr.utils.errors import require
 from faceexpr.utils.text import counted
@@ -63,7 +64,7 @@ class Evaluation(Callback, Generic[Table, Scores]):
     from the samples of all processes, in every process alike, and reported by the first.
 
     Args:
-        figures: draw figures, for TensorBoard and the run folder.
+        figures: draw figures, for the run folder and the loggers that can show them.
         figures_every_n_epochs: draw the validation figures after each n-th epoch as well; 0 draws those of the best
             epoch only, when training ends.
         gallery_size: largest number of images in a figure; 0 draws no images.

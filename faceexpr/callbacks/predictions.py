@@ -13,6 +13,7 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
+from faceexpr.callbacks.record import run_folder
 from faceexpr.callbacks.reports import class_names
 from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.loading import FaceSplit
@@ -53,8 +54,9 @@ class PredictionWriter(Callback):
     """Write class probabilities as CSV, a row for each input, in the order of the inputs.
 
     Columns: ``source`` (the path, or the file and row), ``predicted``, the probability of each class under its name,
-    ``status`` (``ok``, ``error``, or ``skipped`` where prediction was limited to fewer batches) and ``note``: why there
-    is no prediction, or a remark.
+    ``status`` (``ok``, ``error``, or ``skipped`` where prediction was limited to fewer batches or has been stopped) and
+    ``note``: why there is no prediction, or a remark. A prediction that is stopped, by Ctrl-C or an error, leaves the
+    rows that the first process has finished.
 
     Args:
         path: where to write; by default ``predictions.csv`` in the run folder.
@@ -74,8 +76,10 @@ class PredictionWriter(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "predict":
             return
-        folder = Path(trainer.log_dir or ".")
-        self._target = folder / "predictions.csv" if self.path is None else Path(self.path)
+        folder = run_folder(trainer, needed=True)
+        self._target = None if folder is None else folder / "predictions.csv"
+        if self.path is not None:
+            self._target = Path(self.path)
         self._done = False
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,6 +97,12 @@ class PredictionWriter(Callback):
         self._finish(trainer, pl_module, self._collector.compute())
         self._collector = None
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._collector is not None and self._collector.probabilities and trainer.is_global_zero:
+            # Not of all processes, which have stopped elsewhere and would wait for one another.
+            self._write(trainer, pl_module, self._collector.gathered(), "were left out, since prediction was stopped")
+        self._collector = None
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "predict" and not self._done:
             # Where no input could be read, the loop has no batch and runs none of its hooks.
@@ -103,27 +113,31 @@ class PredictionWriter(Callback):
         datamodule = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it at run time
         if not isinstance(datamodule, ExpressionDataModule):
             raise FaceExprError("predictions are written for the images of an ExpressionDataModule only")
+        datamodule.split("predict").share_findings()
+        self._done = True
+        self._write(trainer, pl_module, table, "were left out by limit_predict_batches")
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule, table: SampleTable, why_skipped: str) -> None:
         names = class_names(pl_module)
-        split = datamodule.split("predict")
-        split.share_findings()
+        split = trainer.datamodule.split("predict")  # type: ignore[attr-defined]
         rows = list_rows(split, table)
         unread, skipped = len(split.failures) + len(split.broken), sum(row.status == "skipped" for row in rows)
         self.failed = sum(row.status == "error" for row in rows)
-        self._done = True
         if not trainer.is_global_zero:
             return
-        assert self._target is not None
-        header = ["source", "predicted", *names, "status", "note"]
-        write_file(self._target, csv_text(header, [row.cells(names) for row in rows]))
+        if self._target is not None:
+            header = ["source", "predicted", *names, "status", "note"]
+            write_file(self._target, csv_text(header, [row.cells(names) for row in rows]))
         for row in rows[:SHOWN]:
             say(row.line(names))
         if len(rows) > SHOWN:
             say(f"... and {len(rows) - SHOWN:,} more")
-        say(f"{counted(len(rows), 'row')} written to {self._target}")
+        if self._target is not None:
+            say(f"{counted(len(rows), 'row')} written to {self._target}")
         for number, what in (
             (unread, "could not be read; the note of each row says why"),
             (self.failed - unread, "have probabilities that are not finite"),
-            (skipped, "were left out by limit_predict_batches"),
+            (skipped, why_skipped),
         ):
             if number:
                 say(f"{number:,} of {len(rows):,} inputs {what}")

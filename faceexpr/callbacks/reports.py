@@ -10,20 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from PIL import Image
 
 from faceexpr.utils.files import write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-def run_folder(trainer: Trainer) -> Path | None:
-    """Return the folder of the run; none without a logger, and with ``fast_dev_run``, which leaves nothing behind.
-
-    Every process has to ask, and only before the strategy is torn down: in a callback's ``setup``.
-    """
-    folder = trainer.log_dir
-    return None if folder is None or trainer.fast_dev_run else Path(folder)  # type: ignore[attr-defined]  # set at run time
 
 
 def class_names(pl_module: LightningModule) -> tuple[str, ...]:
@@ -45,22 +37,30 @@ def write_metrics(folder: Path, stage: str, entry: Mapping[str, Any]) -> None:
     write_file(path, json.dumps(stages, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_figure(folder: Path, name: str, figure: Figure) -> None:
-    """Write ``figures/<name>.png``."""
+def write_figure(folder: Path | None, name: str, figure: Figure) -> bytes:
+    """Write ``figures/<name>.png`` where there is a folder, and return its content."""
     content = io.BytesIO()
     figure.savefig(content, format="png")
-    write_file(folder / "figures" / f"{name}.png", content.getvalue())
+    if folder is not None:
+        write_file(folder / "figures" / f"{name}.png", content.getvalue())
+    return content.getvalue()
 
 
 def show_figures(trainer: Trainer, stage: str, drawn: Mapping[str, Figure], folder: Path | None) -> None:
     """Hand figures to the loggers as ``stage/name`` and write them as ``figures/stage_name.png``; for one process."""
     for name, figure in drawn.items():
+        content = write_figure(folder, f"{stage}_{name}", figure)
         for logger in trainer.loggers:
             experiment: Any = getattr(logger, "experiment", None)
-            if hasattr(experiment, "add_figure"):
+            if hasattr(experiment, "add_figure"):  # TensorBoard
                 experiment.add_figure(f"{stage}/{name}", figure, trainer.global_step)
-        if folder is not None:
-            write_figure(folder, f"{stage}_{name}", figure)
+            elif hasattr(logger, "log_image"):  # Weights & Biases
+                logger.log_image(f"{stage}/{name}", [Image.open(io.BytesIO(content))], step=trainer.global_step)
+            elif hasattr(experiment, "log_figure"):  # MLflow, and Comet
+                if hasattr(logger, "run_id"):
+                    experiment.log_figure(logger.run_id, figure, f"figures/{stage}_{name}.png")
+                else:
+                    experiment.log_figure(f"{stage}/{name}", figure)
 
 
 def log_values(pl_module: LightningModule, values: Mapping[str, float | None]) -> None:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from faceexpr.callbacks.reports import class_names, log_values, run_folder, show_figures
+from faceexpr.callbacks.record import run_folder
+from faceexpr.callbacks.reports import class_names, log_values, show_figures
 from faceexpr.data.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from faceexpr.data.loading import PADDING
 from faceexpr.metrics.classification import count_scores

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from faceexpr.callbacks.evaluation import Evaluation
+from faceexpr.callbacks.record import run_folder
 from faceexpr.data.augment import seed_of
 from faceexpr.data.boxed_images import DetectionDataModule
 from faceexpr.utils.errors import FaceExprError, require
-from faceexpr.utils.files import keep_older
+from faceexpr.utils.files import keep_older, write_file
 from faceexpr.utils.text import counted
 
 
@@ -203,13 +203,14 @@ class SaveRunConfig(SaveConfigCallback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        folder = trainer.log_dir  # all processes agree on it, so all of them have to ask
-        if not self.already_saved and folder is not None and trainer.is_global_zero:
-            keep_older(Path(folder) / self.config_filename)
+        self.folder = run_folder(trainer)
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         text = self.parser.dump(self.config, skip_none=False)
+        if self.folder is not None:
+            keep_older(self.folder / self.config_filename)
+            write_file(self.folder / self.config_filename, text)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 # Indented by four, Markdown shows it as it is.

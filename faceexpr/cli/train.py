@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import pkgutil
+import shlex
 import sys
 import traceback
 import warnings
@@ -19,8 +22,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import faceexpr.data
@@ -32,6 +36,7 @@ from faceexpr.callbacks.checkpointing import BestCheckpoint, LastCheckpoint, Who
 from faceexpr.callbacks.classification import ClassificationEvaluation
 from faceexpr.callbacks.detection import DetectionEvaluation
 from faceexpr.callbacks.predictions import PredictionWriter
+from faceexpr.callbacks.record import RunRecord
 from faceexpr.callbacks.robustness import Robustness
 from faceexpr.callbacks.runs import EpochSeed, LineProgress, RunChecks, SaveRunConfig, check_batch_norm, on_terminal
 from faceexpr.cli.parser import Parser, flat, name_option, naming_options, one_line, read_config
@@ -41,7 +46,7 @@ from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.errors import INTERRUPTED, PREEMPTED, SOME_FAILED, FaceExprError, of_file
 from faceexpr.utils.redirects import redirect
 from faceexpr.utils.specs import class_path, option_defaults
-from faceexpr.weights.checkpoints import find_checkpoint, newest, newest_loadable, remembered
+from faceexpr.weights.checkpoints import example, find_checkpoint, find_last, list_runs, remembered
 
 # The best epoch is saved before the newest state, which then knows of it.
 CALLBACKS: dict[str, type[Callback]] = {
@@ -105,11 +110,12 @@ class FaceExprCLI(LightningCLI):
 
     def __init__(self, verb: str, args: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
         self.verb = verb
+        self.args = args
         self.written = written_options(args)
         for target, source in LINKS.items():
             if target in self.written:
                 raise FaceExprError(f"--{target} is taken from --{source} and cannot be given itself")
-        self.checkpoint = _checkpoint(verb, self.written)
+        self.checkpoint = _checkpoint(verb, args, self.written)
         self.remembered = {} if self.checkpoint is None else remembered(self.checkpoint)
         name = self.written.get("model") or self.remembered.get("model", {}).get("class_path") or DEFAULTS["model"]
         model = model_class(str(name))
@@ -120,11 +126,12 @@ class FaceExprCLI(LightningCLI):
             self.remembered["model"] = {"class_path": class_path(FaceDetector), "init_args": net}
         # Flags, not defaults of the parser: another class would take over the values of a default class's options.
         defaults = [f"--{option}={name}" for option, name in DEFAULTS.items() if option not in self.remembered]
-        defaults += [f"--trainer.logger{option}" for option in LOGGER]
+        defaults += logger_flags(self.written)
         super().__init__(
             LightningModule,
             FaceDataModule,
             save_config_callback=SaveRunConfig,
+            save_config_kwargs={"save_to_log_dir": False},  # but to the run's folder
             seed_everything_default=0,
             trainer_defaults={"callbacks": [EpochSeed(), RunChecks(), *callbacks]},
             parser_class=TrainingParser,
@@ -166,20 +173,18 @@ class FaceExprCLI(LightningCLI):
         config.ckpt_path = None if self.checkpoint is None else str(self.checkpoint)
         if self.verb != "fit":
             if self.checkpoint is None:
-                example = newest(last_folder(self.written), "best*.ckpt") or f"{RUNS}/version_0"
                 raise FaceExprError(
-                    f"no weights to {self.verb}: name a checkpoint file or a run folder with --ckpt_path, such as "
-                    f"--ckpt_path {example}"
+                    f"no weights to {self.verb}: name a checkpoint file or a run folder with --ckpt_path"
+                    f"{example(run_place(config.trainer)[0])}"
                 )
             # Weights are measured as they are: whatever else went into their training need not be there again.
             warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`")
             warnings.filterwarnings("ignore", message=r"You're using the WeightAveraging callback, but loading")
         logger = config.trainer.logger
+        run_place(config.trainer)
         if getattr(logger, "class_path", "").endswith(".TensorBoardLogger"):
             # Lightning would write a placeholder of -1 in the place of the final metrics.
             logger.init_args.default_hp_metric = False
-            if config.trainer.default_root_dir and logger.init_args.save_dir == RUNS:
-                logger.init_args.save_dir = str(Path(config.trainer.default_root_dir) / RUNS)
         if logger is False:
             config.pop("lr_monitor")  # which Lightning refuses
             self.parser.callback_keys.remove("lr_monitor")
@@ -204,7 +209,12 @@ class FaceExprCLI(LightningCLI):
         options = self.config_init.trainer
         if options.max_epochs is None and getattr(self.model, "remembers", False):
             kwargs["max_epochs"] = 1  # a second look at the same samples changes nothing
-        callbacks = [*(options.callbacks or [])]
+        named = Path(str(self.written.get("ckpt_path")))
+        runs = Path(options.default_root_dir or ".") / RUNS
+        record = RunRecord(
+            [self.verb, *self.args], identity(self.written), runs, measured=named if named.is_dir() else None
+        )
+        callbacks = [record, *(options.callbacks or [])]
         if not on_terminal():
             # Bars redraw themselves with control characters, which flood a file; LineProgress stands in.
             callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
@@ -225,6 +235,9 @@ class FaceExprCLI(LightningCLI):
                 callback.save_top_k = 0  # type: ignore[attr-defined]
             rank_zero_info("trainer.enable_checkpointing is false: no checkpoint is kept")
         check_batch_norm(trainer, bool(options.sync_batchnorm))
+        if rank_zero_only.rank == 0 and not options.fast_dev_run:
+            # Before a logger begins to write there.
+            record.check(trainer, self.config.ckpt_path)
         return trainer
 
     def execute(self) -> None:
@@ -251,13 +264,13 @@ class FaceExprCLI(LightningCLI):
                 getattr(trainer, self.verb)(**options, ckpt_path=path, verbose=False)
 
     def _report_best(self) -> None:
-        checkpoint = self.trainer.checkpoint_callback
-        if self.trainer.interrupted or not isinstance(checkpoint, BestCheckpoint) or not checkpoint.best_model_path:
+        checkpoint = next((one for one in self.trainer.checkpoint_callbacks if isinstance(one, BestCheckpoint)), None)
+        if self.trainer.interrupted or checkpoint is None or not checkpoint.best_model_path:
             return
         score = checkpoint.best_model_score
         best = f"best {checkpoint.monitor} {float(score):.4f}: " if score is not None and checkpoint.monitor else ""
         rank_zero_info(f"{best}{checkpoint.best_model_path}")
-        rank_zero_info(f"measure it with: faceexpr test --ckpt_path {checkpoint.best_model_path}")
+        rank_zero_info(f"measure it with: faceexpr test --ckpt_path {shlex.quote(checkpoint.best_model_path)}")
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -361,39 +374,81 @@ def dropped_options(written: Mapping[str, Any], config: Namespace) -> list[str]:
     ]
 
 
-def _checkpoint(verb: str, written: Mapping[str, Any]) -> Path | None:
+def _checkpoint(verb: str, args: Sequence[str], written: Mapping[str, Any]) -> Path | None:
     """Return the checkpoint that a command line begins with."""
     name = written.get("ckpt_path")
     if name is None:
         return None
-    runs = last_folder(written)
-    if name == "last" and verb == "fit" and newest_loadable(runs) is None:
-        # So that one command starts a training and, whenever it was interrupted, goes on with it.
-        rank_zero_info(
-            f"--ckpt_path is last, and there is no last.ckpt to go on from below {runs}: training starts anew"
-        )
-        return None
     with naming_options(Namespace(ckpt_path=name)):  # type: ignore[no-untyped-call]
-        return find_checkpoint(str(name), runs, resumes=verb == "fit")
+        if name != "last":
+            return find_checkpoint(str(name), Path(RUNS), resumes=verb == "fit")
+        config = trainer_options(args, written)
+        runs, named = run_place(config.trainer)
+        if verb != "fit":
+            return find_checkpoint(name, runs)
+        found = list_runs(runs, "" if named else "*/")
+        if not found and config.last_checkpoint.dirpath:  # which a run of version 0.1 says nowhere
+            found = list_runs(Path(config.last_checkpoint.dirpath), "")
+        checkpoint = find_last(found, options=None if named else identity(written))
+        if checkpoint is None:
+            # So that one command starts a training and, whenever it was interrupted, goes on with it.
+            rank_zero_info(
+                f"--ckpt_path is last, and there is no last.ckpt to go on from below {runs}: training starts anew"
+            )
+        return checkpoint
 
 
-def last_folder(written: Mapping[str, Any]) -> Path:
-    """Return the folder that holds the last checkpoints of a command line's runs, as its options say.
+def trainer_options(args: Sequence[str], written: Mapping[str, Any]) -> Namespace:
+    """Return those options of a command line that say where its run goes, parsed as they will be."""
+    others = sorted({name.partition(".")[0] for name in written} - {"trainer", "last_checkpoint"})
+    parser = TrainingParser(left_out=others, add_help=False, print_config=None)
+    parser.add_argument("-c", "--config", action="config")
+    parser.add_lightning_class_args(Trainer, "trainer")
+    parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+    for name in others:
+        parser.add_argument(f"--{name}", action=Flag, flags=[])
+    parser.add_argument("--print_config", nargs="?")
+    parser.add_argument("-h", "--help", "--version", action="store_true")
+    return parser.parse_args([*logger_flags(written), *redirect([*args])])
 
-    That is the folder of the checkpoints where it is given, the run's where its name (``version``) is given, or else
-    the folder of all runs.
+
+def logger_flags(written: Mapping[str, Any]) -> list[str]:
+    """Return the options of the usual logger; none where another kind is written, whose folder is its own affair."""
+    kind = written.get("trainer.logger", "")
+    ours = not isinstance(kind, str) or kind.rpartition(".")[2] in ("", "TensorBoardLogger", "CSVLogger")
+    return [f"--trainer.logger{option}" for option in LOGGER] if ours else []
+
+
+def run_place(trainer: Namespace) -> tuple[Path, bool]:
+    """Return the folder that a run goes into, or the run's own where it has a name (True).
+
+    A logger that writes to the folder of runs that is usual does so in ``default_root_dir``.
+
+    Args:
+        trainer: its options, in which that folder is changed.
     """
-    if folder := written.get("last_checkpoint.dirpath"):
-        return Path(folder)
-    root = written.get("trainer.default_root_dir")
-    if written.get("trainer.logger") is False:
-        return Path(root or ".") / "checkpoints"
-    runs = Path(written.get("trainer.logger.save_dir") or Path(root or ".") / RUNS)
-    runs /= written.get("trainer.logger.name") or ""
-    version = written.get("trainer.logger.version")
-    if version is None:
-        return runs
-    return runs / (f"version_{version}" if isinstance(yaml.safe_load(str(version)), int) else version)
+    root = Path(trainer.default_root_dir or ".")
+    loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+    for logger in loggers:
+        kind = pkgutil.resolve_name(logger.class_path) if hasattr(logger, "class_path") else None
+        if isinstance(kind, type) and issubclass(kind, TensorBoardLogger | CSVLogger):
+            options = logger.init_args
+            if logger is trainer.logger and trainer.default_root_dir and options.save_dir == RUNS:
+                options.save_dir = str(root / RUNS)
+            runs = Path(os.path.expandvars(options.save_dir)).expanduser() / (options.name or "")
+            version = options.version
+            named = version if isinstance(version, str) else f"version_{version}"
+            return (runs, False) if version is None else (runs / named, True)
+    return root / RUNS, False
+
+
+def identity(written: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a command line says of its model, data and seed, by dotted names."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, default=str)
+        for name, value in sorted(written.items())
+        if name.partition(".")[0] in ("model", "data", "seed_everything")
+    }
 
 
 def check_match(model: LightningModule, data: FaceDataModule, verb: str) -> None:

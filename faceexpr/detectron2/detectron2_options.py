@@ -12,7 +12,6 @@ from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
 from faceexpr.boxes.suppression import Suppression
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.weights.checkpoints import newest
 
 OPTIONS, CONFIG = "config.yaml", "detectron2.yaml"
 """Files of the run folder: our options, and the whole configuration of Detectron2 that they lead to."""
@@ -108,7 +107,12 @@ def flat(opts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 def find_weights(source: Path) -> tuple[Path, Path]:
     """Return the checkpoint that a run folder (its best, or else its last) or a ``.pth`` file means, and its folder."""
-    path = (newest(source, "best.pth") or newest(source, "last.pth")) if source.is_dir() else source
+    found = [source]
+    if source.is_dir():
+        found = sorted(source.rglob("best.pth")) or sorted(source.rglob("last.pth"))
+        if len(found) > 1:
+            raise FaceExprError(f"{source} holds several runs; expected a checkpoint, such as {found[0]}")
+    path = found[0] if found else None
     if path is None or not path.is_file():
         raise FaceExprError(f"{path or source / 'checkpoints/best.pth'} does not exist; expected a Detectron2 run")
     folder = next((folder for folder in path.resolve().parents[:2] if (folder / CONFIG).is_file()), None)

@@ -109,7 +109,12 @@ class SampleCollector(Metric):
 
     def compute(self) -> SampleTable:
         """Return the samples of all processes, on the host."""
-        index = dim_zero_cat(self.index).cpu().numpy()
+        return self.gathered()
+
+    def gathered(self) -> SampleTable:
+        """Return the samples that have been gathered so far: unless `compute` asks, those of this process."""
+        # A process that was interrupted in the middle of a batch has only some of its columns.
+        index = dim_zero_cat(self.index[: len(self.probabilities)]).cpu().numpy()
         indices, rows = np.unique(index, return_index=True)
         probabilities = dim_zero_cat(self.probabilities).cpu().numpy()[rows]
         targets = dim_zero_cat(self.target).cpu().numpy()[rows] if self.labelled else None

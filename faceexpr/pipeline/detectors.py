@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from faceexpr.boxes.detections import Detections
 from faceexpr.data.annotations.reading import Annotations, read_annotations
+from faceexpr.detectron2.detectron2_options import find_weights
 from faceexpr.models.detector import DetectionNet
 from faceexpr.tasks.base import load_task
 from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.weights.checkpoints import find_checkpoint, newest
+from faceexpr.weights.checkpoints import find_checkpoint
 from faceexpr.weights.model_file import is_model_file, shipped_models
 
 RUNS = Path("lightning_logs")
@@ -133,8 +134,7 @@ def load_detector(
 def find_detector_file(source: str | Path) -> Path:
     """Return the file that a detector is loaded from; a `FaceExprError` where there is none."""
     path = Path(source)
-    if path.is_dir() and source not in shipped_models():
-        of_detectron2 = newest(path, "best*.pth") or newest(path, "*.pth")
-        if of_detectron2 is not None and newest(path, "*.ckpt") is None:
-            return of_detectron2
+    of_detectron2 = any(path.rglob("*.pth")) and not any(path.rglob("*.ckpt"))
+    if of_detectron2 and source not in shipped_models():
+        return find_weights(path)[0]
     return find_checkpoint(source, RUNS, "detector")

@@ -1,17 +1,21 @@
-"""Find checkpoint files and read what they remember, without trusting them."""
+"""Find checkpoint files by the records of their runs, and read what they remember, without trusting them."""
 
 from __future__ import annotations
 
+import json
+import os
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from lightning.pytorch.utilities import rank_zero_warn
 
 from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import write_file
 from faceexpr.utils.redirects import redirect
+from faceexpr.utils.text import some
 from faceexpr.weights.model_file import is_model_file, read_model_file, shipped_models
 from faceexpr.weights.pretrained import load_tensors
 
@@ -19,6 +23,12 @@ NAMING = ("class_path", "_class_path", "net", "optimizer", "scheduler")
 """Keys of hyper-parameters under which a text names what is called to build a part of a model."""
 
 WRITTEN = "a file that faceexpr fit has written"
+
+RECORD = "run.json"
+"""The record of a run, in its folder."""
+
+CALIBRATED = "calibrated.ckpt"
+"""Beside the checkpoint of the best epoch; of checkpoints of other names, theirs come first."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -132,14 +142,14 @@ def find_checkpoint(written: str | Path, runs: Path, parameter: str = "ckpt_path
 
     Args:
         written: a file, a run folder (its best checkpoint, calibrated where that was done since), ``last`` (the newest
-            last.ckpt below ``runs`` that can be loaded), or the name of a model that comes with the package, which goes
-            before a file of that name.
+            state of the training below ``runs`` that was started last), or the name of a model that comes with the
+            package, which goes before a file of that name.
         runs: folder of the runs, such as ``lightning_logs``.
         parameter: the name of the parameter that names the file, for messages.
         resumes: a training shall go on from it, which takes more than the weights.
 
     Raises:
-        FaceExprError: there is no such checkpoint.
+        FaceExprError: there is no such checkpoint, or nothing says which one it is.
     """
     shipped = shipped_models()
     # A `Path` is the file, as is ``./NAME``.
@@ -150,20 +160,17 @@ def find_checkpoint(written: str | Path, runs: Path, parameter: str = "ckpt_path
             f"checkpoint to go on from, or a new training whose model begins with these weights (weights: {written})"
         )
     if written == "last":
-        found = newest_loadable(runs)
+        found = find_last(list_runs(runs), parameter)
         if found is None:
-            raise FaceExprError(f"{parameter} is last, but there is no last.ckpt below {runs}; expected a file")
+            raise FaceExprError(f"{parameter} is last, but no run below {runs} has a last.ckpt; expected a file")
         return found
     if written == "best":
         raise FaceExprError(
             f"{parameter} is best, but a new process knows of no run that it could be the best of; expected a "
-            f"file or a run folder, such as {newest(runs, 'best*.ckpt') or 'lightning_logs/version_0'}"
+            f"file or a run folder{example(runs)}"
         )
     if path.is_dir():
-        found = newest(path, "best*.ckpt", "calibrated*.ckpt")
-        if found is None:
-            raise FaceExprError(f"{parameter}: there is no best.ckpt in the run folder {path}; expected a file")
-        return found
+        return best_checkpoint(path, parameter)
     if not path.is_file():
         raise FaceExprError(
             f"{parameter}: {written} does not exist; expected a checkpoint, a model file, a run folder or one of the "
@@ -172,22 +179,180 @@ def find_checkpoint(written: str | Path, runs: Path, parameter: str = "ckpt_path
     return path
 
 
-def newest_loadable(runs: Path) -> Path | None:
-    """Return the newest last.ckpt below ``runs``; those that cannot be loaded are named and passed over."""
-    for path in reversed(_by_age(runs, "last*.ckpt")):
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return the record of the run in a folder; None where it has none, as the runs of version 0.1."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and "verb" in record and "faceexpr" in record else None
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write the record of a run, whole or not at all."""
+    write_file(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def as_stored(path: str | Path, folder: Path) -> str:
+    """Return the path of a file as a record has it: from the run's folder, so that a copied folder still works."""
+    return Path(os.path.relpath(os.path.realpath(path), os.path.realpath(folder))).as_posix()
+
+
+def run_of(path: Path) -> Path | None:
+    """Return the run folder that a checkpoint lies in; None where no record says that it is one."""
+    return next((folder for folder in path.parents[:2] if read_record(folder) is not None), None)
+
+
+def calibrated_copy(path: Path) -> Path:
+    """Return where the calibrated copy of a checkpoint lies: beside it; that of a calibrated one is the file itself."""
+    if f".{path.name}".endswith(f".{CALIBRATED}"):
+        return path
+    return path.with_name(CALIBRATED if path.stem == "best" else f"{path.stem}.{CALIBRATED}")
+
+
+def best_checkpoint(folder: Path, parameter: str = "ckpt_path") -> Path:
+    """Return the best checkpoint of a run, or its calibrated copy, as its record says.
+
+    Without a record, as in runs of version 0.1, the checkpoints themselves say it: each holds its own score.
+
+    Args:
+        folder: of the run, or one with a single run below it.
+        parameter: for messages.
+
+    Raises:
+        FaceExprError: there is none, or nothing says which one is the best.
+    """
+    record = read_record(folder) or {}
+    best = _file_in(record, "best", folder)
+    if best is not None:
+        calibrated = _file_in(record, "calibrated", folder)
+        return calibrated if calibrated and record["calibrated"].get("of") == record["best"]["path"] else best
+    files = sorted(folder.rglob("*.ckpt"))
+    runs = sorted({path.parents[path.parent.name == "checkpoints"] for path in files})
+    if not files:
+        measured = f", a run of faceexpr {record['verb']}" if record else ""
+        raise FaceExprError(f"{parameter}: there is no checkpoint in {folder}{measured}; expected a run of fit")
+    if len(runs) > 1:
+        raise FaceExprError(f"{parameter}: {folder} holds several runs; expected one of {some([*map(str, runs)])}")
+    if runs != [folder] and read_record(runs[0]) is not None:
+        return best_checkpoint(runs[0], parameter)
+    found = _best_by_state(files)
+    if found is None:
+        raise FaceExprError(
+            f"{parameter}: nothing says which checkpoint in {folder} is the best; expected a file, one of "
+            f"{some([*map(str, files)])}"
+        )
+    return found
+
+
+def _file_in(record: Mapping[str, Any], which: str, folder: Path) -> Path | None:
+    """Return the file that a record names, where it is there."""
+    entry = record.get(which)
+    path = entry.get("path") if isinstance(entry, dict) else None
+    return folder / path if isinstance(path, str) and (folder / path).is_file() else None
+
+
+def _best_by_state(files: Sequence[Path]) -> Path | None:
+    """Return the best checkpoint of a run, or its calibrated copy, by what its files hold; None where they do not say.
+
+    Each holds what was the best when it was written, so that the one of most steps says it.
+    """
+    states: dict[Path, tuple[int, str, set[str]]] = {}
+    for path in files:
+        checkpoint = read_checkpoint(path)
+        for key, state in checkpoint.get("callbacks", {}).items():
+            if key.startswith("BestCheckpoint"):
+                # By name: all files may have been moved together.
+                best, *others = [Path(name).name for name in (state["best_model_path"], *state["best_k_models"])]
+                states[path] = checkpoint["global_step"], best, {best, *others}
+    if not states:
+        return files[0] if len(files) == 1 else None
+    _, best, kept = max(states.values(), key=lambda state: state[0])
+    found = [path for path in files if path.name == best]
+    # What another training has left in the same folder, it cannot judge.
+    if len(found) != 1 or any(path.name in own - kept for path, (_, _, own) in states.items()):
+        return None
+    copy = calibrated_copy(found[0])
+    return copy if copy in states and states[copy][0] == states[found[0]][0] else found[0]
+
+
+class Run(NamedTuple):
+    """A training with a state to go on from; the record of one of version 0.1 is empty."""
+
+    folder: Path
+    last: Path
+    record: dict[str, Any]
+
+
+def list_runs(folder: Path, below: str = "**/") -> list[Run]:
+    """Return the trainings in a folder that have a state to go on from, that which was started last at the end.
+
+    Args:
+        folder: of the runs.
+        below: pattern of the folders in it: all of them, those right in it (``*/``), or itself (empty).
+    """
+    records = {path.parent: read_record(path.parent) for path in folder.glob(below + RECORD)}
+    runs = [
+        Run(holder, last, record)
+        for holder, record in records.items()
+        if record is not None and (last := _file_in(record, "last", holder)) is not None
+    ]
+    for path in sorted({*folder.glob(f"{below}checkpoints/last*.ckpt"), *folder.glob(f"{below}last*.ckpt")}):
+        holder = path.parents[path.parent.name == "checkpoints"]
+        if records.get(holder) is None and calibrated_copy(path) != path:
+            runs.append(Run(holder, path, {}))
+    return sorted(runs, key=lambda run: str(run.record.get("started", "")))
+
+
+def find_last(runs: list[Run], parameter: str = "ckpt_path", options: Mapping[str, str] | None = None) -> Path | None:
+    """Return the newest state of a training; one that cannot be loaded is named and passed over.
+
+    Args:
+        runs: among which it is, as `list_runs` returns them.
+        parameter: for messages.
+        options: what a command line that shall go on says of its model, data and seed: it goes on with the run that has
+            been started with the same, and where it says nothing of them, with the only training that there is. None
+            takes the training that was started last.
+
+    Raises:
+        FaceExprError: nothing says which training is meant.
+    """
+    while runs:
+        run = _choose(runs, parameter, options)
         try:
-            read_checkpoint(path)
+            read_checkpoint(run.last)
         except FaceExprError as error:
             rank_zero_warn(f"{error}; it is passed over")
+            runs = [other for other in runs if other is not run]
         else:
-            return path
+            return run.last
     return None
 
 
-def newest(folder: Path, *patterns: str) -> Path | None:
-    """Return the file below ``folder`` that was written last among those whose name matches one of ``patterns``."""
-    return next(reversed(_by_age(folder, *patterns)), None)
+def _choose(runs: Sequence[Run], parameter: str, options: Mapping[str, str] | None) -> Run:
+    # A run that another one has gone on from is no training of its own.
+    sources = [(run, (run.folder / run.record["resumed"]).resolve()) for run in runs if run.record.get("resumed")]
+    gone_on = [run for run in runs for other, source in sources if other is not run and _holds(run, source)]
+    heads = [run for run in runs if run not in gone_on] or [*runs]
+    same = [run for run in heads if run.record.get("options") == options]
+    if len(heads) == 1 and (not options or not heads[0].record):
+        return heads[0]
+    if options and same:
+        return same[-1]
+    if options is None and all(run.record for run in runs):
+        return runs[-1]
+    raise FaceExprError(
+        f"{parameter} is last, and no record says which of these is meant: {some([str(run.folder) for run in heads])}; "
+        f"expected the file to go on from, such as {heads[0].last}, the command that has started it, or a folder of "
+        "its own for each training"
+    )
 
 
-def _by_age(folder: Path, *patterns: str) -> list[Path]:
-    return sorted((path for each in patterns for path in folder.rglob(each)), key=lambda path: path.stat().st_mtime)
+def _holds(run: Run, path: Path) -> bool:
+    return path == run.last.resolve() or run.folder.resolve() in path.parents
+
+
+def example(runs: Path) -> str:
+    """Return the end of a message that expects a run: the newest one, where there is any."""
+    found = [run for run in list_runs(runs) if run.record]
+    return f", such as {found[-1].folder}" if found else ""

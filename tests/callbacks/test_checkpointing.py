@@ -13,33 +13,36 @@ from lightning.pytorch import LightningModule, Trainer
 
 from faceexpr.callbacks.checkpointing import WholeCheckpointIO
 from faceexpr.callbacks.runs import EpochSeed
-from faceexpr.cli.train import last_folder, written_options
+from faceexpr.cli.train import run_place, trainer_options, written_options
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.weights.checkpoints import newest_loadable
 
 LAST = Path("lightning_logs/version_0/checkpoints/last.ckpt")
 
 
 @pytest.mark.parametrize(
-    ("args", "folder"),
+    ("args", "folder", "named"),
     [
-        ([], "lightning_logs"),
-        (["--trainer.default_root_dir=out"], "out/lightning_logs"),
-        (["--trainer.logger.save_dir", "runs"], "runs"),
-        (["--trainer.logger.init_args.save_dir=runs", "--trainer.logger.name=a"], "runs/a"),
-        (["--trainer.logger.save_dir=runs", "--trainer.logger.version=7"], "runs/version_7"),
-        (["--trainer.logger={class_path: CSVLogger, init_args: {save_dir: runs}}"], "runs"),
-        (["--trainer.logger=false", "--trainer.default_root_dir=out"], "out/checkpoints"),
-        (["--last_checkpoint.dirpath=kept", "--trainer.logger.save_dir=runs"], "kept"),
-        (["--config", "a.yaml"], "from_file/lightning_logs"),
-        (["--config", "b.yaml", "--trainer.logger.save_dir=runs"], "runs/b"),
+        ([], "lightning_logs", False),
+        (["--trainer.default_root_dir=out"], "out/lightning_logs", False),
+        (["--trainer.logger.save_dir", "runs"], "runs", False),
+        (["--trainer.logger.init_args.save_dir=runs", "--trainer.logger.name=a"], "runs/a", False),
+        (["--trainer.logger.save_dir=runs", "--trainer.logger.version=7"], "runs/version_7", True),
+        (["--trainer.logger.version=1.0"], "lightning_logs/1.0", True),
+        (["--trainer.logger={class_path: CSVLogger, init_args: {save_dir: runs}}"], "runs", False),
+        (["--trainer.logger=CSVLogger", "--trainer.default_root_dir=out"], "out/lightning_logs", False),
+        (["--trainer.logger=[{class_path: CSVLogger, init_args: {save_dir: runs, name: a}}]"], "runs/a", False),
+        (["--trainer.logger=false", "--trainer.default_root_dir=out"], "out/lightning_logs", False),
+        (["--trainer.logger=true"], "lightning_logs", False),
+        (["--config", "a.yaml"], "from_file/lightning_logs", False),
+        (["--config", "b.yaml", "--trainer.logger.save_dir=runs"], "runs/2024-05-01", False),
     ],
 )
-def test_last_is_looked_for_where_the_runs_go(args, folder, workdir):
-    Path("a.yaml").write_text("trainer: {default_root_dir: from_file}\n")
-    logger = "{class_path: TensorBoardLogger, init_args: {save_dir: saved, name: b}}"
+def test_last_is_looked_for_where_the_runs_go(args, folder, named, workdir):
+    Path("a.yaml").write_text("trainer: {default_root_dir: from_file}\nmodel: {net: MLP}\n")
+    logger = "{class_path: TensorBoardLogger, init_args: {save_dir: saved, name: '2024-05-01'}}"
     Path("b.yaml").write_text(f"trainer: {{logger: {logger}}}\n")
-    assert last_folder(written_options(args)) == Path(folder)
+    args = ["--data=SyntheticFaces", "--ckpt_path=last", *args]
+    assert run_place(trainer_options(args, written_options(args)).trainer) == (Path(folder), named)
 
 
 def test_one_command_starts_a_named_run_and_goes_on_with_it_in_its_folder(run, workdir, capsys):
@@ -52,19 +55,6 @@ def test_one_command_starts_a_named_run_and_goes_on_with_it_in_its_folder(run, w
     assert [path.name for path in Path("runs/b/checkpoints").glob("last*")] == ["last.ckpt"]
     epochs = [torch.load(f"runs/{name}/checkpoints/last.ckpt", weights_only=True)["epoch"] for name in ("a", "b")]
     assert epochs == [0, 2]
-
-
-def test_a_torn_checkpoint_is_named_and_passed_over(workdir, recwarn):
-    for number, name in enumerate(("older", "newer", "newest")):
-        Path(name).mkdir()
-        torch.save({"state_dict": {}}, Path(name, "last.ckpt"))
-        os.utime(Path(name, "last.ckpt"), (number, number))
-    newest = Path("newest/last.ckpt")
-    newest.write_bytes(newest.read_bytes()[:-100])
-    os.utime(newest, (3, 3))
-    assert newest_loadable(Path()) == Path("newer/last.ckpt")
-    assert ["newest/last.ckpt cannot be loaded" in str(warning.message) for warning in recwarn] == [True]
-    assert newest_loadable(Path("nowhere")) is None
 
 
 def test_the_best_epoch_stays_where_no_validation_is_left(run, workdir):

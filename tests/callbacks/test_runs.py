@@ -79,9 +79,9 @@ def test_a_run_of_nothing_is_refused(stage, option):
         RunChecks().setup(trainer, LightningModule(), stage)
 
 
-def test_without_checkpoints_or_a_logger_a_run_keeps_the_rest(run, workdir, caplog):
+def test_without_checkpoints_a_run_keeps_the_rest(run, workdir, caplog):
     run("fit", "--trainer.enable_checkpointing=false")
     assert "no checkpoint is kept" in caplog.text
     assert not list(workdir.rglob("*.ckpt"))
-    run("fit", "--trainer.logger=false")  # into the current folder
-    assert {"checkpoints", "config.yaml", "metrics.json"} <= {path.name for path in workdir.iterdir()}
+    folder = workdir / "lightning_logs/version_0"
+    assert {"run.json", "config.yaml", "metrics.json"} <= {path.name for path in folder.iterdir()}

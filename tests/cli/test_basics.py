@@ -41,7 +41,7 @@ def test_no_checkpoint_is_an_error_that_says_how_to_name_one(verb, run, fitted, 
     assert exit_code(lambda: run(verb)) == 2
     message = capsys.readouterr().err
     assert f"no weights to {verb}" in message
-    assert f"--ckpt_path {fitted}/checkpoints/best.ckpt" in message
+    assert f"with --ckpt_path, such as {fitted}" in message
     assert "Traceback" not in message
 
 

@@ -91,7 +91,7 @@ def test_what_has_not_run_says_so(tmp_path):
         ("simple_cnn/seed_0/test/metrics.json", '["test"]', r"metrics\.json is damaged \(it has no table of values\)"),
         ("wider_light/seed_0/test/metrics.json", '{"test": {"ap50": 0.5}}', "test has no ap, recall; expected"),
         ("mlp/seed_0/table.csv", "trial,loss\ntrial_000,1\n", r"table\.csv is damaged .*faceexpr sweep"),
-        ("simple_cnn/seed_0/run.json", "{}", r"run\.json is not the record of a run"),
+        ("simple_cnn/seed_0/experiment.json", "{}", r"experiment\.json is not the record of a run"),
     ],
 )
 def test_a_damaged_run_is_named(project, tmp_path, name, content, message):

@@ -33,8 +33,8 @@ def test_all_numbers_are_kept_and_no_picture(out, tmp_path):
     (events,) = (path for path in kept(project) if "tfevents" in path)
     assert kept(project) == sorted(
         [
-            f"{folder}/config.yaml", f"{folder}/metrics.json", f"{folder}/run.json", f"{folder}/test/metrics.json",
-            f"{folder}/test/predictions_test.csv.gz", events,
+            f"{folder}/config.yaml", f"{folder}/metrics.json", f"{folder}/experiment.json",
+            f"{folder}/test/metrics.json", f"{folder}/test/predictions_test.csv.gz", events,
         ]
     )  # fmt: skip
     before, after = out / RUNS / folder, project / RUNS / folder

@@ -1,0 +1,231 @@
+"""Give each run a folder of its own, the same for every logger, and keep its record, ``run.json``, there."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from faceexpr import __version__
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import keep_older
+from faceexpr.weights.checkpoints import as_stored, read_record, run_of, write_record
+
+CHECKPOINTS = ("best", "last", "calibrated")
+"""The checkpoints that a record names: each a mapping with a path, or None."""
+
+
+class RunRecord(Callback):
+    """Choose the folder of the run and keep ``run.json`` in it.
+
+    The folder is that of the first TensorBoard or CSV logger; with other loggers, and without one, it is
+    ``version_N`` below ``runs``. The record says what was run when, with which versions, and which of its checkpoints
+    is the best, the last and the calibrated one. It is written when the run begins, before each checkpoint and at the
+    end. Paths in it are relative to the folder.
+
+    Args:
+        args: the command line that has started the run, without the program's name.
+        options: what that says of its model, data and seed, by dotted names.
+        runs: folder of the runs without a logger that has one.
+        measured: folder of the run whose checkpoint is measured, where that was named.
+    """
+
+    def __init__(
+        self, args: Sequence[str] = (), options: Mapping[str, str] | None = None, runs: str | Path = "lightning_logs",
+        measured: Path | None = None,
+    ) -> None:  # fmt: skip
+        self.args = args
+        self.options = dict(options or {})
+        self.runs = Path(runs)
+        self.measured = measured
+        self.folder: Path | None = None
+        self.content: dict[str, Any] = {}
+
+    def place(self, trainer: Trainer) -> Path:
+        """Return the folder of the run, which the first process chooses; all have to ask, at first in ``setup``.
+
+        Raises:
+            FaceExprError: the logger's folder holds another run.
+        """
+        if self.folder is None:
+            found: Path | FaceExprError | None = None
+            if trainer.is_global_zero:
+                try:
+                    found = self.claim(trainer, trainer.ckpt_path)
+                except FaceExprError as error:
+                    found = error
+            found = trainer.strategy.broadcast(found)
+            if isinstance(found, FaceExprError):
+                raise found
+            assert found is not None
+            self.folder = found
+            for callback in trainer.checkpoint_callbacks:
+                if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                    callback.dirpath = str(found / "checkpoints")
+        return self.folder
+
+    def claim(self, trainer: Trainer, checkpoint: str | Path | None) -> Path:
+        """Return a folder that no other run has.
+
+        Raises:
+            FaceExprError: the logger's folder holds a run that this checkpoint is not of.
+        """
+        folder = self.check(trainer, checkpoint)
+        if folder is not None:
+            return folder
+        taken = [int(path.name[8:]) for path in self.runs.glob("version_*") if path.name[8:].isdigit()]
+        number = max(taken, default=-1) + 1
+        while True:
+            try:
+                (self.runs / f"version_{number}").mkdir(parents=True)
+            except FileExistsError:
+                number += 1  # another run has begun at the same time
+            else:
+                return self.runs / f"version_{number}"
+
+    def check(self, trainer: Trainer, checkpoint: str | Path | None) -> Path | None:
+        """Return the folder of the first logger that has one; see `claim`."""
+        logger = next((one for one in trainer.loggers if isinstance(one, TensorBoardLogger | CSVLogger)), None)
+        if logger is None:
+            return None
+        version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+        folder = Path(os.path.expandvars(logger.root_dir)).expanduser() / version
+        _refuse_shared(folder, None if checkpoint is None else Path(checkpoint).resolve())
+        if isinstance(logger, CSVLogger) and self.folder is None:
+            keep_older(folder / "metrics.csv")  # which Lightning would remove
+        return folder
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
+            return
+        folder = self.place(trainer)
+        before = read_record(folder) or {}
+        # What is measured in a training's folder is added to it; the record stays the training's.
+        if not trainer.is_global_zero or (stage != "fit" and before.get("verb") == "fit"):
+            return
+        source = None if trainer.ckpt_path is None else Path(trainer.ckpt_path).resolve()
+        holder = None if source is None else run_of(source)
+        if source is not None and holder is None and source in files_of(before, folder):
+            holder = folder  # whose checkpoints have a folder of their own
+        resumed = (read_record(holder) if holder is not None and stage == "fit" else None) or {}
+        goes_on = holder is not None and holder.resolve() == folder.resolve()
+        self.content = {
+            "faceexpr": __version__,
+            "verb": stage,
+            "command": shlex.join(["faceexpr", *self.args]) if self.args else None,
+            "options": self.options or resumed.get("options", {}),
+            "started": now(),
+            "ended": None,
+            "commit": commit(),
+            "versions": {
+                "python": platform.python_version(), "torch": torch.__version__, "lightning": lightning.__version__,
+            },
+            "resumed" if stage == "fit" else "checkpoint": None if source is None else as_stored(source, folder),
+            "class_names": [*getattr(pl_module, "class_names", [])] or None,
+            "pixels": pixels(pl_module),
+            **{name: resumed.get(name) if goes_on else None for name in CHECKPOINTS},
+        }  # fmt: skip
+        write_record(folder, self.content)
+
+    def note(self, trainer: Trainer, **entries: Any) -> None:
+        """Write what has changed; a best checkpoint that has become another one is not calibrated yet."""
+        if self.folder is None or not self.content or not trainer.is_global_zero:
+            return
+        for name in CHECKPOINTS:
+            if name in entries:
+                entries[name] |= {"path": as_stored(entries[name]["path"], self.folder)}
+        changed = {name: value for name, value in entries.items() if self.content.get(name) != value}
+        if changed:
+            calibrated = None if "best" in changed else (read_record(self.folder) or {}).get("calibrated")
+            self.content |= {"calibrated": calibrated, **changed}
+            write_record(self.folder, self.content)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.note(trainer, ended=now())
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.note(trainer, ended=now(), stopped_by=type(exception).__name__)
+
+
+def record_of(trainer: Trainer, needed: bool = False) -> RunRecord | None:
+    """Return the record of a run; where it has none, it gets one if there is a logger or it is ``needed``."""
+    record = next((one for one in trainer.callbacks if isinstance(one, RunRecord)), None)  # type: ignore[attr-defined]
+    if record is None and (trainer.loggers or needed):
+        record = RunRecord(runs=Path(trainer.default_root_dir) / "lightning_logs")
+        trainer.callbacks.append(record)  # type: ignore[attr-defined]  # set at run time
+    return record
+
+
+def run_folder(trainer: Trainer, needed: bool = False) -> Path | None:
+    """Return the folder of the run; none with ``fast_dev_run``, which leaves nothing behind, and without a record.
+
+    Every process has to ask, and only before the strategy is torn down: in a callback's ``setup``.
+    """
+    record = None if trainer.fast_dev_run else record_of(trainer, needed)  # type: ignore[attr-defined]  # set at run time
+    return None if record is None else record.place(trainer)
+
+
+def note(trainer: Trainer, **entries: Any) -> None:
+    """Put entries into the record of a run that has one; see `RunRecord.note`."""
+    record = record_of(trainer)
+    if record is not None:
+        record.note(trainer, **entries)
+
+
+def note_calibrated(trainer: Trainer, source: Path, target: Path) -> None:
+    """Put the calibrated copy of a run's best checkpoint into the record of that run."""
+    record = record_of(trainer)
+    holder = run_of(source.resolve()) or (record.measured if record else None)
+    found = (read_record(holder) if holder is not None else None) or {}
+    if holder is not None and found.get("best") and (holder / found["best"]["path"]).resolve() == source.resolve():
+        entry = {"path": as_stored(target, holder), "of": found["best"]["path"]}
+        write_record(holder, found | {"calibrated": entry})
+
+
+def files_of(record: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Return the checkpoints that a record names."""
+    return [(folder / entry["path"]).resolve() for entry in map(record.get, CHECKPOINTS) if entry]
+
+
+def _refuse_shared(folder: Path, source: Path | None) -> None:
+    """Refuse, with a `FaceExprError`, a folder with the results of a run that this checkpoint is not of."""
+    record = read_record(folder) or {}
+    holds = files_of(record, folder) or [*folder.glob("checkpoints/*.ckpt")]
+    # One that has failed before it has left anything to go on with may be started again.
+    over = record.get("verb", "fit") != "fit" and record.get("ended") and not record.get("stopped_by")
+    own = source is not None and (source in holds or folder.resolve() in source.parents)
+    if (holds or over) and not own:
+        more = "" if over else " or one of its checkpoints"
+        raise FaceExprError(f"version: {folder} holds another run already; expected a version of its own{more}")
+
+
+def now() -> str:
+    """Return the time, in a form that sorts."""
+    return datetime.now(timezone.utc).isoformat()
+
+
+def commit() -> str | None:
+    """Return the commit of the current folder, with ``-dirty`` where files differ from it; None where it has none."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
+
+
+def pixels(pl_module: LightningModule) -> dict[str, Any] | None:
+    """Return how the model's network makes its pixels; None where it has no such step."""
+    preprocess = getattr(getattr(pl_module, "net", None), "preprocess", None)
+    return None if preprocess is None else {"channels": preprocess.channels, "size": preprocess.size}
