@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from faceexpr import __version__
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import keep_older
-from faceexpr.weights.checkpoints import as_stored, read_record, run_of, write_record
+from faceexpr.weights.checkpoints import RECORD, as_stored, read_record, run_of, write_record
 
 CHECKPOINTS = ("best", "last", "calibrated")
 """The checkpoints that a record names: each a mapping with a path, or None."""
@@ -83,6 +83,15 @@ class RunRecord(Callback):
         """
         folder = self.check(trainer, checkpoint)
         if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            claimed = folder / RECORD
+            try:
+                if not (claimed.is_file() and claimed.stat().st_size):
+                    claimed.touch(exist_ok=False)
+            except FileExistsError:
+                raise FaceExprError(
+                    f"{claimed} is of a run that has just begun; expected to be started again"
+                ) from None
             return folder
         taken = [int(path.name[8:]) for path in self.runs.glob("version_*") if path.name[8:].isdigit()]
         number = max(taken, default=-1) + 1
@@ -115,16 +124,16 @@ class RunRecord(Callback):
         if not trainer.is_global_zero or (stage != "fit" and before.get("verb") == "fit"):
             return
         source = None if trainer.ckpt_path is None else Path(trainer.ckpt_path).resolve()
-        holder = None if source is None else run_of(source)
-        if source is not None and holder is None and source in files_of(before, folder):
-            holder = folder  # whose checkpoints have a folder of their own
-        resumed = (read_record(holder) if holder is not None and stage == "fit" else None) or {}
-        goes_on = holder is not None and holder.resolve() == folder.resolve()
+        # A run's checkpoints may have a folder of their own.
+        holder = folder if source is None or source in files_of(before, folder) else run_of(source)
+        resumed = (read_record(holder) if source is not None and stage == "fit" else None) or {}
+        goes_on = holder.resolve() == folder.resolve()
         self.content = {
             "faceexpr": __version__,
             "verb": stage,
             "command": shlex.join(["faceexpr", *self.args]) if self.args else None,
             "options": self.options or resumed.get("options", {}),
+            "training": resumed.get("training") or holder.resolve().as_posix(),
             "started": now(),
             "ended": None,
             "commit": commit(),
@@ -186,9 +195,9 @@ def note(trainer: Trainer, **entries: Any) -> None:
 def note_calibrated(trainer: Trainer, source: Path, target: Path) -> None:
     """Put the calibrated copy of a run's best checkpoint into the record of that run."""
     record = record_of(trainer)
-    holder = run_of(source.resolve()) or (record.measured if record else None)
-    found = (read_record(holder) if holder is not None else None) or {}
-    if holder is not None and found.get("best") and (holder / found["best"]["path"]).resolve() == source.resolve():
+    holder = (record.measured if record else None) or run_of(source.resolve())
+    found = read_record(holder) or {}
+    if found.get("best") and (holder / found["best"]["path"]).resolve() == source.resolve():
         entry = {"path": as_stored(target, holder), "of": found["best"]["path"]}
         write_record(holder, found | {"calibrated": entry})
 

@@ -198,9 +198,9 @@ def as_stored(path: str | Path, folder: Path) -> str:
     return Path(os.path.relpath(os.path.realpath(path), os.path.realpath(folder))).as_posix()
 
 
-def run_of(path: Path) -> Path | None:
-    """Return the run folder that a checkpoint lies in; None where no record says that it is one."""
-    return next((folder for folder in path.parents[:2] if read_record(folder) is not None), None)
+def run_of(path: Path) -> Path:
+    """Return the run folder that a checkpoint is usually in."""
+    return path.parents[path.parent.name == "checkpoints"]
 
 
 def calibrated_copy(path: Path) -> Path:
@@ -228,7 +228,7 @@ def best_checkpoint(folder: Path, parameter: str = "ckpt_path") -> Path:
         calibrated = _file_in(record, "calibrated", folder)
         return calibrated if calibrated and record["calibrated"].get("of") == record["best"]["path"] else best
     files = sorted(folder.rglob("*.ckpt"))
-    runs = sorted({path.parents[path.parent.name == "checkpoints"] for path in files})
+    runs = sorted({run_of(path) for path in files})
     if not files:
         measured = f", a run of faceexpr {record['verb']}" if record else ""
         raise FaceExprError(f"{parameter}: there is no checkpoint in {folder}{measured}; expected a run of fit")
@@ -298,7 +298,7 @@ def list_runs(folder: Path, below: str = "**/") -> list[Run]:
         if record is not None and (last := _file_in(record, "last", holder)) is not None
     ]
     for path in sorted({*folder.glob(f"{below}checkpoints/last*.ckpt"), *folder.glob(f"{below}last*.ckpt")}):
-        holder = path.parents[path.parent.name == "checkpoints"]
+        holder = run_of(path)
         if records.get(holder) is None and calibrated_copy(path) != path:
             runs.append(Run(holder, path, {}))
     return sorted(runs, key=lambda run: str(run.record.get("started", "")))
@@ -330,26 +330,20 @@ def find_last(runs: list[Run], parameter: str = "ckpt_path", options: Mapping[st
 
 
 def _choose(runs: Sequence[Run], parameter: str, options: Mapping[str, str] | None) -> Run:
-    # A run that another one has gone on from is no training of its own.
-    sources = [(run, (run.folder / run.record["resumed"]).resolve()) for run in runs if run.record.get("resumed")]
-    gone_on = [run for run in runs for other, source in sources if other is not run and _holds(run, source)]
-    heads = [run for run in runs if run not in gone_on] or [*runs]
-    same = [run for run in heads if run.record.get("options") == options]
-    if len(heads) == 1 and (not options or not heads[0].record):
-        return heads[0]
+    # Runs that have gone on from one another are one training.
+    trainings = [*{run.record.get("training", run.folder.resolve().as_posix()): run for run in runs}.values()]
+    same = [run for run in trainings if run.record.get("options") == options]
+    if len(trainings) == 1 and (not options or not trainings[0].record):
+        return trainings[0]
     if options and same:
         return same[-1]
     if options is None and all(run.record for run in runs):
         return runs[-1]
     raise FaceExprError(
-        f"{parameter} is last, and no record says which of these is meant: {some([str(run.folder) for run in heads])}; "
-        f"expected the file to go on from, such as {heads[0].last}, the command that has started it, or a folder of "
+        f"{parameter} is last, and no record says which of these is meant: {some([str(run.folder) for run in runs])}; "
+        f"expected the file to go on from, such as {runs[-1].last}, the command that has started it, or a folder of "
         "its own for each training"
     )
-
-
-def _holds(run: Run, path: Path) -> bool:
-    return path == run.last.resolve() or run.folder.resolve() in path.parents
 
 
 def example(runs: Path) -> str:

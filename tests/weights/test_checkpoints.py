@@ -30,7 +30,7 @@ def record(folder, **entries):
     """Write the record of a run, with a file to go on from."""
     save(folder / "checkpoints/last.ckpt", 1)
     last = {"path": "checkpoints/last.ckpt"}
-    content = {"faceexpr": "0.2", "verb": "fit", "options": {}, "last": last, **entries}
+    content = {"faceexpr": "0.2", "verb": "fit", "options": {}, "last": last, "training": folder.name, **entries}
     (folder / "run.json").write_text(json.dumps(content))
 
 
@@ -114,7 +114,7 @@ def test_a_file_that_is_no_record_of_ours_says_nothing(content, diverged):
 def test_last_is_the_run_that_the_same_command_has_started(tmp_path):
     one, other = {"model.net": "MLP"}, {"model.net": "SimpleCNN"}
     record(tmp_path / "version_0", started="2026-01-01", options=one)
-    record(tmp_path / "version_1", started="2026-01-02", options=one, resumed="../version_0/checkpoints/last.ckpt")
+    record(tmp_path / "version_1", started="2026-01-02", options=one, training="version_0")
     record(tmp_path / "version_2", started="2026-01-03", options=other)
     runs = list_runs(tmp_path, "*/")
     assert find_last(runs, options=one).parents[1].name == "version_1"
@@ -132,7 +132,7 @@ def test_last_is_the_run_that_the_same_command_has_started(tmp_path):
 
 def test_a_torn_checkpoint_is_named_and_passed_over(tmp_path, recwarn):
     record(tmp_path / "version_0", started="1")
-    record(tmp_path / "version_1", started="2", resumed="../version_0/checkpoints/last.ckpt")
+    record(tmp_path / "version_1", started="2", training="version_0")
     torn = tmp_path / "version_1/checkpoints/last.ckpt"
     torn.write_bytes(torn.read_bytes()[:-100])
     assert find_checkpoint("last", tmp_path) == tmp_path / "version_0/checkpoints/last.ckpt"
