@@ -195,11 +195,11 @@ def note(trainer: Trainer, **entries: Any) -> None:
 def note_calibrated(trainer: Trainer, source: Path, target: Path) -> None:
     """Put the calibrated copy of a run's best checkpoint into the record of that run."""
     record = record_of(trainer)
-    holder = (record.measured if record else None) or run_of(source.resolve())
-    found = read_record(holder) or {}
-    if found.get("best") and (holder / found["best"]["path"]).resolve() == source.resolve():
-        entry = {"path": as_stored(target, holder), "of": found["best"]["path"]}
-        write_record(holder, found | {"calibrated": entry})
+    for folder in filter(None, (record and record.measured, run_of(source.resolve()))):
+        found = read_record(folder) or {}
+        if found.get("best") and (folder / found["best"]["path"]).resolve() == source.resolve():
+            entry = {"path": as_stored(target, folder), "of": found["best"]["path"]}
+            write_record(folder, found | {"calibrated": entry})
 
 
 def files_of(record: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -225,13 +225,12 @@ def now() -> str:
 
 
 def commit() -> str | None:
-    """Return the commit of the current folder, with ``-dirty`` where files differ from it; None where it has none."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """Return the commit of the current folder; None where it has none."""
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() or None
+    return found.stdout.strip()
 
 
 def pixels(pl_module: LightningModule) -> dict[str, Any] | None:
