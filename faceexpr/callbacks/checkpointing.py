@@ -70,9 +70,7 @@ class BestCheckpoint(ModelCheckpoint):
             monitor=monitor, mode=mode, save_top_k=save_top_k, save_last=False, dirpath=dirpath, filename=filename,
             auto_insert_metric_name=False, every_n_epochs=every_n_epochs,
         )  # fmt: skip
-        self.best_epoch: int | None = None
         self._moved: dict[str, str] = {}
-        self._noted: tuple[str, float | None] = ("", None)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         run_folder(trainer)  # where the checkpoints go
@@ -110,25 +108,14 @@ class BestCheckpoint(ModelCheckpoint):
         kept = {self._moved[path]: score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict({**state_dict, **paths, "best_k_models": kept, "dirpath": self.dirpath})
         self.current_score = state_dict["current_score"]  # which Lightning leaves out
-        self.best_epoch, self._noted = state_dict.get("best_epoch"), self._best()
-
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"best_epoch": self.best_epoch}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Say in the record of the run which checkpoint is the best, before it is written; a kill may come after."""
-        if not self.best_model_path or trainer.state.fn != TrainerFn.FITTING:
-            return
-        if self._best() != self._noted:
-            self.best_epoch, self._noted = checkpoint["epoch"], self._best()
-        path, score = self._noted
-        # Without a metric it is the last one: of its epoch it tells itself.
-        epoch = None if self.monitor is None else self.best_epoch
-        found = {"monitor": self.monitor, "mode": self.mode, "score": score, "epoch": epoch}
-        note(trainer, best={"path": path, **found})
-
-    def _best(self) -> tuple[str, float | None]:
-        return self.best_model_path, None if self.best_model_score is None else float(self.best_model_score)
+        if self.best_model_path and trainer.state.fn == TrainerFn.FITTING:
+            score = None if self.best_model_score is None else float(self.best_model_score)
+            epoch = None if score is None else checkpoint["epoch"]  # without a metric it is the last one
+            chosen = {"monitor": self.monitor, "mode": self.mode, "score": score, "epoch": epoch}
+            note(trainer, best={"path": self.best_model_path, **chosen})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -206,7 +193,7 @@ class LastCheckpoint(ModelCheckpoint):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.saved_step = checkpoint.get("global_step", 0)
         resumed, folder = Path(str(trainer.ckpt_path)), Path(str(self.dirpath))
-        if resumed.name.startswith("last") and resumed.parent.absolute() == folder.absolute():
+        if resumed.name.startswith("last") and resumed.parent.resolve() == folder.resolve():
             self.last_model_path = str(folder / resumed.name)  # this run's own, which is replaced
             self.saved = True
 

@@ -77,9 +77,8 @@ class PredictionWriter(Callback):
         if stage != "predict":
             return
         folder = run_folder(trainer, needed=True)
-        self._target = None if folder is None else folder / "predictions.csv"
-        if self.path is not None:
-            self._target = Path(self.path)
+        default = None if folder is None else folder / "predictions.csv"
+        self._target = default if self.path is None else Path(self.path)
         self._done = False
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -94,8 +93,8 @@ class PredictionWriter(Callback):
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._collector is not None
-        self._finish(trainer, pl_module, self._collector.compute())
-        self._collector = None
+        table, self._collector = self._collector.compute(), None
+        self._finish(trainer, pl_module, table)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._collector is not None and self._collector.probabilities and trainer.is_global_zero:

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 
 from faceexpr import __version__
 from faceexpr.utils.errors import FaceExprError
@@ -53,46 +54,28 @@ class RunRecord(Callback):
         self.content: dict[str, Any] = {}
 
     def place(self, trainer: Trainer) -> Path:
-        """Return the folder of the run, which the first process chooses; all have to ask, at first in ``setup``.
+        """Return the folder of the run, which the first process chooses; all have to ask, at first in ``setup``."""
+        if self.folder is None:
+            self.folder = trainer.strategy.broadcast(self.claim(trainer) if trainer.is_global_zero else None)
+            for callback in trainer.checkpoint_callbacks:
+                if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                    callback.dirpath = str(self.folder / "checkpoints")
+        return self.folder
+
+    def claim(self, trainer: Trainer) -> Path:
+        """Return a folder that no other run has.
 
         Raises:
             FaceExprError: the logger's folder holds another run.
         """
-        if self.folder is None:
-            found: Path | FaceExprError | None = None
-            if trainer.is_global_zero:
+        if logger := self.check(trainer):
+            logger.mkdir(parents=True, exist_ok=True)
+            if not ((logger / RECORD).is_file() and (logger / RECORD).stat().st_size):
                 try:
-                    found = self.claim(trainer, trainer.ckpt_path)
-                except FaceExprError as error:
-                    found = error
-            found = trainer.strategy.broadcast(found)
-            if isinstance(found, FaceExprError):
-                raise found
-            assert found is not None
-            self.folder = found
-            for callback in trainer.checkpoint_callbacks:
-                if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                    callback.dirpath = str(found / "checkpoints")
-        return self.folder
-
-    def claim(self, trainer: Trainer, checkpoint: str | Path | None) -> Path:
-        """Return a folder that no other run has.
-
-        Raises:
-            FaceExprError: the logger's folder holds a run that this checkpoint is not of.
-        """
-        folder = self.check(trainer, checkpoint)
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            claimed = folder / RECORD
-            try:
-                if not (claimed.is_file() and claimed.stat().st_size):
-                    claimed.touch(exist_ok=False)
-            except FileExistsError:
-                raise FaceExprError(
-                    f"{claimed} is of a run that has just begun; expected to be started again"
-                ) from None
-            return folder
+                    (logger / RECORD).touch(exist_ok=False)
+                except FileExistsError:
+                    raise FaceExprError(f"{logger}: another run has just begun there; expected a new start") from None
+            return logger
         taken = [int(path.name[8:]) for path in self.runs.glob("version_*") if path.name[8:].isdigit()]
         number = max(taken, default=-1) + 1
         while True:
@@ -103,14 +86,23 @@ class RunRecord(Callback):
             else:
                 return self.runs / f"version_{number}"
 
-    def check(self, trainer: Trainer, checkpoint: str | Path | None) -> Path | None:
-        """Return the folder of the first logger that has one; see `claim`."""
+    def check(self, trainer: Trainer) -> Path | None:
+        """Return the folder of the first logger that has one; a `FaceExprError` where it holds another run."""
         logger = next((one for one in trainer.loggers if isinstance(one, TensorBoardLogger | CSVLogger)), None)
         if logger is None:
             return None
         version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
         folder = Path(os.path.expandvars(logger.root_dir)).expanduser() / version
-        _refuse_shared(folder, None if checkpoint is None else Path(checkpoint).resolve())
+        record = read_record(folder) or {}
+        holds = files_of(record, folder) or [*folder.glob("checkpoints/*.ckpt")]
+        # One that has failed before it has left anything to go on with may be started again.
+        over = record.get("verb", "fit") != "fit" and record.get("ended") and not record.get("stopped_by")
+        source = None if trainer.ckpt_path is None else Path(trainer.ckpt_path).resolve()
+        own = source is not None and (source in holds or folder.resolve() in source.parents)
+        # In Python, Lightning tells later what is measured.
+        if (holds or over) and not own and (source is not None or trainer.state.fn in (None, TrainerFn.FITTING)):
+            more = "" if over else " or one of its checkpoints"
+            raise FaceExprError(f"version: {folder} holds another run already; expected a version of its own{more}")
         if isinstance(logger, CSVLogger) and self.folder is None:
             keep_older(folder / "metrics.csv")  # which Lightning would remove
         return folder
@@ -143,7 +135,8 @@ class RunRecord(Callback):
             "resumed" if stage == "fit" else "checkpoint": None if source is None else as_stored(source, folder),
             "class_names": [*getattr(pl_module, "class_names", [])] or None,
             "pixels": pixels(pl_module),
-            **{name: resumed.get(name) if goes_on else None for name in CHECKPOINTS},
+            "best": resumed.get("best"),  # which has a copy under the same name
+            **{name: resumed.get(name) if goes_on else None for name in ("last", "calibrated")},
         }  # fmt: skip
         write_record(folder, self.content)
 
@@ -154,6 +147,11 @@ class RunRecord(Callback):
         for name in CHECKPOINTS:
             if name in entries:
                 entries[name] |= {"path": as_stored(entries[name]["path"], self.folder)}
+        best, old = entries.get("best"), self.content["best"]
+        if best and old and (Path(best["path"]).name, best["score"]) == (Path(old["path"]).name, old["score"]):
+            best["epoch"] = old["epoch"]  # it has been written in an earlier one
+        elif best and not old and self.content.get("resumed"):
+            best["epoch"] = None  # of a run without a record
         changed = {name: value for name, value in entries.items() if self.content.get(name) != value}
         if changed:
             calibrated = None if "best" in changed else (read_record(self.folder) or {}).get("calibrated")
@@ -161,7 +159,8 @@ class RunRecord(Callback):
             write_record(self.folder, self.content)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.note(trainer, ended=now())
+        source = {"checkpoint": as_stored(trainer.ckpt_path, self.folder)} if trainer.ckpt_path and self.folder else {}
+        self.note(trainer, ended=now(), **(source if stage != "fit" else {}))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.note(trainer, ended=now(), stopped_by=type(exception).__name__)
@@ -205,18 +204,6 @@ def note_calibrated(trainer: Trainer, source: Path, target: Path) -> None:
 def files_of(record: Mapping[str, Any], folder: Path) -> list[Path]:
     """Return the checkpoints that a record names."""
     return [(folder / entry["path"]).resolve() for entry in map(record.get, CHECKPOINTS) if entry]
-
-
-def _refuse_shared(folder: Path, source: Path | None) -> None:
-    """Refuse, with a `FaceExprError`, a folder with the results of a run that this checkpoint is not of."""
-    record = read_record(folder) or {}
-    holds = files_of(record, folder) or [*folder.glob("checkpoints/*.ckpt")]
-    # One that has failed before it has left anything to go on with may be started again.
-    over = record.get("verb", "fit") != "fit" and record.get("ended") and not record.get("stopped_by")
-    own = source is not None and (source in holds or folder.resolve() in source.parents)
-    if (holds or over) and not own:
-        more = "" if over else " or one of its checkpoints"
-        raise FaceExprError(f"version: {folder} holds another run already; expected a version of its own{more}")
 
 
 def now() -> str:

@@ -235,9 +235,10 @@ class FaceExprCLI(LightningCLI):
                 callback.save_top_k = 0  # type: ignore[attr-defined]
             rank_zero_info("trainer.enable_checkpointing is false: no checkpoint is kept")
         check_batch_norm(trainer, bool(options.sync_batchnorm))
+        # The model asks for it in `setup`, and leaves its first weights alone where a checkpoint brings others.
+        trainer.ckpt_path = self.config.ckpt_path
         if rank_zero_only.rank == 0 and not options.fast_dev_run:
-            # Before a logger begins to write there.
-            record.check(trainer, self.config.ckpt_path)
+            record.check(trainer)  # before a logger begins to write there
         return trainer
 
     def execute(self) -> None:
@@ -249,19 +250,16 @@ class FaceExprCLI(LightningCLI):
         """
         trainer: Any = self.trainer
         options = {"model": self.model, "datamodule": self.datamodule}
-        path = self.config.ckpt_path
         with self.explained():
             if self.verb == "fit":
-                # The model asks for it in `setup`, and leaves its first weights alone where a checkpoint brings others.
-                trainer.ckpt_path = path
                 trainer.fit(**options)
                 self._report_best()
             elif self.verb == "predict":
-                trainer.predict(**options, ckpt_path=path, return_predictions=False)
+                trainer.predict(**options, return_predictions=False)
                 if any(isinstance(callback, PredictionWriter) and callback.failed for callback in trainer.callbacks):
                     raise SystemExit(SOME_FAILED)
             else:
-                getattr(trainer, self.verb)(**options, ckpt_path=path, verbose=False)
+                getattr(trainer, self.verb)(**options, verbose=False)
 
     def _report_best(self) -> None:
         checkpoint = next((one for one in self.trainer.checkpoint_callbacks if isinstance(one, BestCheckpoint)), None)

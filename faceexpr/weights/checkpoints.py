@@ -249,7 +249,8 @@ def _file_in(record: Mapping[str, Any], which: str, folder: Path) -> Path | None
     """Return the file that a record names, where it is there."""
     entry = record.get(which)
     path = entry.get("path") if isinstance(entry, dict) else None
-    return folder / path if isinstance(path, str) and (folder / path).is_file() else None
+    found = Path(os.path.normpath(folder / path)) if isinstance(path, str) else folder
+    return found if found.is_file() else None
 
 
 def _best_by_state(files: Sequence[Path]) -> Path | None:
@@ -267,7 +268,7 @@ def _best_by_state(files: Sequence[Path]) -> Path | None:
                 states[path] = checkpoint["global_step"], best, {best, *others}
     if not states:
         return files[0] if len(files) == 1 else None
-    _, best, kept = max(states.values(), key=lambda state: state[0])
+    _, best, kept = max(states.values(), key=lambda state: (state[0], state[1]))
     found = [path for path in files if path.name == best]
     # What another training has left in the same folder, it cannot judge.
     if len(found) != 1 or any(path.name in own - kept for path, (_, _, own) in states.items()):
@@ -297,10 +298,11 @@ def list_runs(folder: Path, below: str = "**/") -> list[Run]:
         for holder, record in records.items()
         if record is not None and (last := _file_in(record, "last", holder)) is not None
     ]
-    for path in sorted({*folder.glob(f"{below}checkpoints/last*.ckpt"), *folder.glob(f"{below}last*.ckpt")}):
-        holder = run_of(path)
-        if records.get(holder) is None and calibrated_copy(path) != path:
-            runs.append(Run(holder, path, {}))
+    found = {*folder.glob(f"{below}checkpoints/last*.ckpt"), *folder.glob(f"{below}last*.ckpt")}
+    old = [path for path in sorted(found) if records.get(run_of(path)) is None and calibrated_copy(path) != path]
+    holders = [*map(run_of, old)]
+    # Two states in one folder are of two trainings.
+    runs += [Run(run_of(path) if holders.count(run_of(path)) == 1 else path, path, {}) for path in old]
     return sorted(runs, key=lambda run: str(run.record.get("started", "")))
 
 
@@ -333,16 +335,14 @@ def _choose(runs: Sequence[Run], parameter: str, options: Mapping[str, str] | No
     # Runs that have gone on from one another are one training.
     trainings = [*{run.record.get("training", run.folder.resolve().as_posix()): run for run in runs}.values()]
     same = [run for run in trainings if run.record.get("options") == options]
-    if len(trainings) == 1 and (not options or not trainings[0].record):
-        return trainings[0]
-    if options and same:
-        return same[-1]
+    if same or (len(trainings) == 1 and not (options and trainings[0].record)):
+        return (same or trainings)[-1]
     if options is None and all(run.record for run in runs):
         return runs[-1]
     raise FaceExprError(
         f"{parameter} is last, and no record says which of these is meant: {some([str(run.folder) for run in runs])}; "
-        f"expected the file to go on from, such as {runs[-1].last}, the command that has started it, or a folder of "
-        "its own for each training"
+        f"expected the command that has started it, the file to go on from, such as {runs[-1].last}, or another folder "
+        "or no ckpt_path for a new training"
     )
 
 

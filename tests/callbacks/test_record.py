@@ -134,8 +134,7 @@ def test_checkpoints_in_a_folder_of_their_own_are_found_by_the_run(run, workdir)
 
 def test_a_run_that_was_resumed_keeps_the_best_epoch_in_its_record(run, workdir):
     run("fit")
-    run("fit", "--ckpt_path=last", "--trainer.max_epochs=2", "--model.lr=0")
-    assert exit_code(lambda: run("fit", "--ckpt_path=last", "--trainer.max_epochs=2")) == 2  # another learning rate
+    run("fit", f"--ckpt_path={RUN}/checkpoints/last.ckpt", "--trainer.max_epochs=2", "--model.lr=0")
     resumed = read(Path("lightning_logs/version_1"))
     assert resumed["best"]["epoch"] == 0
     assert resumed["resumed"] == "../version_0/checkpoints/last.ckpt"
@@ -212,7 +211,7 @@ LISTS = "[{class_path: CSVLogger, init_args: {save_dir: a, name: b}}, {class_pat
         (["--trainer.logger.name=2024-05-01"], "lightning_logs/2024-05-01/version_{}"),
         (["--trainer.logger=CSVLogger", "--trainer.default_root_dir=out"], "out/lightning_logs/version_{}"),
         (["--trainer.logger=test_record.Uploads", "--trainer.default_root_dir=out"], "out/lightning_logs/version_{}"),
-        (["--trainer.logger=false"], "lightning_logs/version_{}"),
+        (["--trainer.logger=false", "--trainer.default_root_dir=out"], "out/lightning_logs/version_{}"),
         ([f"--trainer.logger={LISTS}"], "a/b/version_{}"),
         (["--config=named.yaml"], "lightning_logs/2024-05-01"),
     ],
