@@ -111,7 +111,7 @@ class Calibrate(Callback):
             # No weight differs; the temperature is that of the probabilities as they are made now.
             checkpoint["hyper_parameters"] |= {name: pl_module.hparams[name] for name in ("mirror", "calibration")}
             WholeCheckpointIO().save_checkpoint(checkpoint, target)
-            note_calibrated(trainer, source, target)
+            note_calibrated(source, target)
             say(f"the same weights with this calibration: {target}")
 
 

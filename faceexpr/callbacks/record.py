@@ -39,27 +39,26 @@ class RunRecord(Callback):
         args: the command line that has started the run, without the program's name.
         options: what that says of its model, data and seed, by dotted names.
         runs: folder of the runs without a logger that has one.
-        measured: folder of the run whose checkpoint is measured, where that was named.
     """
 
     def __init__(
-        self, args: Sequence[str] = (), options: Mapping[str, str] | None = None, runs: str | Path = "lightning_logs",
-        measured: Path | None = None,
-    ) -> None:  # fmt: skip
+        self, args: Sequence[str] = (), options: Mapping[str, str] | None = None, runs: str | Path = "lightning_logs"
+    ) -> None:
         self.args = args
         self.options = dict(options or {})
         self.runs = Path(runs)
-        self.measured = measured
         self.folder: Path | None = None
         self.content: dict[str, Any] = {}
 
     def place(self, trainer: Trainer) -> Path:
         """Return the folder of the run, which the first process chooses; all have to ask, at first in ``setup``."""
         if self.folder is None:
-            self.folder = trainer.strategy.broadcast(self.claim(trainer) if trainer.is_global_zero else None)
+            found = trainer.strategy.broadcast(self.claim(trainer) if trainer.is_global_zero else None)
+            assert found is not None
+            self.folder = found
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                    callback.dirpath = str(self.folder / "checkpoints")
+                    callback.dirpath = str(found / "checkpoints")
         return self.folder
 
     def claim(self, trainer: Trainer) -> Path:
@@ -159,8 +158,7 @@ class RunRecord(Callback):
             write_record(self.folder, self.content)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        source = {"checkpoint": as_stored(trainer.ckpt_path, self.folder)} if trainer.ckpt_path and self.folder else {}
-        self.note(trainer, ended=now(), **(source if stage != "fit" else {}))
+        self.note(trainer, ended=now())
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.note(trainer, ended=now(), stopped_by=type(exception).__name__)
@@ -191,14 +189,13 @@ def note(trainer: Trainer, **entries: Any) -> None:
         record.note(trainer, **entries)
 
 
-def note_calibrated(trainer: Trainer, source: Path, target: Path) -> None:
+def note_calibrated(source: Path, target: Path) -> None:
     """Put the calibrated copy of a run's best checkpoint into the record of that run."""
-    record = record_of(trainer)
-    for folder in filter(None, (record and record.measured, run_of(source.resolve()))):
-        found = read_record(folder) or {}
-        if found.get("best") and (folder / found["best"]["path"]).resolve() == source.resolve():
-            entry = {"path": as_stored(target, folder), "of": found["best"]["path"]}
-            write_record(folder, found | {"calibrated": entry})
+    folder = run_of(source.resolve())
+    record = read_record(folder) or {}
+    if record.get("best") and (folder / record["best"]["path"]).resolve() == source.resolve():
+        entry = {"path": as_stored(target, folder), "of": record["best"]["path"]}
+        write_record(folder, record | {"calibrated": entry})
 
 
 def files_of(record: Mapping[str, Any], folder: Path) -> list[Path]:

@@ -209,11 +209,8 @@ class FaceExprCLI(LightningCLI):
         options = self.config_init.trainer
         if options.max_epochs is None and getattr(self.model, "remembers", False):
             kwargs["max_epochs"] = 1  # a second look at the same samples changes nothing
-        named = Path(str(self.written.get("ckpt_path")))
         runs = Path(options.default_root_dir or ".") / RUNS
-        record = RunRecord(
-            [self.verb, *self.args], identity(self.written), runs, measured=named if named.is_dir() else None
-        )
+        record = RunRecord([self.verb, *self.args], identity(self.written), runs)
         callbacks = [record, *(options.callbacks or [])]
         if not on_terminal():
             # Bars redraw themselves with control characters, which flood a file; LineProgress stands in.

@@ -225,8 +225,7 @@ def best_checkpoint(folder: Path, parameter: str = "ckpt_path") -> Path:
     record = read_record(folder) or {}
     best = _file_in(record, "best", folder)
     if best is not None:
-        calibrated = _file_in(record, "calibrated", folder)
-        return calibrated if calibrated and record["calibrated"].get("of") == record["best"]["path"] else best
+        return _or_calibrated(best)
     files = sorted(folder.rglob("*.ckpt"))
     runs = sorted({run_of(path) for path in files})
     if not files:
@@ -273,8 +272,14 @@ def _best_by_state(files: Sequence[Path]) -> Path | None:
     # What another training has left in the same folder, it cannot judge.
     if len(found) != 1 or any(path.name in own - kept for path, (_, _, own) in states.items()):
         return None
-    copy = calibrated_copy(found[0])
-    return copy if copy in states and states[copy][0] == states[found[0]][0] else found[0]
+    return _or_calibrated(found[0])
+
+
+def _or_calibrated(path: Path) -> Path:
+    """Return the calibrated copy of a checkpoint, where there is one and it has the same weights."""
+    copy = calibrated_copy(path)
+    steps = [read_checkpoint(one).get("global_step") for one in (path, copy) if copy.is_file()]
+    return copy if steps and steps[0] == steps[1] else path
 
 
 class Run(NamedTuple):
