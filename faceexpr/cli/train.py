@@ -24,7 +24,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelSummary, Progr
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import faceexpr.data
@@ -234,7 +234,7 @@ class FaceExprCLI(LightningCLI):
         check_batch_norm(trainer, bool(options.sync_batchnorm))
         # The model asks for it in `setup`, and leaves its first weights alone where a checkpoint brings others.
         trainer.ckpt_path = self.config.ckpt_path
-        if rank_zero_only.rank == 0 and not options.fast_dev_run:
+        if trainer.is_global_zero and not options.fast_dev_run:
             record.check(trainer)  # before a logger begins to write there
         return trainer
 
