@@ -339,7 +339,7 @@ def find_last(runs: list[Run], parameter: str = "ckpt_path", options: Mapping[st
 def _choose(runs: Sequence[Run], parameter: str, options: Mapping[str, str] | None) -> Run:
     # Runs that have gone on from one another are one training.
     trainings = [*{run.record.get("training", run.folder.resolve().as_posix()): run for run in runs}.values()]
-    same = [run for run in trainings if run.record.get("options") == options]
+    same = [run for run in trainings if run.record and run.record.get("options") == options]
     if same or (len(trainings) == 1 and not (options and trainings[0].record)):
         return (same or trainings)[-1]
     if options is None and all(run.record for run in runs):

@@ -120,7 +120,7 @@ def test_last_is_the_run_that_the_same_command_has_started(tmp_path):
     assert find_last(runs, options=other).parents[1].name == "version_2"
     assert find_last(runs).parents[1].name == "version_2"  # to be measured: the training that was started last
     for unknown in ({}, {"model.net": "ResNet"}):
-        with pytest.raises(FaceExprError, match=r"no record says .*version_1, .*version_2; expected the file"):
+        with pytest.raises(FaceExprError, match=r"no record says .*version_1, .*version_2; expected the command"):
             find_last(runs, options=unknown)
     # A command that says nothing of its model and data goes on with the only training, but no other command does.
     assert find_last(runs[:2], options={}).parents[1].name == "version_1"
