@@ -60,13 +60,17 @@ def suppress(boxes: Tensor, scores: Tensor, options: Suppression) -> Detections:
     """
     sure = scores >= options.min_score
     boxes, scores = boxes[sure], scores[sure]
+    # The surest first, and those that are equally sure by their sides: no result depends on the order of the input.
+    order = torch.arange(len(scores), device=scores.device)
+    for key in (*boxes.flip(1).T, -scores):
+        order = order[key[order].argsort(stable=True)]
+    boxes, scores = boxes[order], scores[order]
     if options.method == "soft_nms":
         boxes, scores = _soft_nms(boxes, scores, options)
     elif options.method == "wbf":
         boxes, scores = _fused(boxes, scores, options.iou)
-    else:
-        by_score = scores.argsort(descending=True, stable=True)
-        kept = nms(boxes, scores, options.iou) if options.method == "nms" else by_score
+    elif options.method == "nms":
+        kept = nms(boxes, scores, options.iou)
         boxes, scores = boxes[kept], scores[kept]
     limited = len(scores) > options.max_faces
     return Detections(boxes[: options.max_faces], scores[: options.max_faces], limited)
@@ -78,7 +82,7 @@ def _soft_nms(boxes: Tensor, scores: Tensor, options: Suppression) -> tuple[Tens
     Bodla et al., "Soft-NMS: Improving Object Detection With One Line of Code", 2017, equation 4. Stops at one box more
     than may be returned.
     """
-    sides, left = _sides(boxes), scores.double().numpy(force=True).copy()
+    sides, left = _sides(boxes), scores.numpy(force=True).astype(np.float64)
     chosen: list[int] = []
     final: list[float] = []
     while len(chosen) < min(len(left), options.max_faces + 1):
@@ -101,8 +105,7 @@ def _fused(boxes: Tensor, scores: Tensor, iou: float) -> tuple[Tensor, Tensor]:
     gives one box a face. A single detector gives many, the more the larger the face, and most of them unsure; their
     mean would say how many they are, not how sure the detector is.
     """
-    order = scores.argsort(descending=True, stable=True)
-    sides, certainty = _sides(boxes[order]), scores[order].tolist()
+    sides, certainty = _sides(boxes), scores.tolist()
     means = np.empty_like(sides)
     weights: list[float] = []
     first: list[int] = []
@@ -118,8 +121,8 @@ def _fused(boxes: Tensor, scores: Tensor, iou: float) -> tuple[Tensor, Tensor]:
             means[:, len(first)] = box
             weights.append(score)
             first.append(place)
-    kept = order[torch.tensor(first, dtype=torch.int64, device=order.device)]
-    return torch.from_numpy(means[:, : len(first)].T.copy()).to(boxes), scores[kept]
+    kept = torch.tensor(first, dtype=torch.int64, device=scores.device)
+    return torch.from_numpy(means[:, : len(first)].T.astype(np.float32)).to(boxes), scores[kept]
 
 
 # Both go from one box to the next: on an accelerator each step would wait for it, and torch's operators take longer to
@@ -128,7 +131,7 @@ def _fused(boxes: Tensor, scores: Tensor, iou: float) -> tuple[Tensor, Tensor]:
 
 def _sides(boxes: Tensor) -> NDArray[np.float64]:
     """Return boxes (N, 4) on the host as (4, N)."""
-    return np.ascontiguousarray(boxes.double().numpy(force=True).T)
+    return np.ascontiguousarray(boxes.numpy(force=True).astype(np.float64).T)
 
 
 def _overlap(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,13 +7,14 @@ import sys
 from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from tqdm import tqdm
 
+from faceexpr.boxes.suppression import Suppression
 from faceexpr.cli.parser import Parser, naming_options
 from faceexpr.data.annotations.reading import read_annotations
 from faceexpr.pipeline.analysis import ImageFiles, analyze_items, analyze_with_ray
@@ -42,7 +43,7 @@ PATHS = "Image files, folders with images, and tar files with images; - is a lis
 LIST = "File with further paths of images and tar files, one a line; - is standard input."
 
 DEPENDENT = (
-    "min_score", "max_faces", "margin", "shape", "min_face", "reduce_to", "max_pixels", "pictures", "crops", "explain",
+    "min_score", "margin", "shape", "min_face", "reduce_to", "max_pixels", "pictures", "crops", "explain",
     "coverage",
 )  # fmt: skip
 """Options that results depend on, beside the models and the suppression."""
@@ -68,7 +69,8 @@ class AnalyzeOptions:
         annotations: file whose ids the COCO detections have; by default images are numbered as in faces.jsonl.
         images: folder of the images that annotations name.
         min_score: faces that the detector is less sure of, from 0 to 1, are left out.
-        max_faces: at most so many faces an image, the surest; a note says where there were more.
+        max_faces: at most so many faces an image, the surest; a note says where there were more. By default as the
+            detector was trained with.
         suppression: what becomes of several boxes for one face; by default as the detector was trained with.
         iou: overlap above which two boxes are of one face; by default as the detector was trained with.
         coverage: also give each face all expressions that it may be: a set that holds the true one this often, such as
@@ -98,7 +100,7 @@ class AnalyzeOptions:
     annotations: Path | None = None
     images: Path | None = None
     min_score: float = MIN_SCORE
-    max_faces: int = 300
+    max_faces: int | None = None
     suppression: Literal["nms", "soft_nms", "wbf", "none"] | None = None
     iou: float | None = None
     coverage: float | None = None
@@ -159,7 +161,7 @@ def analyze(paths: Sequence[Path], options: AnalyzeOptions, listed: str | None =
     annotations = None if options.annotations is None else read_annotations(options.annotations, options.images)
     # The pipelines of Ray's processes are on their devices; this one tells what is wrong before they are started.
     pipeline = build(options if options.engine == "local" else replace(options, device="cpu"), shard.index)
-    dependent = find_dependent_options(options)
+    dependent = find_dependent_options(options, getattr(pipeline.detector, "suppression", None))
     if shard.count > 1:
         dependent |= {"shards": shard.count, "inputs": {"count": len(inputs.images), "sha256": inputs.digest()}}
     check_options(options.out, dependent)
@@ -218,8 +220,7 @@ def build(options: AnalyzeOptions, index: int = 0) -> FacePipeline:
         options.classifier,
         find_device(options.device, index),
         options.min_score,
-        options.max_faces,
-        options.images,
+        images=options.images,
         suppression=find_suppression(options),
         crop=Crop(options.margin, options.shape, options.min_face),
         batch_size=options.batch_size,
@@ -238,15 +239,18 @@ def build(options: AnalyzeOptions, index: int = 0) -> FacePipeline:
 
 def find_suppression(options: AnalyzeOptions) -> dict[str, Any]:
     """Return those options of the suppression that are not the detector's own."""
-    given = {"iou": options.iou, "method": options.suppression}
+    given = {"iou": options.iou, "method": options.suppression, "max_faces": options.max_faces}
     return {name: value for name, value in given.items() if value is not None}
 
 
-def find_dependent_options(options: AnalyzeOptions) -> dict[str, Any]:
-    """Return the options that results depend on, with the content of the models."""
+def find_dependent_options(options: AnalyzeOptions, suppression: Suppression | None) -> dict[str, Any]:
+    """Return the options that results depend on, with the content of the models and the detector's suppression."""
+    used = {} if suppression is None else {"suppression": asdict(suppression)}
     return {
         "detector": fingerprint(find_detector_file(options.detector)),
         "classifier": fingerprint(find_checkpoint(options.classifier, RUNS, "classifier")),
         **find_suppression(options),
+        **used,
+        "max_faces": (suppression or Suppression).max_faces,
         **{name: getattr(options, name) for name in DEPENDENT},
     }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
+import locale
 import os
 import pkgutil
 import sys
@@ -46,11 +48,14 @@ def main(args: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with a code that is not 0 when something was wrong.
     """
+    if args is None:
+        _use_utf8()
     arguments = list(sys.argv[1:] if args is None else args)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            # A file name that the console's encoding does not know must not end a run.
-            stream.reconfigure(errors="backslashreplace")
+            # A file name that the console's encoding does not know must not end a run. Files are in UTF-8.
+            encoding = stream.encoding if stream.isatty() else "utf-8"
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
     if str(Path.cwd()) not in sys.path:
         # Classes of the user's own, named by import path, lie in the current folder; last, where it hides nothing.
         sys.path.append(str(Path.cwd()))
@@ -78,6 +83,17 @@ def main(args: Sequence[str] | None = None) -> None:
         if error.filename is None and error.errno != errno.ENOSPC:
             raise
         _refuse(verb, of_file(error))
+
+
+def _use_utf8() -> None:
+    """Start Python anew in its UTF-8 mode where the system's encoding is another one, as under ``LC_ALL=C``.
+
+    Libraries read and write configurations in that encoding, and Python decodes names of files and arguments by it.
+    """
+    known = codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8"
+    if not known and os.name == "posix" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _check_ranks() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,14 +11,67 @@ from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader
+from jsonargparse.typing import Path_fr
 
 from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import write_file
 from faceexpr.utils.redirects import redirect
 
 MODE = "faceexpr"
-"""jsonargparse's name for how our parsers read values: as YAML, with the class paths of earlier versions redirected."""
+"""jsonargparse's name for how our parsers read values: by `load_yaml`, with the class paths of 0.1 redirected."""
 
-set_loader(MODE, lambda text: redirect(get_loader("yaml")(text)), (yaml.YAMLError,))
+TEXT = re.compile(r"(.*\.)?(name|version|id|project|group|tags|class_names|(experiment|run)_(name|id))\+?")
+"""Keys whose values are text, whatever they look like."""
+
+USUAL = re.compile(r"true|false|[-+]?(0|[1-9][0-9]*|[0-9]*\.[0-9]*(e[-+]?[0-9]+)?|\.inf)|\.nan", re.IGNORECASE)
+"""Truth values and numbers as everybody writes them."""
+
+TYPED = {f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float", "timestamp")}
+
+
+def load_yaml(text: str) -> Any:
+    """Return what YAML holds, refuse a key that stands twice, and leave words alone that only YAML knows as others.
+
+    ``yes``, ``0042``, ``1_000`` and ``1:30`` in a list or below a key are text; jsonargparse makes of it what the
+    option expects. So is all that follows a key of `TEXT`.
+
+    Raises:
+        FaceExprError: a key stands twice in a mapping; the message begins with its line.
+        yaml.YAMLError: it is no YAML.
+    """
+    root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    if isinstance(root, yaml.CollectionNode) and _keep_text(root, set()):
+        text = yaml.serialize(root, allow_unicode=True)
+    return get_loader("yaml")(text)
+
+
+def _keep_text(node: yaml.Node, seen: set[int], expected: bool = False) -> bool:
+    """Quote each scalar that is to be text, and return whether there was any."""
+    if isinstance(node, yaml.ScalarNode):
+        odd = node.tag in TYPED and not USUAL.fullmatch(node.value)
+        if node.style or not (odd or (expected and not node.tag.endswith(":null"))):
+            return False
+        node.tag, node.style = "tag:yaml.org,2002:str", '"'
+        return True
+    if id(node) in seen:  # an alias, of a node around it perhaps
+        return False
+    seen.add(id(node))
+    kept, lines = False, dict[str, int]()
+    for item in node.value:
+        key, value = item if isinstance(item, tuple) else (None, item)
+        if key is not None:
+            name, line = str(key.value), key.start_mark.line + 1
+            if first := lines.get(name):
+                raise FaceExprError(f"line {line}: {name} stands twice, first in line {first}; expected each key once")
+            lines[name], expected = line, bool(TEXT.fullmatch(name))
+            kept |= _keep_text(key, seen)
+        kept |= _keep_text(value, seen, expected)
+    return kept
+
+
+set_loader(MODE, lambda text: redirect(load_yaml(text)), (yaml.YAMLError,))
+# Defaults of Lightning's, such as that of Timer's interval, are members of enumerations that are text.
+yaml.add_multi_representer(str, lambda dumper, text: dumper.represent_str("".join(text)), yaml.SafeDumper)
 
 
 class Parser(ArgumentParser):
@@ -40,15 +94,18 @@ class Parser(ArgumentParser):
         kept = {section: value for section, value in config.items() if section not in self.left_out}
         self.configs[os.fspath(path)] = kept
         try:
-            parsed: Namespace
-            if kept != config:
-                parsed = self.parse_string(yaml.safe_dump(kept), path, *args, **kwargs)
-            else:
-                parsed = super().parse_path(path, *args, **kwargs)
+            with Path_fr(path).relative_path_context():  # to which the files are relative that it names
+                parsed: Namespace = self.parse_string(yaml.safe_dump(kept, sort_keys=False), path, *args, **kwargs)
         except (FaceExprError, ArgumentError, TypeError, KeyError) as error:
             reason = str(error) if isinstance(error, FaceExprError) else one_line(str(error), error)
             raise FaceExprError(f"{os.fspath(path)}: {reason}") from error
         return parsed
+
+    def save(self, namespace: Namespace, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write options as one file, in UTF-8 whatever the system's encoding is; see jsonargparse's parser."""
+        for name in ("overwrite", "multifile"):
+            kwargs.pop(name, None)
+        write_file(Path(path), self.dump(namespace, *args, **kwargs))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser within the parser, whose message becomes part of a longer one
@@ -94,22 +151,31 @@ def read_config(path: Path) -> dict[str, Any]:
     """Return what a configuration file holds; nothing where there is no such file, which the parser will say.
 
     Raises:
-        FaceExprError: it does not hold options.
+        FaceExprError: it does not hold options, or a key stands twice in it or in a file that one of its options names.
     """
+    config = _read_yaml(path)
+    if not isinstance(config, dict):
+        what = "is empty" if config is None else f"holds {type(config).__name__} values"
+        raise FaceExprError(f"{path} {what}; expected options, a line each, such as `name: value`")
+    for _, value in flat(config):
+        if str(value).endswith((".yaml", ".yml")) and (path.parent / value).is_file():
+            _read_yaml(path.parent / value)
+    return config
+
+
+def _read_yaml(path: Path) -> Any:
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return load_yaml(path.read_text(encoding="utf-8"))
     except OSError:
         return {}
+    except FaceExprError as error:
+        raise FaceExprError(f"{path}, {error}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else path
         raise FaceExprError(
             f"{where}: {getattr(error, 'problem', None) or 'not a text file'}; expected YAML"
         ) from error
-    if not isinstance(config, dict):
-        what = "is empty" if config is None else f"holds {type(config).__name__} values"
-        raise FaceExprError(f"{path} {what}; expected options, a line each, such as `name: value`")
-    return config
 
 
 def flat(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -42,6 +42,7 @@ from faceexpr.callbacks.runs import EpochSeed, LineProgress, RunChecks, SaveRunC
 from faceexpr.cli.parser import Parser, flat, name_option, naming_options, one_line, read_config
 from faceexpr.data.base import FaceDataModule
 from faceexpr.models.light_detector import LightDetector
+from faceexpr.tasks.base import find_missing, without_missing
 from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.errors import INTERRUPTED, PREEMPTED, SOME_FAILED, FaceExprError, of_file
 from faceexpr.utils.redirects import redirect
@@ -87,6 +88,9 @@ LINKS = {
 VALUE_CHECKERS = ("lightning.", "torch.optim.")
 """Modules that check values from the configuration by raising a ValueError, a RuntimeError or an ImportError."""
 
+MODULE, CALLBACK = "torch.nn.modules.module", "lightning.pytorch.callbacks."
+"""Modules that say which attribute a network does not have, and that use networks."""
+
 ONE_IN_A_STEP = "Expected more than 1 value per channel when training"
 """What torch's batch normalisation says of a batch of one."""
 
@@ -117,6 +121,7 @@ class FaceExprCLI(LightningCLI):
                 raise FaceExprError(f"--{target} is taken from --{source} and cannot be given itself")
         self.checkpoint = _checkpoint(verb, args, self.written)
         self.remembered = {} if self.checkpoint is None else remembered(self.checkpoint)
+        self._check_importable()
         name = self.written.get("model") or self.remembered.get("model", {}).get("class_path") or DEFAULTS["model"]
         model = model_class(str(name))
         self.unfit = UNFIT[getattr(model, "gives", "probabilities")]
@@ -147,6 +152,21 @@ class FaceExprCLI(LightningCLI):
             run=False,
             args=[*defaults, *redirect([*args])],
         )
+
+    def _check_importable(self) -> None:
+        """Refuse a checkpoint whose classes are missing here; without a training, its loss need not be there."""
+        for section in DEFAULTS:
+            if section not in self.remembered or section in self.written:
+                continue
+            described = self.remembered[section]
+            options = described["init_args"] if self.verb == "fit" else without_missing(described["init_args"])
+            if self.verb in ("validate", "test") and "loss" in described["init_args"].keys() - options.keys():
+                loss = described["init_args"]["loss"]["class_path"]
+                print(f"note: {loss} cannot be imported here, so the loss is cross-entropy", file=sys.stderr)
+            self.remembered[section] = {**described, "init_args": options}
+            kept = [value for name, value in options.items() if f"{section}.{name}" not in self.written]
+            if missing := find_missing([{"class_path": described["class_path"]}, kept]):
+                raise FaceExprError(f"{self.checkpoint} needs {missing}")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -185,6 +205,11 @@ class FaceExprCLI(LightningCLI):
         if getattr(logger, "class_path", "").endswith(".TensorBoardLogger"):
             # Lightning would write a placeholder of -1 in the place of the final metrics.
             logger.init_args.default_hp_metric = False
+        version = str(self.written.get("trainer.logger.version"))
+        if version.isdecimal() and (number := str(int(version))) != version:
+            raise FaceExprError(
+                f"--trainer.logger.version is {version}; expected {number}, or a name such as v{version}"
+            )
         if logger is False:
             config.pop("lr_monitor")  # which Lightning refuses
             self.parser.callback_keys.remove("lr_monitor")
@@ -209,9 +234,13 @@ class FaceExprCLI(LightningCLI):
         options = self.config_init.trainer
         if options.max_epochs is None and getattr(self.model, "remembers", False):
             kwargs["max_epochs"] = 1  # a second look at the same samples changes nothing
+        if any(word in str(self.config.trainer.strategy) for word in ("spawn", "fork", "notebook")):
+            reason = "starts processes to which what a command line has built cannot be sent, or from which it cannot"
+            raise FaceExprError(f"--trainer.strategy {reason} come back; expected ddp, which runs the command in each")
         runs = Path(options.default_root_dir or ".") / RUNS
         record = RunRecord([self.verb, *self.args], identity(self.written), runs)
-        callbacks = [record, *(options.callbacks or [])]
+        callbacks = options.callbacks or []
+        callbacks = [record, *(callbacks if isinstance(callbacks, list) else [callbacks])]
         if not on_terminal():
             # Bars redraw themselves with control characters, which flood a file; LineProgress stands in.
             callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
@@ -480,11 +509,19 @@ def bad_input(error: Exception) -> FaceExprError | None:
             "batch normalisation has nothing to compare where a step has one image for a process; expected "
             "data.batch_size of at least 2, and data.global_batch_size of at least 2 for each process"
         )
-    frames = traceback.walk_tb(origin.__traceback__)
-    raised_by = next((frame.f_globals["__name__"] for frame, _ in reversed([*frames])), "")
+    frames = [frame for frame, _ in traceback.walk_tb(origin.__traceback__)]
+    modules = [frame.f_globals["__name__"] for frame in frames]
+    raised_by = modules[-1] if modules else ""
+    # Lightning's callbacks take for granted what a model of one kind has and one of another has not.
+    callbacks = [frame for frame, name in zip(frames, modules, strict=True) if name.startswith(CALLBACK)]
+    asked_by = next((name for name in reversed(modules) if name != MODULE), "")
+    if isinstance(origin, AttributeError) and callbacks and asked_by.startswith("lightning."):
+        name = type(callbacks[0].f_locals.get("self")).__name__
+        return FaceExprError(f"{name} cannot be used with this model: {' '.join(str(origin).split())}")
     if raised_by.startswith(("jsonargparse.", "yaml.")):
         return FaceExprError(one_line(str(error), error))
     checked = isinstance(origin, ValueError | RuntimeError | ImportError) and raised_by.startswith(VALUE_CHECKERS)
+    checked = checked or (isinstance(origin, TypeError) and raised_by.startswith("lightning.fabric.accelerators."))
     if checked or isinstance(origin, MisconfigurationException):
         return FaceExprError(" ".join(str(origin).split()))
     return None

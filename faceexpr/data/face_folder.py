@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -260,7 +261,8 @@ def _split_of(folder: Path) -> Stage | None:
 def _list_classes(folder: Path, class_names: Sequence[str]) -> Listing:
     found: list[tuple[int, list[Path]]] = []
     for subfolder in _subfolders(folder):
-        name = canonical(subfolder.name, class_names)
+        # Names of classes are UTF-8, also where the system's encoding is another one.
+        name = canonical(os.fsencode(subfolder.name).decode("utf-8", "surrogateescape"), class_names)
         if name is None:
             raise FaceExprError(f"the folder {subfolder} means no class; expected {', '.join(class_names)}")
         found.append((list(class_names).index(name), list_images(subfolder)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import multiprocessing
 import weakref
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -322,6 +323,12 @@ class BatchLoader:
         except RuntimeError as error:
             if "DataLoader worker (pid" not in str(error):
                 raise
+            spawned = multiprocessing.get_start_method() != "fork"
+            if spawned and "signal" not in str(error) and self._given == self.sampler.first:
+                raise FaceExprError(
+                    "the processes that prepare batches have ended as they began, since each runs the script anew; "
+                    'expected its training below `if __name__ == "__main__":`, or num_workers 0'
+                ) from error
             raise FaceExprError(
                 "the system has ended a process that prepares batches, as it does where memory runs out; try a "
                 f"smaller num_workers than {self.num_workers} or a smaller batch_size"

@@ -57,6 +57,15 @@ Records: TypeAlias = Sequence[AnnotatedImage]
 def fit(options: Detectron2Options, text: str) -> None:
     """Train in a run folder, which gets the options as the YAML of ``text``; bad input and divergence are errors."""
     folder = _new_folder(options) if options.resume is None else find_weights(options.resume)[1]
+    if options.resume is not None:
+        last = folder / "checkpoints/last.pth"
+        if not last.is_file():
+            way = "expected a run that has one, or a new one whose weights are this one's best.pth"
+            raise FaceExprError(f"resume is {options.resume}, but there is no {last} to go on from; {way}")
+        done = read_detectron2_weights(last).get("iteration")
+        if done is not None and done >= options.max_iter:
+            say(f"nothing is left to train: {last} has {done:,} iterations behind it; a larger max_iter goes on")
+            return
     cfg = build_config(options, folder)
     train, val = _read_splits(options, "train", "val")
     faces = sum(int((~record.ignored).sum()) for record in train)
@@ -131,9 +140,6 @@ def _train(options: Detectron2Options, cfg: CfgNode, train: Records, val: Record
         trainer.resume_or_load(resume=False)
     else:
         trainer.resume()
-    if trainer.start_iter >= trainer.max_iter:
-        behind = f"{options.resume} has {trainer.start_iter} iterations behind it"
-        raise FaceExprError(f"max_iter is {trainer.max_iter} and {behind}; expected more")
     trainer.train()
 
 

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
 from faceexpr.models.preprocess import Preprocess
 from faceexpr.utils.errors import require
 from faceexpr.utils.specs import Described
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class Net(Described, nn.Module):
-    """A network that can start from weights which its arguments name."""
+    """A network that can start from weights which its arguments name, and parts of which may be frozen."""
+
+    frozen: tuple[str, ...] = ()
+
+    def freeze(self, *names: str) -> None:
+        """Let parts, by their names in the network, learn no more, nor the statistics of their batch normalisation."""
+        parts = dict(self.named_modules())
+        for name in names:
+            require(name in parts, "frozen", name, f"parts of the network, such as {', '.join([*parts][1:4])}")
+            parts[name].requires_grad_(False).eval()
+        self.frozen += names
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for name in self.frozen:
+            self.get_submodule(name).eval()
+        return self
 
     def load_pretrained(self) -> None:
         """Load those weights; called when training starts, not when a checkpoint is loaded.

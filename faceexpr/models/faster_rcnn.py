@@ -21,6 +21,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops import FrozenBatchNorm2d, clip_boxes_to_image
 
+from faceexpr.boxes.suppression import Suppression
 from faceexpr.models.detector import DetectionNet, as_unit, group_equal
 from faceexpr.models.resnet import IMAGENET_MEAN, IMAGENET_STD
 from faceexpr.utils.errors import FaceExprError, require
@@ -55,29 +56,29 @@ def _group_norm(channels: int, eps: float) -> nn.GroupNorm:
 _NORMS: dict[Norm, Any] = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d, "group": _group_norm}
 
 
-def feature_pyramid(name: BackboneName, norm: Norm, trainable_stages: int, channels: int) -> BackboneWithFPN:
+def feature_pyramid(name: BackboneName, norm: Norm, channels: int) -> BackboneWithFPN:
     """Build a pyramid with the levels of `STRIDES`, from scratch, and with torchvision's names in its ``body``.
 
     Args:
         name: the classification network below it.
         norm: ``frozen`` batch normalisation keeps its statistics and weights, ``batch`` learns them, ``group`` (Wu and
             He, 2018) does not depend on the size of the batch.
-        trainable_stages: stages that learn, counted from the last, 0 to `STAGES`.
         channels: of each level.
     """
     mobile = name == "mobilenet_v3_large"
     # The epsilon is that which the published weights were trained with.
     body = get_model(name, weights=None, norm_layer=partial(_NORMS[norm], eps=1e-3 if mobile else 1e-5))
-    stages: Sequence[Sequence[str]] = RESNET_STAGES
     if mobile:
-        body, stages, widths = body.features, MOBILE_STAGES, [24, 40, 112, 960]
+        body, widths = body.features, [24, 40, 112, 960]
     else:
         widths = [body.fc.in_features // part for part in (8, 4, 2, 1)]
-    for part in chain.from_iterable(stages[: STAGES - trainable_stages]):
-        body.get_submodule(part).requires_grad_(False)
     # The last module of each stage but the stem feeds a level.
-    levels = {parts[-1]: str(level) for level, parts in enumerate(stages[1:])}
+    levels = {parts[-1]: str(level) for level, parts in enumerate(_stages(name)[1:])}
     return BackboneWithFPN(body, levels, widths, channels)
+
+
+def _stages(name: BackboneName) -> Sequence[Sequence[str]]:
+    return MOBILE_STAGES if name == "mobilenet_v3_large" else RESNET_STAGES
 
 
 FACE_ANCHORS = tuple(tuple(round(4 * stride * 2 ** (third / 3)) for third in range(3)) for stride in STRIDES)
@@ -98,7 +99,8 @@ class FasterRCNN(DetectionNet):
             replaced by the face. Loaded when training starts; a checkpoint brings its own.
         norm: normalisation in the backbone: ``frozen`` (as pretrained), ``batch`` or ``group``. ``auto`` is frozen
             with pretrained weights and batch from scratch.
-        trainable_layers: stages of the backbone that learn, counted from the last, 0 to 5; from scratch all do.
+        trainable_layers: stages of the backbone that learn, counted from the last, 0 to 5; from scratch all do. The
+            others keep the statistics of their batch normalisation too.
         min_size: shorter side in pixels to which images are resized; of several, each training image gets one at
             random, and other images the last.
         max_size: the longer side never becomes more than this.
@@ -145,9 +147,11 @@ class FasterRCNN(DetectionNet):
         self.backbone_name = backbone
         self.weights = weights
         self.proposals = proposals
+        if self.suppression.max_faces == Suppression.max_faces:  # nobody has written it
+            self.set_suppression(max_faces=min(proposals, Suppression.max_faces))
         self._check_limit()
         self.detector = detection.FasterRCNN(
-            feature_pyramid(backbone, _norm(norm, weights), STAGES if scratch else trainable_layers, channels),
+            feature_pyramid(backbone, _norm(norm, weights), channels),
             rpn_anchor_generator=anchors,
             rpn_head=_ProposalHead(channels, anchors.num_anchors_per_location()[0]),
             rpn_pre_nms_top_n_test=proposals,
@@ -161,6 +165,9 @@ class FasterRCNN(DetectionNet):
             box_batch_size_per_image=rois_per_image,
         )
         self.detector.transform = _Resize(sides, max_size, list(IMAGENET_MEAN), list(IMAGENET_STD))
+        if not scratch:
+            frozen = chain.from_iterable(_stages(backbone)[: STAGES - trainable_layers])
+            self.freeze(*(f"detector.{BODY}{part}" for part in frozen))
 
     def load_pretrained(self) -> None:
         if self.weights != "none":

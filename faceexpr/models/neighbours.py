@@ -57,6 +57,11 @@ class Neighbours:
     indices: Tensor
 
 
+def with_float64(features: Tensor) -> Tensor:
+    """Return features where float64 can be computed: on CUDA if they are there, else on the CPU; MPS has none."""
+    return features if features.device.type in ("cpu", "cuda") else features.cpu()
+
+
 def nearest(bank: Tensor, queries: Tensor, k: int, p: Norm, backend: Backend = "auto") -> Neighbours:
     """Return each query's K nearest rows of the bank; exact, whatever the backend.
 
@@ -65,7 +70,8 @@ def nearest(bank: Tensor, queries: Tensor, k: int, p: Norm, backend: Backend = "
     that is given many queries at once is faster than one for each of its parts: every call goes over the whole bank.
 
     Args:
-        bank: shape (N, D), uint8, other integers, or floating point; on a CUDA device the search runs there.
+        bank: shape (N, D), uint8, other integers, or floating point; on a CUDA device the search runs there, and from
+            any other the neighbours come back on the CPU.
         queries: shape (Q, D), of any of these types, on the same device.
         k: neighbours of each query, 1 to N.
         p: the norm: the sum of absolute differences, the Euclidean distance, or the cube root of the sum of cubes.
@@ -76,7 +82,7 @@ def nearest(bank: Tensor, queries: Tensor, k: int, p: Norm, backend: Backend = "
             not finite, or an unknown norm.
     """
     require(p in (1, 2, 3), "p", p, "1, 2 or 3")
-    bank, queries = bank.detach(), queries.detach()
+    bank, queries = with_float64(bank.detach()), with_float64(queries.detach())
     scale = _check(bank, queries)
     require(1 <= k <= len(bank), "k", k, f"1 to {len(bank)}, the number of rows in the bank")
     if backend == "sklearn":
@@ -147,7 +153,8 @@ class NeighbourStore:
         path = self.folder / f"{key}.npz"
         if path.is_file():
             with np.load(path, allow_pickle=False) as known:
-                distances, indices = (torch.from_numpy(known[name]).to(bank.device) for name in _FIELDS)
+                place = with_float64(bank).device
+                distances, indices = (torch.from_numpy(known[name]).to(place) for name in _FIELDS)
             if indices.shape[1] >= k:
                 return Neighbours(distances, indices)
         found = nearest(bank, queries, max(k, min(FOUND, len(bank))), p, backend)

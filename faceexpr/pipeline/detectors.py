@@ -49,6 +49,7 @@ class NetDetector:
             raise FaceExprError(f"batch_size is {batch_size}; expected 1 or more")
         self.device = torch.device(device)
         self.net = net.to(self.device).eval()
+        self.suppression = net.suppression
         self.batch_size = batch_size
 
     @torch.inference_mode()

@@ -76,9 +76,9 @@ def check_options(out: Path, options: Mapping[str, Any]) -> None:
     for name in {**before, **options}:
         old, new = before.get(name), options.get(name)
         # The same weights may lie elsewhere by now, and others in their place.
-        content = [value["sha256"] if isinstance(value, dict) else value for value in (old, new)]
-        # An option that is false may not have been there when the folder was begun.
-        if content[0] != content[1] and (name in before or new is not False):
+        content = [value.get("sha256", value) if isinstance(value, dict) else value for value in (old, new)]
+        # An option that is false may not have been there when the folder was begun; 0.1 told no whole suppression.
+        if content[0] != content[1] and (name in before or (new is not False and name != "suppression")):
             raise FaceExprError(
                 f"out: {out} holds results with {name} {_show(old)}, and this run has {_show(new)}; expected the same "
                 "options, with which it goes on, or another folder"
@@ -104,7 +104,7 @@ def _write_options(out: Path, options: Mapping[str, Any]) -> None:
 
 
 def _show(value: Any) -> str:
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or "sha256" not in value:
         return str(value)
     return f"{value.get('path', value.get('count'))} ({value['sha256'][:8]})"
 

@@ -108,7 +108,7 @@ class FacePipeline:
         classifier: str | Path = CLASSIFIER,
         device: str | torch.device = "cpu",
         min_score: float = MIN_SCORE,
-        max_faces: int = 300,
+        max_faces: int | None = None,
         images: Path | None = None,
         suppression: Mapping[str, float | int | str] | None = None,
         **kwargs: Any,
@@ -121,7 +121,8 @@ class FacePipeline:
             classifier: a checkpoint, a run folder, a model file or the name of a model, of any classifier.
             device: where both shall run; ``auto`` takes the GPU where there is one.
             min_score: faces that the detector is less sure of are left out.
-            max_faces: at most so many faces an image are returned, the surest.
+            max_faces: at most so many faces an image are returned, the surest; by default as many as in the detector's
+                training.
             images: folder of the images that a file of annotations names.
             suppression: further options of `Suppression` that differ from those of the detector's training.
             kwargs: see `FacePipeline`.
@@ -129,7 +130,9 @@ class FacePipeline:
         Raises:
             FaceExprError: an option is out of range, or one of them cannot be loaded.
         """
-        changes = {"min_score": min_score, "max_faces": max_faces, **(suppression or {})}
+        changes = {"min_score": min_score, **(suppression or {})}
+        if max_faces is not None:
+            changes["max_faces"] = max_faces
         Suppression(**changes)  # type: ignore[arg-type]
         device = find_device(device)
         found = load_detector(detector, device, changes, kwargs.get("batch_size", 8), images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pkgutil
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -21,6 +22,9 @@ from faceexpr.utils.specs import Described, class_path, describe
 from faceexpr.weights.checkpoints import class_of, find_checkpoint, read_checkpoint
 
 TaskType = TypeVar("TaskType", bound="Task")
+
+TRAINING_ONLY = ("loss", "optimizer", "scheduler")
+"""Options of tasks that are of no use without a training: where their classes are missing, a model does without."""
 
 
 class Task(Described, LightningModule):
@@ -116,22 +120,46 @@ class ExpressionTask(Task):
         return {"probabilities": self(batch["image"])}
 
 
+def find_missing(values: Any) -> str:
+    """Return why the first class that plain values name cannot be imported here; empty where all can."""
+    if isinstance(values, list | tuple):
+        return next(filter(None, map(find_missing, values)), "")
+    if not isinstance(values, Mapping):
+        return ""
+    for name in (values.get("_class_path"), values.get("class_path")):
+        try:
+            if isinstance(name, str) and not name.isidentifier():
+                pkgutil.resolve_name(name)
+        except Exception as error:  # a module may raise any
+            return f"{name}, which cannot be imported here ({error}); expected its module in this folder or PYTHONPATH"
+    return find_missing([*values.values()])
+
+
+def without_missing(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a task's options without those of `TRAINING_ONLY` whose classes cannot be imported here."""
+    return {name: value for name, value in options.items() if name not in TRAINING_ONLY or not find_missing(value)}
+
+
 def load_task(path: Path, kinds: Sequence[type[TaskType]], role: str, wanted: str) -> TaskType:
     """Return the model of a checkpoint or a model file, on the CPU.
 
     Args:
         path: the checkpoint file.
-        kinds: the classes that it may hold.
+        kinds: the classes that it may hold, or classes derived from them.
         role: what it is loaded as, for the message.
         wanted: what it may hold, for the message.
 
     Raises:
-        FaceExprError: the file is no checkpoint, it holds another model, or its weights do not fit its network.
+        FaceExprError: the file is no checkpoint, it holds another model, a class of its network cannot be imported,
+            or its weights do not fit its network.
     """
     checkpoint = read_checkpoint(path)
     name = class_of(checkpoint, path)
-    kind = {class_path(kind): kind for kind in kinds}.get(name)
-    if kind is None:
+    checkpoint["hyper_parameters"] = without_missing(checkpoint["hyper_parameters"])
+    if missing := find_missing(checkpoint["hyper_parameters"]):
+        raise FaceExprError(f"{path} needs {missing}")
+    kind = pkgutil.resolve_name(name)
+    if not issubclass(kind, tuple(kinds)):
         held = name.rpartition(".")[2]
         raise FaceExprError(f"{path} cannot be loaded as {role}: it holds {held}; expected the checkpoint of {wanted}")
     # Lightning cannot read a model file, nor class paths of 0.1: it gets what has been read.
@@ -139,7 +167,8 @@ def load_task(path: Path, kinds: Sequence[type[TaskType]], role: str, wanted: st
     torch.save(checkpoint, content)
     content.seek(0)
     try:
-        return kind.load_from_checkpoint(content, map_location="cpu")
+        task: TaskType = kind.load_from_checkpoint(content, map_location="cpu")
+        return task
     except (FaceExprError, ArgumentError, ValueError, TypeError, RuntimeError) as error:
         raise FaceExprError(
             f"{path} cannot be loaded as {role}: its weights do not fit what it says of its network and its classes; "

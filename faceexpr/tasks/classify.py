@@ -111,7 +111,7 @@ class ExpressionClassifier(Optimised, ExpressionTask):
     ) -> None:
         super().__init__(**kwargs)
         self.net: ExpressionNet = net(len(self.class_names))
-        self.use_memory_format()
+        self.prepare_network()
         self.loss = loss or CrossEntropy()
         self.mirror = mirror
         self.calibrate(calibration)

@@ -46,7 +46,7 @@ class FaceDetector(Optimised, Task):
     ) -> None:
         super().__init__(optimizer=optimizer, monitor=monitor, **kwargs)
         self.net: DetectionNet = net or LightDetector()
-        self.use_memory_format()
+        self.prepare_network()
         self.train_loss = MeanMetric()
         self.val_loss = MeanMetric()
         self.part_losses = nn.ModuleDict({name: MeanMetric() for name in self.net.loss_names})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,15 +13,14 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from faceexpr.data.loading import PADDING
 from faceexpr.models.base import ExpressionNet, Net
-from faceexpr.models.neighbours import NeighbourStore, class_probabilities, nearest
+from faceexpr.models.neighbours import NeighbourStore, class_probabilities, nearest, with_float64
 from faceexpr.models.preprocess import LUMA
-from faceexpr.tasks.base import ExpressionTask, net_weights
+from faceexpr.tasks.base import ExpressionTask, find_missing, load_task, without_missing
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.images import resize
 from faceexpr.utils.redirects import redirect
-from faceexpr.utils.specs import class_path
-from faceexpr.weights.checkpoints import class_of, find_checkpoint, read_checkpoint
+from faceexpr.weights.checkpoints import find_checkpoint, read_checkpoint
 
 
 class Representation(Net):
@@ -94,18 +94,20 @@ class NetworkFeatures(Representation):
 
     def load_pretrained(self) -> None:
         path = find_checkpoint(self.checkpoint, Path("lightning_logs"), "checkpoint")
-        stored = read_checkpoint(path)
-        if class_of(stored, path) != class_path(ExpressionClassifier):
-            raise FaceExprError(f"{path} holds no ExpressionClassifier; expected a trained one")
-        self._build(stored["hyper_parameters"]).load_state_dict(net_weights(stored))
+        self.net = load_task(path, [ExpressionClassifier], "a network", "a trained ExpressionClassifier").net
+        self.net.eval().requires_grad_(False)
+        self._hyper_parameters = read_checkpoint(path)["hyper_parameters"]
 
-    def _build(self, hyper_parameters: dict[str, Any]) -> ExpressionNet:
+    def _build(self, hyper_parameters: dict[str, Any]) -> None:
         from lightning.pytorch.cli import instantiate_module
 
-        values = {name: value for name, value in hyper_parameters.items() if not name.startswith("_")}
+        options = without_missing(hyper_parameters)
+        if missing := find_missing(options):
+            raise FaceExprError(f"the network of the representation needs {missing}")
+        values = {name: value for name, value in options.items() if not name.startswith("_")}
         self._hyper_parameters = hyper_parameters
-        self.net = instantiate_module(ExpressionClassifier, values).net.eval().requires_grad_(False)
-        return self.net
+        kind = pkgutil.resolve_name(hyper_parameters["_class_path"])
+        self.net = instantiate_module(kind, values).net.eval().requires_grad_(False)
 
     # The network travels in the state dict, and how to build it before its weights are loaded too.
     def get_extra_state(self) -> dict[str, Any]:
@@ -203,10 +205,11 @@ class KNNClassifier(ExpressionTask):
         Returns:
             float32 (N, C); each row sums to 1.
         """
-        self.bank, self.labels = self.bank.to(image.device), self.labels.to(image.device)
-        found = self.search(self.bank, self.representation(image), self.k, self.p, self.backend)
+        queries = with_float64(self.representation(image))
+        self.bank, self.labels = self.bank.to(queries.device), self.labels.to(queries.device)
+        found = self.search(self.bank, queries, self.k, self.p, self.backend)
         probabilities = class_probabilities(found, self.labels, len(self.class_names), self.k, self.weights)
-        return probabilities.float()
+        return probabilities.float().to(image.device)
 
     def on_train_epoch_start(self) -> None:
         self._seen = []

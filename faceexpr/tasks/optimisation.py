@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,13 +20,15 @@ from faceexpr.data.base import FaceDataModule
 from faceexpr.data.loading import BatchLoader
 from faceexpr.models.base import Net
 from faceexpr.tasks.base import check_weights, load_weights
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.specs import callable_class
 
 LRScaling = Literal["none", "linear", "sqrt"]
 
-RATES = ("max_lr", "base_lr", "eta_min", "min_lr")
-"""Arguments of torch's schedulers that are learning rates, and not factors of the optimizer's."""
+PEAKS = ("max_lr", "base_lr")
+FLOORS = ("eta_min", "min_lr")
+"""Arguments of torch's schedulers that are learning rates, and not factors of the optimizer's: of a schedule that does
+not ask the optimizer for its rate, and those that no schedule falls below."""
 
 TRAINING_OPTIONS = ("optimizer", "scheduler", "scheduler_interval", "lr")
 
@@ -44,7 +47,8 @@ class Optimised(LightningModule):
             the training.
         scheduler_interval: whether the scheduler moves on after each ``epoch`` or each ``step``.
         monitor: metric that a ``ReduceLROnPlateau`` scheduler without a monitor of its own watches.
-        lr: learning rate, in place of the optimizer's; the value that Lightning's ``LearningRateFinder`` sets.
+        lr: learning rate, in place of the optimizer's and of a schedule's ``max_lr``; the value that Lightning's
+            ``LearningRateFinder`` sets.
         lr_scaling: what becomes of the learning rates, which are written for steps of the data's ``batch_size``
             samples, where all processes together take more (``global_batch_size`` times the trainer's
             ``accumulate_grad_batches``): they stay (``none``), grow as much (``linear``), or by the square root
@@ -54,6 +58,8 @@ class Optimised(LightningModule):
             ``wider_light``), a model file, a checkpoint or a run folder, of the same network; from scratch, or as the
             network's own options say, without it. A classifier's last layer is taken over where it tells the same
             classes.
+        frozen: parts of the network that do not learn, by their names in it, such as ``[backbone]`` of a ResNet or
+            ``[backbone.conv1, backbone.bn1, backbone.layer1]``; their batch normalisation and dropout rest too.
     """
 
     net: Net
@@ -68,6 +74,7 @@ class Optimised(LightningModule):
         lr_scaling: LRScaling = "none",
         channels_last: bool = True,
         weights: str | None = None,
+        frozen: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -79,19 +86,29 @@ class Optimised(LightningModule):
         self.lr_scaling = lr_scaling
         self.channels_last = channels_last
         self.weights = weights
+        self.frozen = frozen
         self._schedule_restarts = False
+        self._scheduled_lr = lr
 
-    def use_memory_format(self) -> None:
-        """Lay the network's weights out in memory as the options say; convolutions take the format of their weights."""
+    def prepare_network(self) -> None:
+        """Lay the network's weights out in memory, whose format convolutions take, and freeze parts of it."""
         if self.channels_last:
             self.net.to(memory_format=torch.channels_last)
+        self.net.freeze(*self.frozen)
+        learns = any(weight.requires_grad for weight in self.net.parameters())
+        require(learns or not self.frozen, "frozen", list(self.frozen), "parts that leave others to learn")
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if stage == "fit" and self.trainer.ckpt_path is None:
+        trainer: Any = self.trainer
+        if stage == "fit" and trainer.ckpt_path is None:
             self.net.load_pretrained()
             if self.weights is not None:
                 load_weights(self.net, self.hparams.get("net"), self.weights, getattr(self, "class_names", None))
+        elif stage == "fit" and any(isinstance(callback, LearningRateFinder) for callback in trainer.callbacks):
+            # Looking for a rate, Lightning would forget how far the training has come.
+            trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, LearningRateFinder)]
+            rank_zero_info("the training goes on with its learning rate; LearningRateFinder is left out")
 
     @property
     def lr_factor(self) -> float:
@@ -137,6 +154,7 @@ class Optimised(LightningModule):
             FaceExprError: the scheduler does not fit the length of the training.
         """
         optimizer = self.optimizer(self.parameters())
+        self._scheduled_lr = self.lr
         for group in optimizer.param_groups:
             group["lr"] = (group["lr"] if self.lr is None else self.lr) * self.lr_factor
         if self.scheduler is None:
@@ -152,11 +170,15 @@ class Optimised(LightningModule):
 
     def _build_scheduler(self, optimizer: torch.optim.Optimizer, **steps: int) -> Any:
         scheduler: Any = self.scheduler
-        factor = self.lr_factor
+        keywords = getattr(scheduler, "keywords", {})
+        factors = dict.fromkeys(PEAKS + FLOORS, self.lr_factor)
+        if self.lr is not None and (peak := keywords.get("max_lr")):
+            ratio = self.lr / (max(peak) if isinstance(peak, list | tuple) else peak)
+            factors |= {name: factors[name] * ratio for name in PEAKS}
         rates = {
             name: [rate * factor for rate in value] if isinstance(value, list | tuple) else value * factor
-            for name, value in getattr(scheduler, "keywords", {}).items()
-            if name in RATES and value
+            for name, factor in factors.items()
+            if (value := keywords.get(name))
         }
         return scheduler(optimizer, **steps, **rates)
 
@@ -258,6 +280,7 @@ class Optimised(LightningModule):
         )
 
     def on_train_start(self) -> None:
+        self._use_found_rate()
         if self.scheduler is not None and (length := self._total_steps()):
             self._fit_schedule(length["total_steps"])
         optimizer, factor = self.trainer.optimizers[0], self.lr_factor
@@ -265,6 +288,18 @@ class Optimised(LightningModule):
             f"{type(optimizer).__name__} with learning rate {optimizer.param_groups[0]['lr']:g}"
             + ("" if factor == 1 else f", with rates {factor:g} times those written, {self.lr_scaling} scaling")
         )
+
+    def _use_found_rate(self) -> None:
+        """Lay the schedule, which was built before, over the rate that ``LearningRateFinder`` has found since."""
+        if self.lr == self._scheduled_lr:
+            return
+        self._scheduled_lr = self.lr
+        optimizer = self.trainer.optimizers[0]
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr
+            group.pop("initial_lr", None)  # of the schedule before
+        for config in self.trainer.lr_scheduler_configs:
+            config.scheduler = self._build_scheduler(optimizer, **self._total_steps())
 
     def _fit_schedule(self, total: int) -> None:
         """Let a restored schedule end with the training, whose length may have changed.

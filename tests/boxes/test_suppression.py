@@ -1,5 +1,6 @@
 """One box a face, by each way of suppression."""
 
+import itertools
 import math
 
 import pytest
@@ -49,6 +50,18 @@ def test_fusion_gives_the_mean_weighted_by_score_and_the_surest_score():
     assert scores == [0.9, 0.8]
     of_nothing = candidates((0, 0, 10, 10, 0), (1, 0, 11, 10, 0))
     assert found("wbf", of_nothing, min_score=0.0)[0] == [[0, 0, 10, 10]]
+
+
+@by_every_method
+def test_equal_scores_give_the_same_whatever_their_order(method):  # case N14
+    rows = [(0, 0, 10, 10, 0.7), (2, 0, 12, 10, 0.7), (2, 0, 12, 9, 0.7), (40, 0, 50, 10, 0.7), (1, 1, 11, 11, 0.5)]
+    expected = found(method, candidates(*rows))
+    for order in itertools.permutations(rows):
+        boxes, scores, limited = found(method, candidates(*order))
+        assert (boxes, limited) == (expected[0], False)
+        assert scores == expected[1].expected
+        assert found(method, candidates(*order), max_faces=1)[0] == expected[0][:1]
+    assert expected[0][0][0] <= 2  # of equals, the leftmost first
 
 
 @by_every_method

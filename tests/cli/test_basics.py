@@ -64,6 +64,12 @@ def test_a_saved_config_runs_again_in_every_verb(fitted):
         (["--model.net.depth=18"], "Parser key \"net\": Option 'depth' is not accepted"),
         (["--evaluation.monitor=val/nll"], "--evaluation.monitor is taken from --checkpoint.monitor"),
         (["--trainer.strategy=foo"], "strategy='foo'"),
+        (["--trainer.devices=-1"], "`devices` selected with `CPUAccelerator` should be an int > 0"),
+        (
+            ["--trainer.strategy=ddp_spawn"],
+            "--trainer.strategy starts processes to which what a command line has built",
+        ),
+        (["--trainer.strategy=DDPStrategy", "--trainer.strategy.start_method=fork"], "--trainer.strategy starts proce"),
         (["--trainer.callbacks+=EarlyStopping"], "the following arguments are required: monitor"),
         (["--seed_everything=-5"], "-5 is not in bounds"),
         (["--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=file/logs"], "file"),

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 from conftest import TINY_DATA, TINY_NET, TINY_RUN, built, exit_code
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, Timer
 
 from faceexpr.callbacks.checkpointing import BestCheckpoint, LastCheckpoint
 from faceexpr.callbacks.classification import ClassificationEvaluation
@@ -137,3 +137,17 @@ model:
 
 def test_a_model_that_only_remembers_its_data_looks_at_them_once(workdir):
     assert built(["--model=KNNClassifier", *TINY_RUN[1:]]).trainer.max_epochs == 1
+
+
+@pytest.mark.parametrize("text", [
+    "callbacks:\n    class_path: EarlyStopping\n    init_args: {monitor: val/accuracy, mode: max}",
+    "callbacks: {class_path: Timer, init_args: {duration: 1:00:00:00}}",
+    "callbacks+:\n    - class_path: Timer\n      init_args: {duration: 00:00:10:00}",
+])  # fmt: skip
+def test_lightnings_callbacks_are_named_alone_or_in_a_list(text, workdir):  # case N31
+    cli = built(["--config", write(workdir / "one.yaml", f"trainer:\n  {text}")])
+    wanted = EarlyStopping if "EarlyStopping" in text else Timer
+    assert sum(isinstance(callback, wanted) for callback in cli.trainer.callbacks) == 1
+    cli.parser.save(cli.config, "saved.yaml")
+    again = built(["--config", "saved.yaml"])
+    assert sum(isinstance(callback, wanted) for callback in again.trainer.callbacks) == 1

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 from pathlib import Path
 from unittest.mock import Mock
@@ -80,3 +81,13 @@ def test_a_wrong_configuration_is_named_by_every_verb(workdir, verb, text, messa
     Path("bad.yaml").write_bytes(text)
     assert exit_code(lambda: main([*verb, "bad.yaml"])) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict", "analyze"])
+def test_variables_of_a_batch_system_without_its_launcher_are_refused(verb, fitted, monkeypatch, capsys):  # case N30
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    args = ["photos", "--out=out"] if verb == "analyze" else ["--ckpt_path", str(fitted / "checkpoints/last.ckpt")]
+    assert exit_code(lambda: main([verb, *args])) == 2
+    assert re.search(r"error: .*(ntasks=4|SLURM_NTASKS is 4)", capsys.readouterr().err)
+    assert not Path("out").exists()

@@ -3,6 +3,8 @@
 import itertools
 import multiprocessing
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -176,3 +178,23 @@ def test_a_worker_that_the_system_ends_is_one_sentence(monkeypatch):
     monkeypatch.setattr(Numbers, "read", lambda *_: os._exit(9))
     with pytest.raises(FaceExprError, match=r"has ended a process that prepares batches.*smaller num_workers than 1"):
         list(BatchLoader(Numbers(), BatchSampler(6, 2, training=False), num_workers=1))
+
+
+SCRIPT = """
+import multiprocessing
+import torch
+from faceexpr.data.loading import BatchLoader, BatchSampler, FaceSplit
+
+multiprocessing.set_start_method("spawn", force=True)  # as on macOS and Windows
+split = FaceSplit(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.arange(4), sources=[*"abcd"])
+print(len(list(BatchLoader(split, BatchSampler(4, 2, training=False), num_workers=1))))
+"""
+
+
+def test_a_script_that_its_own_processes_run_anew_is_told_so(tmp_path):  # case N31
+    (tmp_path / "script.py").write_text(SCRIPT)
+    result = subprocess.run([sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, check=False)
+    assert result.stderr.splitlines()[-1].endswith(
+        "have ended as they began, since each runs the script anew; expected its training below `if __name__ == "
+        '"__main__":`, or num_workers 0'
+    )

@@ -50,8 +50,8 @@ def curves(folder):
     return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
 
 
-def test_ap_is_logged_at_every_period_and_chooses_the_best_and_a_resumed_run_goes_on(scenes, workdir):  # case D04
-    arguments = ("--eval_period", "3", "--checkpoint_period", "3", "--max_iter", "6")
+def test_ap_is_logged_at_every_period_and_chooses_the_best_and_a_resumed_run_goes_on(scenes, workdir, capsys):
+    arguments = ("--eval_period", "3", "--checkpoint_period", "3", "--max_iter", "6")  # case D04
     fit("--config", write_config(workdir, *scenes), *arguments)
     logged = curves(RUN)
     # Counted from 0; the last is Detectron2's, after the training.
@@ -62,8 +62,15 @@ def test_ap_is_logged_at_every_period_and_chooses_the_best_and_a_resumed_run_goe
     assert (metrics["ap50"], metrics["iteration"]) == (best["metrics"]["ap50"], best["iteration"])
     assert (metrics["images"], metrics["faces"]) == (2, 4)
     assert (RUN / "figures/val_precision_recall.png").is_file()
-    with pytest.raises(FaceExprError, match="has 6 iterations behind it; expected more"):
-        fit("--resume", RUN)
+
+    # Where nothing is left to train, nothing is touched (case N04).
+    before = {path: path.stat().st_mtime_ns for path in RUN.rglob("*")}
+    capsys.readouterr()
+    fit("--resume", RUN)
+    assert (
+        "nothing is left to train: lightning_logs/tiny/version_0/checkpoints/last.pth has 6" in capsys.readouterr().out
+    )
+    assert {path: path.stat().st_mtime_ns for path in RUN.rglob("*")} == before
     fit("--resume", RUN, "--max_iter", "8")
     assert load("last")["trainer"]["iteration"] == 7
     assert "Starting training from iteration 6" in (RUN / "log.txt").read_text()
@@ -72,6 +79,24 @@ def test_ap_is_logged_at_every_period_and_chooses_the_best_and_a_resumed_run_goe
     # The best so far is still known.
     best_of_all = max(curves(RUN)["val/ap50"].values())
     assert load("best")["metrics"]["ap50"] == pytest.approx(best_of_all)
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_cannot_be_resumed(scenes, workdir, monkeypatch):  # case N04
+    def stop(self):
+        if self.iter == 1:
+            raise KeyboardInterrupt
+        return run_step(self)
+
+    run_step = FaceTrainer.run_step
+    monkeypatch.setattr(FaceTrainer, "run_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fit("--config", write_config(workdir, *scenes), "--eval_period", "1", "--checkpoint_period", "3")
+    best = RUN / "checkpoints/best.pth"
+    assert [path.name for path in best.parent.iterdir()] == [best.name]
+    before = {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
+    with pytest.raises(FaceExprError, match=r"^resume is \S+, but there is no \S+/last\.pth to go on from; expected"):
+        fit("--resume", RUN)
+    assert {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()} == before
 
 
 def test_without_validation_images_it_is_said_once_and_the_same_seed_gives_the_same_weights(scenes, workdir, capfd):

@@ -53,9 +53,17 @@ def test_a_limit_beyond_what_the_network_proposes_is_refused():
         net = small()
         with pytest.raises(FaceExprError, match=message):
             small(suppression=Suppression(max_faces=400))
+    assert net.suppression.max_faces == 300
     net.set_suppression(max_faces=400)
     with pytest.raises(FaceExprError, match=message):
         net([torch.zeros(3, 80, 80)])
+
+
+def test_fewer_proposals_lower_a_limit_that_nobody_has_written():  # case N11
+    with torch.device("meta"):
+        for suppression in (None, Suppression(iou=0.4)):
+            assert small(proposals=100, suppression=suppression).suppression.max_faces == 100
+        assert small(proposals=1000).suppression.max_faces == 300
 
 
 @torch.inference_mode()

@@ -38,7 +38,7 @@ def torchvision_detector(classes, **options):
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_names_and_shapes_are_those_of_torchvision_s_networks(backbone):
     with torch.device("meta"):
-        body = feature_pyramid(backbone, "batch", 5, 256).body
+        body = feature_pyramid(backbone, "batch", 256).body
         original = get_model(backbone, weights=None)
     expected = {
         name.removeprefix("features."): value.shape
@@ -51,7 +51,7 @@ def test_names_and_shapes_are_those_of_torchvision_s_networks(backbone):
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_large"])
 @torch.inference_mode()
 def test_the_levels_have_their_strides(backbone):
-    levels = feature_pyramid(backbone, "group", 5, 8).eval()(torch.zeros(1, 3, 128, 192))
+    levels = feature_pyramid(backbone, "group", 8).eval()(torch.zeros(1, 3, 128, 192))
     sizes = [(8, 128 // stride, 192 // stride) for stride in STRIDES]
     assert [tuple(level.shape[1:]) for level in levels.values()] == sizes
 
@@ -60,7 +60,16 @@ def test_the_levels_have_their_strides(backbone):
 @pytest.mark.parametrize(("stages", "part"), [(0, 0.0), (3, 0.9), (5, 1.0)])
 def test_the_last_stages_learn_and_the_first_do_not(backbone, stages, part):
     with torch.device("meta"):
-        body = feature_pyramid(backbone, "batch", stages, 256).body
+        net = FasterRCNN(backbone, weights="imagenet", norm="batch", trainable_layers=stages)
+    body = net.detector.backbone.body
+    resting = [module.training for module in body.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert resting == sorted(resting)  # statistics rest where weights do (case N09)
+    assert all(resting) == (stages == 5)
+    assert any(resting) == (stages > 0)
+    again = [module.training for module in net.eval().train().detector.backbone.body.modules()]
+    assert [resting] == [
+        [mode for mode, module in zip(again, body.modules(), strict=True) if isinstance(module, nn.BatchNorm2d)]
+    ]
     learning = [parameter.requires_grad for parameter in body.parameters()]
     assert learning == sorted(learning)  # the frozen ones come first
     weights = sum(parameter.numel() for parameter in body.parameters() if parameter.requires_grad)

@@ -199,3 +199,31 @@ def test_bad_votes_are_refused_in_one_sentence():
         class_probabilities(found, torch.tensor([0]), 7, 3, "uniform")
     with pytest.raises(FaceExprError, match="label 1 of the bank is 7; expected 0 to 6"):
         class_probabilities(found, torch.tensor([0, 7]), 7, 1, "uniform")
+
+
+class OnAccelerator(torch.Tensor):
+    """A tensor as on a device that has no float64, such as Apple's GPUs."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func == torch.Tensor.device.__get__:
+            return torch.device("mps")
+        if func == torch.Tensor.cpu:
+            return torch.tensor(args[0].tolist(), dtype=args[0].dtype)
+        found = super().__torch_function__(func, types, args, kwargs or {})
+        if isinstance(found, cls) and found.dtype == torch.float64:
+            raise TypeError("the MPS framework doesn't support float64")
+        return found
+
+
+@pytest.mark.parametrize("backend", ["fast", "sklearn"])
+def test_where_the_device_has_no_float64_the_search_is_on_the_cpu(backend, tmp_path):  # case N32
+    bank, queries = (torch.from_numpy(each) for each in features("floats", 20))
+    expected = nearest(bank, queries, 3, 2, backend)
+    store = neighbours.NeighbourStore(tmp_path)
+    on_device = bank.as_subclass(OnAccelerator), queries.as_subclass(OnAccelerator)
+    for search in (nearest, store.nearest, store.nearest):
+        found = search(*on_device, 3, 2, backend)
+        assert found.distances.device.type == "cpu"
+        assert torch.equal(found.indices[:, :3], expected.indices)
+        assert torch.equal(found.distances[:, :3], expected.distances)

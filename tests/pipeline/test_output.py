@@ -118,6 +118,7 @@ def test_going_on_with_other_options_or_weights_is_refused(analyze):
     place = Path("out/analysis.json")
     options = json.loads(place.read_bytes())
     del options["explain"]
+    del options["suppression"]  # as of 0.1, which kept only what was given
     place.write_text(json.dumps(options))
     with pytest.raises(FaceExprError, match="holds results with explain None, and this run has True"):
         analyze("photos", "--explain=true")
@@ -131,6 +132,19 @@ def test_going_on_with_other_options_or_weights_is_refused(analyze):
 
 
 FACE = {"box": [0, 0, 1, 1], "score": 1, "expression": None, "expressions": None, "probabilities": None}
+def test_the_suppression_is_recorded_whoever_has_chosen_it(analyze):  # case N14
+    write("photos/a.png")
+    used = {"method": "nms", "iou": 0.5, "min_score": 0.5, "max_faces": 300, "sigma": 0.5}
+    for out, options, changes in (
+        ("out", [], {}),
+        ("two", ["--suppression=wbf", "--iou=0.4", "--max_faces=9"], {"method": "wbf", "iou": 0.4, "max_faces": 9}),
+    ):
+        assert analyze("photos", *options, out=out) == 0
+        options = json.loads(Path(out, "analysis.json").read_bytes())
+        assert options["suppression"] == used | changes
+        assert options["max_faces"] == options["suppression"]["max_faces"]
+    with pytest.raises(FaceExprError, match=r"holds results with iou 0\.4, and this run has None"):
+        analyze("photos", "--suppression=wbf", "--max_faces=9", out="two")
 
 
 @pytest.mark.parametrize(

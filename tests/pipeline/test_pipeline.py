@@ -7,15 +7,17 @@ import pytest
 import torch
 from image_files import encoded, with_orientation
 from PIL import Image
-from red_finder import RED, RedFinder, red_picture, tiny_classifier
+from red_finder import RED, RedFinder, red_picture, save_task, tiny_classifier
 from stub_steps import WHOLE, Boxes, Levels, pipeline
 
 from faceexpr.boxes.detections import Detections
+from faceexpr.models.faster_rcnn import FasterRCNN
 from faceexpr.pipeline.classifiers import TaskClassifier
 from faceexpr.pipeline.crop import Crop
 from faceexpr.pipeline.detectors import NetDetector
 from faceexpr.pipeline.pipeline import FacePipeline, find_device
 from faceexpr.pipeline.records import NOT_FINITE, csv_rows
+from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import ImageError
 
@@ -72,6 +74,16 @@ def test_faces_are_batched_over_images_and_in_chunks_and_keep_their_owner():
     assert [result.source for result in results] == names
     assert [{face.expression for face in result.faces} for result in results] == [{name} for name in names]
     assert [len(batch) for batch in classifier.batches] == [5, 5, 2, 3]
+
+
+def test_a_detector_of_few_proposals_needs_no_option(models, tmp_path):  # case N11
+    net = FasterRCNN("resnet18", channels=8, head_width=8, min_size=64, proposals=100)
+    save_task(FaceDetector(net=net), tmp_path / "faster.ckpt")
+    steps = tmp_path / "faster.ckpt", models / "classifier.ckpt"
+    assert FacePipeline.from_checkpoints(*steps)(red_picture(BOX)).status == "ok"
+    assert FacePipeline.from_checkpoints(*steps, max_faces=7).detector.suppression.max_faces == 7
+    with pytest.raises(FaceExprError, match="max_faces is 400, but the network looks at 100 regions"):
+        FacePipeline.from_checkpoints(*steps, max_faces=400)(red_picture(BOX))
 
 
 def test_probabilities_that_are_not_finite_are_an_error_and_the_other_faces_keep_theirs():

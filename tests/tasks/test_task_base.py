@@ -1,6 +1,8 @@
 """Weights that a task starts from: what is taken over, what is not, and that they are read once; copies of a task."""
 
+import importlib
 import shutil
+import sys
 import threading
 from copy import deepcopy
 from functools import partial
@@ -8,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import exit_code, measured
+from conftest import TINY_RUN, exit_code, measured
 from red_finder import save_task, tiny_classifier
 
 from faceexpr.cli.main import main
 from faceexpr.models.light_detector import LightDetector
 from faceexpr.models.mlp import MLP
+from faceexpr.pipeline.classifiers import load_classifier
 from faceexpr.tasks.base import load_weights
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.detect import FaceDetector
@@ -124,7 +127,7 @@ def test_a_run_measures_a_model_file_as_its_checkpoint(trained, folder, run, cap
 
 def test_neighbours_cannot_compare_what_a_detector_sees(workdir):
     save_task(FaceDetector(net=LightDetector(widths=(4, 8, 8, 16, 16), neck=8)), workdir / "detector.ckpt")
-    with pytest.raises(FaceExprError, match=r"detector\.ckpt holds no ExpressionClassifier"):
+    with pytest.raises(FaceExprError, match=r"detector\.ckpt .* it holds FaceDetector; expected the checkpoint of a"):
         NetworkFeatures("detector.ckpt").load_pretrained()
 
 
@@ -142,3 +145,85 @@ def test_the_weights_are_copied_and_the_factories_are_not():
     for changed, original in zip(copied.parameters(), model.parameters(), strict=True):
         assert torch.equal(changed, original + 1)
     assert copied.class_names == model.class_names
+
+
+# A checkpoint with classes of the user's own, used from a folder without them (case N29).
+
+OWN = """
+import torch
+from faceexpr.models.mlp import MLP
+from faceexpr.tasks.classify import CrossEntropy, ExpressionClassifier
+
+class Net(MLP):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes, hidden=(4,))
+
+class Loss(CrossEntropy):
+    pass
+
+class Task(ExpressionClassifier):
+    pass
+"""
+
+
+@pytest.fixture
+def own_module(workdir, monkeypatch):
+    """Make a module of the user's own for a while, and return what makes it go away."""
+    (workdir / "ownparts.py").write_text(OWN)
+    monkeypatch.setattr(sys, "path", [*filter(None, sys.path), str(workdir)])
+    importlib.invalidate_caches()
+
+    def leave():
+        (workdir / "elsewhere").mkdir()
+        monkeypatch.chdir("elsewhere")
+        monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder != str(workdir)])
+        sys.modules.pop("ownparts", None)
+
+    yield leave
+    sys.modules.pop("ownparts", None)
+
+
+USES = {
+    "test": ["test", *TINY_RUN[1:]],
+    "predict": ["predict"],
+    "export": ["export", "--out=model.pt2"],
+    "export as a model file": ["export", "--out=model.safetensors"],
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_without_a_training_a_loss_of_ones_own_is_not_asked_for(use, own_module, run, workdir, capsys):
+    run("fit", "--model.loss=ownparts.Loss")
+    own_module()
+    main([*USES[use], "--ckpt_path=../lightning_logs/version_0"])
+    note = "note: ownparts.Loss cannot be imported here, so the loss is cross-entropy\n"
+    assert capsys.readouterr().err.count(note) == (use == "test")
+    assert exit_code(lambda: run("fit", "--ckpt_path=../lightning_logs/version_0", data=False, net=False)) == 2
+    assert "best.ckpt needs ownparts.Loss, which cannot be imported here (No module" in capsys.readouterr().err
+    NetworkFeatures("../lightning_logs/version_0").load_pretrained()
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_network_of_ones_own_that_is_missing_is_named(use, own_module, run, workdir, capsys):
+    run("fit", "--model.net=ownparts.Net", net=False)
+    own_module()
+    assert exit_code(lambda: main([*USES[use], "--ckpt_path=../lightning_logs/version_0"])) == 2
+    said = capsys.readouterr().err
+    assert "best.ckpt needs ownparts.Net, which cannot be imported here (No module named 'ownparts'); expected" in said
+    with pytest.raises(FaceExprError, match=r"best\.ckpt needs ownparts\.Net, which"):
+        NetworkFeatures("../lightning_logs/version_0").load_pretrained()
+
+
+def test_a_class_derived_from_the_classifier_is_used_as_it_is(own_module, run, workdir, capsys):
+    run("fit", "--model=ownparts.Task")
+    for use in USES.values():
+        main([*use, "--ckpt_path=lightning_logs/version_0"])
+    assert type(load_classifier("lightning_logs/version_0").task).__name__ == "Task"
+    features = NetworkFeatures("lightning_logs/version_0")
+    features.load_pretrained()
+    again = NetworkFeatures("lightning_logs/version_0")
+    again.load_state_dict(features.state_dict())
+    assert torch.equal(again(FACES), features(FACES))
+    own_module()
+    with pytest.raises(FaceExprError, match=r"best\.ckpt needs ownparts\.Task, which cannot be imported here"):
+        load_classifier("../lightning_logs/version_0")
