@@ -1,7 +1,9 @@
 """Train, compare and ship face detection and facial-expression recognition."""
 
+import os
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,6 +12,11 @@ if TYPE_CHECKING:
 __all__ = ["FacePipeline", "__version__"]
 
 __version__ = version("faceexpr")
+
+# A notebook names its backend of matplotlib to all that it starts; without that module, matplotlib is not imported.
+_backend = os.environ.get("MPLBACKEND", "").partition("module://")[2].partition(".")[0]
+if _backend and find_spec(_backend) is None:
+    os.environ["MPLBACKEND"] = "agg"
 
 
 def __getattr__(name: str) -> Any:

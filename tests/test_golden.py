@@ -103,6 +103,9 @@ def test_a_configuration_means_the_same(name, capsys, monkeypatch):
     for section in CONFIGS[name]:
         found.pop(section, None)
         expected.pop(section)
+    if "path" in expected["data"]["init_args"] and "channels" in expected["data"]["init_args"]:
+        # 0.1 did not keep with a model how its faces were made: nothing written is that of the model now, or grey.
+        expected["data"]["init_args"] |= {"channels": None, "shape": None, "margin": None}
     assert differences(expected, found) == []
 
 
@@ -162,7 +165,9 @@ def test_an_analysis_finds_the_same_faces(name, inputs):
 
 def test_predict_gives_the_same_probabilities(inputs):
     arguments = [
-        f"--ckpt_path={GOLDEN}/classifier.ckpt", "--data", "FaceImages", "--predictions.path=predictions.csv",
+        # 0.1 changed the proportions of an image that is not square, such as the scene, in `predict` alone.
+        f"--ckpt_path={GOLDEN}/classifier.ckpt", "--data", "FaceImages", "--data.shape=stretched",
+        "--predictions.path=predictions.csv",
         "--data.paths=[faces/test,scenes/scene_0.jpg,scenes/boxes.txt]",
     ]  # fmt: skip
     assert exit_code(lambda: main(["predict", *arguments, *CPU])) == SOME_FAILED

@@ -23,8 +23,8 @@ from experiments.paper.experiments import BEFORE, RUNS, SYSTEM
 from experiments.paper.runs import Curve, Results, Run, curves
 from faceexpr.data.synthetic.drawing import draw_face, draw_scene
 from faceexpr.metrics.classification import Scores
-from faceexpr.pipeline.crop import Crop, cut_face
 from faceexpr.pipeline.records import RECORDS, read_records
+from faceexpr.utils.crop import Crop, cut_face
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import write_file
 from faceexpr.utils.images import read_image

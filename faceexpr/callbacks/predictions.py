@@ -20,7 +20,7 @@ from faceexpr.data.loading import FaceSplit
 from faceexpr.metrics.tables import SampleCollector, SampleTable
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say, write_file
-from faceexpr.utils.text import counted, csv_text
+from faceexpr.utils.text import class_columns, counted, csv_text
 
 SHOWN = 10
 """Number of predictions that are printed."""
@@ -53,8 +53,8 @@ class Row(NamedTuple):
 class PredictionWriter(Callback):
     """Write class probabilities as CSV, a row for each input, in the order of the inputs.
 
-    Columns: ``source`` (the path, or the file and row), ``predicted``, the probability of each class under its name,
-    ``status`` (``ok``, ``error``, or ``skipped`` where prediction was limited to fewer batches or has been stopped) and
+    Columns: ``source`` (the path, or the file and row), ``predicted``, the probability of each class under its name
+    (``probability_`` and its name where that is another column's), ``status`` (``ok``, ``error``, or ``skipped`` where prediction was limited to fewer batches or has been stopped) and
     ``note``: why there is no prediction, or a remark. A prediction that is stopped, by Ctrl-C or an error, leaves the
     rows that the first process has finished.
 
@@ -125,7 +125,8 @@ class PredictionWriter(Callback):
         if not trainer.is_global_zero:
             return
         if self._target is not None:
-            header = ["source", "predicted", *names, "status", "note"]
+            before, after = ("source", "predicted"), ("status", "note")
+            header = [*before, *class_columns(names, before + after), *after]
             write_file(self._target, csv_text(header, [row.cells(names) for row in rows]))
         for row in rows[:SHOWN]:
             say(row.line(names))

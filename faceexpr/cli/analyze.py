@@ -19,7 +19,6 @@ from faceexpr.cli.parser import Parser, naming_options
 from faceexpr.data.annotations.reading import read_annotations
 from faceexpr.pipeline.analysis import ImageFiles, analyze_items, analyze_with_ray
 from faceexpr.pipeline.classifiers import TaskClassifier
-from faceexpr.pipeline.crop import Crop
 from faceexpr.pipeline.detectors import RUNS, GroundTruth, find_detector_file
 from faceexpr.pipeline.inputs import collect_inputs
 from faceexpr.pipeline.output import Output, Shard, check_options, fingerprint, report, write_coco
@@ -43,7 +42,7 @@ PATHS = "Image files, folders with images, and tar files with images; - is a lis
 LIST = "File with further paths of images and tar files, one a line; - is standard input."
 
 DEPENDENT = (
-    "min_score", "margin", "shape", "min_face", "reduce_to", "max_pixels", "pictures", "crops", "explain",
+    "min_score", "min_face", "reduce_to", "max_pixels", "pictures", "crops", "explain",
     "coverage",
 )  # fmt: skip
 """Options that results depend on, beside the models and the suppression."""
@@ -75,8 +74,10 @@ class AnalyzeOptions:
         iou: overlap above which two boxes are of one face; by default as the detector was trained with.
         coverage: also give each face all expressions that it may be: a set that holds the true one this often, such as
             0.9; for classifiers that were calibrated for it.
-        margin: what is added to a box on each side before its face is classified, as a part of its width and height.
-        shape: square keeps the proportions of a face; stretched takes its box as it is.
+        margin: what is added to a box on each side before its face is classified, as a part of its width and height; by
+            default as the classifier was trained, which is 0.05 where its data have said nothing else.
+        shape: square keeps the proportions of a face; stretched takes its box as it is; by default as the classifier
+            was trained.
         min_face: faces whose shorter side has fewer pixels are left out; a note says how many.
         reduce_to: large images are shrunk by a whole factor such that the shorter side keeps this many pixels; more
             finds smaller faces in large images and takes longer; null shrinks none.
@@ -104,8 +105,8 @@ class AnalyzeOptions:
     suppression: Literal["nms", "soft_nms", "wbf", "none"] | None = None
     iou: float | None = None
     coverage: float | None = None
-    margin: float = Crop.margin
-    shape: Literal["square", "stretched"] = "square"
+    margin: float | None = None
+    shape: Literal["square", "stretched"] | None = None
     min_face: float = 8
     reduce_to: int | None = 1000
     max_pixels: int = DEFAULT_MAX_PIXELS
@@ -161,7 +162,7 @@ def analyze(paths: Sequence[Path], options: AnalyzeOptions, listed: str | None =
     annotations = None if options.annotations is None else read_annotations(options.annotations, options.images)
     # The pipelines of Ray's processes are on their devices; this one tells what is wrong before they are started.
     pipeline = build(options if options.engine == "local" else replace(options, device="cpu"), shard.index)
-    dependent = find_dependent_options(options, getattr(pipeline.detector, "suppression", None))
+    dependent = find_dependent_options(options, pipeline)
     if shard.count > 1:
         dependent |= {"shards": shard.count, "inputs": {"count": len(inputs.images), "sha256": inputs.digest()}}
     check_options(options.out, dependent)
@@ -222,13 +223,14 @@ def build(options: AnalyzeOptions, index: int = 0) -> FacePipeline:
         options.min_score,
         images=options.images,
         suppression=find_suppression(options),
-        crop=Crop(options.margin, options.shape, options.min_face),
         batch_size=options.batch_size,
         face_batch=options.face_batch,
         coverage=options.coverage,
         reduce_to=options.reduce_to,
         max_pixels=options.max_pixels,
     )
+    own: dict[str, Any] = {"margin": options.margin, "shape": options.shape, "min_face": options.min_face}
+    pipeline.crop = replace(pipeline.crop, **{name: value for name, value in own.items() if value is not None})
     if options.images is not None and options.annotations is None and not isinstance(pipeline.detector, GroundTruth):
         raise FaceExprError("images is for the images that annotations name; expected annotations with it")
     if options.explain:
@@ -243,8 +245,9 @@ def find_suppression(options: AnalyzeOptions) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def find_dependent_options(options: AnalyzeOptions, suppression: Suppression | None) -> dict[str, Any]:
+def find_dependent_options(options: AnalyzeOptions, pipeline: FacePipeline) -> dict[str, Any]:
     """Return the options that results depend on, with the content of the models and the detector's suppression."""
+    suppression: Suppression | None = getattr(pipeline.detector, "suppression", None)
     used = {} if suppression is None else {"suppression": asdict(suppression)}
     return {
         "detector": fingerprint(find_detector_file(options.detector)),
@@ -253,4 +256,6 @@ def find_dependent_options(options: AnalyzeOptions, suppression: Suppression | N
         **used,
         "max_faces": (suppression or Suppression).max_faces,
         **{name: getattr(options, name) for name in DEPENDENT},
+        "margin": pipeline.crop.margin,
+        "shape": pipeline.crop.shape,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
@@ -22,6 +23,7 @@ from faceexpr.models.light_detector import MEAN, STD, STRIDES, LightDetector
 from faceexpr.tasks.base import load_task
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.detect import FaceDetector
+from faceexpr.utils.crop import Crop
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say, write_file
 from faceexpr.utils.specs import describe
@@ -82,7 +84,8 @@ def export(
     Args:
         ckpt_path: a checkpoint file, a run folder, a model file, or the name of a model that comes with the package.
         out: the file to write, ``*.pt2`` or ``*.safetensors``.
-        channels: of a program: channels of the images that it will be given, 1 (grey, the default) or 3 (RGB).
+        channels: of a program: channels of the images that it will be given, 1 (grey) or 3 (RGB); by default those of
+            the images that the model was trained on.
         data: of a model file: what it was trained on, in words.
         licence: of a model file: on what terms it may be used, in words.
         command: of a model file: how it was trained.
@@ -104,18 +107,22 @@ def export(
         if out.suffix == ENDING:
             summary = write_model_file(source, written, told)
         else:
-            summary = write_program(source, written, channels or 1)
+            summary = write_program(source, written, channels)
         write_file(out, written.read_bytes())
     say(f"{out}: {summary}")
 
 
-def write_program(source: Path, out: Path, channels: int) -> str:
+def write_program(source: Path, out: Path, channels: int | None) -> str:
     """Write the classifier of a checkpoint as a program for images of ``channels`` channels, and return what it is.
+
+    None means those that it was trained on, or 1 where nobody knows.
 
     Raises:
         FaceExprError: the checkpoint holds no classifier, or the program gives other probabilities.
     """
     model = load_task(source, [ExpressionClassifier], "a classifier", "an ExpressionClassifier").eval()
+    crop = model.crop or Crop()
+    channels = channels or crop.channels or 1
     exported = Exported(model)
     size = model.net.preprocess.size
     example = torch.randint(0, 256, (2, channels, size + 32, size + 48), dtype=torch.uint8)
@@ -125,6 +132,7 @@ def write_program(source: Path, out: Path, channels: int) -> str:
     metadata = {
         "class_names": list(model.class_names),
         "channels": channels,
+        "crop": asdict(crop),
         "preprocess": _preprocess(model),
         "mirror": model.mirror,
         "calibration": describe(model.calibration, "calibration"),
@@ -218,6 +226,7 @@ def _header(model: Exportable, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     }
     if isinstance(model, ExpressionClassifier):
         header |= {"class_names": list(model.class_names), "preprocess": _preprocess(model)}
+        header["crop"] = asdict(model.crop or Crop())
         temperature = (hyper_parameters.get("calibration") or {}).get("temperature")
         header |= {} if temperature is None else {"temperature": temperature}
     elif isinstance(model.net, LightDetector):

@@ -65,6 +65,8 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     # Torch's C++ part would warn with a stack trace where another process has gone, which a sentence says already.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # Figures are only written to files, whatever a notebook or a desktop has set.
+    os.environ["MPLBACKEND"] = "agg"
     # Pillow warns of odd images without their names; what matters becomes a reason or a note.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:

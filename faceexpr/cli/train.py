@@ -42,7 +42,7 @@ from faceexpr.callbacks.runs import EpochSeed, LineProgress, RunChecks, SaveRunC
 from faceexpr.cli.parser import Parser, flat, name_option, naming_options, one_line, read_config
 from faceexpr.data.base import FaceDataModule
 from faceexpr.models.light_detector import LightDetector
-from faceexpr.tasks.base import find_missing, without_missing
+from faceexpr.tasks.base import ExpressionTask, find_missing, without_missing
 from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.errors import INTERRUPTED, PREEMPTED, SOME_FAILED, FaceExprError, of_file
 from faceexpr.utils.redirects import redirect
@@ -228,6 +228,8 @@ class FaceExprCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         with self.explained():
             super().instantiate_classes()
+        if "crop" in self.remembered and isinstance(self.model, ExpressionTask):  # before the data are read
+            self.model.use_crop(self.remembered["crop"])
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         check_match(self.model, self.datamodule, self.verb)

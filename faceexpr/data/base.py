@@ -19,7 +19,8 @@ from torch import Tensor
 
 from faceexpr.data.augment import Augmentation, augment_batch
 from faceexpr.data.image_reading import Box, FaceReader, FileNames, read_faces, stream_faces
-from faceexpr.data.loading import BatchLoader, BatchSampler, BatchSource, FaceSplit
+from faceexpr.data.loading import BatchLoader, BatchSampler, BatchSource, EveryInput, FaceSplit
+from faceexpr.utils.crop import FACE_SIZE, Crop
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import DEFAULT_MAX_PIXELS
 from faceexpr.utils.labels import FER_NAMES
@@ -36,7 +37,7 @@ SPLITS: dict[str, tuple[Stage, ...]] = {
 }
 """The splits that each of Lightning's verbs needs."""
 
-ON_HOST = ("index", "share", "ignored")
+ON_HOST = ("index", "share", "ignored", "source", "note")
 """What of a batch only the host reads."""
 
 MOST_WORKERS = 16
@@ -218,6 +219,12 @@ class ExpressionDataModule(FaceDataModule):
             self.splits[stage] = split
         return self.splits[stage]
 
+    @property
+    def crop(self) -> Crop:
+        """How the faces of the training images are made, which a model that is trained on them keeps."""
+        channels, height, width = self.split("train").images.shape[1:]
+        return Crop(shape="square" if height == width else "stretched", channels=channels, size=width)
+
     def find_leaked(self, split: FaceSplit) -> npt.NDArray[np.bool_] | None:
         """Tell which images of another split are equal to one for training, bool (N,); None where nobody can look.
 
@@ -290,14 +297,15 @@ class ExpressionDataModule(FaceDataModule):
     def split_loader(self, stage: Stage) -> BatchLoader:
         split = self.split(stage)
         num_workers = 0 if isinstance(split.images, Tensor) else self.num_workers
-        return self.make_loader(stage, split, len(split), num_workers, stage == "train" and not self._remembering)
+        source: EveryInput | FaceSplit = EveryInput(split) if stage == "predict" else split
+        return self.make_loader(stage, source, len(source), num_workers, stage == "train" and not self._remembering)
 
     @property
     def network_size(self) -> int:
-        """Side in pixels of the images that the network of this run takes; 48 outside of a run."""
+        """Side in pixels of the images that the network of this run takes; that of FER-2013 outside of a run."""
         model = getattr(self.trainer, "lightning_module", None)
         preprocess = getattr(getattr(model, "net", None), "preprocess", None)
-        return int(getattr(preprocess, "size", 48))
+        return int(getattr(preprocess, "size", FACE_SIZE))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         if self.trainer is None or not self.trainer.training or not isinstance(batch, dict) or self._remembering:
@@ -315,9 +323,19 @@ class ExpressionDataModule(FaceDataModule):
 class ImageFilesModule(ExpressionDataModule):
     """Expression data in image files, decoded once into memory or, where there are too many, each time.
 
+    How a face is made (the first four options) is what a model keeps of its training: a trained model's are the
+    defaults wherever it is used.
+
+    Attributes:
+        new_crop: how the faces are made for a model of which nothing is known yet.
+
     Args:
-        image_size: side in pixels that the images are resized to; by default what the network takes.
-        channels: 1 for grey, 3 for RGB; a network that wants grey converts by itself.
+        image_size: side in pixels that the images are resized to; for a new model what its network takes.
+        channels: 1 for grey, 3 for RGB, whatever the network takes; for a new model 1.
+        shape: square, as for a new model, keeps the proportions of a face, whose shorter side is lengthened (of a whole
+            image by repeating its border); stretched does not.
+        margin: what is added to a box on each side, as a part of its width and height, where the model is given boxes;
+            for a new model 0.05.
         max_pixels: an image with more pixels is not read.
         memory_gib: the decoded images of a split are kept in memory where they need no more than this. More are decoded
             anew each time they are needed, and only their headers are looked at before.
@@ -325,10 +343,14 @@ class ImageFilesModule(ExpressionDataModule):
             leaves, 16 at most. 0 decodes in the process itself.
     """
 
+    new_crop = Crop(channels=1)
+
     def __init__(
         self,
         image_size: int | None = None,
-        channels: Literal[1, 3] = 1,
+        channels: Literal[1, 3] | None = None,
+        shape: Literal["square", "stretched"] | None = None,
+        margin: float | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         memory_gib: float = 4.0,
         num_workers: int | None = None,
@@ -341,15 +363,32 @@ class ImageFilesModule(ExpressionDataModule):
         require_at_least(0, "num_workers", num_workers)
         self.image_size = image_size
         self.channels = channels
+        self.shape = shape
+        self.margin = margin
         self.max_pixels = max_pixels
         self.memory_gib = memory_gib
         self.num_workers = num_workers
         self.box: Box | None = None
+        self._last_reader = self.reader
+
+    @property
+    def crop(self) -> Crop:
+        known = getattr(getattr(self.trainer, "lightning_module", None), "crop", None) or self.new_crop
+        given = {name: getattr(self, name) for name in ("channels", "shape", "margin")} | {"size": self.image_size}
+        return replace(known, **{name: value for name, value in given.items() if value is not None})
 
     @property
     def reader(self) -> FaceReader:
         """What reads each file."""
-        return FaceReader(self.image_size or self.network_size, self.channels, self.box, self.max_pixels)
+        crop = self.crop
+        return FaceReader(crop.size or self.network_size, crop, self.box, self.max_pixels)
+
+    def split(self, stage: Stage) -> FaceSplit:
+        if self._last_reader != self.reader:  # a model's turn has come, or it has been loaded from its checkpoint
+            self._last_reader = self.reader
+            self.splits.clear()
+        with torch.inference_mode(False):  # which may be on by then, and whose tensors threads cannot fill
+            return super().split(stage)
 
     def streams(self, files: FileNames) -> bool:
         """Tell whether the decoded faces need more memory than allowed."""

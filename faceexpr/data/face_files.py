@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from faceexpr.data.base import ImageFilesModule, Stage
 from faceexpr.data.image_reading import FileNames
 from faceexpr.data.loading import FaceSplit
+from faceexpr.utils.crop import Crop
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import find_images
 
@@ -21,18 +22,13 @@ class FaceFiles(ImageFilesModule):
     Args:
         paths: image files, and folders that are searched with their subfolders.
         box: the face in each image, as x0, y0, x1, y1 in pixels of the upright image (as a viewer shows it); by
-            default the whole image.
-        channels: 1 for grey, 3 for RGB, which suits every network: one that wants grey converts by itself.
+            default the whole image. It is cut out as ``faceexpr analyze`` cuts out the faces that it finds.
     """
 
-    def __init__(
-        self,
-        paths: str | list[str],
-        box: tuple[int, int, int, int] | None = None,
-        channels: Literal[1, 3] = 3,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(channels=channels, augment=None, drop_last=False, global_batch_size=None, **kwargs)
+    new_crop = Crop()
+
+    def __init__(self, paths: str | list[str], box: tuple[int, int, int, int] | None = None, **kwargs: Any) -> None:
+        super().__init__(augment=None, drop_last=False, global_batch_size=None, **kwargs)
         if box is not None and not (box[0] < box[2] and box[1] < box[3]):
             raise FaceExprError(f"box is {list(box)}; expected x0, y0, x1, y1 with x0 < x1 and y0 < y1")
         self.paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)

@@ -189,7 +189,7 @@ class FaceFolder(ImageFilesModule):
             kind="face-folder-3",
             build=build,
             cache_dir=self.cache_dir,
-            options=f"{self.reader.image_size} {self.channels} {self.max_pixels} {list(files)}",
+            options=f"{self.reader} {list(files)}",
         )
         if arrays is None or read:
             return read[0]

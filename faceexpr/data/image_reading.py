@@ -11,15 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from faceexpr.data.loading import PADDING, BatchRequest, FaceSplit, Failure, ReadFaces, find_process, gather
+from faceexpr.utils.crop import Crop, cut_face
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import DEFAULT_MAX_PIXELS, ImageError, read_image, resize, too_large, upright_size
 from faceexpr.utils.text import counted
@@ -173,20 +175,20 @@ class FaceReader:
 
     Attributes:
         image_size: side of the faces in pixels.
-        channels: 1 for grey, 3 for RGB.
-        box: the part of each image to take; None for all of it.
+        crop: how they are made: grey or RGB, with their proportions or without.
+        box: where the face is in each image, which the crop may widen; None for all of it.
         max_pixels: an image with more pixels is not read.
     """
 
     image_size: int
-    channels: Literal[1, 3] = 1
+    crop: Crop
     box: Box | None = None
     max_pixels: int = DEFAULT_MAX_PIXELS
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of a face."""
-        return self.channels, self.image_size, self.image_size
+        return 1 if self.crop.channels == 1 else 3, self.image_size, self.image_size
 
     def read(self, file: str) -> tuple[Tensor, tuple[str, ...]]:
         """Return a face, uint8 of the shape, and remarks such as "first of 2 frames".
@@ -196,27 +198,31 @@ class FaceReader:
         """
         decoded = read_image(
             file,
-            mode="L" if self.channels == 1 else "RGB",
+            mode="L" if self.crop.channels == 1 else "RGB",
             max_pixels=self.max_pixels,
             reduce_to=OVERSAMPLING * self.image_size if self.box is None else None,
         )
-        pixels, notes = decoded.pixels, decoded.notes
+        (height, width), notes = decoded.pixels.shape[:2], decoded.notes
+        x0, y0, x1, y1 = 0, 0, width, height
         if self.box is not None:
-            height, width = pixels.shape[:2]
             x0, y0, x1, y1 = max(self.box[0], 0), max(self.box[1], 0), min(self.box[2], width), min(self.box[3], height)
             if x0 >= x1 or y0 >= y1:
                 reason = f"the box {list(self.box)} lies outside the image of {width} x {height} pixels"
                 raise ImageError(file, reason)
-            pixels = pixels[y0:y1, x0:x1]
             notes = notes if (x0, y0, x1, y1) == tuple(self.box) else (*notes, "box clipped to the image")
-        return face_tensor(pixels, self.image_size), notes
+        side = max(x1 - x0, y1 - y0)
+        if self.crop.shape == "square" and side**2 > self.max_pixels:
+            raise ImageError(file, too_large(f"made square, {side} x {side}", self.max_pixels))
+        return face_tensor(cut_face(decoded.pixels, (x0, y0, x1, y1), self.crop), self.image_size), notes
 
 
-def face_tensor(pixels: np.ndarray, image_size: int) -> Tensor:
+def face_tensor(pixels: np.ndarray, image_size: int, channels: int | None = None) -> Tensor:
     """Resize a face, uint8 (H, W) or (H, W, 3), to what a data set holds: uint8 (1 or 3, image_size, image_size).
 
-    Pixels that have the size already stay as they are.
+    Pixels that have the size already stay as they are; where ``channels`` is 1 they are made grey before.
     """
+    if channels == 1 and pixels.ndim == 3:
+        pixels = np.array(Image.fromarray(pixels).convert("L"))
     image = torch.from_numpy(np.ascontiguousarray(pixels))
     image = image[None] if image.ndim == 2 else image.permute(2, 0, 1)
     resized = resize(image[None].float(), image_size)[0]

@@ -183,6 +183,46 @@ class FaceSplit:
             self.notes.update(notes)
 
 
+class EveryInput:
+    """All inputs of a split in their order, those that could not be read too, each with its source and its note.
+
+    Args:
+        split: where an input could not be read, the ``index`` in a batch is `PADDING`, and its note says why.
+    """
+
+    def __init__(self, split: FaceSplit) -> None:
+        self.split = split
+        self.failures = {failure.position: failure for failure in split.failures}
+        number = len(split) + len(self.failures)
+        self.index = np.full(number + 1, PADDING)  # the last is that of padding
+        self.index[np.setdiff1d(np.arange(number), [*self.failures])] = np.arange(len(split))
+
+    def __len__(self) -> int:
+        return len(self.index) - 1
+
+    def read(self, request: BatchRequest) -> tuple[list[int], ReadFaces]:
+        """Read the images of a batch of positions among all inputs."""
+        places = self.index[request.indices].tolist()
+        if len(self.split):
+            return request.indices, self.split.read(request._replace(indices=places))
+        black = torch.zeros(len(places), *self.split.images.shape[1:], dtype=torch.uint8)
+        return request.indices, ReadFaces(torch.tensor(places), black, None, {}, {})
+
+    def finish(self, found: tuple[list[int], ReadFaces]) -> Batch:
+        """Return a batch of the split's, with ``source`` and ``note``, two lists of str."""
+        batch = self.split.finish(found[1])
+        told = [self._describe(position) for position in found[0]]
+        return {**batch, "source": [source for source, _ in told], "note": [note for _, note in told]}
+
+    def _describe(self, position: int) -> tuple[str, str]:
+        if failure := self.failures.get(position):
+            return failure.source, failure.reason
+        index = int(self.index[position])
+        if index == PADDING:
+            return "", ""
+        return self.split.sources[index], self.split.broken.get(index) or self.split.notes.get(index, "")
+
+
 @dataclass(eq=False)
 class BatchSampler(Sampler[BatchRequest]):
     """Say what the batches of one process hold; they are of equal number in every process.

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from faceexpr.metrics.tables import SampleTable
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import write_file
-from faceexpr.utils.text import csv_text
+from faceexpr.utils.text import class_columns, column_classes, csv_text
 
 COLUMNS = ("index", "true", "predicted", "leaked")
-"""What comes before the probability of each class under its name."""
+"""What comes before the probability of each class under its name; see `class_columns`."""
 
 DECIMALS = 3
 _DIGITS = 18  # of the largest number that an index can be
@@ -71,8 +71,9 @@ def write_samples(
         for index, label, guess, equal, shares in zip(*columns, strict=True)
     ]
     path = folder / file_name(stage)
+    text = csv_text([*COLUMNS, *class_columns(class_names, COLUMNS)], rows)
     # Without the time in it, the same predictions are the same bytes.
-    write_file(path, gzip.compress(csv_text([*COLUMNS, *class_names], rows).encode("utf-8"), mtime=0))
+    write_file(path, gzip.compress(text.encode("utf-8"), mtime=0))
     return path
 
 
@@ -91,7 +92,7 @@ def read_samples(path: Path) -> SavedSamples:
             f"{path} cannot be read ({reason}); expected the predictions that faceexpr test writes"
         ) from error
     header, rows = (rows[0], rows[1:]) if rows else ([], [])
-    names = tuple(header[len(COLUMNS) :])
+    names = column_classes(header[len(COLUMNS) :], COLUMNS)
     if tuple(header[: len(COLUMNS)]) != COLUMNS or len(names) < 2 or len(set(names)) < len(names):
         raise FaceExprError(
             f"{path}: line 1 reads {', '.join(header)!r}; expected {', '.join(COLUMNS)} and the names of two classes "

@@ -1,10 +1,10 @@
 """The two-step system: images in, faces with the probabilities of their expressions out."""
 
 from faceexpr.pipeline.classifiers import Classifier, TaskClassifier, load_classifier
-from faceexpr.pipeline.crop import Crop
 from faceexpr.pipeline.detectors import Detector, GroundTruth, NetDetector, load_detector
 from faceexpr.pipeline.pipeline import FacePipeline
 from faceexpr.pipeline.records import FaceResult, ImageResult, read_records
+from faceexpr.utils.crop import Crop
 
 __all__ = [
     "Classifier",

@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from faceexpr.data.image_reading import face_tensor
 from faceexpr.pipeline.classifiers import TaskClassifier
 from faceexpr.pipeline.inputs import Item
 from faceexpr.pipeline.pipeline import Analysis, FacePipeline
@@ -202,7 +200,7 @@ def explain_faces(pipeline: FacePipeline, analysis: Analysis) -> Iterator[tuple[
         if face.expression is not None
     ]
     for batch in (faces[start : start + size] for start in range(0, len(faces), size)):
-        seen = torch.stack([face_tensor(crop, classifier.image_size) for _, crop, _, _ in batch])
+        seen = pipeline.face_tensors([crop for _, crop, _, _ in batch])
         maps = classifier.explain(seen, [name for _, _, name, _ in batch])
         for (number, crop, name, share), values in zip(batch, maps, strict=True):
             yield number, _add_captions(side_by_side(crop, values, _HEIGHT, _GAP), name, share)

@@ -14,6 +14,7 @@ from torch import Tensor
 from faceexpr.tasks.base import ExpressionTask, load_task
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.knn import KNNClassifier
+from faceexpr.utils.crop import FACE_SIZE, Crop
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.visualization.explain import class_maps, explained_network
 from faceexpr.weights.checkpoints import find_checkpoint
@@ -25,6 +26,8 @@ class Classifier(Protocol):
     Attributes:
         class_names: names of the classes in index order.
         image_size: side in pixels of the faces that it is given.
+
+    One that has a ``crop`` (`Crop`) too is given faces that are made so: of one channel where that says 1.
     """
 
     class_names: tuple[str, ...]
@@ -51,8 +54,10 @@ class TaskClassifier:
         self.task = task.to(self.device).eval()
         self.class_names = task.class_names
         self.calibration = getattr(task, "calibration", None)
+        self.crop = task.crop or Crop()
         # Faces reach a classifier in the size of its training images: see `ExpressionDataModule.network_size`.
-        self.image_size = task.net.preprocess.size if isinstance(task, ExpressionClassifier) else 48
+        own_size = task.net.preprocess.size if isinstance(task, ExpressionClassifier) else FACE_SIZE
+        self.image_size = self.crop.size or own_size
         outputs = self(torch.zeros(1, 3, self.image_size, self.image_size, dtype=torch.uint8)).shape[1]
         if not outputs == len(self.class_names) == len(set(self.class_names)):
             raise FaceExprError(
@@ -62,7 +67,7 @@ class TaskClassifier:
 
     @torch.inference_mode()
     def __call__(self, faces: Tensor) -> NDArray[np.float32]:
-        """Classify faces; see `Classifier`."""
+        """Classify faces, grey or RGB; see `Classifier`."""
         probabilities: Tensor = self.task(faces.to(self.device))
         return probabilities.float().cpu().numpy()
 

@@ -15,15 +15,16 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.suppression import Suppression
 from faceexpr.data.image_reading import face_tensor
 from faceexpr.models.calibrator import Calibration, check_coverage, prediction_sets
 from faceexpr.pipeline.classifiers import Classifier, load_classifier
-from faceexpr.pipeline.crop import Crop, clip_box, cut_face
 from faceexpr.pipeline.detectors import Detector, GroundTruth, load_detector
 from faceexpr.pipeline.records import NOT_FINITE, FaceResult, ImageResult
+from faceexpr.utils.crop import Crop, clip_box, cut_face
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import DEFAULT_MAX_PIXELS, DecodedImage, ImageError, Source, read_image, source_name
 from faceexpr.utils.text import counted
@@ -63,7 +64,7 @@ class FacePipeline:
             package, at a score of 0.5 or more.
         classifier: tells the expressions. Their number and their names are those of its checkpoint. By default the
             classifier that comes with the package.
-        crop: how a face is cut out.
+        crop: how a face is cut out; by default as the classifier's training had it.
         batch_size: images that are read and searched together; their faces are classified together.
         face_batch: faces in a batch of the classifier.
         reduce_to: large images are shrunk by a whole factor while they are read, such that the shorter side still
@@ -90,7 +91,8 @@ class FacePipeline:
                 raise FaceExprError(f"{name} is {value}; expected 1 or more")
         self.detector = load_detector(DETECTOR, suppression={"min_score": MIN_SCORE}) if detector is None else detector
         self.classifier = load_classifier(CLASSIFIER) if classifier is None else classifier
-        self.crop = crop or Crop()
+        own = getattr(self.classifier, "crop", Crop())
+        self.crop = own if crop is None else replace(crop, channels=crop.channels or own.channels)
         self.batch_size = batch_size
         self.face_batch = face_batch
         self.reduce_to = reduce_to
@@ -235,8 +237,7 @@ class FacePipeline:
         """Tell the expressions of all faces together; the classifier is not called where there is none."""
         crops = [crop for analysis in analyses for crop in analysis.crops]
         batches = (crops[start : start + self.face_batch] for start in range(0, len(crops), self.face_batch))
-        tensors = (torch.stack([face_tensor(crop, self.classifier.image_size) for crop in batch]) for batch in batches)
-        rows = (row for faces in tensors for row in self.classifier(faces).tolist())
+        rows = (row for batch in batches for row in self.classifier(self.face_tensors(batch)).tolist())
         done = []
         for analysis in analyses:
             result = analysis.result
@@ -246,6 +247,11 @@ class FacePipeline:
                 result = replace(result, status="error", reason=reason)
             done.append(replace(analysis, result=replace(result, faces=faces)))
         return done
+
+    def face_tensors(self, crops: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Return faces that were cut out, uint8 (h, w, 3), as the classifier takes them, uint8 (N, 1 or 3, s, s)."""
+        size = self.crop.size or self.classifier.image_size
+        return torch.stack([face_tensor(crop, size, self.crop.channels) for crop in crops])
 
     def _add_expression(self, face: FaceResult, row: Sequence[float]) -> FaceResult:
         if not all(map(isfinite, row)):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import as_bytes, replacing
+from faceexpr.utils.text import class_columns, column_classes
 
 RECORDS, ROWS, COCO, OPTIONS = "faces.jsonl", "faces.csv", "detections.json", "analysis.json"
 """Files of results: a record an image, a row a face, COCO detections, and the options that all depend on."""
@@ -143,7 +144,7 @@ def write_rows(
 ) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Write a CSV file anew from lines of records and yield these; it is there once all of them were taken."""
     with replacing(path) as file:
-        file.write(as_bytes(_csv_line(*COLUMNS, *class_names, "notes")))
+        file.write(as_bytes(_csv_line(*COLUMNS, *class_columns(class_names, (*COLUMNS, "notes")), "notes")))
         for line, record in lines:
             file.write(as_bytes(csv_rows(record, class_names)))
             yield line, record
@@ -168,7 +169,7 @@ def read_class_names(rows: Path) -> tuple[str, ...]:
         names = next(csv.reader(file), [])
     if tuple(names[: len(COLUMNS)]) != COLUMNS or names[-1] != "notes":
         raise FaceExprError(f"{rows} does not begin with the columns of an analysis; expected what one has written")
-    return tuple(names[len(COLUMNS) : -1])
+    return column_classes(names[len(COLUMNS) : -1], (*COLUMNS, "notes"))
 
 
 def _csv_line(*cells: Any) -> str:

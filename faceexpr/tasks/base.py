@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import io
+import math
 import pkgutil
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from faceexpr.data.base import ExpressionDataModule
+from faceexpr.data.loading import PADDING
+from faceexpr.utils.crop import Crop
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES, canonical, index_map
 from faceexpr.utils.specs import Described, class_path, describe
-from faceexpr.weights.checkpoints import class_of, find_checkpoint, read_checkpoint
+from faceexpr.weights.checkpoints import class_of, crop_of, find_checkpoint, read_checkpoint
 
 TaskType = TypeVar("TaskType", bound="Task")
 
@@ -45,6 +51,14 @@ class Task(Described, LightningModule):
         hyper_parameters["_class_path"] = class_path(type(self))
         hyper_parameters["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
         self.save_hyperparameters(hyper_parameters, logger=False)
+
+    @property
+    def is_fitting(self) -> bool:
+        """Whether a trainer has this model, and trains it."""
+        try:
+            return self.trainer.state.fn == TrainerFn.FITTING
+        except RuntimeError:  # what Lightning raises outside a Trainer, as in load_from_checkpoint
+            return False
 
     def on_validation_epoch_start(self) -> None:
         """Let all processes measure the network that is saved.
@@ -80,6 +94,10 @@ class ExpressionTask(Task):
     A subclass's steps return ``probabilities`` (B, C) and, for labelled data, ``target`` in the order of its own
     classes; `ClassificationEvaluation` and `PredictionWriter` do the rest.
 
+    Attributes:
+        crop: how the faces were made that it was trained on, as the data of the training or its checkpoint say; the
+            faces of every later use are made so. None before.
+
     Args:
         class_names: names of the classes in index order; on the command line they come from the data, or from the
             checkpoint where there is one.
@@ -91,9 +109,32 @@ class ExpressionTask(Task):
     def __init__(self, class_names: Sequence[str] = FER_NAMES) -> None:
         super().__init__()
         self.class_names = tuple(class_names)
+        self.crop: Crop | None = None
         self._label_map: Tensor | None = None
 
+    def use_crop(self, crop: Crop) -> None:
+        """See faces that were made so, and make others so; checkpoints that are saved from now on say it."""
+        self.crop = crop
+
+    def _use_crop_of_data(self) -> None:
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if isinstance(datamodule, ExpressionDataModule):
+            self.use_crop(datamodule.crop)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.crop is not None:
+            checkpoint["crop"] = asdict(self.crop)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.use_crop(crop_of(checkpoint))
+        if self.is_fitting:  # where what the options of the data say comes first
+            self._use_crop_of_data()
+
     def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self._use_crop_of_data()
         self._label_map = None
         datamodule = getattr(self.trainer, "datamodule", None)
         names = getattr(datamodule, "class_names", None)
@@ -116,8 +157,17 @@ class ExpressionTask(Task):
             return label_map[target]
         return target.new_zeros(len(target), len(self.class_names)).index_copy(1, label_map, target)
 
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        return {"probabilities": self(batch["image"])}
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Return ``probabilities`` (B, C) and, where the batch has them, ``index``, ``source`` and ``note`` of each.
+
+        Those of an image that could not be read are no numbers; its note says why.
+        """
+        probabilities: Tensor = self(batch["image"])
+        told: dict[str, Any] = {name: batch[name] for name in ("index", "source", "note") if name in batch}
+        if "source" in told:
+            unread = (told["index"] == PADDING).to(probabilities.device)
+            probabilities = probabilities.masked_fill(unread[:, None], math.nan)
+        return {"probabilities": probabilities, **told}
 
 
 def find_missing(values: Any) -> str:

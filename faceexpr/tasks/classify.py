@@ -17,6 +17,7 @@ from faceexpr.models.calibrator import Calibration, class_probabilities
 from faceexpr.models.simple_cnn import SimpleCNN
 from faceexpr.tasks.base import ExpressionTask
 from faceexpr.tasks.optimisation import Optimised, mean_over_processes
+from faceexpr.utils.crop import Crop
 from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.specs import Described, describe
 
@@ -123,6 +124,10 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         self.test_loss = MeanMetric()
         if self.loss.class_weights is not None:
             self._require_one_a_class(len(self.loss.class_weights), "loss.class_weights", "values")
+
+    def use_crop(self, crop: Crop) -> None:
+        super().use_crop(crop)
+        self.net.preprocess.crop = crop
 
     def _require_one_a_class(self, number: int, name: str, what: str) -> None:
         if number != len(self.class_names):

@@ -14,11 +14,11 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from faceexpr.data.loading import PADDING
 from faceexpr.models.base import ExpressionNet, Net
 from faceexpr.models.neighbours import NeighbourStore, class_probabilities, nearest, with_float64
-from faceexpr.models.preprocess import LUMA
+from faceexpr.models.preprocess import as_grey, as_sized, as_trained
 from faceexpr.tasks.base import ExpressionTask, find_missing, load_task, without_missing
 from faceexpr.tasks.classify import ExpressionClassifier
+from faceexpr.utils.crop import FACE_SIZE
 from faceexpr.utils.errors import FaceExprError, require
-from faceexpr.utils.images import resize
 from faceexpr.utils.redirects import redirect
 from faceexpr.weights.checkpoints import find_checkpoint, read_checkpoint
 
@@ -50,7 +50,7 @@ class RawPixels(Representation):
         self.size = size
 
     def forward(self, image: Tensor) -> Tensor:
-        return _sized(_grey(image), self.size).flatten(1)
+        return as_sized(as_grey(image), self.size).flatten(1)
 
 
 class Histogram(Representation):
@@ -70,7 +70,7 @@ class Histogram(Representation):
         self.size = size
 
     def forward(self, image: Tensor) -> Tensor:
-        image = _sized(_grey(image) if self.channels == 1 else image.expand(-1, 3, -1, -1), self.size)
+        image = as_sized(as_grey(image) if self.channels == 1 else image.expand(-1, 3, -1, -1), self.size)
         level = image.flatten(2).long() * self.bins // 256
         counts = torch.zeros(*level.shape[:2], self.bins, dtype=torch.float32, device=level.device)
         return counts.scatter_add_(2, level, torch.ones_like(level, dtype=torch.float32)).flatten(1)
@@ -96,6 +96,7 @@ class NetworkFeatures(Representation):
         path = find_checkpoint(self.checkpoint, Path("lightning_logs"), "checkpoint")
         self.net = load_task(path, [ExpressionClassifier], "a network", "a trained ExpressionClassifier").net
         self.net.eval().requires_grad_(False)
+        self.net.preprocess.crop = None  # faces come as this model's data make them
         self._hyper_parameters = read_checkpoint(path)["hyper_parameters"]
 
     def _build(self, hyper_parameters: dict[str, Any]) -> None:
@@ -126,21 +127,6 @@ class NetworkFeatures(Representation):
         with last.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0])):
             self.net(image)
         return seen[0].float()
-
-
-def _grey(image: Tensor) -> Tensor:
-    """Return uint8 images of one channel; grey images come back as they are."""
-    if image.shape[1] == 1:
-        return image
-    weights = torch.tensor(LUMA, device=image.device).view(1, 3, 1, 1)
-    return (image.float() * weights).sum(dim=1, keepdim=True).round().to(torch.uint8)
-
-
-def _sized(image: Tensor, size: int) -> Tensor:
-    """Return uint8 images (N, C, size, size); those of that size come back as they are."""
-    if image.shape[-2:] == (size, size):
-        return image
-    return resize(image.float(), size).round().clamp(0, 255).to(torch.uint8)
 
 
 class KNNClassifier(ExpressionTask):
@@ -205,7 +191,8 @@ class KNNClassifier(ExpressionTask):
         Returns:
             float32 (N, C); each row sums to 1.
         """
-        queries = with_float64(self.representation(image))
+        faces = image if self.crop is None else as_trained(image, self.crop, FACE_SIZE)
+        queries = with_float64(self.representation(faces))
         self.bank, self.labels = self.bank.to(queries.device), self.labels.to(queries.device)
         found = self.search(self.bank, queries, self.k, self.p, self.backend)
         probabilities = class_probabilities(found, self.labels, len(self.class_names), self.k, self.weights)

@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -19,7 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from faceexpr.data.base import FaceDataModule
 from faceexpr.data.loading import BatchLoader
 from faceexpr.models.base import Net
-from faceexpr.tasks.base import check_weights, load_weights
+from faceexpr.tasks.base import Task, check_weights, load_weights
 from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.specs import callable_class
 
@@ -36,7 +34,7 @@ LR_FACTOR = "lr_factor"
 """Key of a checkpoint: what the written learning rates were multiplied by, for the number of samples in a step."""
 
 
-class Optimised(LightningModule):
+class Optimised(Task):
     """A mixin for tasks whose network is trained by gradients.
 
     Where a run is resumed, what the user writes beats what the checkpoint remembers.
@@ -226,19 +224,13 @@ class Optimised(LightningModule):
 
     # What is restored from a checkpoint, and what the user has changed.
 
-    @property
-    def is_fitting(self) -> bool:
-        """Whether a trainer has this model, and trains it."""
-        try:
-            return self.trainer.state.fn == TrainerFn.FITTING
-        except RuntimeError:  # what Lightning raises outside a Trainer, as in load_from_checkpoint
-            return False
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         if self.is_fitting:
             checkpoint[LR_FACTOR] = self.lr_factor
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         held = checkpoint.get("hyper_parameters", {}).get("net")
         weights = checkpoint.get("state_dict", {})
         check_weights("the checkpoint holds", weights, held, self.hparams.get("net"), self.state_dict())

@@ -6,6 +6,8 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
+PREFIX = "probability_"
+
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """Return a number with its noun: "1 box", "2,000 boxes".
@@ -39,6 +41,18 @@ def csv_text(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     writer.writerow(header)
     writer.writerows(rows)
     return text.getvalue()
+
+
+def class_columns(class_names: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Return the columns of the probabilities of classes: their names, with `PREFIX` where one of ``others`` has it."""
+    taken = {name.lower() for name in others}
+    return [PREFIX * (name.lower() in taken or name.lower().startswith(PREFIX)) + name for name in class_names]
+
+
+def column_classes(columns: Iterable[str], others: Sequence[str]) -> tuple[str, ...]:
+    """Return the classes whose columns these are; in files of 0.1 each column has the name of its class."""
+    bare = [(column, column.removeprefix(PREFIX)) for column in columns]
+    return tuple(name if class_columns([name], others) == [column] else column for column, name in bare)
 
 
 def printable(text: str) -> str:

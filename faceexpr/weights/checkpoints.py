@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 from lightning.pytorch.utilities import rank_zero_warn
 
+from faceexpr.utils.crop import FACE_SIZE, Crop
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import write_file
 from faceexpr.utils.redirects import redirect
@@ -118,15 +119,38 @@ def class_of(checkpoint: Mapping[str, Any], path: Path) -> str:
     return str(name)
 
 
+def crop_of(checkpoint: Mapping[str, Any]) -> Crop:
+    """Return how the faces were made that the model of a checkpoint was trained on.
+
+    Those of 0.1 do not say; their data do: FER-2013 is grey, and `FaceFolder` changed the proportions of its images. A
+    model of theirs that makes faces grey itself is left to do so, as its probabilities have been so far. What is no
+    crop is a `FaceExprError`.
+    """
+    stored = checkpoint.get("crop")
+    if stored is not None:
+        try:
+            return Crop(**stored)
+        except TypeError as error:
+            raise FaceExprError(f"the checkpoint has {stored!r} for its crop; expected {WRITTEN}") from error
+    data = checkpoint.get("datamodule_hyper_parameters") or {}
+    name = str(data.get("_class_path")).rpartition(".")[2]
+    if name in ("FER2013", "FERPlus"):
+        data = {"channels": 1, "image_size": FACE_SIZE}
+    taken = [value.shape[1] for key, value in checkpoint["state_dict"].items() if key.endswith("preprocess.mean")]
+    compared = (checkpoint.get("hyper_parameters", {}).get("representation") or {}).get("init_args") or {}
+    channels = data.get("channels") if 3 in (*taken, compared.get("channels"), data.get("channels")) else None
+    return Crop(shape="stretched" if name == "FaceFolder" else "square", channels=channels, size=data.get("image_size"))
+
+
 def remembered(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint says of its model, its data and its classes, as defaults for the command line.
+    """Return what a checkpoint says of its model, its data, its classes and its faces, for the command line.
 
     Raises:
         FaceExprError: it is no checkpoint, or does not say what model it holds.
     """
     checkpoint = read_checkpoint(path)
     class_of(checkpoint, path)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"crop": crop_of(checkpoint)}
     model = checkpoint["hyper_parameters"]
     if "class_names" in model:
         found["class_names"] = model.pop("class_names")

@@ -92,6 +92,7 @@ def read_model_file(path: Path) -> dict[str, Any]:
         "hyper_parameters": header["hyper_parameters"],
         "datamodule_hyper_parameters": header["data_hyper_parameters"],
         "pytorch-lightning_version": header["lightning"],
+        "crop": header.get("crop"),
         "epoch": 0,
         "global_step": 0,
         "told": {name: header[name] for name in TOLD if name in header},

@@ -1,5 +1,6 @@
 """The command itself: help, version, verbs, exit codes."""
 
+import os
 import subprocess
 import sys
 
@@ -22,6 +23,24 @@ def test_the_overview_names_every_verb_and_does_not_import_torch():
     assert lines[-1] == "False False"
     assert lines.count(usage) == 1  # no verb at all
     assert all(verb in result.stdout for verb in VERBS)
+
+
+NOTEBOOK = "module://kernel_that_is_not_here.backend_inline"
+
+
+@pytest.mark.parametrize(
+    ("backend", "code"),
+    [
+        (NOTEBOOK, "import faceexpr.cli.main as cli; cli.main(['fit', '--print_config'])"),
+        ("inline", "import faceexpr.cli.main as cli; cli.main(['fit', '--print_config'])"),
+        (NOTEBOOK, "import faceexpr.pipeline; from matplotlib import pyplot; print(pyplot.figure().canvas)"),
+    ],
+)
+def test_the_backend_of_a_notebook_breaks_nothing(backend, code):  # N27
+    environment = {**os.environ, "MPLBACKEND": backend}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "SimpleCNN" in result.stdout or "FigureCanvasAgg" in result.stdout
 
 
 def test_unknown_verb_is_refused(capsys):

@@ -11,7 +11,7 @@ from torch import nn
 
 from faceexpr.data.augment import Augmentation
 from faceexpr.data.base import ExpressionDataModule
-from faceexpr.data.loading import FaceSplit, Failure
+from faceexpr.data.loading import PADDING, FaceSplit, Failure
 from faceexpr.data.synthetic import SyntheticFaces
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
@@ -126,7 +126,7 @@ def test_unlabelled_images_are_for_prediction_alone(stage, split):
     with pytest.raises(FaceExprError, match=rf"^GivenFaces: the {split} split has no labels"):
         data.setup(stage)
     data.setup("predict")
-    assert set(next(iter(data.predict_dataloader()))) == {"image", "index"}
+    assert set(next(iter(data.predict_dataloader()))) == {"image", "index", "source", "note"}
 
 
 def test_too_few_images_are_an_error():
@@ -141,7 +141,8 @@ def test_a_split_of_nothing_but_failures_is_kept():
     empty = torch.zeros(0, 1, 8, 8, dtype=torch.uint8)
     data.load_split = lambda stage: FaceSplit(empty, None, [], failures=[Failure(0, "a.jpg", "empty file")])
     data.setup("predict")
-    assert list(data.predict_dataloader()) == []
+    (batch,) = data.predict_dataloader()
+    assert (batch["source"], batch["note"], batch["index"].tolist()) == (["a.jpg"], ["empty file"], [PADDING])
     assert data.split("predict").failures[0].source == "a.jpg"
 
 

@@ -48,7 +48,7 @@ def test_the_box_refers_to_the_upright_image(tmp_path):
     raw[12:20, 0:8] = (255, 0, 0)  # lower left as stored: upper left of the upright 20 x 40 image
     turned = save(tmp_path / "turned.png", raw, exif=with_orientation(6))
     upright = save(tmp_path / "upright.png", np.rot90(raw, -1))
-    images = FaceFiles([str(turned), str(upright)], box=(0, 0, 8, 8), image_size=8).split("predict").images
+    images = FaceFiles([str(turned), str(upright)], box=(0, 0, 8, 8), image_size=8, margin=0).split("predict").images
     assert torch.equal(images[0], images[1])
     assert (images[0] == torch.tensor([255, 0, 0])[:, None, None]).all()
 
@@ -57,7 +57,7 @@ def test_the_box_is_clipped_and_noted_and_outside_is_a_failure(tmp_path):
     pixels = np.zeros((20, 20), np.uint8)
     pixels[10:, 10:] = 200
     path = str(save(tmp_path / "a.png", pixels))
-    split = FaceFiles(path, box=(10, 10, 99, 99), image_size=10).split("predict")
+    split = FaceFiles(path, box=(10, 10, 99, 99), image_size=10, margin=0).split("predict")
     assert (split.images == 200).all()
     assert split.notes == {0: "box clipped to the image"}
     (failure,) = FaceFiles(path, box=(20, 0, 30, 10)).split("predict").failures

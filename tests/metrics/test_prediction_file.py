@@ -34,6 +34,24 @@ def test_what_is_written_is_read(tmp_path):
     np.testing.assert_allclose(found.probabilities, given.probabilities, atol=5.01e-4)
 
 
+@pytest.mark.parametrize("column", ["true", "probability_true"])
+def test_a_class_with_the_name_of_a_column_is_read_from_new_files_and_old_ones(tmp_path, column):  # N23
+    path = tmp_path / "predictions_test.csv.gz"
+    text = f"index,true,predicted,leaked,{column},false\n0,true,false,,0.3,0.7\n"
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+    found = read_samples(path)
+    assert (found.class_names, found.labels.tolist(), found.predicted.tolist()) == (
+        ("true", "false"),
+        ["true"],
+        ["false"],
+    )
+    assert found.probabilities.tolist() == [[0.3, 0.7]]
+    written = SampleTable(np.arange(1), np.array([[0.3, 0.7]], dtype=np.float32), np.array([0]))
+    again = write_samples(tmp_path / "new", "test", written, found.class_names, None)
+    header = gzip.decompress(again.read_bytes()).decode().partition("\n")[0]
+    assert header == "index,true,predicted,leaked,probability_true,false"
+
+
 def test_the_prediction_is_not_read_from_rounded_probabilities(tmp_path):
     close = SampleTable(np.arange(1), np.array([[0.4, 0.40001, 0.19999]], dtype=np.float32), np.array([1]))
     found = read_samples(write_samples(tmp_path, "test", close, NAMES, None))

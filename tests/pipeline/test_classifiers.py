@@ -9,9 +9,9 @@ from stub_steps import WHOLE, Boxes, Levels, pipeline
 
 from faceexpr.data.image_reading import face_tensor
 from faceexpr.pipeline.classifiers import TaskClassifier, load_classifier
-from faceexpr.pipeline.crop import Crop
 from faceexpr.pipeline.pipeline import FacePipeline
 from faceexpr.tasks.knn import KNNClassifier
+from faceexpr.utils.crop import Crop
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES, FERPLUS_NAMES
 

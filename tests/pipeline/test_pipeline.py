@@ -13,11 +13,11 @@ from stub_steps import WHOLE, Boxes, Levels, pipeline
 from faceexpr.boxes.detections import Detections
 from faceexpr.models.faster_rcnn import FasterRCNN
 from faceexpr.pipeline.classifiers import TaskClassifier
-from faceexpr.pipeline.crop import Crop
 from faceexpr.pipeline.detectors import NetDetector
 from faceexpr.pipeline.pipeline import FacePipeline, find_device
 from faceexpr.pipeline.records import NOT_FINITE, csv_rows
 from faceexpr.tasks.detect import FaceDetector
+from faceexpr.utils.crop import Crop
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import ImageError
 

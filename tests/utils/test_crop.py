@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from faceexpr.pipeline.crop import Crop, clip_box, cut_face
+from faceexpr.utils.crop import Crop, clip_box, cut_face
 from faceexpr.utils.errors import FaceExprError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8)

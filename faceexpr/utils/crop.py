@@ -1,4 +1,4 @@
-"""How a face is cut out of its image: from a box to pixels."""
+"""How a face becomes pixels: grey or colour, and what is cut out of its image around its box."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from faceexpr.utils.errors import FaceExprError
 Box: TypeAlias = "tuple[float, float, float, float]"
 """Left, top, right, bottom in pixels."""
 
+FACE_SIZE = 48
+"""Side in pixels of faces where neither data nor network say another: that of FER-2013."""
+
 
 @dataclass(frozen=True)
 class Crop:
-    """How a face is cut out of its image.
+    """How a face becomes pixels. A model keeps that of its training, and all that is done with it goes by it.
 
     Args:
         margin: what is added on each side, as a part of the box's width and height; less at the border of the image.
@@ -26,11 +29,16 @@ class Crop:
             the image where it would leave it, and where the image is too narrow its border pixels are repeated.
             ``stretched`` takes the box as it is, and its proportions change when it is resized.
         min_face: faces whose shorter side has fewer pixels are left out.
+        channels: 1 makes a face grey before it is resized, whatever its image and its network are; 3 keeps colours, as
+            None does, which says nothing.
+        size: side in pixels to which a face is resized before its network looks at it; None is the network's own.
     """
 
     margin: float = 0.05
     shape: Literal["square", "stretched"] = "square"
     min_face: float = 8
+    channels: int | None = None
+    size: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin <= 2:
@@ -39,6 +47,8 @@ class Crop:
             raise FaceExprError(f"shape is {self.shape!r}; expected square or stretched")
         if not self.min_face >= 1:
             raise FaceExprError(f"min_face is {self.min_face}; expected 1 or more")
+        if self.channels not in (None, 1, 3):
+            raise FaceExprError(f"channels is {self.channels}; expected 1 (grey) or 3 (RGB)")
 
 
 def clip_box(box: Sequence[float], size: tuple[int, int], min_face: float) -> Box | str:
@@ -56,7 +66,7 @@ def clip_box(box: Sequence[float], size: tuple[int, int], min_face: float) -> Bo
 
 
 def cut_face(pixels: NDArray[np.uint8], box: Sequence[float], options: Crop) -> NDArray[np.uint8]:
-    """Return the pixels of a face, uint8 (h, w, 3), from those of its image, (H, W, 3), inside which its box lies."""
+    """Return the pixels of a face, uint8 (h, w) or (h, w, 3), from those of its image, inside which its box lies."""
     height, width = pixels.shape[:2]
     across, down = options.margin * (box[2] - box[0]), options.margin * (box[3] - box[1])
     # Half a hundredth of a pixel is no reason to take in another row.
