@@ -41,6 +41,7 @@ ANALYSES = {
     "checkpoints": [*CHECKPOINTS, "--suppression", "wbf", "--shape", "stretched", "--min_score", "0.3"],
 }
 
+
 @pytest.fixture
 def inputs(workdir):
     """A current folder with the golden images."""

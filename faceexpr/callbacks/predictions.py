@@ -54,9 +54,9 @@ class PredictionWriter(Callback):
     """Write class probabilities as CSV, a row for each input, in the order of the inputs.
 
     Columns: ``source`` (the path, or the file and row), ``predicted``, the probability of each class under its name
-    (``probability_`` and its name where that is another column's), ``status`` (``ok``, ``error``, or ``skipped`` where prediction was limited to fewer batches or has been stopped) and
-    ``note``: why there is no prediction, or a remark. A prediction that is stopped, by Ctrl-C or an error, leaves the
-    rows that the first process has finished.
+    (``probability_`` and its name where that is another column's), ``status`` (``ok``, ``error``, or ``skipped`` where
+    prediction was limited to fewer batches or has been stopped) and ``note``: why there is no prediction, or a remark.
+    A prediction that is stopped, by Ctrl-C or an error, leaves the rows that the first process has finished.
 
     Args:
         path: where to write; by default ``predictions.csv`` in the run folder.

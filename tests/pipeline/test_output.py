@@ -132,6 +132,8 @@ def test_going_on_with_other_options_or_weights_is_refused(analyze):
 
 
 FACE = {"box": [0, 0, 1, 1], "score": 1, "expression": None, "expressions": None, "probabilities": None}
+
+
 def test_the_suppression_is_recorded_whoever_has_chosen_it(analyze):  # case N14
     write("photos/a.png")
     used = {"method": "nms", "iou": 0.5, "min_score": 0.5, "max_faces": 300, "sigma": 0.5}
