@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -133,11 +134,16 @@ class RunRecord(Callback):
             },
             "resumed" if stage == "fit" else "checkpoint": None if source is None else as_stored(source, folder),
             "class_names": [*getattr(pl_module, "class_names", [])] or None,
-            "pixels": pixels(pl_module),
+            "pixels": None,  # which the data decide, or the checkpoint
             "best": resumed.get("best"),  # which has a copy under the same name
             **{name: resumed.get(name) if goes_on else None for name in ("last", "calibrated")},
         }  # fmt: skip
         write_record(folder, self.content)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.note(trainer, pixels=pixels(pl_module))
+
+    on_validation_start = on_test_start = on_predict_start = on_fit_start
 
     def note(self, trainer: Trainer, **entries: Any) -> None:
         """Write what has changed; a best checkpoint that has become another one is not calibrated yet."""
@@ -218,6 +224,9 @@ def commit() -> str | None:
 
 
 def pixels(pl_module: LightningModule) -> dict[str, Any] | None:
-    """Return how the model's network makes its pixels; None where it has no such step."""
-    preprocess = getattr(getattr(pl_module, "net", None), "preprocess", None)
-    return None if preprocess is None else {"channels": preprocess.channels, "size": preprocess.size}
+    """Return how faces are made for a model and what its network makes of them; None of a model that takes images."""
+    crop, preprocess = getattr(pl_module, "crop", None), getattr(getattr(pl_module, "net", None), "preprocess", None)
+    found = {} if crop is None else {"face": asdict(crop)}
+    if preprocess is not None:
+        found["network"] = {"channels": preprocess.channels, "size": preprocess.size}
+    return found or None

@@ -97,7 +97,9 @@ def test_the_record_says_what_was_run_and_which_checkpoints_it_has(run, caplog):
     assert record["best"].items() >= {"path": "checkpoints/epoch0.ckpt", "monitor": "val/accuracy", "epoch": 0}.items()
     assert record["best"]["score"] == pytest.approx(json.loads((RUN / "metrics.json").read_text())["val"]["accuracy"])
     assert record["last"] == {"path": "checkpoints/last.ckpt", "epoch": 2, "step": 12}
-    assert (record["verb"], len(record["class_names"]), record["pixels"]) == ("fit", 7, {"channels": 1, "size": 48})
+    assert (record["verb"], len(record["class_names"])) == ("fit", 7)
+    face = {"margin": 0.05, "shape": "square", "min_face": 8, "channels": 1, "size": 48}
+    assert record["pixels"] == {"face": face, "network": {"channels": 1, "size": 48}}
     assert record["command"].startswith("faceexpr fit --data SyntheticFaces")
     assert record["options"]["seed_everything"] == "3"
     assert record["started"] < record["ended"]
@@ -207,7 +209,6 @@ LISTS = "[{class_path: CSVLogger, init_args: {save_dir: a, name: b}}, {class_pat
     [
         (["--trainer.logger.save_dir=runs", "--trainer.logger.version=1.0"], "runs/1.0"),
         (["--trainer.logger.save_dir=runs", "--trainer.logger.version=2024-05-01"], "runs/2024-05-01"),
-        (["--trainer.logger.version=0042"], None),
         (["--trainer.logger.name=2024-05-01"], "lightning_logs/2024-05-01/version_{}"),
         (["--trainer.logger=CSVLogger", "--trainer.default_root_dir=out"], "out/lightning_logs/version_{}"),
         (["--trainer.logger=test_record.Uploads", "--trainer.default_root_dir=out"], "out/lightning_logs/version_{}"),
@@ -226,9 +227,8 @@ def test_the_same_command_goes_on_where_its_run_was(logger, folder, run, workdir
     records = [read(path.parent) for path in workdir.rglob("run.json") if path.parent.name != "other"]
     assert max(record["last"]["step"] for record in records) == 8
     assert sum(record["resumed"] is not None for record in records) == 1
-    if folder is not None:
-        assert Path(folder.format(1), "checkpoints/last.ckpt").is_file()
-        assert len(records) == (2 if "{}" in folder else 1)
+    assert Path(folder.format(1), "checkpoints/last.ckpt").is_file()
+    assert len(records) == (2 if "{}" in folder else 1)
 
 
 def test_a_command_does_not_go_on_with_another_training(run, workdir, capsys):
