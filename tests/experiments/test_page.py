@@ -86,7 +86,7 @@ def test_what_has_not_run_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("simple_cnn/seed_0/config.yaml", "a: [1,", r"config\.yaml, line 1: .*expected YAML"),
+        ("simple_cnn/seed_0/config.yaml", "a: [1,", r"config\.yaml, line 2: .*expected YAML"),
         ("simple_cnn/seed_0/test/metrics.json", '{"test": [0.5', r"metrics\.json is damaged"),
         ("simple_cnn/seed_0/test/metrics.json", '["test"]', r"metrics\.json is damaged \(it has no table of values\)"),
         ("wider_light/seed_0/test/metrics.json", '{"test": {"ap50": 0.5}}', "test has no ap, recall; expected"),

@@ -218,7 +218,7 @@ class OnAccelerator(torch.Tensor):
 
 @pytest.mark.parametrize("backend", ["fast", "sklearn"])
 def test_where_the_device_has_no_float64_the_search_is_on_the_cpu(backend, tmp_path):  # case N32
-    bank, queries = (torch.from_numpy(each) for each in features("floats", 20))
+    bank, queries = features("floats", 20)
     expected = nearest(bank, queries, 3, 2, backend)
     store = neighbours.NeighbourStore(tmp_path)
     on_device = bank.as_subclass(OnAccelerator), queries.as_subclass(OnAccelerator)

@@ -53,9 +53,10 @@ def test_a_run_folder_or_its_file_is_loaded_and_its_suppression_can_be_changed(t
 
 
 def test_what_is_no_detector_is_refused_by_name(tmp_path):
+    (tmp_path / "empty").mkdir()
     for path, message in (
         (tmp_path / "absent.ckpt", r"detector: .*absent\.ckpt does not exist"),
-        (tmp_path, r"detector: there is no best\.ckpt in the run folder"),
+        (tmp_path / "empty", r"detector: there is no checkpoint in .*empty; expected a run of fit"),
         (save_task(tiny_classifier(), tmp_path / "classifier.ckpt"), "expected the checkpoint of a FaceDetector"),
     ):
         with pytest.raises(FaceExprError, match=message):
