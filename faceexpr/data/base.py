@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from faceexpr.data.augment import Augmentation, augment_batch
+from faceexpr.data.degradations import Degradations, degrade_batch
 from faceexpr.data.image_reading import Box, FaceReader, FileNames, read_faces, stream_faces
 from faceexpr.data.loading import BatchLoader, BatchSampler, BatchSource, EveryInput, FaceSplit
 from faceexpr.utils.crop import FACE_SIZE, Crop
@@ -184,6 +185,8 @@ class ExpressionDataModule(FaceDataModule):
 
     Args:
         augment: random changes to the training images; all are off by default.
+        degrade: what cameras and files do to images, done to the training images at random before that; all is off by
+            default.
     """
 
     suits = "probabilities"
@@ -191,9 +194,10 @@ class ExpressionDataModule(FaceDataModule):
     num_workers: int | None = None
     drop_leaked = False
 
-    def __init__(self, augment: Augmentation | None = None, **kwargs: Any) -> None:
+    def __init__(self, augment: Augmentation | None = None, degrade: Degradations | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.augment = augment or Augmentation()
+        self.degrade = degrade or Degradations()
         self.splits: dict[Stage, FaceSplit] = {}
 
     def load_split(self, stage: Stage) -> FaceSplit:
@@ -314,9 +318,9 @@ class ExpressionDataModule(FaceDataModule):
 
     def augmented(self, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         """Return the batch as training sees it; a resumed run draws the same numbers without any state to store."""
-        image, target = augment_batch(
-            batch["image"], batch["target"], batch["index"], self.augment, (self.seed, epoch), len(self.class_names)
-        )
+        key = (self.seed, epoch)
+        image = degrade_batch(batch["image"], batch["index"], self.degrade, key)
+        image, target = augment_batch(image, batch["target"], batch["index"], self.augment, key, len(self.class_names))
         return {**batch, "image": image, "target": target}
 
 

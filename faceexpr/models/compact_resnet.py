@@ -27,6 +27,7 @@ class CompactResNet(ExpressionNet):
             2018).
         dropout: probability of dropping a feature before the classifier, 0 to 1.
         input_size: side in pixels that images are resized to; it is halved by the stem and by each further stage.
+        standardise: give each image the same mean and the same contrast first.
     """
 
     def __init__(
@@ -38,8 +39,9 @@ class CompactResNet(ExpressionNet):
         squeeze: bool = True,
         dropout: float = 0.2,
         input_size: int = 48,
+        standardise: bool = False,
     ) -> None:
-        super().__init__(num_classes, Preprocess(channels=1, size=input_size))
+        super().__init__(num_classes, Preprocess(channels=1, size=input_size, standardise=standardise))
         require(stem > 0, "stem", stem, "1 or more")
         require(len(widths) > 0 and min(widths) > 0, "widths", list(widths), "one or more channels")
         fits = len(depths) == len(widths) and min(depths, default=0) > 0

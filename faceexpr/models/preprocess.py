@@ -14,6 +14,9 @@ from faceexpr.utils.images import resize
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey image (ITU-R BT.601, as Pillow uses them)."""
 
+FLAT = 1 / 255
+"""Added to an image's standard deviation: in one that is all but flat, a grey level stays less than the whole."""
+
 
 class Preprocess(nn.Module):
     """Grey or RGB images of any size to normalised images of the network's channels and size.
@@ -25,6 +28,8 @@ class Preprocess(nn.Module):
         size: side of the square output in pixels; images of another size are resized with anti-aliasing.
         mean: mean per channel, on the scale 0 to 1.
         std: standard deviation per channel. 0.5 and 0.5 map to (-1, 1), the paper's section 3.2.
+        standardise: give each image the mean 0.5 and the standard deviation 0.25 before that, whatever its light and
+            its contrast were.
     """
 
     mean: Tensor
@@ -32,12 +37,18 @@ class Preprocess(nn.Module):
     luma: Tensor
 
     def __init__(
-        self, channels: int = 1, size: int = 48, mean: Sequence[float] = (0.5,), std: Sequence[float] = (0.5,)
+        self,
+        channels: int = 1,
+        size: int = 48,
+        mean: Sequence[float] = (0.5,),
+        std: Sequence[float] = (0.5,),
+        standardise: bool = False,
     ) -> None:
         super().__init__()
         self.channels = channels
         self.size = size
         self.crop: Crop | None = None
+        self.standardise = standardise
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).expand(channels).clone().view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).expand(channels).clone().view(1, -1, 1, 1))
         self.register_buffer("luma", torch.tensor(LUMA).view(1, 3, 1, 1), persistent=False)
@@ -59,6 +70,10 @@ class Preprocess(nn.Module):
         elif image.shape[1] == 1 and self.channels == 3:
             image = image.expand(-1, 3, -1, -1)
         image = resize(image, self.size)
+        if self.standardise:
+            centred = image - image.mean((1, 2, 3), keepdim=True)
+            deviation = centred.square().mean((1, 2, 3), keepdim=True).sqrt()
+            image = 0.5 + 0.25 * centred / (deviation + FLAT)
         return ((image - self.mean) / self.std).to(self.mean.dtype)
 
 

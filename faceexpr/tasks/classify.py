@@ -44,18 +44,29 @@ class ExpressionLoss(Described, nn.Module):
 
 
 class CrossEntropy(ExpressionLoss):
-    """Cross-entropy, with label smoothing and class weights.
+    """Cross-entropy, with label smoothing, class weights and logit adjustment.
 
     Args:
         label_smoothing: share of each target that is spread evenly over the classes, 0 to 1.
+        prior: share of each class in the training data, whose logarithm is added to the logits in the loss (Menon et
+            al., "Long-tail learning via logit adjustment", 2021): the network then learns what the classes look like
+            and not how frequent they are, and its probabilities are those of data with as much of each.
     """
 
-    def __init__(self, label_smoothing: float = 0.0, **kwargs: Any) -> None:
+    prior: Tensor | None
+
+    def __init__(self, label_smoothing: float = 0.0, prior: Sequence[float] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         require(0 <= label_smoothing < 1, "label_smoothing", label_smoothing, "0 to 1")
+        shares = [1.0] if prior is None else [*prior]
+        whole = min(shares, default=0) > 0 and abs(sum(shares) - 1) < 0.01
+        require(whole, "prior", prior, "a share above 0 for each class, 1 in all")
         self.label_smoothing = label_smoothing
+        self.register_buffer("prior", None if prior is None else torch.tensor(prior).log(), persistent=False)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        if self.prior is not None:
+            logits = logits + self.prior
         return functional.cross_entropy(logits, target, weight=self.class_weights, label_smoothing=self.label_smoothing)
 
 
@@ -122,8 +133,10 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         self.train_loss = MeanMetric()
         self.val_loss = MeanMetric()
         self.test_loss = MeanMetric()
-        if self.loss.class_weights is not None:
-            self._require_one_a_class(len(self.loss.class_weights), "loss.class_weights", "values")
+        for name in ("class_weights", "prior"):
+            values = getattr(self.loss, name, None)
+            if values is not None:
+                self._require_one_a_class(len(values), f"loss.{name}", "values")
 
     def use_crop(self, crop: Crop) -> None:
         super().use_crop(crop)
