@@ -163,9 +163,9 @@ def _reduce(pixels: Tensor, share: Tensor) -> Tensor:
 @cache
 def _there_and_back(side: int, device: torch.device) -> Tensor:
     """Return what reduction to 1, 2, ... pixels and enlargement do to a line of ``side``: (side, side, side)."""
-    line = torch.eye(side)[None, :, :, None]  # each channel is the line of one bright pixel
-    lines = [resize(resize(line, (number, 1)), (side, 1)) for number in range(1, side + 1)]
-    return torch.cat(lines)[..., 0].mT.contiguous().to(device)
+    lines = torch.eye(side)[None, None]  # one bright pixel in each column
+    spread = [resize(resize(lines, (number, side)), side) for number in range(1, side + 1)]
+    return torch.cat(spread)[:, 0].to(device)
 
 
 def compress(pixels: Tensor, quality: Tensor) -> Tensor:
