@@ -230,6 +230,7 @@ class FaceExprCLI(LightningCLI):
             super().instantiate_classes()
         if "crop" in self.remembered and isinstance(self.model, ExpressionTask):  # before the data are read
             self.model.use_crop(self.remembered["crop"])
+        self.datamodule.trained_on = self.remembered.get("data", {}).get("init_args", {}).get("path")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         check_match(self.model, self.datamodule, self.verb)

@@ -10,9 +10,19 @@ if TYPE_CHECKING:
     from faceexpr.data.face_folder import FaceFolder
     from faceexpr.data.fer2013 import FER2013
     from faceexpr.data.ferplus import FERPlus
+    from faceexpr.data.published import PublishedFaces
     from faceexpr.data.synthetic import SyntheticFaces, SyntheticScenes
 
-__all__ = ["FER2013", "FERPlus", "FaceBoxes", "FaceFiles", "FaceFolder", "SyntheticFaces", "SyntheticScenes"]
+__all__ = [
+    "FER2013",
+    "FERPlus",
+    "FaceBoxes",
+    "FaceFiles",
+    "FaceFolder",
+    "PublishedFaces",
+    "SyntheticFaces",
+    "SyntheticScenes",
+]
 
 
 def __getattr__(name: str) -> Any:

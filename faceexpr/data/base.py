@@ -50,6 +50,7 @@ class FaceDataModule(Described, LightningDataModule):
 
     Attributes:
         suits: the kind of model that it is for, by what the model ``gives``: ``probabilities`` or ``detections``.
+        trained_on: path of the data that the model at hand was trained on, where its checkpoint says so.
 
     Args:
         batch_size: images in a batch of one process.
@@ -59,6 +60,7 @@ class FaceDataModule(Described, LightningDataModule):
     """
 
     suits: str
+    trained_on: str | None = None
 
     def __init__(self, batch_size: int = 128, drop_last: bool = False, global_batch_size: int | None = None) -> None:
         super().__init__()

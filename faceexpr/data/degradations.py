@@ -115,7 +115,7 @@ def degrade_batch(image: Tensor, index: Tensor, settings: Degradations, key: tup
         pixels = _where(often[:, 2] < settings.blur, _blur(pixels, far[:, 1], far[:, 2], far[:, 3]), pixels)
     if settings.low_resolution:
         share = settings.least_side ** far[:, 4]
-        pixels = _where(often[:, 3] < settings.low_resolution, _reduce(pixels, share), pixels)
+        pixels = _where(often[:, 3] < settings.low_resolution, reduce_and_enlarge(pixels, share), pixels)
     if settings.noise:
         grain = torch.from_numpy(uniform(index, image[0].numel(), (*key, 1))).to(image.device, non_blocking=True)
         # From uniform to normal; at 0 it would be infinite.
@@ -152,7 +152,7 @@ def _blur(pixels: Tensor, along: Tensor, across: Tensor, direction: Tensor) -> T
     return conv2d(padded, kernels, groups=len(kernels)).view(pixels.shape)
 
 
-def _reduce(pixels: Tensor, share: Tensor) -> Tensor:
+def reduce_and_enlarge(pixels: Tensor, share: Tensor) -> Tensor:
     """Reduce each image to a share (N,) of its sides and enlarge it again: a product of matrices for each axis."""
     height, width = pixels.shape[-2:]
     down = _there_and_back(height, pixels.device)[(share * height).round().clamp(1, height).long() - 1]

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
@@ -34,6 +35,8 @@ SPLIT_FOLDERS: dict[str, Stage] = {
 }
 """Folder names (lower case, without blanks, ``-`` and ``_``) and the split that each means, FER-2013's among them."""
 
+MEASURING = (TrainerFn.VALIDATING, TrainerFn.TESTING, TrainerFn.PREDICTING)
+
 _LAYOUTS = "train/CLASS/*, val/CLASS/* and test/CLASS/*, or CLASS/*"
 
 
@@ -46,7 +49,8 @@ class FaceFolder(ImageFilesModule):
 
     Files of several splits that hold the same bytes are counted, and so are those that lie in several classes.
 
-    Predict reads the test images.
+    A trained model that is validated, tested or calibrated on a folder of classes alone, other than the one that it was
+    trained on, is so on all of its images. Predict reads the test images.
 
     Args:
         path: the folder.
@@ -121,8 +125,7 @@ class FaceFolder(ImageFilesModule):
 
     @cached_property
     def _listings(self) -> dict[Stage, Listing]:
-        fractions: dict[Stage, float] = {"test": self.test_fraction, "val": self.val_fraction}
-        listings = list_splits(self._root, self.class_names, fractions, self.split_seed, self.group)
+        listings = self.list_splits()
         return {**listings, "predict": listings["test"]} if "test" in listings else listings
 
     def find_leaked(self, split: FaceSplit) -> npt.NDArray[np.bool_] | None:
@@ -141,6 +144,22 @@ class FaceFolder(ImageFilesModule):
             names = some([" and ".join(places.values()) for places in unsure])
             rank_zero_warn(f"{self.path}: {counted(len(unsure), 'image')} in more than one class: {names}")
         return {files[place]: number for number, group in enumerate(groups) for place in group}
+
+    @property
+    def measures_whole(self) -> bool:
+        """Whether a model that was trained on something else is measured on this, so that nothing is held out."""
+        own = self.trained_on is not None and Path(self.trained_on).expanduser().resolve() == self._root.resolve()
+        return not own and self.trainer is not None and self.trainer.state.fn in MEASURING
+
+    def list_splits(self) -> dict[Stage, Listing]:
+        """Return the files and labels of the splits that there are."""
+        folders = _subfolders(self._root) if self._root.is_dir() and self.measures_whole else []
+        if not folders or any(map(_split_of, folders)):
+            fractions: dict[Stage, float] = {"test": self.test_fraction, "val": self.val_fraction}
+            return list_splits(self._root, self.class_names, fractions, self.split_seed, self.group)
+        whole = _list_classes(self._root, self.class_names)
+        rank_zero_info(f"{self._root} has no folder for each split: all of its {len(whole.files):,} images are taken")
+        return {"val": whole, "test": whole}
 
     def _read_all(self, stages: Iterable[Stage]) -> None:
         """Read splits; stop where images cannot be read, or say what is left out."""

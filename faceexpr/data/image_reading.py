@@ -74,12 +74,25 @@ class FileNames(Sequence[str]):
         return FileNames(self[index] for index in indices)
 
 
+def split_fragment(name: str) -> tuple[str, Box | None]:
+    """Return a file and the box of one face in it, which a name may give as ``FILE#xywh=X,Y,WIDTH,HEIGHT``.
+
+    That is the form of the W3C's "Media fragments URI 1.0"; pixels of the upright image.
+    """
+    file, _, numbers = name.rpartition("#xywh=")
+    if not file:
+        return name, None
+    x, y, width, height = map(int, numbers.split(","))
+    return file, (x, y, x + width, y + height)
+
+
 def check_image(file: str, max_pixels: int) -> None:
     """Read an image's header and see whether the file has its end; one that has not is decoded to find out.
 
     Raises:
         ImageError: the image cannot be read. One that passes may still be damaged inside.
     """
+    file = split_fragment(file)[0]
     width, height = upright_size(file)
     if width * height > max_pixels:
         raise ImageError(file, too_large(f"{width} x {height}", max_pixels))
@@ -176,7 +189,7 @@ class FaceReader:
     Attributes:
         image_size: side of the faces in pixels.
         crop: how they are made: grey or RGB, with their proportions or without.
-        box: where the face is in each image, which the crop may widen; None for all of it.
+        box: where the face is in each image whose name gives none, which the crop may widen; None for all of it.
         max_pixels: an image with more pixels is not read.
     """
 
@@ -196,20 +209,22 @@ class FaceReader:
         Raises:
             ImageError: the file cannot be read.
         """
+        file, own_box = split_fragment(file)
+        box = own_box or self.box
         decoded = read_image(
             file,
             mode="L" if self.crop.channels == 1 else "RGB",
             max_pixels=self.max_pixels,
-            reduce_to=OVERSAMPLING * self.image_size if self.box is None else None,
+            reduce_to=OVERSAMPLING * self.image_size if box is None else None,
         )
         (height, width), notes = decoded.pixels.shape[:2], decoded.notes
         x0, y0, x1, y1 = 0, 0, width, height
-        if self.box is not None:
-            x0, y0, x1, y1 = max(self.box[0], 0), max(self.box[1], 0), min(self.box[2], width), min(self.box[3], height)
+        if box is not None:
+            x0, y0, x1, y1 = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
             if x0 >= x1 or y0 >= y1:
-                reason = f"the box {list(self.box)} lies outside the image of {width} x {height} pixels"
+                reason = f"the box {list(box)} lies outside the image of {width} x {height} pixels"
                 raise ImageError(file, reason)
-            notes = notes if (x0, y0, x1, y1) == tuple(self.box) else (*notes, "box clipped to the image")
+            notes = notes if (x0, y0, x1, y1) == tuple(box) else (*notes, "box clipped to the image")
         side = max(x1 - x0, y1 - y0)
         if self.crop.shape == "square" and side**2 > self.max_pixels:
             raise ImageError(file, too_large(f"made square, {side} x {side}", self.max_pixels))
