@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -10,9 +11,12 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
+from torch import Tensor
 
 from faceexpr.callbacks.checkpointing import WholeCheckpointIO
 from faceexpr.callbacks.record import note_calibrated, run_folder
+from faceexpr.data.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from faceexpr.metrics.calibration import calibration_error, negative_log_likelihood
 from faceexpr.metrics.tables import SampleCollector, SampleTable
 from faceexpr.models.calibrator import (
@@ -20,6 +24,7 @@ from faceexpr.models.calibrator import (
     LOWEST,
     Calibration,
     as_percent,
+    balanced,
     calibrated,
     check_coverage,
     fit_temperature,
@@ -35,6 +40,12 @@ from faceexpr.weights.checkpoints import CALIBRATED, calibrated_copy, read_check
 from faceexpr.weights.model_file import is_model_file
 
 Method: TypeAlias = Literal["temperature", "vector"]
+
+CLEAN = ""
+"""Stands for the images as they are, where others stand under the name of their corruption."""
+
+BALANCES = (0, 0.25, 0.5, 0.75, 1)
+"""Whose accuracies are told."""
 
 PARTS = 5
 """Into which the samples are divided to tell what a method is worth on others than those that it was fitted on."""
@@ -53,17 +64,33 @@ class Calibrate(Callback):
         method: ``temperature``, which changes no prediction, or ``vector``, a scale and a shift for each class beside
             it, which also mends what is predicted too often. What each is worth is told, measured on parts of the split
             that it was not fitted on.
+        balance: how far decisions are moved from the shares that the classes have in the split towards equal ones, 0
+            to 1: at 0.5 the probabilities are those of faces whose classes have the square roots of these shares. Rare
+            classes are then found more often, and frequent ones less. What each is worth is told.
+        corruptions: strength, 1 to 5, of the corruptions of ``--robustness`` under each of which the prediction sets
+            shall hold the true expression as often as stated, too; by default 0, on the images as they are.
     """
 
     def __init__(
-        self, enabled: bool = False, coverages: list[float] | None = None, method: Method = "temperature"
+        self,
+        enabled: bool = False,
+        coverages: list[float] | None = None,
+        method: Method = "temperature",
+        balance: float = 0.0,
+        corruptions: int = 0,
     ) -> None:
+        if not 0 <= balance <= 1:
+            raise FaceExprError(f"balance is {balance}; expected 0 to 1")
+        if corruptions not in (0, *STRENGTHS):
+            raise FaceExprError(f"corruptions is {corruptions}; expected 0 (none) or a strength of 1 to 5")
         self.enabled = enabled
         self.method = method
         self.coverages = [0.8, 0.9, 0.95, 0.99] if coverages is None else sorted(set(coverages))
         for coverage in self.coverages:
             check_coverage(coverage, "coverages")
-        self._collector: SampleCollector | None = None
+        self.balance = balance
+        self.corruptions = corruptions
+        self._collectors: dict[str, SampleCollector] = {}
         self._folder: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -82,24 +109,35 @@ class Calibrate(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.enabled and isinstance(pl_module, ExpressionClassifier) and trainer.state.fn == TrainerFn.VALIDATING:
             pl_module.calibrate(None)
-            self._collector = SampleCollector(len(pl_module.class_names)).to(pl_module.device)
+            for name in (CLEAN, *(CORRUPTIONS if self.corruptions else ())):
+                self._collectors[name] = SampleCollector(len(pl_module.class_names)).to(pl_module.device)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        if self._collector is not None:
-            self._collector.update(batch["index"], outputs["probabilities"], outputs["target"])
+        for name, collector in self._collectors.items():
+            probabilities = outputs["probabilities"]
+            if name != CLEAN:
+                spoilt = {**batch, "image": corrupt(batch["image"], batch["index"], name, self.corruptions)}
+                # Through the strategy, which knows the precision of the run and how the model is spread over devices.
+                found: Mapping[str, Tensor] = trainer.strategy.predict_step(spoilt, batch_idx)
+                probabilities = found["probabilities"]
+            collector.update(batch["index"], probabilities, outputs["target"])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._collector is None:
+        if not self._collectors:
             return
         assert isinstance(pl_module, ExpressionClassifier)
         # All processes compute the same from the samples of all.
-        table: SampleTable = self._collector.compute()
-        self._collector = None
+        tables: dict[str, SampleTable] = {name: each.compute() for name, each in self._collectors.items()}
+        self._collectors = {}
         data = type(trainer.datamodule).__name__  # type: ignore[attr-defined]  # set at run time
-        found = fit_calibration(table, self.coverages, self.method, f"{data}, validation split")
+        source = f"{data}, validation split"
+        if self.corruptions:
+            source += f", as it is and under {counted(len(CORRUPTIONS), 'corruption')} of strength {self.corruptions}"
+        table = tables.pop(CLEAN)
+        found = fit_calibration(table, self.coverages, self.method, source, self.balance, [*tables.values()])
         pl_module.calibrate(found)
         if not trainer.is_global_zero:
             return
@@ -115,7 +153,14 @@ class Calibrate(Callback):
             say(f"the same weights with this calibration: {target}")
 
 
-def fit_calibration(table: SampleTable, coverages: list[float], method: Method, source: str) -> Calibration:
+def fit_calibration(
+    table: SampleTable,
+    coverages: list[float],
+    method: Method,
+    source: str,
+    balance: float = 0.0,
+    spoilt: Sequence[SampleTable] = (),
+) -> Calibration:
     """Find a calibration on samples with labels, whose probabilities are not calibrated.
 
     Args:
@@ -123,6 +168,8 @@ def fit_calibration(table: SampleTable, coverages: list[float], method: Method, 
         coverages: between 0 and 1.
         method: how.
         source: which samples these are.
+        balance: how far the classes' shares are made equal, 0 to 1.
+        spoilt: the same samples under corruptions: the thresholds are the highest that any of these or ``table`` needs.
 
     Raises:
         FaceExprError: a probability is not finite.
@@ -145,8 +192,12 @@ def fit_calibration(table: SampleTable, coverages: list[float], method: Method, 
             f"the temperature is {found.temperature:.3g}, the end of what is tried: these samples are too few or too "
             "easy to calibrate on"
         )
-    scores = mass_before(calibrated(table.probabilities, found))[np.arange(len(table.labels)), table.labels]
-    thresholds = {f"{coverage:g}": fit_threshold(scores, f"{coverage:g}") for coverage in coverages}
+    found = balanced(found, _class_shares(table), balance)
+    thresholds: dict[str, float] = {}
+    for each in (table, *spoilt):
+        scores = mass_before(calibrated(each.probabilities, found))[np.arange(len(each.labels)), each.labels]
+        for level in (f"{coverage:g}" for coverage in coverages):
+            thresholds[level] = max(thresholds.get(level, 0.0), fit_threshold(scores, level))
     return replace(found, thresholds=thresholds, samples=len(table.labels), source=source)
 
 
@@ -155,6 +206,13 @@ def _scaling(table: SampleTable, method: Method) -> Calibration:
     temperature = fit_temperature(table.probabilities, table.targets)
     vector = method == "vector"
     return fit_vector(table.probabilities, table.targets, temperature) if vector else Calibration(temperature)
+
+
+def _class_shares(table: SampleTable) -> NDArray[np.float64]:
+    """Return the share of each class in the targets (K,)."""
+    assert table.targets is not None
+    shares = table.targets if table.targets.ndim == 2 else np.eye(table.probabilities.shape[1])[table.targets]
+    return np.asarray(shares.mean(axis=0), dtype=np.float64)
 
 
 def cross_fit(table: SampleTable, method: Method) -> SampleTable:
@@ -181,6 +239,14 @@ def summarise(table: SampleTable, found: Calibration) -> str:
         lines.append(
             f"  {label:<34} ECE {calibration_error(measured):.2%}   negative log likelihood "
             f"{negative_log_likelihood(measured):.4f}   accuracy {measured.correct.mean():.2%}"
+        )
+    plain = balanced(found, _class_shares(table), -found.balance)
+    for balance in BALANCES:
+        moved = calibrated(table.probabilities, balanced(plain, _class_shares(table), balance))
+        right = moved.argmax(axis=1) == table.labels
+        recalls = [right[table.labels == label].mean() for label in np.unique(table.labels)]
+        lines.append(
+            f"  {f'balance {balance:g}':<34} accuracy {right.mean():.2%}   balanced accuracy {np.mean(recalls):.2%}"
         )
     for level, threshold in found.thresholds.items():
         note = "" if threshold < 1 else ": all expressions, since there are too few samples for less"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import ceil, exp, isfinite, log
 
@@ -33,6 +33,7 @@ class Calibration:
         source: which they were.
         scales: of vector scaling, what the logarithm of each class is then multiplied by; empty without it.
         shifts: of vector scaling, what is then added to each.
+        balance: how far the classes' shares in the samples were made equal, 0 to 1; the shifts contain it.
     """
 
     temperature: float = 1.0
@@ -41,6 +42,7 @@ class Calibration:
     source: str = ""
     scales: tuple[float, ...] = ()
     shifts: tuple[float, ...] = ()
+    balance: float = 0.0
 
     def __post_init__(self) -> None:
         positive = isfinite(self.temperature) and self.temperature > 0
@@ -174,6 +176,26 @@ def fit_vector(
 
     found = minimize(loss, np.repeat([1.0, 0.0], count), jac=True, method="L-BFGS-B").x
     return Calibration(temperature, scales=tuple(found[:count].tolist()), shifts=tuple(found[count:].tolist()))
+
+
+def balanced(calibration: Calibration, shares: NDArray[np.float64], balance: float) -> Calibration:
+    """Return the calibration for faces whose classes are in better balance than those it was fitted on.
+
+    Bayes' rule for other shares of the classes (Saerens et al., "Adjusting the outputs of a classifier to new a priori
+    probabilities", 2002); as a rule of decision, logit adjustment (Menon et al., 2021).
+
+    Args:
+        calibration: for faces with these shares.
+        shares: of the classes, (K,); one that has no face counts as the rarest that has.
+        balance: the new shares are proportional to the old ones to the power of 1 - balance; negative to go back.
+    """
+    if balance == 0:
+        return calibration
+    logarithms = np.log(shares.clip(min=shares[shares > 0].min()))
+    shifts = np.array(calibration.shifts or [0.0] * len(shares)) - balance * logarithms
+    scales = calibration.scales or (1.0,) * len(shares)
+    total = round(calibration.balance + balance, 6)
+    return replace(calibration, scales=scales, shifts=tuple(shifts.tolist()), balance=total)
 
 
 def _shares(targets: NDArray[np.int64] | NDArray[np.float32], count: int) -> NDArray[np.float64]:

@@ -109,7 +109,10 @@ def test_ckplus_holds_out_persons(tmp_path):
     persons = [{Path(source).parts[-3] for source in data.split(stage).sources} for stage in found]
     assert sum(map(len, persons)) == len(set.union(*persons)) == 2
     assert sum(map(len, found.values())) == 8
-    assert sorted(sum(found.values(), [])) == ["Contempt"] * 3 + ["Neutral"] * 2 + ["Surprise"] * 3
+    assert (
+        sorted(name for names in found.values() for name in names)
+        == ["Contempt"] * 3 + ["Neutral"] * 2 + ["Surprise"] * 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,5 +127,5 @@ def test_a_broken_line_is_named(tmp_path, text, message):
 
 def test_another_layout_is_refused(tmp_path):
     rafdb(tmp_path / "faces")
-    with pytest.raises(FaceExprError, match="has no label.lst; expected the layout expw"):
+    with pytest.raises(FaceExprError, match=r"has no label[.]lst; expected the layout expw"):
         read(tmp_path / "faces", "expw").split("test")
