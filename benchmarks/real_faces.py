@@ -3,8 +3,8 @@ r"""How often are classifiers right on a folder of labelled faces, ours beside `
     python benchmarks/real_faces.py --path faces --classifiers '[fer2013_compact, lightning_logs/RUN]' \
         --page docs/real_faces.md
 
-The folder holds CLASS/* or test/CLASS/*, or is a published data set (``--layout rafdb``, see `PublishedFaces`); all that
-is not for training is measured. Each classifier gets each face twice: as it is, and as the detector finds it in the
+The folder holds CLASS/* or test/CLASS/*, or is a published data set (``--layout rafdb``, see `PublishedFaces`); what is
+not for training is measured. Each classifier gets each face twice: as it is, and as the detector finds it in the
 image (the largest face; where there is none, the image as it is). Intervals are 95% bootstrap over faces. The second
 table is the calibration that a user makes: fitted on a few of these faces, drawn at random, measured on all others.
 
@@ -68,7 +68,7 @@ class Model(NamedTuple):
 
 
 def main(
-    path: str,
+    path: str | None = None,
     classifiers: list[str] | None = None,
     fer: bool = True,
     detector: str | None = "wider_light",
@@ -80,7 +80,7 @@ def main(
     """Measure classifiers on labelled faces.
 
     Args:
-        path: folder of the faces.
+        path: folder of the faces; without it nothing is measured.
         classifiers: checkpoints, run folders, model files, or names of models that come with the package; by default
             the classifier that it uses.
         fer: measure the package fer, too.
@@ -90,6 +90,9 @@ def main(
         seed: of the bootstrap and of the draws.
         threads: of torch.
     """
+    if path is None:
+        print("nothing is measured: faces with expressions are not embedded; name a folder with --path")
+        return
     torch.set_num_threads(threads)
     whole: dict[str, Any] = {"val_fraction": 0, "test_fraction": 0}
     data = FaceFolder(path, **whole) if layout == "folder" else PublishedFaces(path, layout, **whole)
@@ -206,24 +209,26 @@ def measure(table: SampleTable, calibration: Calibration, seed: int) -> dict[str
         confusion = np.bincount(7 * each.labels + each.predicted, minlength=49).reshape(7, 7)
         values, _ = count_scores(confusion, FER_NAMES)
         values |= set_values(each, calibration)
-        values["ece"] = calibration_error(each)
         for name, value in values.items():
             drawn.setdefault(name, []).append(value)
     names = {
         "accuracy": "accuracy",
         "balanced_accuracy": "balanced accuracy",
         "macro_f1": "macro F1",
-        "ece": "ECE",
         f"coverage/{COVERAGE}": "sets at 90% hold",
         f"set_size/{COVERAGE}": "their mean size",
         **{f"recall/{name}": name for name in FER_NAMES},
     }
     nothing = (float("nan"),) * 3
-    return dict.fromkeys(FIGURES, nothing) | {
-        names[name]: (values[0], *(float(end) for end in np.quantile(values[1:], [0.025, 0.975])))
-        for name, values in drawn.items()
-        if name in names
-    }
+    return (
+        dict.fromkeys(FIGURES, nothing)
+        | {
+            names[name]: (values[0], *(float(end) for end in np.quantile(values[1:], [0.025, 0.975])))
+            for name, values in drawn.items()
+            if name in names
+        }
+        | {"ECE": (calibration_error(table),) * 3}
+    )  # which is larger in every resample, by what repeats there
 
 
 def pick(table: SampleTable, rows: NDArray[np.int64]) -> SampleTable:
@@ -248,10 +253,10 @@ def calibrate(table: SampleTable, seed: int) -> Iterator[list[str]]:
 
 
 def show(value: float, low: float, high: float) -> str:
-    """Return a figure with its interval; sizes of sets are above 1, and shares are not."""
+    """Return a figure with its interval; sizes of sets are 1 or more, and shares are not."""
     if np.isnan(value):
         return ""
-    return f"{value:.2f}" if value > 1 else f"{value:.1%} ({low:.1%} to {high:.1%})"
+    return f"{value:.2f}" if value > 1 else f"{value:.1%} ({low:.1%} to {high:.1%})" if low < high else f"{value:.1%}"
 
 
 def tabulate(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -164,6 +164,7 @@ def _preprocess(model: ExpressionClassifier) -> dict[str, Any]:
         "size": preprocess.size,
         "mean": preprocess.mean.flatten().tolist(),
         "std": preprocess.std.flatten().tolist(),
+        **({"standardise": True} if preprocess.standardise else {}),
     }
 
 

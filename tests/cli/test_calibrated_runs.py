@@ -12,6 +12,7 @@ from processes import run_together
 from faceexpr.callbacks.calibration import Calibrate, fit_calibration, name_calibrated
 from faceexpr.cli.export import load_exported
 from faceexpr.cli.main import main
+from faceexpr.data.corruptions import corrupt
 from faceexpr.data.synthetic import SyntheticFaces
 from faceexpr.metrics.tables import SampleTable
 from faceexpr.models.calibrator import Calibration, calibrated, fit_temperature, fit_threshold, mass_before
@@ -181,3 +182,29 @@ def test_no_two_checkpoints_share_a_calibrated_copy():
     names = ("last.ckpt", "last.calibrated.ckpt", "uncalibrated.ckpt")
     copies = [str(name_calibrated(Path(name), Path("logs"))) for name in names]
     assert copies == ["last.calibrated.ckpt", "last.calibrated.ckpt", "uncalibrated.calibrated.ckpt"]
+
+
+def test_sets_hold_under_corruptions_and_classes_come_into_balance(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("fit", *VAL, "--trainer.max_epochs=1")
+    calibrate()
+    clean = stored("calibrated.ckpt")["hyper_parameters"]["calibration"]
+    calibrate("--calibration.corruptions=3", "--calibration.balance=0.5")
+    found = stored("calibrated.ckpt")["hyper_parameters"]["calibration"]
+    assert (clean["balance"], found["balance"]) == (0.0, 0.5)
+    assert found["source"].endswith("as it is and under 9 corruptions of strength 3")
+    assert "balance 0.5 " in capsys.readouterr().out
+    images, labels = split("val")
+    model = ExpressionClassifier.load_from_checkpoint(FOLDER / "calibrated.ckpt").eval()
+    for name in ("blur", "noise", "darker"):
+        with torch.inference_mode():
+            before = mass_before(model(corrupt(images, torch.arange(40), name, 3)).numpy())
+        held = (before[np.arange(40), labels] <= found["thresholds"]["0.9"]).mean()
+        assert held >= 0.9
+
+
+@pytest.mark.parametrize(("option", "value"), [("balance", 1.5), ("corruptions", 6)])
+def test_a_calibration_beyond_its_range_is_refused(option: str, value: float) -> None:
+    with pytest.raises(FaceExprError, match=rf"^{option} is {value}; expected 0 "):
+        Calibrate(**{option: value})  # type: ignore[arg-type]

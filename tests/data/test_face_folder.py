@@ -3,10 +3,12 @@
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
 from faceexpr.data import base
@@ -228,3 +230,21 @@ def test_a_repaired_reader_is_not_hidden_by_the_cache(tmp_path, folder, monkeypa
         with pytest.raises(FaceExprError, match="HEIC; pip install"):
             folder(val_fraction=0).split("train")
     assert len(folder(val_fraction=0).split("train")) == 8
+
+
+@pytest.mark.parametrize(("trained_on", "images"), [(None, 70), ("elsewhere", 70), ("faces", 7)])
+def test_a_folder_without_splits_is_measured_whole_but_for_the_one_of_the_training(
+    tmp_path, folder, trained_on, images
+):
+    seven(tmp_path / "faces", "", images=10)
+    data = folder()
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.TESTING), lightning_module=None)
+    data.trained_on = trained_on and str(tmp_path / trained_on)
+    assert len(data.split("test")) == images
+
+
+def test_a_training_holds_a_part_out(tmp_path, folder):
+    seven(tmp_path / "faces", "", images=10)
+    data = folder()
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING), lightning_module=None)
+    assert (len(data.split("train")), len(data.split("val"))) == (56, 7)

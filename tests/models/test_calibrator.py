@@ -11,6 +11,7 @@ from faceexpr.metrics.calibration import calibration_error, negative_log_likelih
 from faceexpr.metrics.tables import SampleTable
 from faceexpr.models.calibrator import (
     Calibration,
+    balanced,
     calibrated,
     class_probabilities,
     fit_temperature,
@@ -230,3 +231,25 @@ def test_a_network_scales_its_probabilities_as_numpy_does(mirror, calibration):
     plain = class_probabilities(net, image, mirror, Calibration())[1].numpy()
     found = class_probabilities(net, image, mirror, calibration)[1].numpy()
     np.testing.assert_allclose(calibrated(plain, calibration), found, rtol=1e-4, atol=1e-7)
+
+
+def test_balance_is_bayes_rule_for_other_shares():
+    shares = np.array([0.6, 0.3, 0.1])
+    likelihoods = np.random.default_rng(0).random((50, 3))
+    posterior = likelihoods * shares
+    posterior = (posterior / posterior.sum(1, keepdims=True)).astype(np.float32)
+    equal = calibrated(posterior, balanced(Calibration(), shares, 1.0))
+    assert equal == pytest.approx(likelihoods / likelihoods.sum(1, keepdims=True), abs=1e-5)
+    half = likelihoods * shares**0.5
+    half /= half.sum(1, keepdims=True)
+    assert calibrated(posterior, balanced(Calibration(), shares, 0.5)) == pytest.approx(half, abs=1e-5)
+
+
+def test_balance_is_kept_and_can_be_taken_back():
+    shares = np.array([0.5, 0.5, 0.0])  # a class without a sample counts as the rarest that has some
+    there = balanced(Calibration(1.5), shares, 0.75)
+    assert (there.balance, there.temperature, there.scales) == (0.75, 1.5, (1.0, 1.0, 1.0))
+    assert there.shifts == pytest.approx([0.75 * np.log(2)] * 3)
+    back = balanced(there, shares, -0.75)
+    assert back.balance == 0
+    assert back.shifts == pytest.approx([0, 0, 0])

@@ -69,3 +69,13 @@ def test_the_result_has_the_precision_of_the_network(dtype):
     converted = preprocess.to(dtype)(image)
     assert converted.dtype == dtype
     torch.testing.assert_close(converted.float(), exact, atol=0.01, rtol=0)
+
+
+def test_standardised_images_do_not_depend_on_light_and_contrast():
+    image = noise(2, 3, 48, 48).float() / 255
+    standardise = Preprocess(standardise=True)
+    found = standardise(image)
+    torch.testing.assert_close(standardise(0.3 + 0.4 * image), found, atol=0.1, rtol=0)
+    assert found.mean((1, 2, 3)).abs().max() < 1e-5  # 0.5 on the scale of pixels
+    assert found.std((1, 2, 3)).tolist() == pytest.approx([0.5, 0.5], abs=0.05)
+    assert standardise(torch.full((1, 1, 48, 48), 77, dtype=torch.uint8)).abs().max() < 1e-4

@@ -63,9 +63,20 @@ def test_weights_move_with_the_loss_and_are_not_in_checkpoints():
         (Focal, {"gamma": -1}),
         (CrossEntropy, {"class_weights": [1, -1]}),
         (Focal, {"class_weights": [0, 0]}),
+        (CrossEntropy, {"prior": [0.5, 0.4]}),
+        (CrossEntropy, {"prior": [1.0, 0.0]}),
+        (CrossEntropy, {"prior": []}),
     ],
 )
 def test_bad_options_are_named(kind, options):
     ((name, _),) = options.items()
     with pytest.raises(FaceExprError, match=rf"^{name} is .*; expected "):
         kind(**options)
+
+
+def test_a_prior_is_added_to_the_logits():
+    logits, target = torch.randn(6, 7, generator=torch.Generator().manual_seed(0)), torch.arange(6)
+    prior = [0.05, 0.1, 0.1, 0.25, 0.1, 0.1, 0.3]
+    expected = functional.cross_entropy(logits + torch.tensor(prior).log(), target)
+    torch.testing.assert_close(CrossEntropy(prior=prior)(logits, target), expected)
+    assert CrossEntropy(prior=prior).state_dict() == {}
