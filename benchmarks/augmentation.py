@@ -2,8 +2,8 @@
 
 Run ``python benchmarks/augmentation.py``. The three make the same kinds of changes, each drawn for each image: flip,
 rotation, scale, shift, brightness, contrast and an erased square. The last column is the same on images so small that
-only the fixed cost of a call is left, which is spent on the host and does not shrink on a fast accelerator. The runs
-are interleaved, so that other work on the machine slows all of them alike; each figure is the median.
+only the fixed cost of a call is left, which is spent on the host and does not shrink on a fast accelerator. Degradations are
+ours alone, all of them at once. The runs are interleaved, so that other work on the machine slows all of them alike; each figure is the median.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
 
 from faceexpr.data.augment import Augmentation, augment_batch
+from faceexpr.data.degradations import Degradations, degrade_batch
 from faceexpr.models.simple_cnn import SimpleCNN
 
 STEPS = ("step, float32", "step, bfloat16")
@@ -28,6 +29,7 @@ WARM_UP, REPEATS = 3, 15
 SETTINGS = Augmentation(
     flip=0.5, rotation=12, scale=0.15, shift=0.08, brightness=0.25, contrast=0.25, erasing=0.5, erasing_size=0.3
 )
+DEGRADATIONS = Degradations(gamma=0.3, blur=0.2, low_resolution=0.2, noise=0.2, jpeg=0.2)
 AREA = SETTINGS.erasing_size**2
 
 
@@ -50,6 +52,15 @@ def ours() -> Callable[[Tensor, Tensor], None]:
 
     def change(image: Tensor, target: Tensor) -> None:
         augment_batch(image, target, index, SETTINGS, (0, 0), CLASSES)
+
+    return change
+
+
+def degradations() -> Callable[[Tensor, Tensor], None]:
+    index = torch.randperm(28_709)[:BATCH]
+
+    def change(image: Tensor, target: Tensor) -> None:
+        degrade_batch(image, index, DEGRADATIONS, (0, 0))
 
     return change
 
@@ -102,7 +113,7 @@ def kornia() -> Callable[[Tensor, Tensor], None]:
 
 def main() -> None:
     steps = {name: training_step(name.endswith("bfloat16")) for name in STEPS}
-    contenders = {"ours": ours(), "torchvision v2, per image": torchvision()}
+    contenders = {"ours": ours(), "ours, degradations": degradations(), "torchvision v2, per image": torchvision()}
     if importlib.util.find_spec("kornia") is not None:
         contenders["kornia"] = kornia()
     else:
