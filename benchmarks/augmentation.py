@@ -2,8 +2,9 @@
 
 Run ``python benchmarks/augmentation.py``. The three make the same kinds of changes, each drawn for each image: flip,
 rotation, scale, shift, brightness, contrast and an erased square. The last column is the same on images so small that
-only the fixed cost of a call is left, which is spent on the host and does not shrink on a fast accelerator. Degradations are
-ours alone, all of them at once. The runs are interleaved, so that other work on the machine slows all of them alike; each figure is the median.
+only the fixed cost of a call is left, which is spent on the host and does not shrink on a fast accelerator.
+Degradations are ours alone, all of them at once. The runs are interleaved, so that other work on the machine slows all
+of them alike; each figure is the median.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ from faceexpr.utils.text import counted
 from faceexpr.weights.checkpoints import CALIBRATED, calibrated_copy, read_checkpoint
 from faceexpr.weights.model_file import is_model_file
 
-Method: TypeAlias = Literal["temperature", "vector"]
+Method: TypeAlias = Literal["temperature", "bias", "vector"]
 
 CLEAN = ""
 """Stands for the images as they are, where others stand under the name of their corruption."""
@@ -61,9 +61,9 @@ class Calibrate(Callback):
         enabled: do so in ``faceexpr validate``, whose own metrics are then those without a calibration.
         coverages: how often prediction sets shall hold the true expression: for each of these, between 0 and 1, a
             threshold is found; by default 0.8, 0.9, 0.95 and 0.99.
-        method: ``temperature``, which changes no prediction, or ``vector``, a scale and a shift for each class beside
-            it, which also mends what is predicted too often. What each is worth is told, measured on parts of the split
-            that it was not fitted on.
+        method: ``temperature``, which changes no prediction; ``bias``, a shift for each class beside it, which also
+            mends what is predicted too often; or ``vector``, a scale and a shift for each class. What each is worth is
+            told, measured on parts of the split that it was not fitted on.
         balance: how far decisions are moved from the shares that the classes have in the split towards equal ones, 0
             to 1: at 0.5 the probabilities are those of faces whose classes have the square roots of these shares. Rare
             classes are then found more often, and frequent ones less. What each is worth is told.
@@ -181,9 +181,9 @@ def fit_calibration(
             "to calibrate: look at the network"
         )
     absent = table.probabilities.shape[1] - len(np.unique(table.labels))
-    if absent and method == "vector":
+    if absent and method != "temperature":
         rank_zero_warn(
-            f"no sample of {counted(absent, 'class', 'classes')} is in this split, to which vector scaling gives "
+            f"no sample of {counted(absent, 'class', 'classes')} is in this split, to which {method} scaling gives "
             "almost no probability; expected samples of every class, or the method temperature"
         )
     found = _scaling(table, method)
@@ -204,8 +204,9 @@ def fit_calibration(
 def _scaling(table: SampleTable, method: Method) -> Calibration:
     assert table.targets is not None
     temperature = fit_temperature(table.probabilities, table.targets)
-    vector = method == "vector"
-    return fit_vector(table.probabilities, table.targets, temperature) if vector else Calibration(temperature)
+    if method == "temperature":
+        return Calibration(temperature)
+    return fit_vector(table.probabilities, table.targets, temperature, tied=method == "bias")
 
 
 def _class_shares(table: SampleTable) -> NDArray[np.float64]:
@@ -231,7 +232,7 @@ def summarise(table: SampleTable, found: Calibration) -> str:
     """Return what was found, and what each method is worth, for the console."""
     lines = [f"calibration on {counted(found.samples, 'sample')} ({found.source}): temperature {found.temperature:.4f}"]
     if found.scales:
-        lines[0] += ", a scale and a shift for each class"
+        lines[0] += f", {'a shift' if len(set(found.scales)) == 1 else 'a scale and a shift'} for each class"
     rows = {"as it is": table, "calibrated": table._replace(probabilities=calibrated(table.probabilities, found))}
     if len(table.indices) >= PARTS * 2:
         rows |= {f"{method}, fitted on other parts": cross_fit(table, method) for method in get_args(Method)}

@@ -147,7 +147,10 @@ def fit_temperature(probabilities: NDArray[np.float32], targets: NDArray[np.int6
 
 
 def fit_vector(
-    probabilities: NDArray[np.float32], targets: NDArray[np.int64] | NDArray[np.float32], temperature: float
+    probabilities: NDArray[np.float32],
+    targets: NDArray[np.int64] | NDArray[np.float32],
+    temperature: float,
+    tied: bool = False,
 ) -> Calibration:
     """Return the vector scaling at which the targets are most likely (Guo et al., 2017).
 
@@ -158,24 +161,29 @@ def fit_vector(
         probabilities: finite, (N, K), N >= 1, of a network without a calibration.
         targets: class indices (N,) or class distributions (N, K).
         temperature: what is divided by before; the scales are relative to it.
+        tied: all classes have one scale and only the shifts differ: bias-corrected temperature scaling (Alexandari et
+            al., "Maximum likelihood with bias-corrected calibration is hard-to-beat at label shift adaptation", 2020).
     """
     from scipy.optimize import minimize
     from scipy.special import logsumexp
 
     count = probabilities.shape[1]
+    number = 1 if tied else count
     logarithms = _logarithms(probabilities) / temperature
     shares = _shares(targets, count)
 
     def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        scaled = logarithms * values[:count] + values[count:]
+        scaled = logarithms * values[:number] + values[number:]
         normal = scaled - logsumexp(scaled, axis=1, keepdims=True)
         slope = (np.exp(normal) * shares.sum(axis=1, keepdims=True) - shares) / len(shares)
-        pull = np.append(values[:count] - 1, values[count:])
-        gradient = np.append((slope * logarithms).sum(axis=0), slope.sum(axis=0)) + 2 * HELD * pull
+        pull = np.append(values[:number] - 1, values[number:])
+        by_scale = (slope * logarithms).sum(axis=0)
+        gradient = np.append(by_scale.sum() if tied else by_scale, slope.sum(axis=0)) + 2 * HELD * pull
         return float(-(shares * normal).sum() / len(shares) + HELD * (pull @ pull)), gradient
 
-    found = minimize(loss, np.repeat([1.0, 0.0], count), jac=True, method="L-BFGS-B").x
-    return Calibration(temperature, scales=tuple(found[:count].tolist()), shifts=tuple(found[count:].tolist()))
+    found = minimize(loss, np.repeat([1.0, 0.0], [number, count]), jac=True, method="L-BFGS-B").x
+    scales = np.broadcast_to(found[:number], count)
+    return Calibration(temperature, scales=tuple(scales.tolist()), shifts=tuple(found[number:].tolist()))
 
 
 def balanced(calibration: Calibration, shares: NDArray[np.float64], balance: float) -> Calibration:

@@ -253,3 +253,14 @@ def test_balance_is_kept_and_can_be_taken_back():
     back = balanced(there, shares, -0.75)
     assert back.balance == 0
     assert back.shifts == pytest.approx([0, 0, 0])
+
+
+def test_tied_scales_find_shifts_that_were_made():
+    probabilities, labels = drawn(40_000, seed=5, classes=3)
+    spoilt = np.exp(np.log(probabilities.clip(1e-9)) * 2 + np.array([1.0, 0.0, -0.5]))
+    spoilt = (spoilt / spoilt.sum(1, keepdims=True)).astype(np.float32)
+    found = fit_vector(spoilt, labels, 1.0, tied=True)
+    assert len(set(found.scales)) == 1
+    assert found.scales[0] == pytest.approx(0.5, abs=0.02)
+    shifts = np.array(found.shifts) - found.shifts[1]
+    assert shifts == pytest.approx([-0.5, 0, 0.25], abs=0.04)
