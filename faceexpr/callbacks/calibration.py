@@ -133,11 +133,11 @@ class Calibrate(Callback):
         tables: dict[str, SampleTable] = {name: each.compute() for name, each in self._collectors.items()}
         self._collectors = {}
         data = type(trainer.datamodule).__name__  # type: ignore[attr-defined]  # set at run time
-        source = f"{data}, validation split"
+        origin = f"{data}, validation split"
         if self.corruptions:
-            source += f", as it is and under {counted(len(CORRUPTIONS), 'corruption')} of strength {self.corruptions}"
+            origin += f", as it is and under {counted(len(CORRUPTIONS), 'corruption')} of strength {self.corruptions}"
         table = tables.pop(CLEAN)
-        found = fit_calibration(table, self.coverages, self.method, source, self.balance, [*tables.values()])
+        found = fit_calibration(table, self.coverages, self.method, origin, self.balance, [*tables.values()])
         pl_module.calibrate(found)
         if not trainer.is_global_zero:
             return

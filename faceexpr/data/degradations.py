@@ -183,7 +183,7 @@ def compress(pixels: Tensor, quality: Tensor) -> Tensor:
     steps = (quanta * scale + 0.5).floor().clamp(1, 255)
     cosines = pixels.new_tensor(_cosines())
     kept = (cosines @ blocks @ cosines.T / steps).round() * steps
-    restored = (cosines.T @ kept @ cosines).transpose(3, 4).flatten(4).flatten(2, 3) + 128
+    restored: Tensor = (cosines.T @ kept @ cosines).transpose(3, 4).flatten(4).flatten(2, 3) + 128
     return restored[..., :height, :width]
 
 
