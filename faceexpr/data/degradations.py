@@ -101,11 +101,11 @@ def degrade_batch(image: Tensor, index: Tensor, settings: Degradations, key: tup
     if not settings.active:
         return image
     key = (*key, _DEGRADING)
-    numbers = torch.from_numpy(uniform(index, 14, key)).to(image.device, non_blocking=True)
+    numbers = torch.from_numpy(uniform(index, 17, key)).to(image.device, non_blocking=True)
     often, far = numbers[:, :6], numbers[:, 6:]
     pixels = image.float()
     if settings.grey and pixels.shape[1] == 3:
-        weights = -(far[:, 5:8] + 2**-25).log()  # exponential, so that their shares are uniform over the triangle
+        weights = -(far[:, 8:] + 2**-25).log()  # exponential, so that their shares are uniform over the triangle
         grey = (pixels * (weights / weights.sum(1, keepdim=True))[:, :, None, None]).sum(1, keepdim=True)
         pixels = _where(often[:, 0] < settings.grey, grey.expand_as(pixels), pixels)
     if settings.gamma:
