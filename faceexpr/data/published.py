@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,26 +19,10 @@ from faceexpr.data.image_reading import FileNames
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES, canonical
 
-RAFDB = ("Surprise", "Fear", "Disgust", "Happy", "Sad", "Angry", "Neutral")
-"""Labels 1 to 7 of RAF-DB."""
-
-AFFECTNET = (
-    "Neutral",
-    "Happy",
-    "Sad",
-    "Surprise",
-    "Fear",
-    "Disgust",
-    "Angry",
-    "Contempt",
-    "none",
-    "uncertain",
-    "no face",
-)
-"""Labels 0 to 10 of AffectNet."""
-
+# What the numbers of each set mean, from 0.
+RAFDB = ("", "Surprise", "Fear", "Disgust", "Happy", "Sad", "Angry", "Neutral")
 CKPLUS = ("Neutral", "Angry", "Contempt", "Disgust", "Fear", "Happy", "Sad", "Surprise")
-"""Labels 0 to 7 of CK+."""
+AFFECTNET = ("Neutral", "Happy", "Sad", "Surprise", "Fear", "Disgust", "Angry", "Contempt", "none", "unsure", "no face")
 
 PEAK = 3
 """Frames at the end of a sequence of CK+ that show its expression, as most articles count them."""
@@ -50,7 +34,7 @@ class Labelled(NamedTuple):
     file: str
     name: str
     stage: Stage | None
-    group: str
+    group: str = ""
 
 
 class PublishedFaces(FaceFolder):
@@ -63,23 +47,16 @@ class PublishedFaces(FaceFolder):
     - ``ckplus``: Emotion/*/*/*_emotion.txt and cohn-kanade-images/: of each labelled sequence the last three frames,
       and the first as Neutral.
 
-    Where a set has no splits, images (of CK+ persons) are held out as in `FaceFolder`; so is a part of the training
-    images where there is no validation. Labels that are none of the classes are left out and counted.
+    Where a set has no splits, images (of CK+ persons) are held out as in `FaceFolder`; so is a part of RAF-DB's
+    training images for validation. Labels that are none of the classes are left out and counted.
 
     Args:
         path: the folder of the data set, or one above it.
         layout: which one it is.
-        class_names: the classes in index order; by default the seven of FER-2013, to which Contempt can be added.
     """
 
-    def __init__(
-        self,
-        path: str,
-        layout: Literal["rafdb", "affectnet", "expw", "ckplus"],
-        class_names: list[str] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(path, list(FER_NAMES) if class_names is None else class_names, **kwargs)
+    def __init__(self, path: str, layout: Literal["rafdb", "affectnet", "expw", "ckplus"], **kwargs: Any) -> None:
+        super().__init__(path, **kwargs)
         self.layout = layout
 
     def list_splits(self) -> dict[Stage, Listing]:
@@ -122,69 +99,68 @@ def _find(root: Path, pattern: str, layout: str) -> Path:
     return found
 
 
-def _name(names: tuple[str, ...], text: str, place: str, first: int = 0) -> str:
+def _name(names: Sequence[str], text: str, place: str) -> str:
     """Return the expression of a number as text; a `FaceExprError` that names the place where it is none."""
+    numbered = {number: name for number, name in enumerate(names) if name}
     try:
-        return dict(enumerate(names, first))[int(float(text))]
+        return numbered[int(float(text))]
     except (ValueError, KeyError, OverflowError):
-        last = first + len(names) - 1
-        raise FaceExprError(f"{place}: the label is {text[:24]!r}; expected {first} to {last}") from None
+        expected = f"expected {min(numbered)} to {max(numbered)}"
+        raise FaceExprError(f"{place}: the label is {text[:24]!r}; {expected}") from None
 
 
-def _rows(file: Path, count: int) -> Iterator[tuple[str, list[str]]]:
-    """Yield the place and the fields of each line of a file, divided at blanks."""
-    for number, line in enumerate(file.read_text("utf-8", "replace").splitlines(), start=1):
-        if fields := line.split():
-            if len(fields) != count:
+def _rows(file: Path, count: int, delimiter: str | None = None) -> Iterator[tuple[str, list[str]]]:
+    """Yield the place and the fields of each line of a file that is divided at blanks, or by a delimiter.
+
+    Raises:
+        FaceExprError: a line has fewer fields than it needs.
+    """
+    with file.open(encoding="utf-8", errors="replace", newline="") as lines:
+        rows = (line.split() for line in lines) if delimiter is None else csv.reader(lines, delimiter=delimiter)
+        for number, fields in enumerate(rows, start=1):
+            if fields and len(fields) < count:
                 raise FaceExprError(f"{file}:{number} has {len(fields)} fields; expected {count}")
-            yield f"{file}:{number}", fields
+            if fields:
+                yield f"{file}:{number}", fields
 
 
-def _fragment(place: str, x: str, y: str, width: str, height: str) -> str:
+def _fragment(place: str, *box: str, corners: bool = False) -> str:
+    """Return a box, left, top, width and height or two corners, as a name's end; see `split_fragment`."""
     try:
-        return "#xywh=" + ",".join(str(round(float(value))) for value in (x, y, width, height))
+        x, y, width, height = (round(float(value)) for value in box)
     except (ValueError, OverflowError):
-        raise FaceExprError(f"{place}: the box is {x}, {y}, {width}, {height}; expected numbers") from None
+        raise FaceExprError(f"{place}: the box is {', '.join(box)}; expected four numbers") from None
+    return f"#xywh={x},{y},{width - x},{height - y}" if corners else f"#xywh={x},{y},{width},{height}"
 
 
 def _read_rafdb(root: Path) -> Iterator[Labelled]:
     labels = _find(root, "list_patition_label.txt", "rafdb")
-    for place, (image, label) in _rows(labels, 2):
+    for place, (image, label, *_) in _rows(labels, 2):
         file = labels.parents[1] / "Image" / "aligned" / f"{Path(image).stem}_aligned.jpg"
-        stage: Stage = "train" if image.startswith("train") else "test"
-        yield Labelled(str(file), _name(RAFDB, label, place, 1), stage, image)
+        yield Labelled(str(file), _name(RAFDB, label, place), "train" if image.startswith("train") else "test", image)
 
 
 def _read_affectnet(root: Path) -> Iterator[Labelled]:
-    parts: dict[str, Stage] = {"training.csv": "train", "validation.csv": "val"}
-    for name, stage in parts.items():
-        for table in sorted(root.rglob(name)):
-            with table.open(encoding="utf-8", errors="replace", newline="") as lines:
-                for number, row in enumerate(csv.reader(lines), start=1):
-                    if row and row[0] != "subDirectory_filePath":
-                        place = f"{table}:{number}"
-                        if len(row) < 7:
-                            raise FaceExprError(f"{place} has {len(row)} fields; expected 7 or more")
-                        file = table.parent / "Manually_Annotated_Images" / row[0]
-                        yield Labelled(
-                            f"{file}{_fragment(place, *row[1:5])}", _name(AFFECTNET, row[6], place), stage, ""
-                        )
-    if any(root.rglob("training.csv")):
-        return
-    folders: dict[str, Stage] = {"train_set": "train", "val_set": "val"}
-    for name, stage in folders.items():
-        folder = _find(root, name, "affectnet")
-        for label in sorted((folder / "annotations").glob("*_exp.npy")):
-            file = folder / "images" / f"{label.stem.removesuffix('_exp')}.jpg"
-            text = str(np.load(label, allow_pickle=False))
-            yield Labelled(str(file), _name(AFFECTNET, text, str(label)), stage, "")
+    parts: dict[Stage, tuple[str, str]] = {"train": ("training.csv", "train_set"), "val": ("validation.csv", "val_set")}
+    tables = any(root.rglob("training.csv"))
+    for stage, (table, folder) in parts.items():
+        place = _find(root, table if tables else folder, "affectnet")
+        if tables:
+            for line, (image, *box, _, label) in ((line, fields[:7]) for line, fields in _rows(place, 7, ",")):
+                if image != "subDirectory_filePath":
+                    file = place.parent / "Manually_Annotated_Images" / image
+                    yield Labelled(f"{file}{_fragment(line, *box)}", _name(AFFECTNET, label, line), stage)
+        else:
+            for annotation in sorted((place / "annotations").glob("*_exp.npy")):
+                file = place / "images" / f"{annotation.stem.removesuffix('_exp')}.jpg"
+                label = str(np.load(annotation, allow_pickle=False))
+                yield Labelled(str(file), _name(AFFECTNET, label, str(annotation)), stage)
 
 
 def _read_expw(root: Path) -> Iterator[Labelled]:
     labels, images = _find(root, "label.lst", "expw"), _find(root, "origin", "expw")
-    # Image, number of the face, top, left, right, bottom, score of the box, label.
-    for place, (image, _, top, left, right, bottom, _, label) in _rows(labels, 8):
-        box = _fragment(place, left, top, str(int(right) - int(left)), str(int(bottom) - int(top)))
+    for place, (image, _, top, left, right, bottom, _, label, *_) in _rows(labels, 8):
+        box = _fragment(place, left, top, right, bottom, corners=True)
         yield Labelled(f"{images / image}{box}", _name(FER_NAMES, label, place), None, image)
 
 
@@ -194,7 +170,6 @@ def _read_ckplus(root: Path) -> Iterator[Labelled]:
         name = _name(CKPLUS, file.read_text("utf-8", "replace").strip(), str(file))
         person, sequence = file.parts[-3:-1]
         frames = sorted((images / person / sequence).glob("*.png"))
-        for frame in frames[-PEAK:]:
-            yield Labelled(str(frame), name, None, person)
-        if len(frames) > PEAK:
-            yield Labelled(str(frames[0]), "Neutral", None, person)
+        for number, frame in enumerate(frames):
+            if number == 0 or number >= len(frames) - PEAK:
+                yield Labelled(str(frame), name if number >= len(frames) - PEAK else "Neutral", None, person)

@@ -117,7 +117,7 @@ def test_ckplus_holds_out_persons(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("train_00001.jpg 8\n", ":1: the label is '8'; expected 1 to 7"), ("a b c\n", ":1 has 3 fields; expected 2")],
+    [("train_00001.jpg 8\n", ":1: the label is '8'; expected 1 to 7"), ("a\n", ":1 has 1 fields; expected 2")],
 )
 def test_a_broken_line_is_named(tmp_path, text, message):
     rafdb(tmp_path / "faces").write_text(text)
