@@ -4,8 +4,8 @@ r"""How many labelled faces does it take to train the network that ships further
 
 The classes are Pleasant (Happy), Unpleasant (Angry, Disgust, Fear, Sad, Contempt) and Other (Neutral, Surprise), by the
 majority of FER+'s votes. The faces to train on are drawn from PublicTest and laid out as a user's are, one folder a
-class; 1,000 of PrivateTest test. A training is ``faceexpr fit --config configs/expression/folder_compact.yaml``, from the
-weights that ship and from scratch, and its last epoch counts.
+class; 1,000 of PrivateTest test. Trainings are ``faceexpr fit --config configs/expression/folder_compact.yaml``, from
+the weights that ship and from scratch; the last epoch counts.
 """
 
 from __future__ import annotations
