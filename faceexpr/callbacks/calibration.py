@@ -33,7 +33,7 @@ from faceexpr.models.calibrator import (
     mass_before,
 )
 from faceexpr.tasks.classify import ExpressionClassifier
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.files import say
 from faceexpr.utils.text import counted
 from faceexpr.weights.checkpoints import CALIBRATED, calibrated_copy, read_checkpoint
@@ -79,10 +79,8 @@ class Calibrate(Callback):
         balance: float = 0.0,
         corruptions: int = 0,
     ) -> None:
-        if not 0 <= balance <= 1:
-            raise FaceExprError(f"balance is {balance}; expected 0 to 1")
-        if corruptions not in (0, *STRENGTHS):
-            raise FaceExprError(f"corruptions is {corruptions}; expected 0 (none) or a strength of 1 to 5")
+        require(0 <= balance <= 1, "balance", balance, "0 to 1")
+        require(corruptions in (0, *STRENGTHS), "corruptions", corruptions, "0 (none) or a strength of 1 to 5")
         self.enabled = enabled
         self.method = method
         self.coverages = [0.8, 0.9, 0.95, 0.99] if coverages is None else sorted(set(coverages))

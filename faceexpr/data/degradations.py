@@ -2,9 +2,8 @@
 
 FER-2013's faces are of one kind: 48 pixels, sharp, from the web. What a network meets later is blurred, noisy,
 compressed, enlarged from a few pixels, too dark or too bright. All of it is done on the device, on whole batches, with
-the random numbers of `faceexpr.data.augment`; ``python benchmarks/augmentation.py`` prints what it costs beside a
-training step. JPEG is what a file does to the pixels (block transform, quantisation and its inverse; the coding after
-that loses nothing), without writing one.
+the random numbers of `faceexpr.data.augment`; ``python benchmarks/augmentation.py`` prints what it costs. JPEG is what
+a file does to the pixels (block transform, quantisation and back; the coding after that loses nothing).
 """
 
 from __future__ import annotations
@@ -19,17 +18,12 @@ from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
 from faceexpr.data.augment import uniform
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import require
 from faceexpr.utils.images import resize
 
-_DEGRADING = 2
-"""Tells these random numbers from those that change images otherwise, which have the same key."""
-
-_RADIUS = 6
-"""Of the blur's kernel, in pixels: at twice the largest sigma it has fallen to a seventh."""
-
-_BLOCK = 8
-"""Side of the squares that JPEG transforms."""
+_DEGRADING = 2  # tells these random numbers from those that change images otherwise, which have the same key
+_RADIUS = 6  # of the blur's kernel, in pixels: at twice the largest sigma it has fallen to a seventh
+_BLOCK = 8  # side of the squares that JPEG transforms
 
 _QUANTA = (
     16, 11, 10, 16, 24, 40, 51, 61,
@@ -77,8 +71,8 @@ class Degradations:
         limits = {"least_side": (1e-3, 1.0), "most_noise": (0.0, 255.0), "least_quality": (1.0, 95.0)}
         for name in (field.name for field in fields(self)):
             low, high = limits.get(name, (0.0, 1.0))
-            if not low <= getattr(self, name) <= high:
-                raise FaceExprError(f"degrade.{name} is {getattr(self, name)}; expected {low:g} to {high:g}")
+            value = getattr(self, name)
+            require(low <= value <= high, f"degrade.{name}", value, f"{low:g} to {high:g}")
 
     @property
     def active(self) -> bool:
