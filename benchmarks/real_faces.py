@@ -21,12 +21,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from common.finders import installed, ours
+from common.finders import Finder, installed, ours
 from jsonargparse import auto_cli
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceexpr.boxes.detections import Detections
+from faceexpr.boxes.detections import no_detections
 from faceexpr.callbacks.calibration import fit_calibration
 from faceexpr.data.face_folder import FaceFolder
 from faceexpr.data.image_reading import face_tensor
@@ -38,6 +38,7 @@ from faceexpr.models.calibrator import Calibration, calibrated
 from faceexpr.pipeline.classifiers import load_classifier
 from faceexpr.pipeline.crop import Crop, clip_box, cut_face
 from faceexpr.pipeline.pipeline import MIN_SCORE
+from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import read_image
 from faceexpr.utils.labels import FER_NAMES
@@ -98,15 +99,15 @@ def main(
     data = FaceFolder(path, **whole) if layout == "folder" else PublishedFaces(path, layout, **whole)
     splits = data.list_splits()
     files, labels = splits.get("test") or splits["train"]
-    images = {"as they are": lambda: (read_image(file, mode="RGB").pixels for file in files)}
+    images = {"as they are": cut_out(files, None)}
     if detector is not None:
-        images["found"] = lambda: cut_out(list(files), ours(detector))
+        images["found"] = cut_out(files, ours(detector))
     models = {name: load(name) for name in classifiers or ["fer2013_compact"]}
     if fer:
         models["fer"] = load_fer()
     rows, curves, recalls = [], [], []
     for crops, read in images.items():
-        for name, table in classify(read(), models, labels.numpy()).items():
+        for name, table in classify(read, models, np.asarray(labels)).items():
             own = models[name].calibration
             figures = measure(table._replace(probabilities=calibrated(table.probabilities, own)), own, seed)
             rows.append([name, crops, *(show(*figures[figure]) for figure in FIGURES)])
@@ -134,7 +135,7 @@ def load(name: str) -> Model:
     if loaded.class_names[:7] != FER_NAMES:
         raise FaceExprError(f"classifiers: {name} has the classes {', '.join(loaded.class_names)}; expected FER-2013's")
     own = loaded.calibration or Calibration()
-    if hasattr(loaded.task, "calibrate"):
+    if isinstance(loaded.task, ExpressionClassifier):
         loaded.task.calibrate(None)
     return Model(lambda faces: loaded(faces)[:, :7], loaded.image_size, own)
 
@@ -168,12 +169,12 @@ def load_fer() -> Model:
     return Model(classify, int(interpreter.get_input_details()[0]["shape"][1]), Calibration())
 
 
-def cut_out(files: Sequence[str], find: Callable[[NDArray[np.uint8]], Detections]) -> Iterator[NDArray[np.uint8]]:
-    """Yield the largest face that the detector finds in each file, cut out as `faceexpr analyze` does."""
+def cut_out(files: Sequence[str], find: Finder | None) -> Iterator[NDArray[np.uint8]]:
+    """Yield the largest face that the detector finds in each file, cut out as `faceexpr analyze` does, or the image."""
     crop = Crop()
     for file in files:
         pixels = read_image(file, mode="RGB").pixels
-        found = find(pixels)
+        found = no_detections() if find is None else find(pixels)
         boxes = [
             clip_box(box, pixels.shape[1::-1], crop.min_face) for box in found.boxes[found.scores >= MIN_SCORE].tolist()
         ]
@@ -219,16 +220,13 @@ def measure(table: SampleTable, calibration: Calibration, seed: int) -> dict[str
         f"set_size/{COVERAGE}": "their mean size",
         **{f"recall/{name}": name for name in FER_NAMES},
     }
-    nothing = (float("nan"),) * 3
-    return (
-        dict.fromkeys(FIGURES, nothing)
-        | {
-            names[name]: (values[0], *(float(end) for end in np.quantile(values[1:], [0.025, 0.975])))
-            for name, values in drawn.items()
-            if name in names
-        }
-        | {"ECE": (calibration_error(table),) * 3}
-    )  # which is larger in every resample, by what repeats there
+    found = dict.fromkeys(FIGURES, (float("nan"), 0.0, 0.0))
+    for name in names.keys() & drawn.keys():
+        low, high = np.quantile(drawn[name][1:], [0.025, 0.975])
+        found[names[name]] = drawn[name][0], float(low), float(high)
+    # It has no interval: it is larger in every resample, by what repeats there.
+    error = calibration_error(table)
+    return found | {"ECE": (error, error, error)}
 
 
 def pick(table: SampleTable, rows: NDArray[np.int64]) -> SampleTable:
