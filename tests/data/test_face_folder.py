@@ -23,11 +23,12 @@ def save(path, grey=0, size=(48, 48)):
     return path
 
 
-def seven(root, *splits):
-    """One image of each class; class k is flat grey 10 + 30 k."""
+def seven(root, *splits, images=1):
+    """Some images of each class; class k is flat grey 10 + 30 k, and a level more from one image to the next."""
     for split in splits:
         for index, name in enumerate(FER_NAMES):
-            save(root / split / name.lower() / "00.png", 10 + 30 * index)
+            for number in range(images):
+                save(root / split / name.lower() / f"{number:02}.png", 10 + 30 * index + number)
     return root
 
 

@@ -80,7 +80,7 @@ def test_rafdb(tmp_path):
 
 def test_affectnet_cuts_faces_out_and_takes_contempt_where_it_is_a_class(tmp_path):
     affectnet(tmp_path / "faces")
-    data = read(tmp_path / "faces", "affectnet", class_names=list(FERPLUS_NAMES))
+    data = read(tmp_path / "faces", "affectnet", class_names=list(FERPLUS_NAMES), margin=0)
     assert labels(data, "train") == ["Neutral", "Contempt"]
     assert labels(data, "val") == labels(data, "test") == ["Surprise"]  # and no face is left out
     assert data.split("val").images.unique().tolist() == [200]
@@ -95,7 +95,7 @@ def test_affectnet_of_2021(tmp_path):
 
 def test_expw_gives_each_face_of_an_image(tmp_path):
     expw(tmp_path / "faces")
-    data = read(tmp_path / "faces", "expw", val_fraction=0, test_fraction=0)
+    data = read(tmp_path / "faces", "expw", val_fraction=0, test_fraction=0, margin=0)
     split = data.split("train")
     assert labels(data, "train") == ["Happy", "Neutral"]
     assert [int(image.float().mean()) for image in split.images] == [90, 180]
