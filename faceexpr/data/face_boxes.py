@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from faceexpr.utils.text import counted, some
 
 Records = list[AnnotatedImage]
 
+Paths = str | list[str] | None
+
 
 class FaceBoxes(DetectionDataModule):
     """Photographs with a box around each face, annotated as Dataturks JSON, WIDER FACE text or COCO JSON.
@@ -28,11 +31,12 @@ class FaceBoxes(DetectionDataModule):
     is set aside for it and announced.
 
     Args:
-        train: annotation file of the training images.
-        images: folder that their paths start from; by default where the format has them.
-        val: annotation file of the validation images.
+        train: annotation file of the training images, or a list of several, of which each image is in one.
+        images: folder that their paths start from; by default where the format has them. Of several files, one for
+            all or a list with one for each.
+        val: annotation file or files of the validation images.
         val_images: folder that their paths start from.
-        test: annotation file of the test images.
+        test: annotation file or files of the test images.
         test_images: folder that their paths start from.
         val_list: text file with the names, as in the annotations, of the images of ``train`` to validate on, one a
             line.
@@ -46,12 +50,12 @@ class FaceBoxes(DetectionDataModule):
 
     def __init__(
         self,
-        train: str | None = None,
-        images: str | None = None,
-        val: str | None = None,
-        val_images: str | None = None,
-        test: str | None = None,
-        test_images: str | None = None,
+        train: Paths = None,
+        images: Paths = None,
+        val: Paths = None,
+        val_images: Paths = None,
+        test: Paths = None,
+        test_images: Paths = None,
         val_list: str | None = None,
         test_list: str | None = None,
         val_fraction: float = 0.1,
@@ -135,13 +139,27 @@ class FaceBoxes(DetectionDataModule):
         return {**parts, "train": rest}
 
     def _read_file(self, stage: str) -> Records:
-        file, folder = self.files[stage], self.folders[stage]
-        if file is None:
+        files, folders = _as_list(self.files[stage]), _as_list(self.folders[stage]) or [""]
+        if not files:
             raise FaceExprError(f"{stage} is not given; expected an annotation file")
-        annotations = read_annotations(Path(file), Path(folder) if folder else None, options=self.reading)
-        for note in annotations.notes:
-            rank_zero_info(note)
-        return annotations.images
+        if len(folders) not in (1, len(files)):
+            parameter = "images" if stage == "train" else f"{stage}_images"
+            raise FaceExprError(
+                f"{parameter} has {len(folders)} folders; expected 1 or one for each of {len(files)} files"
+            )
+        records: dict[str, AnnotatedImage] = {}
+        for file, folder in zip(files, folders * len(files), strict=False):
+            annotations = read_annotations(Path(file), Path(folder) if folder else None, options=self.reading)
+            for note in annotations.notes:
+                rank_zero_info(note)
+            for record in annotations.images:
+                if records.setdefault(os.path.normpath(record.path), record) is not record:
+                    raise FaceExprError(f"{file}: {record.path} is in a file before too; expected each image in one")
+        return list(records.values())
+
+
+def _as_list(paths: Paths) -> list[str]:
+    return [paths] if isinstance(paths, str) else [*(paths or ())]
 
 
 def _take_random(records: Records, fraction: float, seed: int) -> tuple[Records, Records]:

@@ -65,6 +65,31 @@ def test_lists_say_which_images_are_set_aside(boxes: FaceBoxes, tmp_path: Path) 
             FaceBoxes(**{**boxes.init_args, **lists}).split("val")
 
 
+def test_training_images_may_be_of_several_files(tmp_path: Path) -> None:
+    one, other = (
+        wider(tmp_path / folder, {f"{number}.png": [face(number, 5, 20, 20)] for number in range(5)}, size)
+        for folder, size in (("one", (100, 80)), ("other", (90, 80)))
+    )
+    module = FaceBoxes(train=[str(one), str(other)], val_fraction=0.2)
+    found = {stage: [str(record.path) for record in module.split(stage).records] for stage in ("train", "val")}
+    assert len(found["val"]) == 2
+    files = {str(tmp_path / folder / f"images/{number}.png") for folder in ("one", "other") for number in range(5)}
+    assert {*found["train"], *found["val"]} == files
+    (tmp_path / "val.txt").write_text("one/images/3.png\nother/images/1.png\n")
+    options: dict[str, Any] = {"train": [str(one), str(other)], "val_list": str(tmp_path / "val.txt")}
+    folders = [str(one.parent / "images"), str(other.parent / "images")]
+    listed = FaceBoxes(**options, images=folders)
+    assert [record.boxes[0, 0] for record in listed.split("val").records] == [3, 1]
+    assert len(listed.split("train")) == 8
+    for wrong, message in (
+        ({"images": [*folders, folders[0]]}, "images has 3 folders; expected 1 or one for each of 2"),
+        ({"train": [str(one), str(one)]}, r"list.txt: .*0.png is in a file before too"),
+        ({"images": folders[0]}, r"other/list.txt: .*one/images/0.png is in a file before too"),
+    ):
+        with pytest.raises(FaceExprError, match=message):
+            FaceBoxes(**{**options, **wrong}).split("train")
+
+
 def test_lists_may_name_images_by_their_links(tmp_path: Path) -> None:  # case N10
     links = [f"http://host/{number}/a b.jpg?x=1" for number in range(4)]
     for number, link in enumerate(links):
