@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,21 +15,27 @@ from faceexpr.boxes.matching import Truth, judge
 from faceexpr.boxes.suppression import Suppression
 from faceexpr.callbacks.evaluation import Evaluation, Pass, Stage, data_of
 from faceexpr.callbacks.reports import write_metrics
+from faceexpr.data.base import SPLITS
 from faceexpr.data.boxed_images import DetectionDataModule
 from faceexpr.metrics.detection import (
     METHODS,
     NEED_FACES_ONLY,
+    WIDER_LEVELS,
     DetectionCollector,
     DetectionScores,
     DetectionTable,
+    Levelled,
     by_method,
     count_by_method,
     from_tensors,
+    level_by_height,
+    read_wider_levels,
     score_detections,
+    wider_precision,
 )
-from faceexpr.utils.errors import require
+from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.files import say, write_file
-from faceexpr.utils.text import counted, csv_text
+from faceexpr.utils.text import counted, csv_text, some
 from faceexpr.visualization.detection import draw_evaluation, training_images
 
 if TYPE_CHECKING:
@@ -40,7 +48,10 @@ LABELS = {
     "ap_small": "AP, small faces (to 32 px)",
     "ap_medium": "AP, medium faces (to 96 px)",
     "ap_large": "AP, large faces",
+    **{f"wider_{level}": f"WIDER FACE's AP, {level}" for level in WIDER_LEVELS},
 }
+
+HEIGHTS = "heights"
 
 
 class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
@@ -57,10 +68,16 @@ class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
             precisions, which have their own.
         max_detections: detections of an image that are looked at, the surest; the detector's own limit is the
             suppression's ``max_faces``.
+        wider: measure by WIDER FACE's own protocol too, as ``wider_easy``, ``wider_medium`` and ``wider_hard``, by the
+            levels in a folder with the benchmark's ``wider_{face,easy,medium,hard}_val.mat``, for its validation
+            photographs or some of them; or of any images, ``heights``: all faces of more than 50, 30 and 10 pixels,
+            which is nearly the same.
         kwargs: see `Evaluation`.
     """
 
-    def __init__(self, score: float = 0.5, iou: float = 0.5, max_detections: int = 300, **kwargs: Any) -> None:
+    def __init__(
+        self, score: float = 0.5, iou: float = 0.5, max_detections: int = 300, wider: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         require(max_detections >= 1, "max_detections", max_detections, "1 or more")
         for name, share in (("score", score), ("iou", iou)):
@@ -68,6 +85,29 @@ class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
         self.least_score = score
         self.iou = iou
         self.max_detections = max_detections
+        self.wider = wider
+        self._levels: dict[str, Levelled] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if self.wider in (None, HEIGHTS):
+            return
+        self._levels = read_wider_levels(Path(self.wider))
+        for name in SPLITS[stage]:
+            paths = self._paths(trainer, name) if name in ("val", "test") else []
+            unknown = [str(path) for path in paths if _photograph(path) not in self._levels]
+            if unknown:
+                raise FaceExprError(
+                    f"wider: {len(unknown):,} of {counted(len(paths), 'image')} of the {name} split are not among the "
+                    f"{len(self._levels):,} photographs of {self.wider}: {some(unknown)}; expected EVENT/NAME as "
+                    f"there, or {HEIGHTS}"
+                )
+
+    def _paths(self, trainer: Trainer, stage: Stage) -> list[Path]:
+        data = data_of(trainer, DetectionDataModule)
+        if data is None:
+            raise FaceExprError(f"wider is {self.wider}; expected {HEIGHTS} for images without names")
+        return [record.path for record in data.split(stage).records]
 
     @staticmethod
     def logged(stage: str, pl_module: LightningModule) -> dict[str, bool]:
@@ -101,19 +141,30 @@ class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
     on_test_batch_end = on_validation_batch_end
 
     def score(self, table: DetectionTable, pl_module: LightningModule | None = None) -> DetectionScores:
-        return score_detections(table.truths, table.found, self.least_score, self.iou, self.max_detections)
+        scores = score_detections(table.truths, table.found, self.least_score, self.iou, self.max_detections)
+        if self.wider is None or pl_module is None:
+            return scores
+        if self.wider == HEIGHTS:
+            known = list(map(level_by_height, table.truths))
+        else:
+            paths = self._paths(pl_module.trainer, "test" if pl_module.trainer.testing else "val")
+            known = [self._levels[_photograph(paths[index])] for index in table.indices.tolist()]
+        return _add_wider(scores, wider_precision(table.found, known))
 
     def report(self, trainer: Trainer, stage: Stage, result: Pass[DetectionTable, DetectionScores], full: bool) -> None:
         table, scores, data = result.table, result.scores, data_of(trainer, DetectionDataModule)
         if full:
             say(summarise(stage, table, scores))
+            if self._levels:
+                say(f"  WIDER FACE's levels are of {len(table.found):,} of its {len(self._levels):,} photographs")
         else:
             named = (("ap50", "AP50"), ("ap", "AP"), ("best_f1", "best F1"))
             values = ", ".join(f"{label} {_value(scores, name)}" for name, label in named)
             say("\n".join([f"{stage}: best{result.when}, {values}", *_limit_note(scores)]))
         if self.folder is not None:
             epoch = {} if result.epoch is None else {"epoch": result.epoch}
-            write_metrics(self.folder, stage, {**epoch, **make_record(table, scores)})
+            protocol = {} if self.wider is None else {"wider": self.wider}
+            write_metrics(self.folder, stage, {**epoch, **make_record(table, scores), **protocol})
             source = str if data is None else partial(data.source, stage)
             write_file(self.folder / f"detections_{stage}.csv", list_boxes(table, scores, source))
 
@@ -125,11 +176,24 @@ class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
         return draw_evaluation(f"{stage}{result.when}", result.table, result.scores, images, self.gallery_size)
 
     def pack(self, result: Pass[DetectionTable, DetectionScores]) -> dict[str, Any]:
-        return {"table": result.table.tensors()}
+        wider = {level: result.scores.values.get(f"wider_{level}") for level in WIDER_LEVELS}
+        return {"table": result.table.tensors(), **({} if self.wider is None else {"wider": wider})}
 
     def unpack(self, state: Mapping[str, Any]) -> tuple[DetectionTable, DetectionScores]:
         table = from_tensors(state["table"])
-        return table, self.score(table)
+        return table, _add_wider(self.score(table), state.get("wider", {}))
+
+
+def _photograph(path: Path) -> str:
+    """Return what WIDER FACE calls a photograph: its event and its name without the ending."""
+    return f"{path.parent.name}/{path.stem}"
+
+
+def _add_wider(scores: DetectionScores, precision: Mapping[str, float | None]) -> DetectionScores:
+    """Return metrics with those of WIDER FACE's protocol, by level."""
+    values = {f"wider_{level}": value for level, value in precision.items()}
+    reasons = {name: "no face counts at this level" for name, value in values.items() if value is None}
+    return replace(scores, values=scores.values | values, undefined=scores.undefined | reasons)
 
 
 def make_record(table: DetectionTable, scores: DetectionScores) -> dict[str, Any]:
@@ -158,7 +222,7 @@ def summarise(stage: str, table: DetectionTable, scores: DetectionScores) -> str
         f"{stage}: {counted(scores.images, 'image')}, {counted(scores.faces, 'face')}{ignored}, "
         f"{counted(scores.detections, 'detection')}"
     ]
-    lines += [f"  {label:<28} {_value(scores, name)}" for name, label in LABELS.items()]
+    lines += [f"  {label:<28} {_value(scores, name)}" for name, label in LABELS.items() if name in scores.values]
     lines.append(f"  {'recall, any score':<28} {_value(scores, 'recall')}   (IoU {scores.iou:g}, as below)")
     threshold = scores.values["best_f1_threshold"]
     best = "best F1" if threshold is None else f"best F1: score >= {threshold:.3f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -248,6 +249,111 @@ def score_detections(
         max_detections=max_detections,
         curves={0.5: curves[0], 0.75: curves[5], iou: curve},
     )
+
+
+WIDER_LEVELS = {"easy": 50, "medium": 30, "hard": 10}
+"""WIDER FACE's levels, and the height in pixels above which a face belongs to each.
+
+The levels are lists of faces; the heights are what those of the 3,226 validation photographs come to. Every face above
+them is in its list, and so is about half of those of just this height, which the annotations have rounded.
+"""
+
+Levelled = tuple[NDArray[np.float64], NDArray[np.bool_]]
+"""The faces of an image, (F, 4), left, top, right, bottom in pixels; and whether each counts at each level, (F, 3)."""
+
+
+def read_wider_levels(folder: Path) -> dict[str, Levelled]:
+    """Return the faces of WIDER FACE's photographs by event and name: ``0--Parade/0_Parade_marchingband_1_465``.
+
+    Args:
+        folder: has ``wider_face_val.mat`` and ``wider_{easy,medium,hard}_val.mat`` of the benchmark's ``eval_tools``.
+
+    Raises:
+        FaceExprError: they are not there, or not what they should be.
+    """
+    from scipy.io import loadmat  # a tenth of a second
+
+    photographs: dict[str, Levelled] = {}
+    try:
+        faces, *levels = (loadmat(str(folder / f"wider_{name}_val.mat")) for name in ("face", *WIDER_LEVELS))
+        columns = [faces["event_list"], faces["file_list"], faces["face_bbx_list"], *(one["gt_list"] for one in levels)]
+        for event, *lists in zip(*(column.flat for column in columns), strict=True):
+            for name, boxes, *numbers in zip(*(one.flat for one in lists), strict=True):
+                corners = boxes.reshape(-1, 4).astype(np.float64)
+                corners[:, 2:] += corners[:, :2]
+                counts = np.zeros((len(corners), len(WIDER_LEVELS)), np.bool_)
+                for level, places in enumerate(numbers):
+                    counts[places.ravel().astype(np.int64) - 1, level] = True
+                photographs[f"{event.item()}/{name.item()}"] = corners, counts
+    except Exception as error:  # scipy raises many types for a file that is not MATLAB's, and lists may be of any shape
+        raise FaceExprError(
+            f"{folder} cannot be read as WIDER FACE's levels ({error}); expected a folder with "
+            "wider_{face,easy,medium,hard}_val.mat"
+        ) from error
+    return photographs
+
+
+def level_by_height(truth: Truth) -> Levelled:
+    """Return the faces of an image with levels by `WIDER_LEVELS`; ignored ones count at none."""
+    boxes = truth.boxes.astype(np.float64)
+    heights = boxes[:, 3] - boxes[:, 1]
+    return boxes, (heights[:, None] > np.array([*WIDER_LEVELS.values()])) & ~truth.ignored[:, None]
+
+
+def wider_precision(found: Sequence[Detections], known: Sequence[Levelled]) -> dict[str, float | None]:
+    """Compute average precision at each level by WIDER FACE's own protocol, its ``eval_tools``.
+
+    It is not COCO's: overlaps are of boxes a pixel wider and higher; a detection is of the face that it overlaps most,
+    by a half or more, also where that one does not count, and is then left out; one on a face that is found already
+    is wrong; images without any face are left out; scores are spread over 0 to 1, and precision is read at 1,000 of
+    them. Equal to it but for a set in which all scores are equal, where it divides by 0.
+
+    Args:
+        found: the detections in each image.
+        known: its faces.
+
+    Returns:
+        By level; None where no face counts.
+    """
+    levels = len(WIDER_LEVELS)
+    certainties = [detections.scores.numpy(force=True).astype(np.float64) for detections in found]
+    certainty = np.concatenate([np.zeros(0), *certainties])
+    # The benchmark's own limits.
+    lowest, highest = certainty.min(initial=1.0), certainty.max(initial=0.0)
+    faces = np.zeros(levels, np.int64)
+    scores, counted, true = [np.zeros(0)], [np.zeros((0, levels), np.bool_)], [np.zeros((0, levels), np.bool_)]
+    for detections, each, (boxes, counts) in zip(found, certainties, known, strict=True):
+        faces += counts.sum(axis=0)
+        if not len(boxes) or not len(each):
+            continue
+        order = np.argsort(-each, kind="stable")
+        overlap = _wider_overlap(detections.boxes.numpy(force=True)[order].astype(np.float64), boxes)
+        face = np.where(overlap.max(axis=1) >= 0.5, overlap.argmax(axis=1), -1)
+        first = np.zeros((len(face), 1), np.bool_)
+        first[np.unique(face, return_index=True)[1]] = True
+        scores.append((each[order] - lowest) / ((highest - lowest) or 1.0))
+        # The last row is of no face.
+        counted.append(np.append(counts, np.ones((1, levels), np.bool_), axis=0)[face])
+        true.append(np.append(counts, np.zeros((1, levels), np.bool_), axis=0)[face] & first)
+    spread = np.concatenate(scores)
+    order = np.argsort(-spread, kind="stable")
+    places = np.searchsorted(-spread[order], np.arange(1, 1001) / 1000 - 1, side="right")
+    all_counted, all_true = (
+        np.append(np.zeros((1, levels), np.int64), np.cumsum(np.concatenate(rows)[order], axis=0), axis=0)[places]
+        for rows in (counted, true)
+    )
+    precision = np.maximum.accumulate((all_true / np.maximum(all_counted, 1))[::-1])[::-1]
+    areas = (np.diff(all_true, axis=0, prepend=0) * precision).sum(axis=0) / np.maximum(faces, 1)
+    rows = zip(WIDER_LEVELS, areas.tolist(), faces.tolist(), strict=True)
+    return {level: average if number else None for level, average, number in rows}
+
+
+def _wider_overlap(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the intersection over union of each box with each other, (N, M), the last pixel of each inside."""
+    nearer = np.minimum(boxes[:, None, 2:], others[:, 2:]) - np.maximum(boxes[:, None, :2], others[:, :2]) + 1
+    shared = nearer.clip(min=0).prod(axis=2)
+    sizes = [(one[:, 2:] - one[:, :2] + 1).prod(axis=1) for one in (boxes, others)]
+    return np.asarray(shared / (sizes[0][:, None] + sizes[1] - shared))
 
 
 METHODS: dict[Method, str] = {"none": "before suppression", "nms": "NMS", "soft_nms": "Soft-NMS", "wbf": "fusion (WBF)"}
