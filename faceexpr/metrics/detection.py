@@ -287,7 +287,7 @@ def read_wider_levels(folder: Path) -> dict[str, Levelled]:
                 photographs[f"{event.item()}/{name.item()}"] = corners, counts
     except Exception as error:  # scipy raises many types for a file that is not MATLAB's, and lists may be of any shape
         raise FaceExprError(
-            f"{folder} cannot be read as WIDER FACE's levels ({error}); expected a folder with "
+            f"wider: {folder} cannot be read as WIDER FACE's levels ({error}); expected a folder with "
             "wider_{face,easy,medium,hard}_val.mat"
         ) from error
     return photographs

@@ -1,15 +1,19 @@
 """The evaluation of detectors in whole runs of one whose detections are known in advance."""
 
+import dataclasses
 import io
 from contextlib import redirect_stdout
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from conftest import build_trainer, read_table
-from evaluation_runs import KnowsTheBoxes, read_events, read_metrics, scenes
+from evaluation_runs import FACES, KnowsTheBoxes, Scenes, read_events, read_metrics, scenes
+from wider_files import write_levels
 
 from faceexpr.callbacks.detection import DetectionEvaluation
 from faceexpr.metrics.detection import NAMES
+from faceexpr.utils.errors import FaceExprError
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +81,48 @@ def test_boxes_beyond_one_for_a_face_are_counted_and_every_figure_is_drawn(make_
     assert next(line for line in printed.splitlines() if "before suppression" in line).split()[2:] == list("5221")
     kinds = ("precision_recall", "thresholds", "over_detection", "pictures", "worst")
     assert {path.stem for path in tmp_path.rglob("*.png")} == {f"test_{kind}" for kind in kinds}
+
+
+class Photographs(Scenes):
+    def load_records(self, stage):
+        records = super().load_records(stage)
+        return [dataclasses.replace(one, path=Path("some/0--Parade") / one.path) for one in records]
+
+
+def test_wider_faces_own_protocol_is_measured(make_trainer, tmp_path, capsys):
+    names = {
+        "image 0": ([(10, 10, 20, 20)], [[1], [1], [1]]),
+        "image 1": ([(5, 5, 20, 20), (40, 20, 20, 30)], [[], [1], [1, 2]]),
+        "image 2": ([(0, 45, 8, 8)], [[], [], [1]]),
+    }
+    write_levels(tmp_path, {"0--Parade": {**names, "elsewhere": ([(0, 0, 9, 9)], [[1], [1], [1]])}})
+    data = Photographs(batch_size=2)
+    data.faces, data.ignored = FACES, set()
+    trainer = make_trainer(DetectionEvaluation(figures=False, wider=str(tmp_path)))
+    trainer.test(KnowsTheBoxes(), datamodule=data, verbose=False)
+    record = read_metrics(tmp_path, "test")
+    # Right, wrong, and right at the scores 0.9, 0.7 and 0.6; of no level where that is easy.
+    expected = {"easy": 1.0, "medium": 1 / 2 + 1 / 2 * 2 / 3, "hard": 1 / 4 + 1 / 4 * 2 / 3}
+    assert {level: record[f"wider_{level}"] for level in expected} == pytest.approx(expected)
+    assert record["wider"] == str(tmp_path)
+    assert float(trainer.callback_metrics["test/wider_medium"]) == pytest.approx(5 / 6)
+    printed = capsys.readouterr().out
+    assert "WIDER FACE's AP, medium      0.8333" in printed
+    assert "of 3 of its 4 photographs" in printed
+    with pytest.raises(FaceExprError, match=r"wider: 3 of 3 images of the test split .* 4 photographs .*image 0.png"):
+        make_trainer(DetectionEvaluation(wider=str(tmp_path))).test(KnowsTheBoxes(), datamodule=scenes())
+
+
+def test_wider_faces_levels_by_heights_outlive_an_interruption(make_trainer, tmp_path):
+    evaluation = DetectionEvaluation(figures=False, wider="heights")
+    make_trainer(evaluation, max_epochs=1, enable_checkpointing=True).fit(KnowsTheBoxes(), datamodule=scenes())
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    trainer = make_trainer(DetectionEvaluation(figures=False, wider="heights"), max_epochs=2)
+    trainer.fit(KnowsTheBoxes(worse_from=1), datamodule=scenes(), ckpt_path=str(checkpoint), weights_only=True)
+    record = read_metrics(tmp_path, "val", 1)
+    assert (record["epoch"], record["wider_hard"]) == (0, pytest.approx(2 / 3))  # without the image that has no face
+    assert record["wider_medium"] is None
+    assert record["undefined"]["wider_medium"] == "no face counts at this level"
 
 
 def test_without_any_face_nothing_is_logged_as_a_number(make_trainer, tmp_path, capsys):
