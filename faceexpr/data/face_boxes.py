@@ -43,9 +43,10 @@ class FaceBoxes(DetectionDataModule):
         test_list: likewise of those to test on.
         val_fraction: part of the training images to validate on where neither ``val`` nor ``val_list`` is given.
         split_seed: which images that part consists of; the seed of the training does not change it.
-        face_free: train on images without a face as well; they are always validated and tested on.
+        face_free: train on images without a face, or with ignored ones alone, as well; they are always validated and
+            tested on.
         max_pixels: images with more pixels are refused.
-        reading: which labels are faces, and what becomes of unlabelled and missing images and of tiny boxes.
+        reading: which labels are faces, what becomes of unlabelled and missing images and of small faces.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class FaceBoxes(DetectionDataModule):
         if stage == "test" and "test" not in self._parts:
             raise FaceExprError("FaceBoxes has no test split; expected test, an annotation file, or test_list")
         records = self._parts[stage]
-        return records if stage != "train" or self.face_free else [record for record in records if len(record.boxes)]
+        return records if stage != "train" or self.face_free else [one for one in records if not one.ignored.all()]
 
     def read_pixels(self, record: AnnotatedImage) -> NDArray[np.uint8]:
         pixels: NDArray[np.uint8] = read_image(record.path, max_pixels=self.max_pixels).pixels
@@ -129,7 +130,7 @@ class FaceBoxes(DetectionDataModule):
         rest, parts = self._read_file("train"), {}
         for stage, file in self.lists.items():
             if file is not None:
-                parts[stage], rest = _take_listed(rest, Path(file), f"{stage}_list")
+                parts[stage], rest = _take_listed(rest, Path(file), f"{stage}_list", self.leaves_out_broken)
         if "val" not in parts and self.files["val"] is None:
             parts["val"], rest = _take_random(rest, self.val_fraction, self.split_seed)
             rank_zero_info(
@@ -172,8 +173,12 @@ def _take_random(records: Records, fraction: float, seed: int) -> tuple[Records,
     return _take(records, set(np.random.default_rng(seed).permutation(len(records))[:number].tolist()))
 
 
-def _take_listed(records: Records, file: Path, parameter: str) -> tuple[Records, Records]:
-    """Return (those that the file names, rest); a name is the end of an image's path, folders as far as given."""
+def _take_listed(records: Records, file: Path, parameter: str, some_missing: bool) -> tuple[Records, Records]:
+    """Return (those that the file names, rest).
+
+    A name is a link, or the end of an image's path, folders as far as given. With ``some_missing`` names of images that
+    are not there are left out and said.
+    """
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -184,17 +189,23 @@ def _take_listed(records: Records, file: Path, parameter: str) -> tuple[Records,
         for name in (record.url, *("/".join(parts[start:]) for start in range(len(parts)))):
             by_end.setdefault(name or "", []).append(place)
     aside: set[int] = set()
+    absent: list[str] = []
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line:
             continue
         name = line if is_link(line) else Path(line).as_posix()
         places = by_end.get(name, [])
+        if some_missing and not places:
+            absent.append(name)
+            continue
         if len(places) != 1:
             found = f"{len(places)} images have" if places else "no image has"
             raise FaceExprError(
                 f"{parameter}: {file}, line {number}: {found} the name {name}; expected one of the training file"
             )
         aside.add(places[0])
+    if absent:
+        rank_zero_warn(f"{parameter}: {counted(len(absent), 'name')} of {file} left out, not there: {some(absent)}")
     return _take(records, aside)
 
 

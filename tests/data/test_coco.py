@@ -75,12 +75,16 @@ def test_an_undeclared_category_is_an_error(read: Any) -> None:  # case B10
 def test_boxes_are_left_top_width_height(read: Any) -> None:  # case B11
     boxes = ([500, 533, 31, 25], [5, 5, 0, 10], [5, 5, 0.4, 10], [-3, -3, 10, 10], [590, 590, 50, 50])
     found = read([image(1)], [annotation(number, box) for number, box in enumerate(boxes)])
-    kept = found.images[0].boxes
-    assert kept.tolist() == [[500, 533, 531, 558], [0, 0, 7, 7], [590, 590, 600, 600]]
-    assert any("2 boxes without an area or with a side of less than 1 pixels left out" in note for note in found.notes)
-    assert any("2 boxes clipped to the image, in a.png" in note for note in found.notes)
-    smaller = read([image(1)], [annotation(1, [5, 5, 0.4, 10])], min_size=0.1).images[0].boxes
-    np.testing.assert_allclose(smaller, [[5, 5, 5.4, 15]], rtol=1e-6)
+    kept = found.images[0]
+    expected = [[500, 533, 531, 558], [5, 5, 5.4, 15], [0, 0, 7, 7], [590, 590, 600, 600]]
+    np.testing.assert_allclose(kept.boxes, expected, rtol=1e-6)
+    assert kept.ignored.tolist() == [False, True, False, False]
+    notes = ("1 box without an area left out", "1 box with a side of less than 1 pixels ignored", "2 boxes clipped to")
+    assert all(any(f"{note}, in a.png" in one for one in found.notes) for note in notes[:2])
+    assert any(notes[2] in note for note in found.notes)
+    for min_size, ignored in ((0.1, [False] * 4), (10, [False, True, True, False]), (30, [True] * 4)):
+        again = read([image(1)], [annotation(number, box) for number, box in enumerate(boxes)], min_size=min_size)
+        assert again.images[0].ignored.tolist() == ignored
 
 
 @pytest.mark.parametrize("bbox", [["1", "2", "3", "4"], [1, 2, 3], [1, 2, 3, True], None, [1, 2, 3, 4, 5]])

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from faceexpr.data.annotations.parsing import fetched_name
+from faceexpr.data.annotations.reading import ReadOptions
 from faceexpr.data.box_augment import BoxAugmentation
 from faceexpr.data.face_boxes import FaceBoxes
 from faceexpr.data.synthetic import SyntheticScenes
@@ -107,6 +108,21 @@ def test_lists_may_name_images_by_their_links(tmp_path: Path) -> None:  # case N
         FaceBoxes(train=str(tmp_path / "faces.json"), **lists).split("val")
 
 
+def test_lists_may_name_images_that_are_missing_where_those_are_left_out(tmp_path: Path) -> None:
+    links = [f"http://host/{number}.jpg" for number in range(4)]
+    for number in range(3):
+        Image.new("RGB", (20, 20), (number, 0, 0)).save(tmp_path / f"{number}.jpg")
+    (tmp_path / "faces.json").write_text("\n".join(json.dumps({"content": link, "annotation": []}) for link in links))
+    (tmp_path / "test.txt").write_text(f"{links[1]}\n{links[3]}\n")
+    module = FaceBoxes(
+        train=str(tmp_path / "faces.json"),
+        test_list=str(tmp_path / "test.txt"),
+        reading=ReadOptions(missing="leave_out"),
+    )
+    with pytest.warns(UserWarning, match=r"test_list: 1 name of .*test.txt left out, not there: http://host/3.jpg"):
+        assert [record.url for record in module.split("test").records] == links[1:2]
+
+
 def test_measured_images_that_are_trained_on_too_are_said(tmp_path: Path) -> None:  # case N08
     train = wider(tmp_path / "train", {f"{number}.png": [face(5, 5, 20, 20)] for number in range(4)})
     other = wider(tmp_path / "other", {f"{number}.png": [face(5, 5, 20, 20)] for number in range(7, 9)}, size=(90, 80))
@@ -147,15 +163,20 @@ def test_images_without_a_face_are_trained_on_or_left_out(boxes: FaceBoxes, tmp_
     assert found == [(9, 1), (8, 1), (8, 2)]
 
 
-def test_ignored_faces_are_painted_over_in_training_and_kept_in_validation(tmp_path: Path) -> None:
-    file = wider(tmp_path, {f"{n}.png": [face(10, 10, 20, 20), face(50, 50, 20, 20, invalid=1)] for n in range(2)})
-    module = FaceBoxes(train=str(file), images=str(tmp_path / "images"), val_fraction=0.5, batch_size=1)
+def test_ignored_and_small_faces_are_painted_over_in_training_and_kept_in_validation(tmp_path: Path) -> None:
+    faces = [face(10, 10, 20, 20), face(50, 50, 20, 20, invalid=1), face(80, 10, 20, 8)]
+    file = wider(tmp_path, {f"{n}.png": faces for n in range(2)})
+    options: dict[str, Any] = {"train": str(file), "images": str(tmp_path / "images"), "val_fraction": 0.5}
+    module = FaceBoxes(**options, batch_size=1, reading=ReadOptions(min_size=9))
     (train,), (val,) = module.train_dataloader(), module.val_dataloader()
     assert train["boxes"][0].tolist() == [[10, 10, 30, 30]]
-    assert train["image"][0][:, 60, 60].tolist() == [128, 128, 128]
+    assert train["image"][0][:, 60, 60].tolist() == train["image"][0][:, 14, 90].tolist() == [128, 128, 128]
     assert train["image"][0][2, 20, 20] == 200
-    assert val["ignored"][0].tolist() == [False, True]
-    assert val["image"][0][2, 60, 60] == 200
+    assert val["ignored"][0].tolist() == [False, True, True]
+    assert val["image"][0][2, 60, 60] == val["image"][0][2, 14, 90] == 200
+    small = FaceBoxes(**options, face_free=False, reading=ReadOptions(min_size=30))
+    assert not small.has_faces("val")
+    assert small.load_records("train") == []
 
 
 def draws(module: SyntheticScenes, epoch: int) -> dict[int, torch.Tensor]:

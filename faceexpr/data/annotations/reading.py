@@ -52,7 +52,7 @@ class AnnotatedImage:
         boxes: float32 (F, 4), left, top, right, bottom in pixels of the upright image, inside it, each with an area;
             (0, 4) where there is no face.
         ignored: bool (F,), faces that are neither asked for nor counted as false when found: marked invalid (WIDER
-            FACE) or as a crowd (COCO).
+            FACE) or as a crowd (COCO), or smaller than is asked for.
         labelled: False where the annotator has skipped the image, so that nothing is known of its faces.
         flags: further columns of the format, one value a face each, such as WIDER FACE's ``blur``.
         image_id: the id of the image in its file, where the format has ids.
@@ -95,7 +95,8 @@ class ReadOptions:
         not_face_labels: labels by which a box is left out, whatever else it is labelled as.
         unlabelled: images that the annotator has skipped are left out (``leave_out``), or taken as images without a
             face (``no_faces``).
-        min_size: boxes with a side of fewer pixels, after clipping to the image, are left out.
+        min_size: faces with a side of fewer pixels, after clipping to the image, are ignored: neither missed nor false
+            when they are measured, and painted over in training, so that they are neither faces nor background.
         missing: images that are not there or cannot be read end everything (``refuse``), are left out (``leave_out``),
             or stay as records with the size that the annotation states (``keep``).
     """
@@ -404,21 +405,25 @@ class _Collector:
         corners = corners * limits if self.document.fractions else corners
         boxes = np.clip(corners, 0, limits).astype(np.float32)
         sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
-        large = (sides >= self.options.min_size) & (sides > 0)
+        kept, small = sides > 0, (sides > 0) & (sides < self.options.min_size)
         moved = (np.abs(boxes - corners) > _TOLERANCE).any(axis=1)
-        small = f"without an area or with a side of less than {self.options.min_size:g} pixels left out"
-        for fate, concerned in (("clipped to the image", moved & large), (small, ~large)):
-            if concerned.any():
-                self.fates[fate] += [name] * int(concerned.sum())
+        ignored = f"with a side of less than {self.options.min_size:g} pixels ignored"
+        for fate, which in (
+            ("clipped to the image", moved & kept),
+            ("without an area left out", ~kept),
+            (ignored, small),
+        ):
+            if which.any():
+                self.fates[fate] += [name] * int(which.sum())
         columns = self.document.flag_names
         flags = np.array([face.flags for face in faces], dtype=np.int64).reshape(len(faces), len(columns))
         return AnnotatedImage(
             path=image.path,
             size=image.size,
-            boxes=boxes[large],
-            ignored=np.array([face.ignored for face in faces], dtype=np.bool_)[large],
+            boxes=boxes[kept],
+            ignored=(np.array([face.ignored for face in faces], dtype=np.bool_) | small)[kept],
             labelled=image.entry.labelled,
-            flags={flag: flags[large, column] for column, flag in enumerate(columns)},
+            flags={flag: flags[kept, column] for column, flag in enumerate(columns)},
             image_id=image.entry.image_id,
             url=image.entry.url,
         )
