@@ -51,7 +51,11 @@ NUMBERS = (50, 100, 200, 500)
 DRAWS = 20
 """Calibrations of each number."""
 
-FIGURES = ("accuracy", "balanced accuracy", "macro F1", "ECE", "sets at 90% hold", "their mean size")
+FIGURES = (
+    "accuracy", "balanced accuracy", "macro F1", "ECE", "sets at 90% hold", "their mean size", "at 50% or more",
+    "accuracy of these",
+)  # fmt: skip
+"""The last two: faces whose most probable expression has half of the probability or more, and how right it is."""
 
 
 class Model(NamedTuple):
@@ -216,6 +220,8 @@ def measure(table: SampleTable, calibration: Calibration, seed: int) -> dict[str
         confusion = np.bincount(7 * each.labels + each.predicted, minlength=49).reshape(7, 7)
         values, _ = count_scores(confusion, FER_NAMES)
         values |= set_values(each, calibration)
+        sure = each.probabilities.max(axis=1) >= 0.5
+        values |= {"sure": sure.mean(), "of sure": each.correct[sure].mean() if sure.any() else float("nan")}
         for name, value in values.items():
             drawn.setdefault(name, []).append(value)
     names = {
@@ -224,11 +230,13 @@ def measure(table: SampleTable, calibration: Calibration, seed: int) -> dict[str
         "macro_f1": "macro F1",
         f"coverage/{COVERAGE}": "sets at 90% hold",
         f"set_size/{COVERAGE}": "their mean size",
+        "sure": "at 50% or more",
+        "of sure": "accuracy of these",
         **{f"recall/{name}": name for name in FER_NAMES},
     }
     found = dict.fromkeys(FIGURES, (float("nan"), 0.0, 0.0))
     for name in names.keys() & drawn.keys():
-        low, high = np.quantile(drawn[name][1:], [0.025, 0.975])
+        low, high = np.nanquantile(drawn[name][1:], [0.025, 0.975])
         found[names[name]] = drawn[name][0], float(low), float(high)
     # It has no interval: it is larger in every resample, by what repeats there.
     error = calibration_error(table)

@@ -48,6 +48,8 @@ def test_figures_are_those_of_a_known_table(benchmark):
     assert found["Neutral"][0] == 1
     assert found["Angry"][1] < 0.75 < found["Angry"][2]
     assert found["their mean size"][0] == 2  # 0.88, and the first of the others
+    assert found["at 50% or more"][0] == 1
+    assert found["accuracy of these"] == found["accuracy"]
 
 
 def test_fer_is_asked_for(benchmark, monkeypatch):

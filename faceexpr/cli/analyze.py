@@ -43,7 +43,7 @@ LIST = "File with further paths of images and tar files, one a line; - is standa
 
 DEPENDENT = (
     "min_score", "min_face", "reduce_to", "max_pixels", "pictures", "crops", "explain",
-    "coverage",
+    "coverage", "min_probability",
 )  # fmt: skip
 """Options that results depend on, beside the models and the suppression."""
 
@@ -74,6 +74,8 @@ class AnalyzeOptions:
         iou: overlap above which two boxes are of one face; by default as the detector was trained with.
         coverage: also give each face all expressions that it may be: a set that holds the true one this often, such as
             0.9; for classifiers that were calibrated for it.
+        min_probability: a face whose most probable expression has less than this, from 0 to 1, is given none; its
+            probabilities are.
         margin: what is added to a box on each side before its face is classified, as a part of its width and height; by
             default as the classifier was trained, which is 0.05 where its data have said nothing else.
         shape: square keeps the proportions of a face; stretched takes its box as it is; by default as the classifier
@@ -105,6 +107,7 @@ class AnalyzeOptions:
     suppression: Literal["nms", "soft_nms", "wbf", "none"] | None = None
     iou: float | None = None
     coverage: float | None = None
+    min_probability: float | None = None
     margin: float | None = None
     shape: Literal["square", "stretched"] | None = None
     min_face: float = 8
@@ -226,6 +229,7 @@ def build(options: AnalyzeOptions, index: int = 0) -> FacePipeline:
         batch_size=options.batch_size,
         face_batch=options.face_batch,
         coverage=options.coverage,
+        min_probability=options.min_probability,
         reduce_to=options.reduce_to,
         max_pixels=options.max_pixels,
     )

@@ -189,8 +189,7 @@ def explain_faces(pipeline: FacePipeline, analysis: Analysis) -> Iterator[tuple[
     """Draw each face of an image, analysed with a `TaskClassifier` of a network, beside what speaks for its expression.
 
     Yields:
-        The number of the face, from 1, and its drawing, RGB, uint8 (H, W, 3). Faces without an expression, whose
-        probabilities are not finite, are left out.
+        The number of the face, from 1, and its drawing, RGB, uint8 (H, W, 3). Faces without an expression are left out.
     """
     classifier, size = pipeline.classifier, pipeline.face_batch
     assert isinstance(classifier, TaskClassifier)

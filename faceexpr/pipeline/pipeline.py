@@ -25,7 +25,7 @@ from faceexpr.pipeline.classifiers import Classifier, load_classifier
 from faceexpr.pipeline.detectors import Detector, GroundTruth, load_detector
 from faceexpr.pipeline.records import NOT_FINITE, FaceResult, ImageResult
 from faceexpr.utils.crop import Crop, clip_box, cut_face
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.images import DEFAULT_MAX_PIXELS, DecodedImage, ImageError, Source, read_image, source_name
 from faceexpr.utils.text import counted
 from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
@@ -72,6 +72,7 @@ class FacePipeline:
         max_pixels: images with more pixels are refused before anything is decoded.
         coverage: also give each face its prediction set, which holds the true expression this often, such as 0.9; for
             classifiers that were calibrated for it.
+        min_probability: a face whose most probable expression has less than this is given none.
     """
 
     def __init__(
@@ -84,7 +85,10 @@ class FacePipeline:
         reduce_to: int | None = 1000,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         coverage: float | None = None,
+        min_probability: float | None = None,
     ) -> None:
+        if min_probability is not None:
+            require(0 < min_probability < 1, "min_probability", min_probability, "a number between 0 and 1")
         limits = {"batch_size": batch_size, "face_batch": face_batch, "max_pixels": max_pixels, "reduce_to": reduce_to}
         for name, value in limits.items():
             if value is not None and value < 1:
@@ -97,6 +101,7 @@ class FacePipeline:
         self.face_batch = face_batch
         self.reduce_to = reduce_to
         self.max_pixels = max_pixels
+        self.min_probability = min_probability
         self.threshold: float | None = None
         if coverage is not None:
             check_coverage(coverage)
@@ -263,7 +268,8 @@ class FacePipeline:
             (held,) = prediction_sets([[*probabilities.values()]], self.threshold)
             possible = {name for name, is_held in zip(probabilities, held, strict=True) if is_held}
             expressions = tuple(name for name in ranked if name in possible)
-        return replace(face, expression=ranked[0], probabilities=probabilities, expressions=expressions)
+        expression = ranked[0] if probabilities[ranked[0]] >= (self.min_probability or 0) else None
+        return replace(face, expression=expression, probabilities=probabilities, expressions=expressions)
 
 
 def _fail(source: str, reason: str) -> Analysis:

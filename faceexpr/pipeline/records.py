@@ -45,10 +45,11 @@ class FaceResult:
     Attributes:
         box: left, top, right, bottom in pixels of the upright image, inside it.
         score: how sure the detector is, from 0 to 1.
-        expression: the most probable one; None where the classifier has given no finite probabilities.
-        probabilities: of each of the classifier's classes, in its order; they sum to 1. None as above.
+        expression: the most probable one; None where the classifier has given no finite probabilities, or where it is
+            less probable than was asked for.
+        probabilities: of each of the classifier's classes, in its order; they sum to 1. None where they are not finite.
         expressions: those that it may be, the most probable first: the prediction set of the stated coverage. None
-            where no coverage was stated, or as above.
+            where no coverage was stated, or there are no probabilities.
     """
 
     box: tuple[float, float, float, float]

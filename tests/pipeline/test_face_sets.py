@@ -1,6 +1,7 @@
 """Prediction sets of the faces of photographs: in results, in files and in captions."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,15 @@ class Calibrated(Levels):
 def test_a_face_has_its_set_with_the_most_probable_first(coverage, colour, expected):
     system = pipeline(WHOLE, classifier=Calibrated(), coverage=coverage)
     assert system(np.full((8, 8, 3), colour, np.uint8)).faces[0].expressions == expected
+
+
+@pytest.mark.parametrize(("min_probability", "expression"), [(None, "Blue"), (0.43, "Blue"), (0.45, None)])
+def test_a_face_that_is_not_surely_one_expression_has_none(min_probability, expression):
+    system = pipeline(WHOLE, classifier=Calibrated(), coverage=0.9, min_probability=min_probability)
+    (face,) = system(np.full((8, 8, 3), (70, 42, 88), np.uint8)).faces
+    assert (face.expression, face.expressions) == (expression, ("Blue", "Red"))
+    assert face.probabilities["Blue"] == pytest.approx(0.44)
+    assert caption(replace(face, expressions=None)) == ("?" if expression is None else "Blue 44%")
 
 
 @pytest.mark.parametrize(
