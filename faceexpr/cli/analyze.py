@@ -72,6 +72,8 @@ class AnalyzeOptions:
             detector was trained with.
         suppression: what becomes of several boxes for one face; by default as the detector was trained with.
         iou: overlap above which two boxes are of one face; by default as the detector was trained with.
+        inside: part of the smaller box above which two boxes within one another are of one face, such as 0.8; by default
+            as the detector was trained with, where it may be none.
         coverage: also give each face all expressions that it may be: a set that holds the true one this often, such as
             0.9; for classifiers that were calibrated for it.
         min_probability: a face whose most probable expression has less than this, from 0 to 1, is given none; its
@@ -106,6 +108,7 @@ class AnalyzeOptions:
     max_faces: int | None = None
     suppression: Literal["nms", "soft_nms", "wbf", "none"] | None = None
     iou: float | None = None
+    inside: float | None = None
     coverage: float | None = None
     min_probability: float | None = None
     margin: float | None = None
@@ -245,14 +248,18 @@ def build(options: AnalyzeOptions, index: int = 0) -> FacePipeline:
 
 def find_suppression(options: AnalyzeOptions) -> dict[str, Any]:
     """Return those options of the suppression that are not the detector's own."""
-    given = {"iou": options.iou, "method": options.suppression, "max_faces": options.max_faces}
+    given = {
+        "iou": options.iou, "inside": options.inside, "method": options.suppression, "max_faces": options.max_faces
+    }  # fmt: skip
     return {name: value for name, value in given.items() if value is not None}
 
 
 def find_dependent_options(options: AnalyzeOptions, pipeline: FacePipeline) -> dict[str, Any]:
     """Return the options that results depend on, with the content of the models and the detector's suppression."""
     suppression: Suppression | None = getattr(pipeline.detector, "suppression", None)
-    used = {} if suppression is None else {"suppression": asdict(suppression)}
+    # What is off may not have been an option when the folder was begun.
+    whole = {} if suppression is None else asdict(suppression)
+    used = {"suppression": {name: value for name, value in whole.items() if value is not None}} if whole else {}
     return {
         "detector": fingerprint(find_detector_file(options.detector)),
         "classifier": fingerprint(find_checkpoint(options.classifier, RUNS, "classifier")),

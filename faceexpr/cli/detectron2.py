@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 
 from faceexpr.boxes.suppression import Suppression
 from faceexpr.cli.parser import Parser, naming_options
+from faceexpr.data.annotations.reading import ReadOptions
 from faceexpr.data.face_boxes import FaceBoxes
 from faceexpr.detectron2.detectron2_options import OPTIONS, Detectron2Options, find_weights, flat, require_detectron2
 from faceexpr.utils.errors import FaceExprError
@@ -21,7 +22,7 @@ DESCRIPTION = {
 }
 
 NOT_HERE = {
-    "batch_size", "num_workers", "augment", "drop_last", "global_batch_size", "memory_gib", "max_pixels", "reading",
+    "batch_size", "num_workers", "augment", "drop_last", "global_batch_size", "memory_gib", "max_pixels",
 }  # fmt: skip
 """Options of `FaceBoxes` that say how its own loader works, in whose place Detectron2's is used."""
 
@@ -75,6 +76,8 @@ def _parse(action: str, args: list[str]) -> tuple[Detectron2Options, str]:
     values: dict[str, Any] = {option.name: config[option.name] for option in fields(Detectron2Options)}
     values["data"] = config.data.as_dict()
     with naming_options(config):
+        if values["data"]["reading"] is not None:
+            values["data"]["reading"] = ReadOptions(**values["data"]["reading"])
         values["suppression"] = Suppression(**vars(config.suppression))
         options = Detectron2Options(**values)
     # What belongs to this command alone would be in the way when the file is given to another.

@@ -52,6 +52,54 @@ def test_fusion_gives_the_mean_weighted_by_score_and_the_surest_score():
     assert found("wbf", of_nothing, min_score=0.0)[0] == [[0, 0, 10, 10]]
 
 
+def random_boxes(number, seed=0):
+    """Return boxes of all sizes and overlaps, many of them within one another, and their scores."""
+    generator = torch.Generator().manual_seed(seed)
+    corners = 100 * torch.rand(number, 2, 2, generator=generator)
+    boxes = torch.cat([corners.amin(dim=1), corners.amax(dim=1) + 1], dim=1)
+    return boxes, torch.rand(number, generator=generator)
+
+
+def are_of_one_face(first, second, inside, iou):
+    """Tell of two boxes, by areas alone, whether suppression takes them for those of one face."""
+    shared = max(min(first[2], second[2]) - max(first[0], second[0]), 0)
+    shared *= max(min(first[3], second[3]) - max(first[1], second[1]), 0)
+    smaller, larger = sorted((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second))
+    nested = shared > inside * smaller and smaller >= larger / 8
+    return nested or shared / (smaller + larger - shared) > iou
+
+
+@pytest.mark.parametrize("inside", [0.5, 0.8])
+def test_boxes_within_one_another_are_of_one_face_where_that_is_asked_for(inside):
+    boxes, scores = random_boxes(120)
+    expected = []
+    for _, box in sorted(zip(scores.tolist(), boxes.tolist(), strict=True), reverse=True):
+        if not any(are_of_one_face(box, other, inside, 0.5) for other in expected):
+            expected.append(box)
+    alone = suppress(boxes, scores, Suppression()).boxes
+    assert suppress(boxes, scores, Suppression(inside=inside)).boxes.tolist() == expected
+    assert len(expected) < len(alone)
+    assert torch.equal(suppress(boxes, scores, Suppression(inside=1.0)).boxes, alone)
+
+
+# A loose box and the tight one within it, a quarter of its area; a child's face before the loose one, a sixteenth of it.
+LOOSE, TIGHT, CHILD = (0, 0, 80, 80, 0.9), (20, 20, 60, 60, 0.8), (60, 60, 80, 80, 0.7)
+
+
+@pytest.mark.parametrize(("method", "left"), [("nms", 2), ("wbf", 2), ("soft_nms", 3), ("none", 3)])
+def test_every_method_joins_a_tight_box_and_its_loose_one_but_no_small_face_before_a_large_one(method, left):
+    for order in itertools.permutations((LOOSE, TIGHT, CHILD)):
+        assert len(found(method, candidates(*order))[0]) == 3
+        boxes, scores, _ = found(method, candidates(*order), inside=0.8)
+        assert len(boxes) == left
+        assert any(score == pytest.approx(0.7) for score in scores.expected) or method == "soft_nms"
+    if method == "soft_nms":  # lowered as far as an equal box would be
+        assert min(scores.expected) == pytest.approx(0.8 * math.exp(-1 / 0.5), abs=1e-6)
+    # Whichever of the two is surer.
+    swapped = candidates((*LOOSE[:4], 0.8), (*TIGHT[:4], 0.9))
+    assert len(found("nms", swapped, inside=0.8)[0]) == 1
+
+
 @by_every_method
 def test_equal_scores_give_the_same_whatever_their_order(method):  # case N14
     rows = [(0, 0, 10, 10, 0.7), (2, 0, 12, 10, 0.7), (2, 0, 12, 9, 0.7), (40, 0, 50, 10, 0.7), (1, 1, 11, 11, 0.5)]
@@ -80,7 +128,7 @@ def test_the_limit_is_said_where_it_is_reached(method):
         assert (len(boxes), reached) == (number, limited)
 
 
-@pytest.mark.parametrize(("name", "value"), [("iou", 1.5), ("min_score", -1), ("max_faces", 0), ("sigma", 0)])
+@pytest.mark.parametrize(("name", "value"), [("iou", 1.5), ("min_score", -1), ("max_faces", 0), ("sigma", 0), ("inside", 2)])
 def test_bad_options_are_named(name, value):
     with pytest.raises(FaceExprError, match=f"{name} is {value}; expected"):
         Suppression(**{name: value})

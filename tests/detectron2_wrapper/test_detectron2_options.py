@@ -9,6 +9,7 @@ import yaml
 from conftest import REPOSITORY
 
 from faceexpr.cli.detectron2 import read_options, run
+from faceexpr.data.annotations.reading import ReadOptions
 from faceexpr.detectron2.detectron2_detector import Detectron2Detector
 from faceexpr.detectron2.detectron2_options import find_weights
 from faceexpr.utils.errors import FaceExprError
@@ -59,6 +60,13 @@ def test_keys_on_the_command_line_join_those_of_the_file(tmp_path):
     options, text = read_options("fit", ["--config", str(tmp_path / "config.yaml"), *flags])
     solver = {"SOLVER.MOMENTUM": 0.7, "SOLVER.NESTEROV": True, "SOLVER.BIAS_LR_FACTOR": 2}
     assert options.opts == yaml.safe_load(text)["opts"] == {**solver, "INPUT.MIN_SIZE_TRAIN": [9, 8]}
+
+
+def test_missing_images_can_be_left_out(tmp_path):
+    options, text = read_options("fit", ["--data.reading.missing", "leave_out"])
+    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+    for again in (options, read_options("fit", ["--config", str(tmp_path / "config.yaml")])[0]):
+        assert again.data["reading"] == ReadOptions(missing="leave_out")
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,9 @@ def test_a_folder_with_and_without_faces_of_which_crops_and_drawings_keep_red_re
     assert "Contempt" in rows("surer")[0]
     assert analyze("photos", "--suppression=none", "--min_score=0.1", "--max_faces=1", out="one") == 0
     assert records("one")[1]["notes"] == ["more than 1 faces were found; the surest are given (max_faces)"]
+    assert analyze("photos", "--inside=0.8", out="inside") == 0
+    used = [json.loads(Path(folder, "analysis.json").read_text())["suppression"] for folder in ("one", "inside")]
+    assert [options.get("inside") for options in used] == [None, 0.8]
 
 
 def test_bad_files_have_records_of_their_own_and_the_exit_code_tells(analyze, capsys):
