@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from experiments.paper.dataset1 import FOLDS, LISTS
 from faceexpr.utils.errors import FaceExprError
 
 Kind = Literal["fit", "sweep", "detectron2", "two_step"]
-Data = Literal["fer2013", "ferplus", "wider"]
+Data = Literal["fer2013", "ferplus", "wider", "dataset1"]
 
 EXPRESSION = "configs/expression/fer2013_{}.yaml"
 PAPER = "configs/paper/{}.yaml"
@@ -29,7 +30,9 @@ class Experiment:
         data: which of the data sets it needs.
         kind: the verb that runs it.
         sweep: the file of its grid.
-        seeds: of its runs: three where a run takes under ten minutes.
+        seeds: of its runs: three where a run takes under ten minutes; on Dataset 1 each has a test part of its own, its
+            fold (see `experiments.paper.dataset1`).
+        start: what its training starts from in the place of random weights: a run folder, or a model that ships.
         gpu: nobody would wait for it without a GPU.
         detector: for the two-step system, the experiment whose detector it takes.
         classifier: likewise its classifier.
@@ -45,6 +48,7 @@ class Experiment:
     kind: Kind = "fit"
     sweep: str | None = None
     seeds: tuple[int, ...] = (0,)
+    start: str = ""
     gpu: bool = False
     detector: str = ""
     classifier: str = ""
@@ -58,6 +62,9 @@ def _expression(
     configs = (EXPRESSION.format(base), *(PAPER.format(overlay) for overlay in overlays))
     return Experiment(name, title, configs, minutes, data, gpu=gpu, compared=True)
 
+
+RUNS = Path("lightning_logs/paper")
+"""Folder of the runs in --out, and of the reference runs in the project."""
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
@@ -82,6 +89,30 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         53,
     ),
     Experiment(
+        "wider_faster_rcnn_mobile", "Faster R-CNN, MobileNetV3", ("configs/detection/wider_faster_rcnn_mobile.yaml",),
+        300, "wider",
+    ),
+    Experiment(
+        "dataset1_light", "Light detector", (PAPER.format("dataset1_light"),), 50, "dataset1", start="wider_light",
+        seeds=tuple(range(FOLDS)),
+    ),
+    Experiment(
+        "dataset1_light_scratch", "Light detector, Dataset 1 alone",
+        (PAPER.format("dataset1_light"), PAPER.format("dataset1_light_scratch")), 100, "dataset1",
+    ),
+    Experiment(
+        "dataset1_faster_rcnn", "Faster R-CNN, MobileNetV3", (PAPER.format("dataset1_faster_rcnn"),), 60, "dataset1",
+        start=str(RUNS / "wider_faster_rcnn_mobile/seed_0"), seeds=tuple(range(FOLDS)),
+    ),
+    Experiment(
+        "dataset1_faster_rcnn_scratch", "Faster R-CNN, MobileNetV3, Dataset 1 alone",
+        (PAPER.format("dataset1_faster_rcnn"), PAPER.format("dataset1_faster_rcnn_scratch")), 120, "dataset1",
+    ),
+    Experiment(
+        "dataset1_detectron2", "Faster R-CNN, small, Detectron2, Dataset 1 alone",
+        (PAPER.format("dataset1_detectron2"),), 90, "dataset1", "detectron2",
+    ),
+    Experiment(
         "two_step", "Two-step system", (), 2, "wider", "two_step", detector="wider_light", classifier="resnet18"
     ),
     _expression(
@@ -92,11 +123,11 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ),
     Experiment(
         "x101_torchvision", "Faster R-CNN X101-FPN, torchvision", (PAPER.format("detection_x101_fpn_torchvision"),),
-        2000, "wider", gpu=True,
+        2000, "dataset1", gpu=True,
     ),
     Experiment(
         "x101_detectron2", "Faster R-CNN X101-FPN, Detectron2", (PAPER.format("detection_x101_fpn_detectron2"),), 2000,
-        "wider", "detectron2", gpu=True,
+        "dataset1", "detectron2", gpu=True,
     ),
 )  # fmt: skip
 """All of them, in the order in which they are run: the cheapest first, and the two-step system after its parts."""
@@ -114,11 +145,11 @@ def experiment(name: str) -> Experiment:
     return found
 
 
-RUNS = Path("lightning_logs/paper")
-"""Folder of the runs in --out, and of the reference runs in the project."""
-
 TEST = "test"
 """Folder in that of a run: the measurement of its best checkpoint on the test split."""
+
+START, ALL_BOXES = "start", "before"
+"""Likewise of what the training started from, and of the best checkpoint before suppression."""
 
 SYSTEM = Path("two_step/seed_0")
 """Folder of the two-step system in that of the runs."""
@@ -131,6 +162,7 @@ EXAMPLES = Path("examples")
 
 WIDER_TRAIN = "data/wider/wider_face_split/wider_face_train_bbx_gt.txt"
 WIDER_VAL = "data/wider/wider_face_split/wider_face_val_bbx_gt.txt"
+DATASET_1, DATASET_1_IMAGES = "data/dataturks/face_detection.json", "data/dataturks/images"
 
 
 @dataclass(frozen=True)
@@ -156,12 +188,13 @@ def training(experiment: Experiment, seed: int, out: Path) -> Step:
     configs = tuple(part for name in experiment.configs for part in ("--config", name))
     if experiment.kind == "sweep":
         grid = ("--sweep", str(experiment.sweep))
-        return Step("sweep", ("sweep", *configs, *grid, *_data(experiment, out), "--seed_everything", str(seed)))
+        return Step("sweep", ("sweep", *configs, *grid, *_data(experiment, seed, out), "--seed_everything", str(seed)))
     if experiment.kind == "detectron2":
-        return Step("fit", ("detectron2", "fit", *configs, *_data(experiment, out), "--seed", str(seed)))
+        return Step("fit", ("detectron2", "fit", *configs, *_data(experiment, seed, out), "--seed", str(seed)))
     if experiment.kind == "two_step":
         return steps_of_system(experiment, seed)[0]
-    return Step("fit", ("fit", *configs, *_data(experiment, out), "--seed_everything", str(seed)))
+    start = ("--model.weights", experiment.start) if experiment.start else ()
+    return Step("fit", ("fit", *configs, *_data(experiment, seed, out), *start, "--seed_everything", str(seed)))
 
 
 def analysis(experiment: Experiment, seed: int, pictures: str, name: str) -> Step:
@@ -196,11 +229,22 @@ def _before(step: Step) -> Step:
 
 def measuring(experiment: Experiment, trained: Path) -> Step:
     """Return the step that measures the best checkpoint of a run on the test split."""
-    if experiment.kind == "detectron2":
-        run = str(trained / "version_0")
-        return Step("test", ("detectron2", "test", "--ckpt_path", run, "--data.test", WIDER_VAL))
     data = ("--data.test", WIDER_VAL) if experiment.data == "wider" else ()
+    if experiment.kind == "detectron2":
+        return Step("test", ("detectron2", "test", "--ckpt_path", str(trained / "version_0"), *data))
     return Step("test", ("test", "--ckpt_path", str(trained), *data, *logged_to(trained, TEST)))
+
+
+def measuring_more(experiment: Experiment, seed: int, trained: Path, out: Path) -> list[Step]:
+    """Return further measurements on Dataset 1's test part: before the training, and before suppression."""
+    if experiment.data != "dataset1" or experiment.kind != "fit":
+        return []
+    every = ("--ckpt_path", str(trained), "--model.net.suppression.method", "none")
+    steps = [Step(ALL_BOXES, ("test", *every, *logged_to(trained, ALL_BOXES)))]
+    if experiment.start:
+        data = ("--data", "FaceBoxes", *_data(experiment, seed, out), "--data.reading.missing", "leave_out")
+        steps.append(Step(START, ("test", "--ckpt_path", experiment.start, *data, *logged_to(trained, START))))
+    return steps
 
 
 def logged_to(folder: Path, name: str) -> tuple[str, ...]:
@@ -211,9 +255,13 @@ def logged_to(folder: Path, name: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _data(experiment: Experiment, out: Path) -> tuple[str, ...]:
+def _data(experiment: Experiment, seed: int, out: Path) -> tuple[str, ...]:
     if experiment.data == "wider":
         return ("--data.train", WIDER_TRAIN)
+    if experiment.data == "dataset1":
+        lists = {f"--data.{part}_list": str(LISTS / f"{part}_{seed % FOLDS}.txt") for part in ("test", "val")}
+        files = {"--data.train": DATASET_1, "--data.images": DATASET_1_IMAGES, **lists}
+        return tuple(word for pair in files.items() for word in pair)
     if experiment.data == "ferplus":
         # The votes fit the file's original order of rows only; where --data has one in that order, it is in ferplus/.
         folder = "ferplus" if (out / "data/ferplus").is_dir() else "fer2013"

@@ -19,7 +19,8 @@ from PIL import Image
 from torchvision.ops import box_iou
 
 from experiments.paper import published
-from experiments.paper.experiments import BEFORE, RUNS, SYSTEM
+from experiments.paper.dataset1 import BOXES, read_boxes
+from experiments.paper.experiments import ALL_BOXES, BEFORE, RUNS, SYSTEM, TEST
 from experiments.paper.runs import Curve, Results, Run, curves
 from faceexpr.data.synthetic.drawing import draw_face, draw_scene
 from faceexpr.metrics.classification import Scores
@@ -487,6 +488,10 @@ METHODS = {"none": "before", "nms": "NMS", "soft_nms": "Soft-NMS", "wbf": "weigh
 INKS = ("#00f58a", "#ffd400", "#ff6ec7", "#4cc9ff", "#ff8c42")
 """Colours of boxes that lie over one another."""
 
+DATASET_1_RUN = "dataset1_light"
+LEAST_SCORE = 0.5
+"""Of the boxes that are shown."""
+
 SHOWN = 4
 """Photographs of the data, those with the most boxes beyond one for a face."""
 
@@ -495,10 +500,10 @@ Boxes = list[list[float]]
 
 def over_detection(results: Results) -> list[Drawn]:
     """Return Figure 17: the portrait with its boxes before and after suppression, and the counts of all photographs."""
-    run = results.first("wider_light")
-    counts = {} if run is None else run.test.get("over_detection", {})
-    if run is None or not counts:
+    run = over_detecting(results)
+    if run is None:
         return []
+    counts = run.test["over_detection"]
     boxes = {
         stage: next((boxes for path, boxes in found.items() if Path(path).name == PORTRAIT), [])
         for stage, found in _found(results.folder, "examples").items()
@@ -509,12 +514,26 @@ def over_detection(results: Results) -> list[Drawn]:
         _picture(axes, portrait(), stage, found)
         _near(axes, boxes["before"])
     _count_chart(chart, run, {name: counts[method]["extra"] for method, name in METHODS.items()})
-    note = (
-        f"To the right all photographs, before suppression and after it. {DRAWN}"
-        if boxes
-        else "The counts of all photographs."
-    )
+    where = "of Dataset 1's test part" if run.experiment == DATASET_1_RUN else "of WIDER FACE"
+    note = f"To the right all photographs {where}, before suppression and after it. {DRAWN}"
+    note = note if boxes else f"The counts of all photographs {where}."
     return [Drawn(17, 'An example of "over-detecting"', figure, [counts, boxes], note)]
+
+
+def over_detecting(results: Results) -> Run | None:
+    """Return the run whose boxes before and after suppression are counted: on Dataset 1, or else on WIDER FACE."""
+    runs = [run for name in (DATASET_1_RUN, "wider_light") for run in results.of(name)]
+    return next((run for run in runs if run.test.get("over_detection")), None)
+
+
+def found_in_dataset_1(out: Path) -> dict[str, dict[str, Boxes]]:
+    """Return the boxes in each image of the test part before and after suppression; empty where it has not run."""
+    folder = out / RUNS / DATASET_1_RUN / "seed_0"
+    files = {"before": folder / ALL_BOXES / BOXES, "after": folder / TEST / BOXES}
+    if not all(file.is_file() for file in files.values()):
+        return {}
+    read = {stage: read_boxes(file, LEAST_SCORE) for stage, file in files.items()}
+    return {stage: {name: one.boxes.tolist() for name, one in found.items()} for stage, found in read.items()}
 
 
 def over_detected_photographs(out: Path) -> Figure:
@@ -526,7 +545,7 @@ def over_detected_photographs(out: Path) -> Figure:
     Raises:
         FaceExprError: the two-step system has not run yet.
     """
-    found = _found(out / RUNS, "photographs")
+    found = found_in_dataset_1(out) or _found(out / RUNS, "photographs")
     if not found:
         raise FaceExprError("the two-step system has not run yet")
     before, after = found.values()

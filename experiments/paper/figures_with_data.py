@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
-from experiments.paper.experiments import RUNS, SYSTEM, TEST, WIDER_TRAIN
+from experiments.paper.experiments import DATASET_1, DATASET_1_IMAGES, RUNS, SYSTEM, TEST, WIDER_TRAIN
+from experiments.paper.figures import BOX_COLOUR, DATASET_1_RUN, found_in_dataset_1, over_detected_photographs
 from experiments.paper.figures import file_name as figure_file
-from experiments.paper.figures import over_detected_photographs
 from experiments.paper.runs import both_labels, expression_data, ferplus_data, labels
-from faceexpr.data.annotations.reading import read_annotations
+from faceexpr.data.annotations.reading import ReadOptions, read_annotations
 from faceexpr.data.loading import FaceSplit
 from faceexpr.metrics.predictions import SavedSamples, file_name, read_samples
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say, write_file
+from faceexpr.utils.images import read_image
 from faceexpr.utils.labels import FER_NAMES, colour
-from faceexpr.visualization.boxes import draw_annotations
+from faceexpr.visualization.boxes import draw_annotations, draw_boxes
 from faceexpr.visualization.classification import RIGHT, WRONG, as_pixels, gallery
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ Caption = list[tuple[str, str]]
 
 
 def write_figures_with_data(out: Path) -> None:
-    """Write what can be drawn of Figures 1 to 6, 14 and 17 to 19 with images of the data sets.
+    """Write what can be drawn of Figures 1, 2, 3, 5, 14 and 17 to 19 with images of the data sets.
 
     Args:
         out: folder of the runs, with the link ``data``.
@@ -57,8 +59,10 @@ def write_figures_with_data(out: Path) -> None:
             say(f"Figure {number} with images of the data is not drawn: {error}")
         else:
             write_file(out / FOLDER / figure_file(number), content.getvalue())
-    if (out / WIDER_TRAIN).is_file() and not (out / FOLDER / "figure_02").is_dir():
-        images = read_annotations(out / WIDER_TRAIN).images
+    own = (out / DATASET_1).is_file() and (out / DATASET_1_IMAGES).is_dir()
+    if (own or (out / WIDER_TRAIN).is_file()) and not (out / FOLDER / "figure_02").is_dir():
+        options = ReadOptions(missing="leave_out")
+        images = read_annotations(out / (DATASET_1 if own else WIDER_TRAIN), options=options).images
         chosen = np.random.default_rng(0).choice(len(images), min(PICTURES, len(images)), replace=False)
         draw_annotations([images[index] for index in sorted(chosen.tolist())], out / FOLDER / "figure_02")
     _copied(out)
@@ -66,11 +70,18 @@ def write_figures_with_data(out: Path) -> None:
 
 def _copied(out: Path) -> None:
     """Copy what the evaluation of the detector and the two-step system have drawn already."""
-    detector = out / RUNS / "wider_light/seed_0" / TEST / "figures"
+    for name in ("wider_light", DATASET_1_RUN):  # the one that is there and comes last stays
+        detector = out / RUNS / name / "seed_0" / TEST / "figures"
+        if (detector / "test_pictures.png").is_file():
+            shutil.copyfile(detector / "test_pictures.png", out / FOLDER / figure_file(5))
+    found = found_in_dataset_1(out).get("after", {})
+    for name in sorted(found, key=lambda name: -len(found[name]))[:PICTURES]:
+        drawn = draw_boxes(read_image(out / name).pixels, found[name], colours=BOX_COLOUR)
+        content = io.BytesIO()
+        Image.fromarray(drawn).save(content, "JPEG")
+        write_file(out / FOLDER / "figure_01" / f"{Path(name).stem}.jpg", content.getvalue())
     system = out / RUNS / SYSTEM / "photographs/pictures"
-    if (detector / "test_pictures.png").is_file():
-        shutil.copyfile(detector / "test_pictures.png", out / FOLDER / figure_file(5))
-    for path in sorted(system.rglob("*.jpg"))[:PICTURES]:
+    for path in [] if found else sorted(system.rglob("*.jpg"))[:PICTURES]:
         target = out / FOLDER / "figure_01" / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)

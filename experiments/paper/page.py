@@ -13,7 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torch import nn
 
 from experiments.paper import figures, published
-from experiments.paper.experiments import RUNS, TEST, Experiment, experiment, training
+from experiments.paper.dataset1 import METRICS
+from experiments.paper.experiments import EXPERIMENTS, RUNS, START, TEST, Experiment, experiment, training
 from experiments.paper.figures import Drawn, file_name
 from experiments.paper.published import Published
 from experiments.paper.runs import CHOSEN, Results, Run, Settings, curves, read_results, unleaked_accuracy
@@ -39,6 +40,8 @@ RESAMPLES, SEED = 2_000, 0
 
 HALVINGS = 5
 """How often a ResNet with torchvision's stem halves the side of its image."""
+
+FACTS = ("fer2013", "ferplus", "wider", "dataturks", "dataset1", "two_step")
 
 ACTIVATIONS = {"sigmoid": "Sigmoid", "relu": "ReLU", "tanh": "Tanh"}
 """Activation functions in the order of Table 3, with their names there."""
@@ -112,9 +115,9 @@ def render(project: Path, results: Results, drawn: dict[int, Drawn]) -> str:
         "table_1": lambda: table_1(project), "table_2": table_2, "table_3": lambda: table_3(results),
         "table_4": table_4, "table_5": lambda: table_5(results), "knn_table": lambda: knn_table(results),
         "detection_table": lambda: detection_table(results), "ferplus_table": lambda: ferplus_table(results),
-        "comparison": lambda: comparison(results),
+        "comparison": lambda: comparison(results), "dataset_1_table": lambda: dataset_1_table(results),
     }  # fmt: skip
-    facts = {name: results.facts.get(name) for name in ("fer2013", "ferplus", "wider", "dataturks", "two_step")}
+    facts = {name: results.facts.get(name) for name in FACTS}
     text = environment.get_template(TEMPLATE).render(
         tables, facts=facts, published=published, chosen=CHOSEN, class_names=FER_NAMES, resamples=RESAMPLES,
         first=results.first, all=results.of, figure=lambda number: _figure(number, drawn.get(number)),
@@ -122,7 +125,7 @@ def render(project: Path, results: Results, drawn: dict[int, Drawn]) -> str:
         all_activations=lambda: all_activations(results), names_of_constant=names_of_constant,
         accuracy_after_one_epoch=accuracy_after_one_epoch, input_size=input_size, silent=silent,
         last_cells=lambda run: math.ceil(input_size(run) / 2**HALVINGS), highest_recall=highest_recall,
-        confused_among=confused_among,
+        confused_among=confused_among, over_detecting=figures.over_detecting(results),
     )  # fmt: skip
     return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
 
@@ -369,14 +372,47 @@ def knn_table(results: Results) -> str:
 
 
 def detection_table(results: Results) -> str:
-    """Return the average precision of the detectors."""
+    """Return the average precision of the detectors on WIDER FACE."""
     rows = []
-    for key in ("wider_light", "wider_faster_rcnn", "x101_torchvision", "x101_detectron2"):
-        one, runs = experiment(key), results.of(key)
-        theirs = f"{published.AP50.value:g}" if key == "x101_detectron2" else ""
+    for one in (one for one in EXPERIMENTS if one.data == "wider" and one.kind == "fit"):
+        runs = results.of(one.name)
         ours = [measured(runs, metric) for metric in ("ap50", "ap", "recall")] if runs else [NOT_RUN, "", ""]
-        rows.append([one.title, theirs, *ours, *made_by(one, runs)])
-    return table(("detector", "paper, AP50", "ours, AP50", "AP", "recall", *MADE_BY), rows)
+        rows.append([one.title, *ours, *made_by(one, runs)])
+    return table(("detector on WIDER FACE", "AP50", "AP", "recall", *MADE_BY), rows)
+
+
+def dataset_1_table(results: Results) -> str:
+    """Return what detectors measure on Dataset 1: those that have run, and the paper's, which takes a GPU."""
+    rows = []
+    intervals = (results.facts.get("dataset1") or {}).get("runs", {})
+    for one in (one for one in EXPERIMENTS if one.data == "dataset1"):
+        runs, known = results.of(one.name), intervals.get(one.name, {})
+        theirs = f"{published.AP50.value:g}" if one.name == "x101_detectron2" else ""
+        if not runs:
+            if one.gpu:
+                rows.append([one.title, theirs, NOT_RUN, *[""] * (len(METRICS) + 1), *made_by(one, runs)])
+            continue
+        if START in known:
+            cells = [with_interval(known[START][metric]) for metric in METRICS]
+            rows.append([f"{one.title}, before", "", *cells, _folds(known.get(f"{START}_folds"), []), *[""] * 4])
+        first = known.get(TEST) or {name: [runs[0].test[name]] for name in METRICS if name in runs[0].test}
+        cells = [with_interval(first[metric]) if metric in first else "" for metric in METRICS]
+        rows.append([one.title, theirs, *cells, _folds(known.get(f"{TEST}_folds"), runs), *made_by(one, runs)])
+    heads = ("AP50", "AP", "recall", "precision, best F1", "recall, best F1", "AP50, mean of five folds")
+    return table(("detector on Dataset 1", "paper, AP50", *heads, *MADE_BY), rows)
+
+
+def with_interval(values: Sequence[float]) -> str:
+    """Return a share in percent, with the ends of its interval where they are known."""
+    value, *ends = (f"{100 * each:.1f}" for each in values)
+    return f"{value} ({' to '.join(ends)})" if ends else value
+
+
+def _folds(known: dict[str, Sequence[float]] | None, runs: Sequence[Run]) -> str:
+    if known is None:
+        return ""
+    each = [100 * run.test["ap50"] for run in runs]
+    return with_interval(known["ap50"]) + (f", standard deviation {np.std(each, ddof=1):.1f}" if len(each) > 1 else "")
 
 
 def ferplus_table(results: Results) -> str:

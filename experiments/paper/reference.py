@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.paper.experiments import BEFORE, RUNS, TEST, Experiment, run_folder
+from experiments.paper.experiments import ALL_BOXES, BEFORE, RUNS, START, TEST, Experiment, run_folder
 from experiments.paper.runner import next_step
 from experiments.paper.runs import FACTS, PATTERN, RECORD, copy_small, is_compared, read_record
 from faceexpr.metrics.predictions import file_name
@@ -24,7 +24,11 @@ LIMIT = 3_000_000
 KEPT = (RECORD, "config.yaml", "metrics.json", "table.csv", "faces.jsonl", "predictions.csv")
 
 
-UNNEEDED = {(TEST, "config.yaml"), ("photographs", "faces.jsonl"), (f"photographs{BEFORE}", "faces.jsonl")}
+UNNEEDED = {
+    *((folder, "config.yaml") for folder in (TEST, START, ALL_BOXES)),
+    ("photographs", "faces.jsonl"),
+    (f"photographs{BEFORE}", "faces.jsonl"),
+}
 """Folders and files: what the test of a run repeats, and faces in pictures of a data set, which are counted."""
 
 

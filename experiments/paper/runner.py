@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from experiments.paper.experiments import (
+    DATASET_1,
+    DATASET_1_IMAGES,
     EXAMPLES,
     RUNS,
     TEST,
@@ -24,6 +26,7 @@ from experiments.paper.experiments import (
     Step,
     logged_to,
     measuring,
+    measuring_more,
     run_folder,
     steps_of_system,
     training,
@@ -101,9 +104,12 @@ def next_step(experiment: Experiment, seed: int, out: Path, record: Record) -> S
             resumed = ("--resume", str(folder / "version_0")) if (out / folder / "version_0").is_dir() else ()
             return Step("fit", (*first.args, *where, *resumed))
         return Step("fit", (*first.args, *logged_to(folder.parent, folder.name), "--ckpt_path", "last"))
-    # Detectron2's verb measures into the folder of the run.
-    tested = folder / ("version_0" if experiment.kind == "detectron2" else TEST)
-    return None if has_metrics(out / tested, "test") else measuring(experiment, folder)
+    # Detectron2's verb measures into a further version of the run.
+    tested = (out / folder).glob("version_*") if experiment.kind == "detectron2" else [out / folder / TEST]
+    if not any(has_metrics(one, "test") for one in tested):
+        return measuring(experiment, folder)
+    more = measuring_more(experiment, seed, folder, out)
+    return next((step for step in more if not has_metrics(out / folder / step.name, "test")), None)
 
 
 def has_metrics(folder: Path, stage: str) -> bool:
@@ -134,9 +140,11 @@ def obstacle(experiment: Experiment, out: Path, asked_for: bool) -> str | None:
             require_detectron2()
         except FaceExprError as error:
             return str(error)
-    for part in filter(None, (experiment.detector, experiment.classifier)):
-        if not any((out / RUNS / part / "seed_0").rglob("best*.ckpt")):
-            return f"it needs the checkpoint of {part}, which is not trained yet"
+    parts = [RUNS / part / "seed_0" for part in (experiment.detector, experiment.classifier) if part]
+    parts += [Path(experiment.start)] if RUNS in Path(experiment.start).parents else []
+    for folder in parts:
+        if not any((out / folder).rglob("best*.ckpt")):
+            return f"it needs the checkpoint of {folder.parent.name}, which is not trained yet"
     return None
 
 
@@ -148,10 +156,12 @@ def missing_data(experiment: Experiment, out: Path) -> str | None:
         out: folder of the runs, with the link ``data``.
     """
     data = out / "data"
-    if experiment.data == "wider":
-        for name in (WIDER_TRAIN, WIDER_VAL):
-            if not (out / name).is_file():
-                return f"{(data.resolve() / name.removeprefix('data/'))} does not exist; expected WIDER FACE there"
+    needed = {"wider": (WIDER_TRAIN, WIDER_VAL), "dataset1": (DATASET_1, DATASET_1_IMAGES)}.get(experiment.data, ())
+    for name in needed:
+        if not (out / name).exists():
+            what = "WIDER FACE" if experiment.data == "wider" else "Dataset 1"
+            return f"{(data.resolve() / name.removeprefix('data/'))} does not exist; expected {what} there"
+    if needed:
         return None
     from faceexpr.data.fer2013 import find_file
 

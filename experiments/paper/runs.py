@@ -16,18 +16,24 @@ from typing import Any
 
 import numpy as np
 
+from experiments.paper.dataset1 import BOXES, FOLDS, measure
 from experiments.paper.experiments import (
+    DATASET_1,
+    DATASET_1_IMAGES,
     EXPERIMENTS,
     RUNS,
+    START,
     SYSTEM,
     TEST,
     WIDER_TRAIN,
     WIDER_VAL,
     Experiment,
+    run_folder,
 )
 from faceexpr import __version__
+from faceexpr.boxes.matching import Truth
 from faceexpr.cli.parser import read_config
-from faceexpr.data.annotations.reading import read_annotations, read_document
+from faceexpr.data.annotations.reading import ReadOptions, read_annotations, read_document
 from faceexpr.data.base import Stage
 from faceexpr.data.fer2013 import FER2013
 from faceexpr.data.ferplus import USUAL_AGREEMENT, FERPlus
@@ -332,11 +338,12 @@ def _run(folder: Path, experiment: Experiment, record: Record, minutes: float) -
     own = folder / "version_0" if (folder / "version_0").is_dir() else folder  # as Detectron2's verb makes it
     config = read_config(own / "config.yaml")
     measured = _json(own / "metrics.json")
-    file = folder / TEST / "metrics.json"
-    file = file if file.is_file() else own / "metrics.json"
+    # Detectron2's verb measures into a further version.
+    files = [folder / TEST / "metrics.json", own / "metrics.json", *sorted(folder.glob("version_*/metrics.json"))]
+    file = next((file for file in files if "test" in _json(file)), files[0])
     val, test = measured.get("val", {}), _json(file).get("test", {})
     if test:
-        detects = experiment.data == "wider"
+        detects = experiment.data in ("wider", "dataset1")
         _has(file, "test", test, DETECTORS if detects else CLASSIFIERS)
         _has(own / "metrics.json", "val", val, DETECTORS if detects else {"accuracy"})
     return Run(folder, experiment.name, record.seed, record, minutes, config, val, test)
@@ -387,7 +394,8 @@ def write_facts(out: Path) -> None:
     path = out / RUNS / FACTS
     facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     counts: dict[str, Callable[[Path], dict[str, Any]]] = {
-        "fer2013": _fer2013, "ferplus": _ferplus, "wider": _wider, "dataturks": _dataturks, "two_step": _two_step,
+        "fer2013": _fer2013, "ferplus": _ferplus, "wider": _wider, "dataturks": _dataturks, "dataset1": _dataset1,
+        "two_step": _two_step,
     }  # fmt: skip
     for name, count in counts.items():
         try:
@@ -462,8 +470,24 @@ def _wider(out: Path) -> dict[str, Any]:
 
 
 def _dataturks(out: Path) -> dict[str, Any]:
-    entries = read_document(out / "data/dataturks/face_detection.json").entries
+    entries = read_document(out / DATASET_1).entries
     return {"images": len(entries), "faces": sum(len(entry.faces) for entry in entries)}
+
+
+def _dataset1(out: Path) -> dict[str, Any]:
+    """Count Dataset 1's images that are there, and measure what was found in them with intervals."""
+    read = read_annotations(out / DATASET_1, out / DATASET_1_IMAGES, options=ReadOptions(missing="leave_out")).images
+    truths = {image.path.name: Truth(image.boxes, image.ignored) for image in read}
+    runs: dict[str, Any] = {}
+    for one in (one for one in EXPERIMENTS if one.data == "dataset1"):
+        for part in (TEST, START):
+            folder = "version_[1-9]*" if one.kind == "detectron2" else part
+            found = [sorted((out / run_folder(one, seed)).glob(f"{folder}/{BOXES}"))[:1] for seed in range(FOLDS)]
+            if found[0]:
+                runs.setdefault(one.name, {})[part] = measure(found[0], truths)
+            if all(found):
+                runs[one.name][f"{part}_folds"] = measure([file for (file,) in found], truths)
+    return {"images": len(read), "faces": sum(len(image.boxes) for image in read), "runs": runs}
 
 
 def _two_step(out: Path) -> dict[str, Any]:

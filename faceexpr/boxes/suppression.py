@@ -156,9 +156,7 @@ def _sides(boxes: Tensor) -> NDArray[np.float64]:
     return np.ascontiguousarray(boxes.numpy(force=True).astype(np.float64).T)
 
 
-def _overlap(
-    box: NDArray[np.float64], others: NDArray[np.float64], inside: float | None
-) -> NDArray[np.float64]:
+def _overlap(box: NDArray[np.float64], others: NDArray[np.float64], inside: float | None) -> NDArray[np.float64]:
     """Return the intersection over union of a box (4,) with others (4, N); 1 for those of its face by ``inside``."""
     width = np.minimum(box[2], others[2]) - np.maximum(box[0], others[0])
     height = np.minimum(box[3], others[3]) - np.maximum(box[1], others[1])

@@ -72,8 +72,8 @@ class AnalyzeOptions:
             detector was trained with.
         suppression: what becomes of several boxes for one face; by default as the detector was trained with.
         iou: overlap above which two boxes are of one face; by default as the detector was trained with.
-        inside: part of the smaller box above which two boxes within one another are of one face, such as 0.8; by default
-            as the detector was trained with, where it may be none.
+        inside: part of the smaller of two boxes, such as 0.8, above which the other holds it, and both are of one face;
+            by default as the detector was trained with.
         coverage: also give each face all expressions that it may be: a set that holds the true one this often, such as
             0.9; for classifiers that were calibrated for it.
         min_probability: a face whose most probable expression has less than this, from 0 to 1, is given none; its

@@ -82,7 +82,7 @@ def test_boxes_within_one_another_are_of_one_face_where_that_is_asked_for(inside
     assert torch.equal(suppress(boxes, scores, Suppression(inside=1.0)).boxes, alone)
 
 
-# A loose box and the tight one within it, a quarter of its area; a child's face before the loose one, a sixteenth of it.
+# A loose box, the tight one within it, a quarter of its area, and a child's face before it, a sixteenth of its area.
 LOOSE, TIGHT, CHILD = (0, 0, 80, 80, 0.9), (20, 20, 60, 60, 0.8), (60, 60, 80, 80, 0.7)
 
 
@@ -128,7 +128,9 @@ def test_the_limit_is_said_where_it_is_reached(method):
         assert (len(boxes), reached) == (number, limited)
 
 
-@pytest.mark.parametrize(("name", "value"), [("iou", 1.5), ("min_score", -1), ("max_faces", 0), ("sigma", 0), ("inside", 2)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("iou", 1.5), ("min_score", -1), ("max_faces", 0), ("sigma", 0), ("inside", 2)]
+)
 def test_bad_options_are_named(name, value):
     with pytest.raises(FaceExprError, match=f"{name} is {value}; expected"):
         Suppression(**{name: value})

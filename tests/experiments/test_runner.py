@@ -10,9 +10,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from experiments.paper import runner
 from experiments.paper.__main__ import main
-from experiments.paper.experiments import EXPERIMENTS, RUNS, experiment
+from experiments.paper.experiments import DATASET_1, DATASET_1_IMAGES, EXPERIMENTS, RUNS, experiment
 from experiments.paper.runner import lock, obstacle
-from experiments.paper.runs import digest, read_record
+from experiments.paper.runs import Record, digest, read_record
 from faceexpr.utils.errors import INTERRUPTED, FaceExprError
 
 CNN, PLUS, KNN = experiment("simple_cnn"), experiment("simple_cnn_ferplus"), experiment("knn")
@@ -89,6 +89,38 @@ def test_each_is_trained_and_then_tested_once(out, launched):
     assert not list((out / RUNS / "knn").rglob("checkpoints"))  # they hold the data thirty times
     assert run_all(out, [CNN, KNN]) == []
     assert len(launched.calls) == 5
+
+
+def test_dataset_1_is_trained_on_fold_by_fold_and_measured_before_the_training_and_before_suppression(out, launched):
+    for folder in (DATASET_1_IMAGES, RUNS / "wider_faster_rcnn_mobile/seed_0/checkpoints"):
+        (out / folder).mkdir(parents=True)
+    (out / DATASET_1).write_text("{}")
+    twin = experiment("dataset1_faster_rcnn")
+    assert "needs the checkpoint of wider_faster_rcnn_mobile" in str(obstacle(twin, out, asked_for=True))
+    (out / RUNS / "wider_faster_rcnn_mobile/seed_0/checkpoints/best.ckpt").write_bytes(b"")
+    assert obstacle(twin, out, asked_for=True) is None
+    assert run_all(out, [twin, experiment("dataset1_light_scratch")], seeds=(0, 6)) == []
+    assert launched.verbs == [*["fit", "test", "test", "test"] * 2, *["fit", "test", "test"] * 2]
+    fit, test, every, start = launched.calls[4:8]  # seed 6 has fold 1
+    assert fit[3:11:2] == ("--data.train", "--data.images", "--data.test_list", "--data.val_list")
+    assert fit[8:11:2] == tuple(f"configs/paper/dataset1/{part}_1.txt" for part in ("test", "val"))
+    assert fit[11:13] == ("--model.weights", f"{RUNS}/wider_faster_rcnn_mobile/seed_0")
+    assert test[:5] == every[:3] + test[3:5] == ("test", "--ckpt_path", f"{RUNS}/{twin.name}/seed_6", *test[3:5])
+    assert every[3:5] == ("--model.net.suppression.method", "none")
+    assert start[1:3] == ("--ckpt_path", f"{RUNS}/wider_faster_rcnn_mobile/seed_0")
+    assert set(fit[3:11]) <= set(start)
+    assert run_all(out, [twin]) == []
+    (out / DATASET_1).unlink()
+    assert "expected Dataset 1 there" in str(obstacle(twin, out, asked_for=True))
+
+
+def test_detectron2_measures_into_a_further_version(out):
+    one, folder = experiment("dataset1_detectron2"), out / RUNS / "dataset1_detectron2/seed_0"
+    record = Record(one.name, 0, "", "", "", done=["fit"])
+    write_metrics(folder / "version_0", "val")
+    assert runner.next_step(one, 0, out, record).args[-1].endswith("seed_0/version_0")
+    write_metrics(folder / "version_1", "test")
+    assert runner.next_step(one, 0, out, record) is None
 
 
 def test_a_failure_is_told_and_the_others_go_on(out, launched, capsys):
@@ -179,7 +211,7 @@ def test_two_commands_do_not_share_a_folder(out, launched):
 def test_experiments_name_files_that_are_there_and_use_every_one():
     named = {name for one in EXPERIMENTS for name in (*one.configs, *filter(None, [one.sweep]))}
     assert [name for name in named if not (REPOSITORY / name).is_file()] == []
-    own = {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "configs/paper").iterdir()}
+    own = {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "configs/paper").glob("*.yaml")}
     assert own <= named
     assert len({one.name for one in EXPERIMENTS}) == len(EXPERIMENTS)
     assert all(len(one.seeds) == 3 for one in EXPERIMENTS if one.kind == "fit" and one.minutes < 10)
