@@ -394,7 +394,9 @@ def dataset_1_table(results: Results) -> str:
             continue
         if START in known:
             cells = [with_interval(known[START][metric]) for metric in METRICS]
-            rows.append([f"{one.title}, before", "", *cells, _folds(known.get(f"{START}_folds"), []), *[""] * 4])
+            rows.append(
+                [f"{one.title}, WIDER FACE alone", "", *cells, _folds(known.get(f"{START}_folds"), []), *[""] * 4]
+            )
         first = known.get(TEST) or {name: [runs[0].test[name]] for name in METRICS if name in runs[0].test}
         cells = [with_interval(first[metric]) if metric in first else "" for metric in METRICS]
         rows.append([one.title, theirs, *cells, _folds(known.get(f"{TEST}_folds"), runs), *made_by(one, runs)])

@@ -6,6 +6,7 @@ and hyper-parameters but without images, and the predictions of the test samples
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +25,11 @@ LIMIT = 3_000_000
 KEPT = (RECORD, "config.yaml", "metrics.json", "table.csv", "faces.jsonl", "predictions.csv")
 
 
+TESTS = (TEST, START, ALL_BOXES)
+"""Folders of tests in that of a run."""
+
 UNNEEDED = {
-    *((folder, "config.yaml") for folder in (TEST, START, ALL_BOXES)),
+    *((folder, "config.yaml") for folder in TESTS),
     ("photographs", "faces.jsonl"),
     (f"photographs{BEFORE}", "faces.jsonl"),
 }
@@ -59,7 +63,10 @@ def keep(out: Path, project: Path, experiments: tuple[Experiment, ...]) -> list[
                 _copy(file, target / file.relative_to(folder))
             copied.append(f"{experiment.name}/{folder.name}")
     if (out / RUNS / FACTS).is_file():
-        _copy(out / RUNS / FACTS, project / RUNS / FACTS)
+        # Facts that another folder of runs has left stay.
+        files = [folder / RUNS / FACTS for folder in (project, out)]
+        old, new = (json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in files)
+        write_file(files[0], json.dumps(old | new, indent=1, ensure_ascii=False) + "\n")
     size = sum(path.stat().st_size for path in (project / RUNS).rglob("*") if path.is_file())
     if size > LIMIT:
         raise FaceExprError(
@@ -77,7 +84,7 @@ def _kept(folder: Path, experiment: Experiment) -> Iterator[Path]:
                 yield path
         elif path.match(PATTERN):
             # That of a test has nothing that its metrics.json has not, and that of predictions nothing at all.
-            if path.parent.name != TEST and (path.parent / "metrics.json").is_file():
+            if path.parent.name not in TESTS and (path.parent / "metrics.json").is_file():
                 yield path
         elif path.name in KEPT and (path.parent.name, path.name) not in UNNEEDED:
             yield path

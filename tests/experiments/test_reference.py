@@ -1,5 +1,6 @@
 """What is kept of a run: all of its numbers, none of its pictures."""
 
+import json
 import subprocess
 
 import pytest
@@ -49,6 +50,14 @@ def test_all_numbers_are_kept_and_no_picture(out, tmp_path):
     assert [event.wall_time for event in read.Scalars("val/loss")] == [
         event.wall_time for event in whole.Scalars("val/loss")
     ]
+
+
+def test_facts_of_another_folder_of_runs_stay(out, tmp_path):
+    for folder, facts in ((out, {"wider": {}}), (tmp_path / "project", {"two_step": {}})):
+        (folder / RUNS).mkdir(parents=True, exist_ok=True)
+        (folder / RUNS / "facts.json").write_text(json.dumps(facts))
+    reference.keep(out, tmp_path / "project", ())
+    assert json.loads((tmp_path / "project" / RUNS / "facts.json").read_text()) == {"two_step": {}, "wider": {}}
 
 
 def test_unfinished_runs_predictions_of_further_seeds_and_what_is_too_large_are_not_kept(out, tmp_path, monkeypatch):
