@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from conftest import REPOSITORY, TINY_DATA, TINY_NET, TINY_RUN, built, exit_code
 from image_files import encoded, smooth_image
 
