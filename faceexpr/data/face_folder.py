@@ -310,7 +310,7 @@ def _held_out(
     others between the splits, and moving the whole folder does not move any. A group of images goes where its first
     image does, and parts are parts of the groups; without a pattern each image is a group.
     """
-    names = _find_groups([Path(file).relative_to(root).as_posix() for file in listing.files], pattern)
+    names = find_groups([Path(file).relative_to(root).as_posix() for file in listing.files], pattern)
     first: dict[str, int] = {}
     for place, name in enumerate(names):
         first.setdefault(name, place)
@@ -330,7 +330,7 @@ def _held_out(
     return {stage: Listing(listing.files.pick(chosen), listing.labels[chosen]) for stage, chosen in places.items()}
 
 
-def _find_groups(paths: list[str], pattern: str | None) -> list[str]:
+def find_groups(paths: list[str], pattern: str | None) -> list[str]:
     """Return what names the group of each path: what a regular expression, or its first group, finds there."""
     if pattern is None:
         return paths

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,6 +39,9 @@ MANY = 10_000
 
 _TAIL = 4096
 """Bytes at the end of a JPEG file among which its end mark is looked for: some cameras write notes after it."""
+
+FRAGMENT = re.compile(r"(.+)#xywh=(-?\d+),(-?\d+),(-?\d+),(-?\d+)", re.DOTALL)
+"""A name that ends in a box; one that holds such a sign elsewhere is that of a whole file."""
 
 _AT_ONCE = 1024
 """Places that the threads are given at a time; what is kept for each would add up over a million of them."""
@@ -79,11 +83,11 @@ def split_fragment(name: str) -> tuple[str, Box | None]:
 
     That is the form of the W3C's "Media fragments URI 1.0"; pixels of the upright image.
     """
-    file, _, numbers = name.rpartition("#xywh=")
-    if not file:
+    match = FRAGMENT.fullmatch(name)
+    if match is None:
         return name, None
-    x, y, width, height = map(int, numbers.split(","))
-    return file, (x, y, x + width, y + height)
+    x, y, width, height = map(int, match.groups()[1:])
+    return match[1], (x, y, x + width, y + height)
 
 
 def check_image(file: str, max_pixels: int) -> None:
@@ -142,7 +146,8 @@ def map_in_threads(function: Callable[[int], Result], places: range) -> Iterator
 def find_equal(files: Sequence[str]) -> list[list[int]]:
     """Return the places of files that hold the same bytes, in groups of two or more; what cannot be read is in none.
 
-    Only those are read whole that have the size and the last bytes of another.
+    Faces that names cut out (see `split_fragment`) are equal where their boxes are too. Only those files are read whole
+    that have the size and the last bytes of another.
     """
     groups = [list(range(len(files)))]
     for whole in (False, True):
@@ -156,12 +161,13 @@ def find_equal(files: Sequence[str]) -> list[list[int]]:
 
 
 def _content(files: Sequence[str], places: Sequence[int], whole: bool, number: int) -> tuple[int, bytes]:
-    """Return a file's size, or -1 where it cannot be read, and a digest of its content or only of its last bytes."""
+    """Return a file's size, or -1 where it cannot be read, and a digest of its box and its content or last bytes."""
+    file, box = split_fragment(files[places[number]])
     try:
-        with open(files[places[number]], "rb", buffering=0) as opened:  # noqa: PTH123  # a name is all there is
+        with open(file, "rb", buffering=0) as opened:  # noqa: PTH123  # a name is all there is
             size = opened.seek(0, os.SEEK_END)
             opened.seek(0 if whole else max(0, size - _TAIL))
-            return size, hashlib.sha256(opened.read()).digest()
+            return size, hashlib.sha256(opened.read() + repr(box).encode()).digest()
     except OSError:
         return -1, b""
 

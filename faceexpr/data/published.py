@@ -14,8 +14,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from faceexpr.data.base import Stage
-from faceexpr.data.face_folder import FaceFolder, Listing
-from faceexpr.data.image_reading import FileNames
+from faceexpr.data.face_folder import FaceFolder, Listing, find_groups
+from faceexpr.data.image_reading import FileNames, split_fragment
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES, canonical
 
@@ -47,8 +47,9 @@ class PublishedFaces(FaceFolder):
     - ``ckplus``: Emotion/*/*/*_emotion.txt and cohn-kanade-images/: of each labelled sequence the last three frames,
       and the first as Neutral.
 
-    Where a set has no splits, images (of CK+ persons) are held out as in `FaceFolder`; so is a part of RAF-DB's
-    training images for validation. Labels that are none of the classes are left out and counted.
+    Where a set has no splits, images (of CK+ persons, and with ``group`` what it names) are held out as in
+    `FaceFolder`; so is a part of RAF-DB's training images for validation. Labels that are none of the classes are left
+    out and counted.
 
     Args:
         path: the folder of the data set, or one above it.
@@ -84,7 +85,9 @@ class PublishedFaces(FaceFolder):
             return ("val", "test")
         if face.stage == "test" or self.layout == "affectnet":
             return (face.stage or "train",)
-        digest = hashlib.sha256(f"{self.split_seed}:{face.group}".encode("utf-8", "surrogateescape")).digest()
+        path = Path(split_fragment(face.file)[0]).relative_to(self._root).as_posix()
+        group = face.group if self.group is None else find_groups([path], self.group)[0]
+        digest = hashlib.sha256(f"{self.split_seed}:{group}".encode("utf-8", "surrogateescape")).digest()
         place = int.from_bytes(digest[:6], "big") / 2**48
         if face.stage is None and place < self.test_fraction:
             return ("test",)

@@ -43,6 +43,13 @@ def test_failures_keep_their_place_and_the_rest_its_result_and_notes(tmp_path):
     assert (split.images[0].float() - 90).abs().max() <= 1
 
 
+@pytest.mark.parametrize("name", ["a#xywh=1,2,3,4.png", "b#xywh=face.png"])
+def test_a_sign_in_a_name_that_is_no_box_is_part_of_the_name(tmp_path, name):
+    file = save(tmp_path / name, np.full((9, 9), 50))
+    split = FaceFiles(str(tmp_path)).split("predict")
+    assert ([*split.sources], split.images.unique().tolist()) == ([str(file)], [50])
+
+
 def test_the_box_refers_to_the_upright_image(tmp_path):
     raw = np.zeros((20, 40, 3), np.uint8)
     raw[12:20, 0:8] = (255, 0, 0)  # lower left as stored: upper left of the upright 20 x 40 image

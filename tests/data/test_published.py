@@ -87,6 +87,15 @@ def test_affectnet_cuts_faces_out_and_takes_contempt_where_it_is_a_class(tmp_pat
     assert labels(read(tmp_path / "faces", "affectnet"), "train") == ["Neutral"]
 
 
+def test_a_face_that_is_cut_out_of_a_training_image_is_no_test(tmp_path):  # case N25
+    affectnet(tmp_path / "faces")  # whose images are copies of one
+    assert read(tmp_path / "faces", "affectnet").leaked("val").tolist() == [True]
+    table = tmp_path / "faces" / "validation.csv"
+    table.write_text(table.read_text() + "1/a.png,12,5,10,10,0;0,3,0,0\n")  # another face of it
+    data = read(tmp_path / "faces", "affectnet", drop_leaked=True)
+    assert [source.rpartition("#")[2] for source in data.split("val").sources] == ["xywh=12,5,10,10"]
+
+
 def test_affectnet_of_2021(tmp_path):
     affectnet_2021(tmp_path / "faces")
     data = read(tmp_path / "faces", "affectnet")
@@ -113,6 +122,16 @@ def test_ckplus_holds_out_persons(tmp_path):
         sorted(name for names in found.values() for name in names)
         == ["Contempt"] * 3 + ["Neutral"] * 2 + ["Surprise"] * 3
     )
+
+
+def test_what_a_pattern_names_is_held_out_together(tmp_path):
+    labels = rafdb(tmp_path / "faces")
+    for number in range(3, 40):
+        save(labels.parents[1] / "Image" / "aligned" / f"train_{number:05}_aligned.jpg")
+        labels.write_text(f"{labels.read_text()}train_{number:05}.jpg 4\n")
+    data = read(tmp_path / "faces", "rafdb", val_fraction=0.5, group=r"train_\d+(\d)_")
+    ends = [{Path(source).name[10] for source in data.split(stage).sources} for stage in ("train", "val")]
+    assert sorted([*ends[0], *ends[1]]) == [*"0123456789"]
 
 
 @pytest.mark.parametrize(
