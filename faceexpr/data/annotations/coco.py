@@ -41,6 +41,7 @@ def read(path: Path, text: str) -> Document:
     """
     images, annotations, categories = _lists(path, text)
     names: dict[int, str] = {}
+    groups = {_get(one, "supercategory") for one in categories if _get(one, "supercategory") != _get(one, "name")}
     for number, record in enumerate(categories, 1):
         place = f"{path}, category {number} of the list"
         category_id, name = _id(place, record, "id"), _get(record, "name")
@@ -77,7 +78,8 @@ def read(path: Path, text: str) -> Document:
     return Document(
         tuple(_entry(path, number, record, faces) for number, record in enumerate(images, 1)),
         folders=("", "images", *filter(None, [split])),
-        categories={name: category_id for category_id, name in names.items()},
+        # Those that only group others come last: where there are no boxes, the first that means a face is taken.
+        categories={name: number for number, name in sorted(names.items(), key=lambda item: item[1] in groups)},
         notes=(f"{counted(repeated, 'annotation')} with the id of another, all kept",) if repeated else (),
     )
 
