@@ -24,6 +24,7 @@ from faceexpr.data.loading import PADDING
 from faceexpr.utils.crop import Crop
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES, canonical, index_map
+from faceexpr.utils.redirects import redirect
 from faceexpr.utils.specs import Described, class_path, describe
 from faceexpr.weights.checkpoints import class_of, crop_of, find_checkpoint, read_checkpoint
 
@@ -206,7 +207,9 @@ def load_task(path: Path, kinds: Sequence[type[TaskType]], role: str, wanted: st
     checkpoint = read_checkpoint(path)
     name = class_of(checkpoint, path)
     checkpoint["hyper_parameters"] = without_missing(checkpoint["hyper_parameters"])
-    if missing := find_missing(checkpoint["hyper_parameters"]):
+    # A network within, such as that of KNN's features, is described beside its weights.
+    inner = [redirect(value) for name, value in checkpoint["state_dict"].items() if name.endswith("_extra_state")]
+    if missing := find_missing([checkpoint["hyper_parameters"], [*map(without_missing, inner)]]):
         raise FaceExprError(f"{path} needs {missing}")
     kind = pkgutil.resolve_name(name)
     if not issubclass(kind, tuple(kinds)):

@@ -214,6 +214,17 @@ def test_a_network_of_ones_own_that_is_missing_is_named(use, own_module, run, wo
         NetworkFeatures("../lightning_logs/version_0").load_pretrained()
 
 
+def test_a_network_of_ones_own_is_missed_among_neighbours_too(own_module, run, workdir, capsys):
+    run("fit", "--model.net=ownparts.Net", "--model.loss=ownparts.Loss", net=False)
+    features = ["--model.representation=NetworkFeatures", "--model.representation.checkpoint=lightning_logs/version_0"]
+    run("fit", "--model=KNNClassifier", *features, net=False)
+    own_module()
+    with pytest.raises(FaceExprError, match=r"best\.ckpt needs ownparts\.Net, which cannot be imported here"):
+        load_classifier("../lightning_logs/version_1")
+    assert exit_code(lambda: main(["predict", "--ckpt_path=../lightning_logs/version_1"])) == 2
+    assert "needs ownparts.Net, which cannot be imported here" in capsys.readouterr().err
+
+
 def test_a_class_derived_from_the_classifier_is_used_as_it_is(own_module, run, workdir, capsys):
     run("fit", "--model=ownparts.Task")
     for use in USES.values():
