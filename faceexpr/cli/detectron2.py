@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
 from faceexpr.boxes.suppression import Suppression
-from faceexpr.cli.parser import Parser, naming_options
+from faceexpr.cli.parser import Parser, naming_options, read_config
 from faceexpr.data.annotations.reading import ReadOptions
 from faceexpr.data.face_boxes import FaceBoxes
 from faceexpr.detectron2.detectron2_options import OPTIONS, Detectron2Options, find_weights, flat, require_detectron2
@@ -80,6 +81,8 @@ def _parse(action: str, args: list[str]) -> tuple[Detectron2Options, str]:
             values["data"]["reading"] = ReadOptions(**values["data"]["reading"])
         values["suppression"] = Suppression(**vars(config.suppression))
         options = Detectron2Options(**values)
+    if Path(options.model).is_file():
+        read_config(Path(options.model))  # in which Detectron2 would not notice a key that stands twice
     # What belongs to this command alone would be in the way when the file is given to another.
     for name in ("version", "resume", "ckpt_path"):
         config[name] = None

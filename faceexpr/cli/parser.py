@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,8 +23,13 @@ from faceexpr.utils.redirects import redirect
 MODE = "faceexpr"
 """jsonargparse's name for how our parsers read values: by `load_yaml`, with the class paths of 0.1 redirected."""
 
-TEXT = re.compile(r"(.*\.)?(name|version|id|project|group|tags|class_names|(experiment|run)_(name|id))\+?")
-"""Keys whose values are text, whatever they look like."""
+NAMES = "name|version|id|project|group|tags|class_names|frozen|(experiment|run)_(name|id)"
+FILES = (
+    "paths?|train|val|test|votes|list|images|annotations|detector|classifier|weights|ckpt_path|out|filename|dirpath"
+    "|(val|test)_(images|list)|(save|cache|default_root)_dir"
+)
+TEXT = re.compile(rf"(.*\.)?({NAMES}|{FILES})\+?")
+"""Keys whose values are text, whatever they look like: names, and files and folders."""
 
 USUAL = re.compile(r"true|false|[-+]?(0|[1-9][0-9]*|[0-9]*\.[0-9]*(e[-+]?[0-9]+)?|\.inf)|\.nan", re.IGNORECASE)
 """Truth values and numbers as everybody writes them."""
@@ -43,6 +51,20 @@ def load_yaml(text: str) -> Any:
     if isinstance(root, yaml.CollectionNode) and _keep_text(root, set()):
         text = yaml.serialize(root, allow_unicode=True)
     return get_loader("yaml")(text)
+
+
+def text_lists(args: Sequence[str]) -> list[str]:
+    """Return arguments in which the words of lists are text below keys of `TEXT`: ``--data.class_names=[1,2]``."""
+    changed = [*args]
+    for place, (before, argument) in enumerate(pairwise(["", *args])):
+        name, equals, value = argument.partition("=") if argument.startswith("--") else (before, "", argument)
+        if value.startswith("[") and name.startswith("--") and TEXT.fullmatch(name[2:]):
+            with suppress(yaml.YAMLError):  # which the parser will say
+                root = yaml.compose(value, Loader=yaml.SafeLoader)
+                if _keep_text(root, set(), expected=True):
+                    text = yaml.serialize(root, allow_unicode=True, width=math.inf).strip()
+                    changed[place] = f"{name}={text}" if equals else text
+    return changed
 
 
 def _keep_text(node: yaml.Node, seen: set[int], expected: bool = False) -> bool:
@@ -88,6 +110,10 @@ class Parser(ArgumentParser):
         super().__init__(*args, **kwargs)
         self.left_out = left_out
         self.configs: dict[str, dict[str, Any]] = {}  # what the configuration files hold, by their paths
+
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        parsed: Namespace = super().parse_args(text_lists(sys.argv[1:] if args is None else args), *rest, **kwargs)
+        return parsed
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         config = read_config(Path(path))

@@ -42,6 +42,7 @@ TWICE = "trainer: {max_epochs: 2}\n# of another page\ntrainer: {fast_dev_run: tr
             "two.yaml, line 1: SEED stands",
         ),
         (["detectron2", "fit", "--data=two.yaml"], "train: a\ntrain: b\n", "line 2: train stands twice"),
+        (["detectron2", "fit", "--model=two.yaml"], "SEED: 1\nSEED: 2\n", "two.yaml, line 2: SEED stands twice"),
         (["fit", "--trainer.logger.dict_kwargs={a: 1, a: 2}"], "", "line 1: a stands twice, first in line 1"),
     ],
 )  # case N24
@@ -86,6 +87,20 @@ def test_text_becomes_what_an_option_expects(workdir):
     Path("days.yaml").write_text("name: 0042\nparameters: {model.net: [MLP], data.path: [2013-01-01]}\n")
     sweep, _ = read_options(["--sweep=days.yaml"])
     assert (sweep.name, sweep.parameters["data.path"]) == ("0042", ["2013-01-01"])
+
+
+@pytest.mark.parametrize("written", ["[1, 2024, true, 1e3]", "[1,2024,true,1e3]"])
+def test_names_and_files_are_text_in_files_and_in_flags(written, workdir):
+    text = f"{{class_path: FaceFolder, init_args: {{path: 2013, cache_dir: 1.50, class_names: {written}}}}}"
+    Path("numbers.yaml").write_text(f"data: {text}\ntrainer: {{default_root_dir: 7}}\n")
+    classes = ["--data.class_names", written]
+    flags = ["--data=FaceFolder", "--data.path=2013", "--data.cache_dir=1.50", "--trainer.default_root_dir=7"]
+    for args in (["--config=numbers.yaml"], [*flags, *classes], [*flags, "=".join(classes)], [f"--data={text}"]):
+        options = built(args).config.data.init_args
+        assert (options.path, options.cache_dir) == ("2013", "1.50")
+        assert options.class_names == ["1", "2024", "true", "1e3"]
+    assert built(["--data=FaceFiles", "--data.paths=[1,2]"]).config.data.init_args.paths == ["1", "2"]
+    assert built([*TINY_DATA, "--trainer.limit_val_batches=1", "--model.frozen=[]"]).config.trainer.limit_val_batches == 1
 
 
 def test_a_version_is_the_name_of_the_folder_as_it_is_written(workdir):
