@@ -47,8 +47,9 @@ DEPENDENT = (
 )  # fmt: skip
 """Options that results depend on, beside the models and the suppression."""
 
-TASKS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
-"""Variables by which torchrun and SLURM announce several tasks; a step of SLURM may have fewer than its job."""
+TASKS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")
+"""Variables by which torchrun, SLURM, mpirun and LSF announce several tasks; a step of SLURM may have fewer than its
+job."""
 
 
 @dataclass(frozen=True)
