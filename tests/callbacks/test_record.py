@@ -231,6 +231,32 @@ def test_the_same_command_goes_on_where_its_run_was(logger, folder, run, workdir
     assert len(records) == (2 if "{}" in folder else 1)
 
 
+def test_a_training_is_the_same_run_with_every_logger(run, uploads, workdir):
+    kinds = {
+        "t": [],
+        "c": ["--trainer.logger=CSVLogger"],
+        "w": uploads(log_model="all"),
+        "m": uploads(one=True),
+        "list": [f"--trainer.logger={LISTS}"],
+        "none": ["--trainer.logger=false"],
+    }
+    folders = [Path("a/b" if root == "list" else f"{root}/lightning_logs") for root in kinds]
+    for epochs in (1, 2):
+        for root, logger in kinds.items():
+            options = [f"--trainer.default_root_dir={root}", "--ckpt_path=last", f"--trainer.max_epochs={epochs}"]
+            run("fit", *logger, *options)
+        runs = [folder / f"version_{epochs - 1}" for folder in folders]
+        assert {read(each)["last"]["epoch"] for each in runs} == {epochs - 1}
+        assert len({json.dumps(read(each)["best"]) for each in runs}) == 1
+        assert {best_checkpoint(each).parent.parent for each in runs} == {*runs}
+        states = [torch.load(each / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for each in runs]
+        assert all(torch.equal(states[0][name], state[name]) for state in states for name in states[0])
+        main(["compare", *map(str, runs), "--split=val", "--out=compared.json"])
+        pairs = json.loads(Path("compared.json").read_text())["samples"]["all samples"]["pairs"]
+        assert len(pairs) == 15
+        assert not any(pair["difference"] or pair["only_first"] or pair["only_second"] for pair in pairs)
+
+
 def test_a_command_does_not_go_on_with_another_training(run, workdir, capsys):
     run("fit")
     assert exit_code(lambda: run("fit", "--ckpt_path=last", "--data.seed=5")) == 2
