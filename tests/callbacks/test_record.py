@@ -233,10 +233,10 @@ def test_the_same_command_goes_on_where_its_run_was(logger, folder, run, workdir
 
 def test_a_training_is_the_same_run_with_every_logger(run, uploads, workdir):
     kinds = {
-        "t": [],
-        "c": ["--trainer.logger=CSVLogger"],
-        "w": uploads(log_model="all"),
-        "m": uploads(one=True),
+        "tensorboard": [],
+        "csv": ["--trainer.logger=CSVLogger"],
+        "wandb": uploads(log_model="all"),
+        "mlflow": uploads(one=True),
         "list": [f"--trainer.logger={LISTS}"],
         "none": ["--trainer.logger=false"],
     }

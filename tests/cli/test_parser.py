@@ -100,7 +100,6 @@ def test_names_and_files_are_text_in_files_and_in_flags(written, workdir):
         assert (options.path, options.cache_dir) == ("2013", "1.50")
         assert options.class_names == ["1", "2024", "true", "1e3"]
     assert built(["--data=FaceFiles", "--data.paths=[1,2]"]).config.data.init_args.paths == ["1", "2"]
-    assert built([*TINY_DATA, "--trainer.limit_val_batches=1", "--model.frozen=[]"]).config.trainer.limit_val_batches == 1
 
 
 def test_a_version_is_the_name_of_the_folder_as_it_is_written(workdir):

@@ -60,7 +60,7 @@ def test_results_get_the_category_that_the_boxes_have(read: Any) -> None:  # cas
     assert read([image(1)], [], categories).category_id == 1  # of images whose faces are to be found
     found = read([image(1)], boxes, categories)
     assert found.category_id == 1
-    assert any("several categories are taken as faces (faces, face)" in note for note in found.notes)
+    assert any("several categories are taken as faces (face, faces)" in note for note in found.notes)
 
 
 def test_an_undeclared_category_is_an_error(read: Any) -> None:  # case B10
