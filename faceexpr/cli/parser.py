@@ -61,7 +61,7 @@ def text_lists(args: Sequence[str]) -> list[str]:
         if value.startswith("[") and name.startswith("--") and TEXT.fullmatch(name[2:]):
             with suppress(yaml.YAMLError):  # which the parser will say
                 root = yaml.compose(value, Loader=yaml.SafeLoader)
-                if _keep_text(root, set(), expected=True):
+                if root is not None and _keep_text(root, set(), expected=True):
                     text = yaml.serialize(root, allow_unicode=True, width=math.inf).strip()
                     changed[place] = f"{name}={text}" if equals else text
     return changed
