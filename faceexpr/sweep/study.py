@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+import yaml
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -111,8 +112,11 @@ class Sweep:
             FaceExprError: options that ``fit`` does not take, or a folder that holds another sweep.
             SystemExit: some trials failed, Ctrl-C, or SIGTERM to a trial.
         """
-        for point in probes(self.space):
-            resolve(self.arguments(point))
+        resolved = [resolve(self.arguments(point)) for point in probes(self.space)]
+        logger = (yaml.safe_load(resolved[-1]) or {"trainer": {}})["trainer"].get("logger")
+        usual = isinstance(logger, dict) and logger["class_path"].endswith(".TensorBoardLogger")
+        if logger is not None and not usual:
+            say("note: each trial has a TensorBoard logger of its own in the place of trainer.logger")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
             optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -56,6 +56,12 @@ def test_a_grid_leaves_ordinary_runs_a_table_a_figure_and_the_best_configuration
     assert measured("lightning_logs/version_0", "val") == measured(FOLDER / best["trial"], "val")
 
 
+@pytest.mark.parametrize("logger", ["TensorBoardLogger", "CSVLogger", "false", "[TensorBoardLogger, CSVLogger]"])
+def test_a_logger_that_is_not_used_is_said(logger, workdir, capsys):
+    sweep(as_rated, [f"--trainer.logger={logger}"], parameters={"model.lr": [0.1]}).run()
+    assert ("in the place of trainer.logger" in capsys.readouterr().out) == (logger != "TensorBoardLogger")
+
+
 @pytest.mark.parametrize("ending", [KeyboardInterrupt, PREEMPTED])
 def test_an_interrupted_sweep_does_what_is_missing_and_nothing_again(ending, workdir, capsys, unresolved):
     calls = []
