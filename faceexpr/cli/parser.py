@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
@@ -112,7 +111,7 @@ class Parser(ArgumentParser):
         self.configs: dict[str, dict[str, Any]] = {}  # what the configuration files hold, by their paths
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
-        parsed: Namespace = super().parse_args(text_lists(sys.argv[1:] if args is None else args), *rest, **kwargs)
+        parsed: Namespace = super().parse_args(args if args is None else text_lists(args), *rest, **kwargs)
         return parsed
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
