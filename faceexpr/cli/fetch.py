@@ -25,7 +25,7 @@ DESCRIPTION = (
 def run(args: list[str]) -> None:
     """Run ``faceexpr fetch``, given the arguments with the verb; the exit code is 3 where some links failed."""
     parser = Parser(prog="faceexpr fetch", description=DESCRIPTION)
-    parser.add_argument("annotations", type=Path, help="File of annotations: Dataturks JSON lines, or COCO JSON.")
+    parser.add_argument("annotations", type=Path, help="File of annotations with links, such as Dataturks' or COCO's.")
     parser.add_argument("--out", type=Path, required=True, help="Folder for the images.")
     parser.add_argument("--format", type=str, default="auto", help="Format of the annotations; auto tells it.")
     parser.add_argument("--workers", type=int, default=8, help="Links that are fetched at a time.")

@@ -25,13 +25,13 @@ Paths = str | list[str] | None
 
 
 class FaceBoxes(DetectionDataModule):
-    """Photographs with a box around each face, annotated as Dataturks JSON, WIDER FACE text or COCO JSON.
+    """Photographs with a box around each face: COCO, CVAT, Dataturks, LabelMe, Label Studio, VOC, WIDER FACE or YOLO.
 
     The format is told by the content. Where no validation file or list is given, a seeded part of the training images
     is set aside for it and announced.
 
     Args:
-        train: annotation file of the training images, or a list of several, of which each image is in one.
+        train: annotation file of the training images, or folder of such, or a list of several; each image is in one.
         images: folder that their paths start from; by default where the format has them. Of several files, one for
             all or a list with one for each.
         val: annotation file or files of the validation images.

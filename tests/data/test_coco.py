@@ -159,7 +159,7 @@ def test_damaged_json_is_named(text: str, message: str, tmp_path: Path) -> None:
 def test_the_format_can_be_named_and_options_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "faces.txt"
     path.write_text("a.jpg\n0\n")
-    for name, message in (("voc", "format is 'voc'; expected auto, coco, data"), ("coco", "cut off or no JSON")):
+    for name, message in (("pdf", "format is 'pdf'; expected auto, coco, cvat, data"), ("coco", "cut off or no JSON")):
         with pytest.raises(FaceExprError, match=message):
             read_annotations(path, format=name)
     with pytest.raises(FaceExprError, match="min_size is"):

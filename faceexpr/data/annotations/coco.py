@@ -5,20 +5,25 @@ Source: https://cocodataset.org/#format-data; boxes are left, top, width, height
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from faceexpr.data.annotations.parsing import (
+    FACE,
     decode_whole,
+    faces_of,
     file_names,
+    get,
     is_integer,
     is_link,
     is_number,
     shorten,
 )
-from faceexpr.data.annotations.reading import Document, Entry, Face
+from faceexpr.data.annotations.reading import AnnotatedImage, Document, Entry, Face
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.text import counted
 
@@ -44,7 +49,7 @@ def read(path: Path, text: str) -> Document:
     groups = {_get(one, "supercategory") for one in categories if _get(one, "supercategory") != _get(one, "name")}
     for number, record in enumerate(categories, 1):
         place = f"{path}, category {number} of the list"
-        category_id, name = _id(place, record, "id"), _get(record, "name")
+        category_id, name = _id(place, record, "id"), get(record, "name")
         if not isinstance(name, str):
             raise FaceExprError(f"{place}: name is {shorten(name)}; expected a text")
         if category_id in names or name in names.values():
@@ -61,7 +66,7 @@ def read(path: Path, text: str) -> Document:
             )
         faces[image_id] = []
     for number, record in enumerate(annotations, 1):
-        place = f"{path}, annotation {number} of the list (id {shorten(_get(record, 'id'))})"
+        place = f"{path}, annotation {number} of the list (id {shorten(get(record, 'id'))})"
         image_id, category_id = _id(place, record, "image_id"), _id(place, record, "category_id")
         if image_id not in faces:
             raise FaceExprError(f"{place}: no image of the file has its image_id {image_id}")
@@ -87,17 +92,13 @@ def read(path: Path, text: str) -> Document:
 def _lists(path: Path, text: str) -> list[list[Any]]:
     content = decode_whole(path, text, "expected COCO JSON")
     for name in _LISTS:
-        if not isinstance(_get(content, name), list):
-            raise FaceExprError(f"{path}: {name!r} is {shorten(_get(content, name))}; expected COCO's list of {name}")
+        if not isinstance(get(content, name), list):
+            raise FaceExprError(f"{path}: {name!r} is {shorten(get(content, name))}; expected COCO's list of {name}")
     return [content[name] for name in _LISTS]
 
 
-def _get(record: Any, key: str) -> Any:
-    return record.get(key) if isinstance(record, dict) else None
-
-
 def _id(place: str, record: Any, key: str) -> int:
-    value = _get(record, key)
+    value = get(record, key)
     if not is_integer(value):
         raise FaceExprError(f"{place}: {key} is {shorten(value)}; expected a whole number")
     return int(value)
@@ -130,3 +131,21 @@ def _entry(path: Path, number: int, record: dict[str, Any], faces: dict[int, lis
         image_id=image_id,
         url=next(filter(is_link, [*urls, name]), None),
     )
+
+
+def write(images: Sequence[AnnotatedImage]) -> Iterator[tuple[str, str]]:
+    """Write one file; images keep their ids where they have any."""
+    lists: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": FACE}]}
+    for number, image in enumerate(images, 1):
+        image_id = number if image.image_id is None else image.image_id
+        width, height = image.size
+        link = {"coco_url": image.url} if image.url else {}
+        named = {"id": image_id, "file_name": image.path.as_posix(), "width": width, "height": height}
+        lists["images"].append(named | link)
+        for label, left, top, right, bottom in faces_of(image.boxes, image.ignored):
+            wide, high = right - left, bottom - top
+            lists["annotations"].append({
+                "id": len(lists["annotations"]) + 1, "image_id": image_id, "category_id": 1,
+                "bbox": [left, top, wide, high], "area": wide * high, "iscrowd": int(label != FACE),
+            })  # fmt: skip
+    yield "faces.json", json.dumps(lists)

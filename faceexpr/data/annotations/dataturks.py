@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from faceexpr.data.annotations.parsing import (
     decode_json,
     decode_whole,
+    faces_of,
     file_names,
     is_link,
     is_number,
+    link_or_name,
     shorten,
 )
-from faceexpr.data.annotations.reading import Document, Entry, Face
+from faceexpr.data.annotations.reading import AnnotatedImage, Document, Entry, Face
 from faceexpr.utils.errors import FaceExprError
 
 NAME = "Dataturks JSON lines"
@@ -105,3 +108,16 @@ def _corner(place: str, point: Any) -> tuple[float, float]:
     if max(map(abs, pair)) > _FAR_OUT:
         raise FaceExprError(f"{place}: a corner is {shorten(point)}; expected fractions of width and height, 0 to 1")
     return float(pair[0]), float(pair[1])
+
+
+def write(images: Sequence[AnnotatedImage]) -> Iterator[tuple[str, str]]:
+    """Write one file with an image a line."""
+    lines = []
+    for image in images:
+        width, height = image.size
+        boxes = []
+        for label, left, top, right, bottom in faces_of(image.boxes, image.ignored):
+            points = [{"x": left / width, "y": top / height}, {"x": right / width, "y": bottom / height}]
+            boxes.append({"label": [label], "points": points, "imageWidth": width, "imageHeight": height})
+        lines.append(json.dumps({"content": link_or_name(image.url, image.path.as_posix()), "annotation": boxes}))
+    yield "faces.json", "\n".join([*lines, ""])

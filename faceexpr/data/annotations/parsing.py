@@ -1,4 +1,4 @@
-"""Values that formats share: JSON read without surprises, stated sizes, and the file names of links."""
+"""Values that formats share: JSON and XML read without surprises, coordinates, sizes, and the file names of links."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, TypeGuard
 from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree
 
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import EXTENSIONS
@@ -16,8 +18,16 @@ from faceexpr.utils.images import EXTENSIONS
 LARGEST = 1_000_000
 """No image has a longer side; in float32, boxes are exact to 1/16 of a pixel up to there."""
 
+FACE, IGNORED = "face", "ignored face"
+"""Labels that are written. The second is read in every format, and needed where it has no mark for ignored faces."""
+
+_FAR = 1e9
+"""Pixels beyond which a coordinate is none."""
+
 _LONGEST = 50
 """Characters of a stem; four bytes each, they leave room for the rest in the 255 bytes of a file name."""
+
+_NUMBER = re.compile(r"[+-]?([0-9]{1,30}\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
 def decode_json(text: str, start: int = 0) -> tuple[Any, int]:
@@ -86,6 +96,80 @@ _DECODER = json.JSONDecoder(
 )
 
 
+def parse_xml(path: Path, text: str, root: str) -> ElementTree.Element:
+    """Return the root of an XML document, which has this name and no entities of its own.
+
+    Raises:
+        FaceExprError: it is something else; the message names the line.
+    """
+    if "<!DOCTYPE" in text:  # without one, nothing can be defined that grows or that lies elsewhere
+        raise FaceExprError(f"{path}: has a DOCTYPE, which could define entities; expected XML without one")
+    try:
+        element = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise FaceExprError(f"{path}, line {error.position[0]}: no XML ({error}); expected <{root}>") from error
+    if element.tag != root:
+        raise FaceExprError(f"{path}: the XML begins with <{element.tag[:80]}>; expected <{root}>")
+    return element
+
+
+def begins_xml(head: str, root: str) -> bool:
+    """Tell whether a text is XML whose first element has this name."""
+    first = re.search(r"<([^\s<>?!/]+)", head)
+    return head.lstrip().startswith("<") and first is not None and first[1] == root
+
+
+def write_xml(element: ElementTree.Element) -> str:
+    """Return an element as an indented document."""
+    ElementTree.indent(element)
+    return ElementTree.tostring(element, encoding="unicode") + "\n"
+
+
+def get(record: Any, key: str) -> Any:
+    """Return a value of a JSON object; None where it has none, or is no object."""
+    return record.get(key) if isinstance(record, dict) else None
+
+
+def get_list(place: str, record: Any, key: str) -> list[Any]:
+    """Return a list of a JSON object; an empty one where it has none.
+
+    Raises:
+        FaceExprError: the object has something else there.
+    """
+    value = get(record, key)
+    if not isinstance(value, list | None):
+        raise FaceExprError(f"{place}: {key} is {shorten(value)}; expected a list")
+    return value or []
+
+
+def coordinates(place: str, values: Iterable[object]) -> tuple[float, ...]:
+    """Return numbers of JSON, or in text, such as those of a box.
+
+    Raises:
+        FaceExprError: one is absent, no number, or no pixel has it.
+    """
+    given = [*values]
+    texts = [str(value) if is_number(value) or isinstance(value, str) else "" for value in given]
+    found = tuple(float(text) if _NUMBER.fullmatch(text.strip()) else math.nan for text in texts)
+    if not all(abs(number) <= _FAR for number in found):
+        raise FaceExprError(f"{place}: the coordinates are {shorten(given)}; expected numbers")
+    return found
+
+
+def whole(text: str | None) -> int | None:
+    """Return the whole number from 0 on that a text is, such as a side; None where it is none."""
+    return int(text) if text and re.fullmatch(r"\s*[0-9]{1,9}\s*", text) else None
+
+
+def faces_of(boxes: Iterable[Iterable[Any]], ignored: Iterable[Any]) -> list[tuple[str, float, float, float, float]]:
+    """Return label, left, top, right and bottom of each face to be written: the shortest numbers for each float32."""
+    sides = ([float(str(side)) for side in box] for box in boxes)
+    return [
+        (IGNORED if mark else FACE, left, top, right, bottom)
+        for (left, top, right, bottom), mark in zip(sides, ignored, strict=True)
+    ]
+
+
 def is_number(value: object) -> TypeGuard[int | float]:
     """Tell whether a JSON value is a number; true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
@@ -133,6 +217,11 @@ def file_names(content: str) -> tuple[str, ...]:
     if is_link(content):
         names = [fetched_name(content), _last_part(content), unquote(_last_part(content))]
     return tuple(dict.fromkeys(filter(None, names)))
+
+
+def link_or_name(url: str | None, name: str) -> str:
+    """Return an image's link, where a reader finds the file by it, and otherwise its name."""
+    return url if url and name in file_names(url) else name
 
 
 def _last_part(url: str) -> str:

@@ -1,6 +1,7 @@
 """Read box annotations of any format into the same records: tell the format, find the images, keep boxes of faces.
 
-A format hands over a `Document` of `Entry` and `Face`; whoever reads it gets `Annotations` of `AnnotatedImage`.
+A format hands over a `Document` of `Entry` and `Face`; whoever reads it gets `Annotations` of `AnnotatedImage`, and may
+write these in another format.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import codecs
 import os
 import pkgutil
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from importlib import import_module
@@ -20,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceexpr.data import annotations as formats
-from faceexpr.data.annotations.parsing import parse_size, shorten
+from faceexpr.data.annotations.parsing import IGNORED, parse_size, shorten
 from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.files import write_file
 from faceexpr.utils.images import ImageError, upright_size
 from faceexpr.utils.text import counted, some
 
@@ -167,6 +169,8 @@ class Document:
         flag_names: further columns of each face.
         categories: the ids of the declared categories by name, where the format declares them; boxes of others than
             faces are then to be expected.
+        others: boxes of others than faces are to be expected, though no categories are declared.
+        no_boxes: shapes that are none and were left out.
         notes: remarks of the reader, as phrases.
     """
 
@@ -175,19 +179,29 @@ class Document:
     fractions: bool = False
     flag_names: tuple[str, ...] = ()
     categories: Mapping[str, int] | None = None
+    others: bool = False
+    no_boxes: int = 0
     notes: tuple[str, ...] = ()
 
 
 class Format(Protocol):
-    """What a module of this folder needs to be a format; the name of the module is that of the format."""
+    """What a module of this folder needs to be a format; the name of the module is that of the format.
+
+    One that has a file for each image has ``PARTS`` too: the folder within that of the data set where they lie, where
+    it is there, and their ending. Their paths below it are those of the images.
+    """
 
     NAME: str
+    PARTS: tuple[str, str]
 
     def recognises(self, head: str) -> bool:
         """Tell by the first characters of a file whether it is in this format."""
 
     def read(self, path: Path, text: str) -> Document:
         """Return what the file says; ``path`` is for messages and for guesses at the images' folder."""
+
+    def write(self, images: Sequence[AnnotatedImage]) -> Iterable[tuple[str, str]]:
+        """Yield the names of files and their texts, given images whose paths are to be written as they are."""
 
 
 def known_formats() -> dict[str, Format]:
@@ -200,10 +214,10 @@ def known_formats() -> dict[str, Format]:
 def read_annotations(
     path: Path, images: Path | None = None, format: str = "auto", options: ReadOptions | None = None
 ) -> Annotations:
-    """Read a file of box annotations.
+    """Read box annotations.
 
     Args:
-        path: the file; its name does not matter.
+        path: the file, whose name does not matter, or the folder with a file for each image.
         images: folder of the images; None searches beside the file, as the format's layout suggests.
         format: ``auto`` tells it by the content; else the name of a format, such as ``coco``.
         options: what counts as a face, and what becomes of images that are missing or unlabelled.
@@ -224,6 +238,8 @@ def read_document(path: Path, format: str = "auto") -> Document:
     known = known_formats()
     if format != "auto" and format not in known:
         raise FaceExprError(f"format is {format!r}; expected auto, {', '.join(known)}")
+    if path.is_dir():
+        return _read_folder(path, [known[format]] if format in known else [*known.values()], format == "auto")
     text = _read_text(path)
     fitting = (one for one in known.values() if one.recognises(text[:_HEAD]))
     chosen = known.get(format) or next(fitting, None)
@@ -233,7 +249,76 @@ def read_document(path: Path, format: str = "auto") -> Document:
     return chosen.read(path, text)
 
 
-def _read_text(path: Path) -> str:
+def _read_folder(folder: Path, formats: Sequence[Format], by_content: bool) -> Document:
+    """Read a file for each image, below the folder; the names of images are those in the files, or below these."""
+    kinds = [one for one in formats if hasattr(one, "PARTS")]
+    for one in kinds:
+        base = folder / one.PARTS[0] if (folder / one.PARTS[0]).is_dir() else folder
+        files = sorted(file for file in base.rglob(f"*{one.PARTS[1]}") if file.is_file())
+        if not files or (by_content and not any(one.recognises(_read_text(file, True)[:_HEAD]) for file in files)):
+            continue
+        documents = [one.read(file, _read_text(file, True)) for file in files]
+        entries = []
+        for file, document in zip(files, documents, strict=True):
+            below = file.parent.relative_to(base)
+            for entry in document.entries:
+                names = dict.fromkeys([*(os.path.normpath(below / name) for name in entry.names), *entry.names])
+                where = f"{below / file.name}, {entry.where}"
+                entries.append(replace(entry, where=where, names=tuple(names)))
+        no_boxes = sum(document.no_boxes for document in documents)
+        return replace(documents[0], entries=tuple(entries), no_boxes=no_boxes)
+    expected = ", ".join(one.NAME for one in kinds) or "a file for this format"
+    raise FaceExprError(f"{folder} is a folder without annotations; expected {expected}")
+
+
+def write_annotations(images: Sequence[AnnotatedImage], format: str, out: Path) -> tuple[Path, Path]:
+    """Write images with their faces in a format, and read them again, whether all are there and no box has moved.
+
+    Args:
+        images: as `read_annotations` has given them; their labels are now those of faces.
+        format: the name of a format, such as ``coco``.
+        out: folder for the files.
+
+    Returns:
+        What to read, a file or a folder, and the folder of all images, from which on they are named.
+
+    Raises:
+        FaceExprError: the format cannot hold what is to be written, or the folder holds other annotations.
+    """
+    known = known_formats()
+    if format not in known:
+        raise FaceExprError(f"write is {format!r}; expected {', '.join(known)}")
+    root = Path(os.path.commonpath([_place(image).parent for image in images]))
+    named = [replace(image, path=_place(image).relative_to(root)) for image in images]
+    files = [*known[format].write(named)]
+    for name, text in files:
+        write_file(out / name, text)
+    place = out if hasattr(known[format], "PARTS") else out / files[0][0]
+    options = ReadOptions(min_size=0, missing="keep")
+    again = {_place(image): image for image in read_annotations(place, root, format, options).images}
+    wrong = [image.path.name for image in images if not _equal(image, again.pop(_place(image), None))]
+    wrong += [image.path.name for image in again.values()]
+    if wrong:
+        raise FaceExprError(
+            f"{place} reads otherwise than it was written, in {some(wrong)}; expected an empty folder, and images "
+            "whose names differ by more than their endings"
+        )
+    return place, root
+
+
+def _place(image: AnnotatedImage) -> Path:
+    return Path(os.path.normpath(image.path.absolute()))  # links to elsewhere keep their names
+
+
+def _equal(image: AnnotatedImage, other: AnnotatedImage | None) -> bool:
+    return (
+        other is not None
+        and np.array_equal(image.ignored, other.ignored)
+        and np.allclose(image.boxes, other.boxes, rtol=0, atol=_TOLERANCE)
+    )
+
+
+def _read_text(path: Path, may_be_empty: bool = False) -> str:
     """Return text in UTF-8, or in UTF-16 or UTF-32 with a byte-order mark; lines end with a line feed alone."""
     try:
         content = path.read_bytes()
@@ -249,7 +334,7 @@ def _read_text(path: Path) -> str:
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise FaceExprError(f"{path}, line {line}: holds a zero byte; expected text in UTF-8")
-    if not text.strip():
+    if not text.strip() and not may_be_empty:
         raise FaceExprError(f"{path} is empty; expected annotations")
     return text
 
@@ -276,6 +361,8 @@ class _Collector:
     def __init__(self, path: Path, document: Document, options: ReadOptions) -> None:
         self.path, self.document, self.options = path, document, options
         self.notes = list(document.notes)
+        if document.no_boxes:
+            self.notes.append(f"{counted(document.no_boxes, 'shape')} that are no boxes left out")
         # What became of boxes, with the names of their images, once a box.
         self.fates: dict[str, list[str]] = defaultdict(list)
 
@@ -298,27 +385,31 @@ class _Collector:
         return Annotations(records, tuple(f"{self.path}: {note}" for note in notes), category_id)
 
     def _face_category(self) -> int:
-        if self.document.categories is None:
+        boxes = [face for entry in self.document.entries for face in entry.faces]
+        used = Counter(label for face in boxes for label in face.labels or ())
+        declared = self.document.categories
+        if declared is None and (not self.document.others or not used or any(face.labels is None for face in boxes)):
             return 1
-        used = Counter(label for entry in self.document.entries for face in entry.faces for label in face.labels or ())
-        faces = [name for name in self.document.categories if self._is_face((name,))]
+        faces = [name for name in (used if declared is None else declared) if self._is_face((name,))]
         if not faces:
-            names = some(sorted(self.document.categories), most=10) or "none"
+            names = some(sorted(used if declared is None else declared), most=10) or "none"
             raise FaceExprError(
                 f"{self.path}: none of its categories means a face ({names}); expected one of "
                 f"{', '.join(self.options.face_labels)}, or face_labels that name it"
             )
+        if declared is None:
+            return 1
         chosen = max(faces, key=used.__getitem__)  # one that only groups others has no boxes
         if sum(used[name] > 0 for name in faces) > 1:
             names = some([name for name in faces if used[name]])
             self.notes.append(f"several categories are taken as faces ({names}); results are written as {chosen}")
-        return self.document.categories[chosen]
+        return declared[chosen]
 
     def _find(self, entries: Sequence[Entry], images: Path | None) -> list[_Found]:
         """Find the images, and note which are missing, named again or of another size than stated."""
         if images is not None and not images.is_dir():
             raise FaceExprError(f"{images} is no folder; expected the folder with the images of {self.path}")
-        beside = self.path.parent
+        beside = self.path if self.path.is_dir() else self.path.parent
         above = beside / ".." if beside.name in ("", "..") else beside.parent
         roots = [beside, above] if images is None else [images]
         folders = list(dict.fromkeys(root / folder for root in roots for folder in self.document.folders))
@@ -421,7 +512,7 @@ class _Collector:
             path=image.path,
             size=image.size,
             boxes=boxes[kept],
-            ignored=(np.array([face.ignored for face in faces], dtype=np.bool_) | small)[kept],
+            ignored=(np.array([_is_ignored(face) for face in faces], dtype=np.bool_) | small)[kept],
             labelled=image.entry.labelled,
             flags={flag: flags[kept, column] for column, flag in enumerate(columns)},
             image_id=image.entry.image_id,
@@ -434,7 +525,7 @@ class _Collector:
             return True
         if _any_matches(labels, self.options.not_face_labels):
             self.fates["labelled as no face left out"].append(name)
-        elif self.document.categories is not None:
+        elif self.document.categories is not None or self.document.others:
             self.fates["of other categories left out"].append(name)
         else:
             raise FaceExprError(
@@ -447,8 +538,12 @@ class _Collector:
     def _is_face(self, labels: tuple[str, ...] | None) -> bool:
         if labels is None:
             return True
-        means_face = _any_matches(labels, self.options.face_labels)
+        means_face = _any_matches(labels, (*self.options.face_labels, IGNORED))
         return means_face and not _any_matches(labels, self.options.not_face_labels)
+
+
+def _is_ignored(face: Face) -> bool:
+    return face.ignored or _any_matches(face.labels or (), (IGNORED,))
 
 
 def _overlap(one: Face, other: Face) -> float:

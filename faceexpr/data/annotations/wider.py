@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from faceexpr.data.annotations.reading import Document, Entry, Face
+from faceexpr.data.annotations.parsing import faces_of
+from faceexpr.data.annotations.reading import AnnotatedImage, Document, Entry, Face
 from faceexpr.utils.errors import FaceExprError
 
 NAME = "WIDER FACE text"
@@ -89,3 +91,15 @@ def _face(path: Path, number: int, line: str, name: str) -> Face:
     flags = flags or [0] * len(FLAGS)
     invalid = flags[FLAGS.index("invalid")] != 0
     return Face(f"line {number}", (x, y, x + width, y + height), ignored=invalid, flags=tuple(flags))
+
+
+def write(images: Sequence[AnnotatedImage]) -> Iterator[tuple[str, str]]:
+    """Write one file; flags that the images do not have are 0."""
+    lines = []
+    for image in images:
+        flags = {name: image.flags.get(name, [0] * len(image.boxes)) for name in FLAGS} | {"invalid": image.ignored}
+        lines += [image.path.as_posix(), str(len(image.boxes))]
+        for number, (_, left, top, right, bottom) in enumerate(faces_of(image.boxes, image.ignored)):
+            sides = (f"{value:.10f}".rstrip("0").rstrip(".") for value in (left, top, right - left, bottom - top))
+            lines.append(" ".join([*sides, *(str(int(flags[name][number])) for name in FLAGS)]))
+    yield "faces.txt", "\n".join([*lines, ""])
