@@ -70,7 +70,8 @@ def tiny(path):
     text = "".join(file.read_text(encoding="utf-8") for file in files)
     if "FaceDetector" in text:
         return [*TINY_SCENES, *(TINY_FASTER if "FasterRCNN" in text else [])]
-    return [*TINY, *(["--model.net.weights=none", "--model.net.input_size=48"] if "weights: imagenet" in text else [])]
+    pretrained = re.search("weights: (imagenet|pretrained)", text)
+    return [*TINY, *(["--model.net.weights=none", "--model.net.input_size=48"] if pretrained else [])]
 
 
 def test_there_are_configurations_and_nothing_else():
@@ -83,6 +84,8 @@ def test_there_are_configurations_and_nothing_else():
 @pytest.mark.parametrize("path", [*CONFIGS, *SWEEPS], ids=relative)
 def test_it_is_short_and_says_how_to_run_it_and_makes_a_step(path, workdir):
     text = path.read_text(encoding="utf-8")
+    if "TimmNet" in text:
+        pytest.importorskip("timm")
     assert len(text.splitlines()) <= LONGEST
     assert text.startswith("# ")
     verb, *arguments = command(path)

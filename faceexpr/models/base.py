@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from faceexpr.models.preprocess import Preprocess
-from faceexpr.utils.errors import require
+from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.specs import Described
 
 if TYPE_CHECKING:
@@ -73,6 +76,27 @@ class ExpressionNet(Net):
     def classify(self, image: Tensor) -> Tensor:
         """Return logits (N, num_classes) of pre-processed images (N, channels, size, size)."""
         raise NotImplementedError
+
+
+def require_listed(name: str, names: Collection[str], library: str) -> None:
+    """Refuse a network that a library does not have, with the names that are most like it."""
+    if name not in names:
+        near = get_close_matches(name, names, n=5, cutoff=0.5)
+        expected = f", such as {', '.join(near)}" if near else ""
+        raise FaceExprError(f"name is {name!r}; expected one of {library}'s {len(names):,} networks{expected}")
+
+
+@torch.no_grad()
+def require_usable_size(net: nn.Module, name: str, size: int) -> None:
+    """Refuse a side of images that a network cannot use."""
+    require(size >= 1, "input_size", size, "1 pixel or more")
+    training = net.training
+    try:
+        net.eval()(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise FaceExprError(f"input_size is {size}; expected one that {name} can use ({said})") from error
+    net.train(training)
 
 
 def expression_head(features: int, num_classes: int, dropout: float = 0.0, final_relu: bool = False) -> nn.Sequential:

@@ -21,6 +21,9 @@ from faceexpr.utils.errors import FaceExprError
 LEAST_SIDE = 3
 """Cells a side below which a feature map says next to nothing of places."""
 
+MOST_TOKENS = 8
+"""Of a transformer, beside those of its cells: for the class, and registers."""
+
 COLOURS = "inferno"
 """Of matplotlib: lightness grows evenly with the value, also for who sees no red or green, or prints in grey."""
 
@@ -89,7 +92,8 @@ def class_maps(net: ExpressionNet, faces: Tensor, classes: Sequence[int] | None 
             # Neighbouring pixels say nearly the same, and their gradients alternate.
             maps = gaussian_blur(functional.pad(maps, (4, 4, 4, 4)), [5, 5], [1.0, 1.0])[..., 4:-4, 4:-4]
         else:
-            maps = LayerGradCam(net.classify, found.layer).attribute(images, target=chosen, relu_attributions=True)
+            with found.arranged() as layer:
+                maps = LayerGradCam(net.classify, layer).attribute(images, target=chosen, relu_attributions=True)
             # From the cells of the feature map to the pixels of the network's input.
             spans = np.round(found.step * maps.shape[-2:]).astype(int)
             starts = np.round(found.first - (found.step - 1) / 2).astype(int)
@@ -120,35 +124,62 @@ class FeatureMap(NamedTuple):
     Attributes:
         first: the middle of the first cell in pixels; that of the first pixel is 0.
         step: from one cell to the next in pixels.
+        cells: down and across, where the layer's output has the channels last, as transformers have them: (N, cells,
+            channels) after other tokens, or (N, down, across, channels).
     """
 
     layer: nn.Module
     first: NDArray[np.float64]
     step: NDArray[np.float64]
+    cells: tuple[int, int] | None = None
+
+    @contextmanager
+    def arranged(self) -> Iterator[nn.Module]:
+        """Give a layer whose output is (N, channels, down, across)."""
+        if self.cells is None:
+            yield self.layer
+            return
+        (down, across), passed = self.cells, nn.Identity()
+
+        def pass_on(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+            tokens = output.flatten(1, -2)
+            others, places = tokens[:, : -down * across], tokens[:, -down * across :]
+            seen = passed(places.unflatten(1, (down, across)).permute(0, 3, 1, 2))
+            return torch.cat([others, seen.flatten(2).transpose(1, 2)], dim=1).view_as(output)
+
+        with self.layer.register_forward_hook(pass_on):
+            yield passed
 
 
-@torch.no_grad()
+@torch.enable_grad()
 def last_feature_map(net: ExpressionNet, images: Tensor) -> FeatureMap | None:
     """Find the last feature map with at least 3 x 3 cells.
 
     It is looked for while the network runs, so that every network has one that is made of modules: of all modules
     that run once the last to finish, not before the first convolution. Convolutions and poolings without padding lose
-    the border, so that their cells do not spread over the whole image; those of other modules do.
+    the border, so that their cells do not spread over the whole image; those of other modules do. Of transformers it is
+    the last layer on whose cells, and not only on a token for the class, the logits depend.
 
     It is None for a network without such a map, such as one without convolutions. One or more images are
     pre-processed, (N, channels, size, size).
     """
     pixels = images.shape[-2:]
     places = {pixels: (np.zeros(2), np.ones(2))}
-    maps: list[tuple[nn.Module, torch.Size]] = []
+    maps: list[tuple[nn.Module, torch.Size, Tensor | None]] = []
     runs: Counter[nn.Module] = Counter()
 
     def look(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         runs[module] += 1
-        if not isinstance(output, Tensor) or output.ndim != 4:
+        if not isinstance(output, Tensor) or output.ndim not in (3, 4) or len(output) != len(images):
             return
-        if maps or isinstance(module, nn.Conv2d):
-            maps.append((module, output.shape[-2:]))
+        cells = _channels_last(output, [size for _, size, _ in maps])
+        if cells is not None and not isinstance(module, nn.Linear):
+            maps.append((module, cells, output))
+        if cells is not None or output.ndim == 3:
+            return
+        # None is larger than the first, which what attention says of pairs of cells may be.
+        if max(output.shape[-2:]) <= max(maps[0][1]) if maps else isinstance(module, nn.Conv2d):
+            maps.append((module, output.shape[-2:], None))
         known = isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and not isinstance(module.padding, str)
         if known and inputs[0].shape[-2:] in places:
             first, step = places[inputs[0].shape[-2:]]
@@ -163,15 +194,32 @@ def last_feature_map(net: ExpressionNet, images: Tensor) -> FeatureMap | None:
 
     handles = [module.register_forward_hook(look) for module in net.modules() if module is not net]
     try:
-        net.classify(images)
+        logits = net.classify(images.clone().requires_grad_())
     finally:
         for handle in handles:
             handle.remove()
-    for layer, size in reversed(maps):
+    for layer, size, output in reversed(maps):
         if runs[layer] == 1 and min(size) >= LEAST_SIDE:
+            if output is not None:
+                (slope,) = torch.autograd.grad(logits.square().sum(), output, retain_graph=True, allow_unused=True)
+                if slope is None or not slope.flatten(1, -2)[:, -size.numel() :].any():
+                    continue
             even = np.array(pixels) / size
-            return FeatureMap(layer, *places.get(size, ((even - 1) / 2, even)))
+            cells = None if output is None else (size[0], size[1])
+            return FeatureMap(layer, *places.get(size, ((even - 1) / 2, even)), cells)
     return None
+
+
+def _channels_last(output: Tensor, sizes: Sequence[torch.Size]) -> torch.Size | None:
+    """Return the cells, down and across, of an output whose last dimension are channels; None for any other.
+
+    Args:
+        output: (N, tokens, channels), of which the last are the cells of a feature map, or (N, side, side, channels).
+        sizes: of the feature maps before it.
+    """
+    if output.ndim == 4:
+        return output.shape[1:3] if output.shape[1] == output.shape[2] != output.shape[3] else None
+    return next((size for size in reversed(sizes) if 0 <= output.shape[1] - size.numel() <= MOST_TOKENS), None)
 
 
 def overlay(face: NDArray[np.uint8], values: NDArray[np.float32], height: int, width: int) -> NDArray[np.uint8]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,10 @@ def load_tensors(path: Path, failure: str, expected: str) -> Any:
         FaceExprError: it cannot be read, or holds more than tensors, arrays, plain values and containers of these.
     """
     try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
         if path.suffix == ".pkl":
             return _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -52,6 +57,24 @@ def load_tensors(path: Path, failure: str, expected: str) -> Any:
         raise FaceExprError(
             f"{failure} ({type(error).__name__}): it is damaged, something else, or holds objects other than tensors "
             f"and plain values, which are not loaded because they could run any code; expected {expected}"
+        ) from error
+
+
+@contextmanager
+def downloading(written: str, library: str, spoken: str) -> Iterator[None]:
+    """Say in one sentence why a library's weights of a network cannot be had, or do not fit it.
+
+    ``written`` is what the option ``weights`` says, ``spoken`` the network's name.
+    """
+    try:
+        yield
+    # OSError: the network (URLError) or the disk; RuntimeError: what arrived has another checksum, or does not fit.
+    except (OSError, RuntimeError) as error:
+        failed = "could not download" if written in ("imagenet", "pretrained") else "could not use it as"
+        said = " ".join(str(error).split())[:300]
+        raise FaceExprError(
+            f"weights is {written}, and {library} {failed} the {spoken} weights ({said}); give"
+            " a local file instead, or train from scratch with none"
         ) from error
 
 
@@ -66,14 +89,8 @@ def download_weights(entry: WeightsEnum, written: str, spoken: str) -> dict[str,
     Raises:
         FaceExprError: they cannot be had.
     """
-    try:
+    with downloading(written, "torchvision", spoken):
         state: dict[str, Tensor] = entry.get_state_dict(progress=True, check_hash=True)
-    # OSError: the network (URLError) or the disk; RuntimeError: what arrived has another checksum.
-    except (OSError, RuntimeError) as error:
-        raise FaceExprError(
-            f"weights is {written}, and torchvision could not download the {spoken} weights ({error}); give "
-            "a local file instead, or train from scratch with none"
-        ) from error
     return state
 
 

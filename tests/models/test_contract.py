@@ -28,10 +28,18 @@ def derived(parent):
 
 # Other tests may have networks of their own.
 NETS = sorted({net for net in derived(ExpressionNet) if net.__module__.startswith("faceexpr.models.")}, key=str)
-QUICK = {"ResNet": {"depth": 18}}
+QUICK = {
+    "ResNet": {"depth": 18},
+    "TorchvisionNet": {"name": "shufflenet_v2_x0_5", "input_size": 64},
+    "TimmNet": {"name": "resnet10t", "input_size": 64},
+}
+EXTRAS = {"TimmNet": "timm"}
+"""Packages that a network needs and that need not be there."""
 
 
 def build(kind, num_classes=7):
+    if kind.__name__ in EXTRAS:
+        pytest.importorskip(EXTRAS[kind.__name__])
     return kind(num_classes, **QUICK.get(kind.__name__, {})).eval()
 
 
