@@ -6,9 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 import torchvision.models
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models
 
 from faceexpr.models.base import ExpressionNet, require_listed, require_usable_size
@@ -44,24 +43,20 @@ class TorchvisionNet(ExpressionNet):
         size = input_size if input_size is not None else made.crop_size[0]
         super().__init__(num_classes, Preprocess(3, size, made.mean, made.std))
         self.name, self.weights = name, weights
-        self.backbone = self._build(num_classes)
+        options: dict[str, Any] = {"num_classes": num_classes}
+        if name in ("googlenet", "inception_v3"):
+            # They were trained on -1 to 1, and turn torchvision's normalisation into that.
+            options |= {"aux_logits": False, "transform_input": True, "init_weights": True}
+        elif name.startswith("vit_"):
+            options["image_size"] = size
+        elif name.startswith("maxvit_"):
+            options["input_size"] = (size, size)
+        try:
+            self.backbone = get_model(name, weights=None, **options)
+        except (AssertionError, ValueError) as error:
+            raise FaceExprError(f"input_size is {size}; expected one that {name} can use ({error})") from error
         if input_size is not None:
             require_usable_size(self.backbone, name, size)
-
-    def _build(self, num_classes: int) -> Any:
-        size = self.preprocess.size
-        options: dict[str, Any] = {}
-        if self.name in ("googlenet", "inception_v3"):
-            # They were trained on -1 to 1, and turn torchvision's normalisation into that.
-            options = {"aux_logits": False, "transform_input": True, "init_weights": True}
-        elif self.name.startswith("vit_"):
-            options = {"image_size": size}
-        elif self.name.startswith("maxvit_"):
-            options = {"input_size": (size, size)}
-        try:
-            return get_model(self.name, weights=None, num_classes=num_classes, **options)
-        except (AssertionError, ValueError) as error:
-            raise FaceExprError(f"input_size is {size}; expected one that {self.name} can use ({error})") from error
 
     def load_pretrained(self) -> None:
         if self.weights == "none":
@@ -72,9 +67,8 @@ class TorchvisionNet(ExpressionNet):
         else:
             state = read_weights_file(Path(self.weights), "none, pretrained")
             require_state_dict(state, Path(self.weights))
-        with torch.device("meta"):
-            other = self._build(self.num_classes + 1).state_dict()
-        head = {key for key, value in self.backbone.state_dict().items() if value.shape != other[key].shape}
+        layers = [name for name, one in self.backbone.named_modules() if isinstance(one, nn.Linear | nn.Conv2d)]
+        head = {f"{layers[-1]}.weight", f"{layers[-1]}.bias"}
         # In place, as torch's metadata say how old the names are. DenseNet's are renamed by its loader alone.
         for key in list(state):
             value = state.pop(key)

@@ -30,8 +30,8 @@ def derived(parent):
 NETS = sorted({net for net in derived(ExpressionNet) if net.__module__.startswith("faceexpr.models.")}, key=str)
 QUICK = {
     "ResNet": {"depth": 18},
-    "TorchvisionNet": {"name": "shufflenet_v2_x0_5", "input_size": 64},
-    "TimmNet": {"name": "resnet10t", "input_size": 64},
+    "TorchvisionNet": {"name": "resnet18", "input_size": 64},
+    "TimmNet": {"name": "vit_tiny_patch16_224", "input_size": 64},
 }
 EXTRAS = {"TimmNet": "timm"}
 """Packages that a network needs and that need not be there."""

@@ -60,5 +60,5 @@ def write(images: Sequence[AnnotatedImage]) -> Iterator[tuple[str, str]]:
         one = SubElement(root, "image", id=str(number), name=image.path.as_posix(), width=width, height=height)
         for label, *corners in faces_of(image.boxes, image.ignored):
             sides = dict(zip(_SIDES, map(str, corners), strict=True))
-            SubElement(one, "box", label=label, occluded="0", **sides, z_order="0")
+            SubElement(one, "box", {"label": label, "occluded": "0", **sides, "z_order": "0"})
     yield "faces.xml", write_xml(root)

@@ -52,11 +52,10 @@ def read(path: Path, text: str) -> Document:
 def write(images: Sequence[AnnotatedImage]) -> Iterator[tuple[str, str]]:
     """Write a file for each image, to lie beside it."""
     for image in images:
-        width, height = image.size
-        record = {"version": "5.0.0", "flags": {}, "imagePath": image.path.name, "imageData": None}
         shapes = [
             {"label": label, "points": [corners[:2], corners[2:]], "shape_type": "rectangle", "flags": {}}
             for label, *corners in faces_of(image.boxes, image.ignored)
         ]
-        content = record | {"imageHeight": height, "imageWidth": width, "shapes": shapes}
-        yield image.path.with_suffix(".json").as_posix(), json.dumps(content, indent=1) + "\n"
+        size = {"imageWidth": image.size[0], "imageHeight": image.size[1]}
+        record = {"version": "5.0.0", "flags": {}, "imagePath": image.path.name, "imageData": None, "shapes": shapes}
+        yield image.path.with_suffix(".json").as_posix(), json.dumps(record | size, indent=1) + "\n"

@@ -80,7 +80,7 @@ def write(images: Sequence[AnnotatedImage]) -> Iterator[tuple[str, str]]:
         wide, high = image.size
         original = {"original_width": wide, "original_height": high, "image_rotation": 0}
         named = {"type": "rectanglelabels", "from_name": "label", "to_name": "image"}
-        results = []
+        results: list[dict[str, Any]] = []
         for label, left, top, right, bottom in parsing.faces_of(image.boxes, image.ignored):
             sides = {"x": left / wide, "y": top / high, "width": (right - left) / wide, "height": (bottom - top) / high}
             value = {name: 100 * side for name, side in sides.items()} | {"rotation": 0, "rectanglelabels": [label]}
