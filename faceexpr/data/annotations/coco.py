@@ -46,7 +46,7 @@ def read(path: Path, text: str) -> Document:
     """
     images, annotations, categories = _lists(path, text)
     names: dict[int, str] = {}
-    groups = {_get(one, "supercategory") for one in categories if _get(one, "supercategory") != _get(one, "name")}
+    groups = {str(group) for one in categories if (group := get(one, "supercategory")) != get(one, "name")}
     for number, record in enumerate(categories, 1):
         place = f"{path}, category {number} of the list"
         category_id, name = _id(place, record, "id"), get(record, "name")

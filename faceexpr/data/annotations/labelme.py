@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from faceexpr.data.annotations.parsing import coordinates, decode_whole, faces_of, file_names, get, get_list, shorten
 from faceexpr.data.annotations.reading import AnnotatedImage, Document, Entry, Face
@@ -56,6 +57,7 @@ def write(images: Sequence[AnnotatedImage]) -> Iterator[tuple[str, str]]:
             {"label": label, "points": [corners[:2], corners[2:]], "shape_type": "rectangle", "flags": {}}
             for label, *corners in faces_of(image.boxes, image.ignored)
         ]
-        size = {"imageWidth": image.size[0], "imageHeight": image.size[1]}
-        record = {"version": "5.0.0", "flags": {}, "imagePath": image.path.name, "imageData": None, "shapes": shapes}
-        yield image.path.with_suffix(".json").as_posix(), json.dumps(record | size, indent=1) + "\n"
+        width, height = image.size
+        record: dict[str, Any] = {"version": "5.0.0", "flags": {}, "shapes": shapes, "imagePath": image.path.name}
+        record |= {"imageData": None, "imageWidth": width, "imageHeight": height}
+        yield image.path.with_suffix(".json").as_posix(), json.dumps(record, indent=1) + "\n"
