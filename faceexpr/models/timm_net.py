@@ -21,8 +21,8 @@ class TimmNet(ExpressionNet):
         name: timm's, such as ``mobilenetv3_small_100`` or ``vit_tiny_patch16_224``, with or without the name of weights
             after a dot.
         weights: start of all but the last layer: ``none`` (from scratch), ``pretrained`` (those that timm has for the
-            name, downloaded), or a local file: a state dict with timm's names. Loaded when training starts; a
-            checkpoint brings its own.
+            name, downloaded), or a local file: a state dict with timm's names and number of classes. Loaded when
+            training starts; a checkpoint brings its own.
         input_size: side in pixels to which images are resized; by default that of timm's weights, mostly 224.
     """
 
@@ -66,10 +66,13 @@ class TimmNet(ExpressionNet):
         if self.weights != "pretrained":
             path = Path(self.weights)
             overlay["state_dict"] = require_state_dict(read_weights_file(path, "none, pretrained"), path)
+        # With all classes of the weights, as timm lets pass whatever is missing where it leaves out the last layer.
+        options = {name: value for name, value in self.options.items() if name != "num_classes"}
         with downloading(self.weights, "timm", self.name):
-            # timm converts names, sizes and the first layer of the weights for the network that it makes.
-            made = timm.create_model(self.name, pretrained=True, pretrained_cfg_overlay=overlay, **self.options)
-        self.backbone.load_state_dict(made.state_dict())
+            made = timm.create_model(self.name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        own, theirs = self.backbone.state_dict(), made.state_dict()
+        kept = {name: value for name, value in theirs.items() if name in own and value.shape == own[name].shape}
+        self.backbone.load_state_dict(kept, strict=False)
 
     def classify(self, image: Tensor) -> Tensor:
         logits: Tensor = self.backbone(image)
