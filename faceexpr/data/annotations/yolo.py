@@ -24,7 +24,7 @@ from faceexpr.utils.images import EXTENSIONS
 NAME = "YOLO text"
 PARTS = ("labels", ".txt")
 
-_CLASSES = ("data.yaml", "classes.txt")
+_CLASSES = tuple(stem + ending for stem, ending in (("data", ".yaml"), ("classes", ".txt")))
 _ENDINGS = tuple(dict.fromkeys([".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", *sorted(EXTENSIONS)]))
 
 
@@ -80,7 +80,7 @@ def _class_names(path: Path, changed: int) -> dict[int, str]:
 
 def write(images: Sequence[AnnotatedImage]) -> Iterator[tuple[str, str]]:
     """Write a file for each image, and the names of the classes."""
-    yield "data.yaml", f"train: images\nval: images\nnames: {json.dumps([FACE, IGNORED])}\n"
+    yield _CLASSES[0], f"train: images\nval: images\nnames: {json.dumps([FACE, IGNORED])}\n"
     for image in images:
         lines = []
         for label, left, top, right, bottom in faces_of(image.boxes, image.ignored):
