@@ -25,6 +25,9 @@ SURROUNDINGS = 0.35
 SMALLEST, LARGEST = 10.0, 0.35
 """Longer side of a pasted face: pixels at least, and at most as a part of the image's side."""
 
+CLOSEST, LEAST_CLOSE = (0.8, 2.0), 20.0
+"""Side of a crop of one face, as parts of the face's longer side, which has this many pixels at least."""
+
 MOST_ENLARGED = 1.5
 """More than this, and a face would be told by its blur."""
 
@@ -49,6 +52,7 @@ class BoxAugmentation:
         grey: probability of an image without colour.
         mosaic: probability that an image is put together from crops of four.
         paste: probability that one to three faces of another training image are pasted in.
+        close: probability that a crop is of one face alone, which fills it to a half or all of it, or goes beyond.
         min_visible: faces of which a smaller part, of their area, is inside the crop are left out.
         min_face: faces whose longer side becomes less than this, in pixels, are left out.
     """
@@ -63,6 +67,7 @@ class BoxAugmentation:
     grey: float = 0.05
     mosaic: float = 0.0
     paste: float = 0.0
+    close: float = 0.0
     min_visible: float = 0.4
     min_face: float = 4.0
 
@@ -74,7 +79,7 @@ class BoxAugmentation:
             raise FaceExprError(
                 f"smallest is {self.smallest} and largest is {self.largest}; expected 0 < smallest <= largest"
             )
-        for name in ("flip", "grey", "mosaic", "paste", "min_visible", "brightness", "contrast", "saturation"):
+        for name in ("flip", "grey", "mosaic", "paste", "close", "min_visible", "brightness", "contrast", "saturation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise FaceExprError(f"{name} is {getattr(self, name)}; expected 0 to 1")
 
@@ -127,12 +132,27 @@ def _cropped(sample: Sample, size: int, options: BoxAugmentation) -> Sample:
     # A crop beyond the image leaves the image anywhere within it.
     down, across = torch.rand(2).tolist()
     top, left = round(down * (height - side)), round(across * (width - side))
+    if options.close and float(torch.rand(())) < options.close:
+        top, left, side = _around_face(boxes) or (top, left, side)
     cropped = functional.resized_crop(image, top, left, side, side, [size, size])
     boxes = (boxes - boxes.new_tensor([left, top] * 2)) * (size / side)
     clipped = boxes.clamp(0, size)
     sides = clipped[:, 2:] - clipped[:, :2]
     kept = (box_area(clipped) >= options.min_visible * box_area(boxes)) & (sides.amin(dim=1) >= 1)
     return cropped, clipped[kept & (sides.amax(dim=1) >= options.min_face)]
+
+
+def _around_face(boxes: Tensor) -> tuple[int, int, int] | None:
+    """Return top, left and side of a crop of one of the faces at random; None where all are too small."""
+    sides = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1)
+    large = torch.nonzero(sides >= LEAST_CLOSE).flatten()
+    if not len(large):
+        return None
+    face = large[int(torch.randint(len(large), ()))]
+    side = max(round(float(sides[face] * torch.empty(()).uniform_(*CLOSEST))), 1)
+    middle = (boxes[face, :2] + boxes[face, 2:]) / 2 + (torch.rand(2) - 0.5) * 0.3 * sides[face]
+    left, top = (middle - side / 2).round().int().tolist()
+    return top, left, side
 
 
 def _mosaic(samples: Sequence[Sample], options: BoxAugmentation) -> Sample:

@@ -53,6 +53,20 @@ def test_a_face_of_which_too_little_is_left_goes() -> None:
         assert all(size.round().tolist() in ([30, 40], [30, 30]) for size in sizes)
 
 
+def test_a_close_crop_is_filled_by_a_face() -> None:
+    filled = []
+    for seed in range(40):
+        image, boxes = changed(seed, **STILL, close=1.0, min_visible=0.1)
+        largest = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1).max()
+        filled.append(float(largest) / 96)
+        assert image[:2].float().amax(dim=0).mean() > 0.1 * 255
+    assert min(filled) > 0.45
+    assert max(filled) == 1
+    found = [changed(seed, **STILL, close=0.5)[1] for seed in range(40)]
+    close = [len(boxes) > 0 and float((boxes[:, 2:] - boxes[:, :2]).max()) > 0.45 * 96 for boxes in found]
+    assert 10 < sum(close) < 35
+
+
 def test_mirroring_moves_boxes_with_the_image() -> None:
     once = changed(1, **STILL)
     mirrored = changed(1, **{**STILL, "flip": 1.0})
