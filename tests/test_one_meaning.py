@@ -1,12 +1,12 @@
 """The same face and the same class mean the same on every path: CSV, folder, image file, exported file."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY_NET, TINY_RUN, exit_code, measured, read_table
+from image_files import write_fer2013
 from PIL import Image
 
 from faceexpr.cli.export import load_exported
@@ -29,12 +29,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("trained"))
         patch.setenv("PL_GLOBAL_SEED", "0")  # Lightning sets it, and it is to go with the rest
-        with Path("fer.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["emotion", "pixels", "Usage"])
-            for usage in ("Training", "PublicTest", "PrivateTest"):
-                rows = enumerate(FACES)
-                writer.writerows([number % 7, " ".join(map(str, face.flatten())), usage] for number, face in rows)
+        write_fer2013(Path("fer.csv"), FACES)
         for split in ("train", "val", "test"):
             for number, face in enumerate(FACES):
                 folder = Path("faces", split, FER_NAMES[number % 7].lower())

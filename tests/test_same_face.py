@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_RUN, build_trainer, exit_code
+from image_files import write_fer2013
 from lightning.pytorch import Callback
 from PIL import Image
 from stub_steps import Boxes
@@ -82,12 +83,7 @@ def save_folder() -> list[str]:
 def save_csv() -> list[str]:
     """Write FER-2013's table, and return image files of its test split."""
     faces = [np.asarray(colours(48, 48, seed).convert("L")) for seed in range(14)]
-    with Path("fer.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["emotion", "pixels", "Usage"])
-        for usage in ("Training", "PublicTest", "PrivateTest"):
-            rows = enumerate(faces)
-            writer.writerows([number % 7, " ".join(map(str, face.flatten())), usage] for number, face in rows)
+    write_fer2013(Path("fer.csv"), faces)
     for number, face in enumerate(faces):
         Image.fromarray(face).save(f"{number:02d}.png")
     return [f"{number:02d}.png" for number in range(14)]
