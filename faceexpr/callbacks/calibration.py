@@ -239,9 +239,10 @@ def summarise(table: SampleTable, found: Calibration) -> str:
             f"  {label:<34} ECE {calibration_error(measured):.2%}   negative log likelihood "
             f"{negative_log_likelihood(measured):.4f}   accuracy {measured.correct.mean():.2%}"
         )
-    plain = balanced(found, _class_shares(table), -found.balance)
+    shares = _class_shares(table)
+    plain = balanced(found, shares, -found.balance)
     for balance in BALANCES:
-        moved = calibrated(table.probabilities, balanced(plain, _class_shares(table), balance))
+        moved = calibrated(table.probabilities, balanced(plain, shares, balance))
         right = moved.argmax(axis=1) == table.labels
         recalls = [right[table.labels == label].mean() for label in np.unique(table.labels)]
         lines.append(
