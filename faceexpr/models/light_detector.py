@@ -28,6 +28,9 @@ MEAN, STD = 0.5, 0.25
 
 MOST_CANDIDATES = 1000
 
+FILLS = 0.4
+"""Boxes of the second look whose longer side is a smaller part of the image's are left to the first."""
+
 CELLS_PER_FACE = 10
 SCORE_POWER, OVERLAP_POWER = 0.5, 6.0
 """How much a cell's score and its box's overlap count when the cells of a face are chosen; YOLOv8's values."""
@@ -48,6 +51,8 @@ class LightDetector(DetectionNet):
             they are. More finds smaller faces and takes longer.
         min_face: faces whose longer side is below this, in pixels of what the network sees, are neither learnt nor
             counted as background in training.
+        second_side: larger images are looked at again, reduced to this longer side, for the faces that fill them,
+            which are larger than any that training shows; 0 for one look only.
     """
 
     loss_names = ("score", "box")
@@ -58,14 +63,17 @@ class LightDetector(DetectionNet):
         neck: int = 64,
         test_side: int = 640,
         min_face: float = 8.0,
+        second_side: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         require(len(widths) == 5 and min(widths) >= 1, "widths", list(widths), "five positive numbers")
         require(neck >= 1, "neck", neck, "1 or more")
         require(test_side >= 32, "test_side", test_side, "32 or more pixels")
+        require(second_side == 0 or second_side >= 32, "second_side", second_side, "0 for none, or 32 or more pixels")
         self.test_side = test_side
         self.min_face = min_face
+        self.second_side = second_side
         first, second = widths[:2]
         halvings = Conv2dNormActivation(3, first, 3, 2), Conv2dNormActivation(first, second, 3, 2)
         self.stem = nn.Sequential(*halvings, _Block(second, second))
@@ -103,7 +111,7 @@ class LightDetector(DetectionNet):
         return torch.cat([output.flatten(2).transpose(1, 2).float() for output in outputs], dim=1)
 
     def losses(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> dict[str, Tensor]:
-        fitted, scales = zip(*(self._fit(image) for image in images), strict=True)
+        fitted, scales = zip(*(_fit(image, self.test_side) for image in images), strict=True)
         batch = _stack([as_unit(image) for image in fitted])
         scaled = [box.float() * scale for box, scale in zip(boxes, scales, strict=True)]
         outputs = self.features(batch)
@@ -112,8 +120,20 @@ class LightDetector(DetectionNet):
         return detection_losses(outputs[..., 0], decoded, centres, strides, scaled, self.min_face)
 
     def candidates(self, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        found = self._look(images, self.test_side)
+        larger = [place for place, image in enumerate(images) if 0 < self.second_side < max(image.shape[-2:])]
+        again = self._look([images[place] for place in larger], self.second_side)
+        for place, (boxes, scores) in zip(larger, again, strict=True):
+            least = FILLS * max(images[place].shape[-2:])
+            filling = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1) >= least
+            first_boxes, first_scores = found[place]
+            found[place] = torch.cat([first_boxes, boxes[filling]]), torch.cat([first_scores, scores[filling]])
+        return found
+
+    def _look(self, images: Sequence[Tensor], side: int) -> list[tuple[Tensor, Tensor]]:
+        """Return boxes in pixels of each image and their scores, seen with a longer side of this many pixels."""
         found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(images)
-        fitted = [self._fit(image) for image in images]
+        fitted = [_fit(image, side) for image in images]
         shapes = [tuple(image.shape[-2:]) for image, _ in fitted]
         for members in group_equal(shapes):
             batch = _stack([as_unit(fitted[place][0]) for place in members])
@@ -129,17 +149,6 @@ class LightDetector(DetectionNet):
                 real = (own_boxes[:, 2:] > own_boxes[:, :2]).all(dim=1)
                 found[place] = own_boxes[real], own_scores[sure][real]
         return found
-
-    def _fit(self, image: Tensor) -> tuple[Tensor, float]:
-        """Return the image reduced to the test side where it is larger, and the factor."""
-        height, width = image.shape[-2:]
-        scale = min(1.0, self.test_side / max(height, width))
-        if scale == 1.0:
-            return image, scale
-        size = max(round(height * scale), 1), max(round(width * scale), 1)
-        # On the host, bytes are resized several times faster than floating-point numbers.
-        pixels = image if image.dtype == torch.uint8 and image.device.type == "cpu" else as_unit(image)
-        return resize(pixels[None], size)[0], scale
 
 
 class _Block(nn.Module):
@@ -174,6 +183,18 @@ def decode(outputs: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
     middle = centres + outputs[..., 1:3] * strides[:, None]
     half = outputs[..., 3:5].clamp(-4, 6).exp() * strides[:, None] / 2
     return torch.cat([middle - half, middle + half], dim=-1)
+
+
+def _fit(image: Tensor, side: int) -> tuple[Tensor, float]:
+    """Return the image reduced to a longer side of this many pixels where it is larger, and the factor."""
+    height, width = image.shape[-2:]
+    scale = min(1.0, side / max(height, width))
+    if scale == 1.0:
+        return image, scale
+    size = max(round(height * scale), 1), max(round(width * scale), 1)
+    # On the host, bytes are resized several times faster than floating-point numbers.
+    pixels = image if image.dtype == torch.uint8 and image.device.type == "cpu" else as_unit(image)
+    return resize(pixels[None], size)[0], scale
 
 
 def _stack(images: Sequence[Tensor]) -> Tensor:

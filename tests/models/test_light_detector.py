@@ -89,9 +89,33 @@ def test_before_training_scores_are_the_prior_and_boxes_grow_with_the_image():
     assert scores.tolist() == pytest.approx([PRIOR] * len(scores), abs=0.05)
 
 
+def test_the_second_look_adds_what_fills_a_large_image_and_nothing_else():
+    generator = torch.Generator().manual_seed(0)
+    large, least = (
+        torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for size in ((128, 96), (64, 64))
+    )
+    net = small(test_side=96, second_side=64, suppression=Suppression(min_score=0.0)).eval()
+    with torch.inference_mode():
+        both = net.candidates([large, least])
+        net.second_side = 0
+        first = net.candidates([large, least])
+        net.test_side = 64
+        ((again, scores),) = net.candidates([large])
+    filling = (again[:, 2:] - again[:, :2]).amax(dim=1) >= 0.4 * 128
+    assert 0 < int(filling.sum()) < len(again)
+    assert torch.equal(both[0][0], torch.cat([first[0][0], again[filling]]))
+    assert torch.equal(both[0][1], torch.cat([first[0][1], scores[filling]]))
+    assert torch.equal(both[1][0], first[1][0])  # no larger than the second look's side
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"widths": (1, 2)}, "widths"), ({"neck": 0}, "neck is 0"), ({"test_side": 8}, "test_side is 8")],
+    [
+        ({"widths": (1, 2)}, "widths"),
+        ({"neck": 0}, "neck is 0"),
+        ({"test_side": 8}, "test_side is 8"),
+        ({"second_side": 8}, "second_side is 8"),
+    ],
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(FaceExprError, match=message):
