@@ -51,6 +51,8 @@ class LightDetector(DetectionNet):
             they are. More finds smaller faces and takes longer.
         min_face: faces whose longer side is below this, in pixels of what the network sees, are neither learnt nor
             counted as background in training.
+        box_power: power of a box's misfit in the loss. Where some annotators draw tight boxes and some loose ones, 1
+            follows the most of them; above 1, such as 4, all faces count alike, and boxes come to lie between.
         second_side: larger images are looked at again, reduced to this longer side, for the faces that fill them,
             which are larger than any that training shows; 0 for one look only.
     """
@@ -63,6 +65,7 @@ class LightDetector(DetectionNet):
         neck: int = 64,
         test_side: int = 640,
         min_face: float = 8.0,
+        box_power: float = 1.0,
         second_side: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -70,9 +73,11 @@ class LightDetector(DetectionNet):
         require(len(widths) == 5 and min(widths) >= 1, "widths", list(widths), "five positive numbers")
         require(neck >= 1, "neck", neck, "1 or more")
         require(test_side >= 32, "test_side", test_side, "32 or more pixels")
+        require(box_power >= 1, "box_power", box_power, "1 or more")
         require(second_side == 0 or second_side >= 32, "second_side", second_side, "0 for none, or 32 or more pixels")
         self.test_side = test_side
         self.min_face = min_face
+        self.box_power = box_power
         self.second_side = second_side
         first, second = widths[:2]
         halvings = Conv2dNormActivation(3, first, 3, 2), Conv2dNormActivation(first, second, 3, 2)
@@ -117,7 +122,7 @@ class LightDetector(DetectionNet):
         outputs = self.features(batch)
         centres, strides = grid(batch.shape[-2], batch.shape[-1], batch.device)
         decoded = decode(outputs, centres, strides)
-        return detection_losses(outputs[..., 0], decoded, centres, strides, scaled, self.min_face)
+        return detection_losses(outputs[..., 0], decoded, centres, strides, scaled, self.min_face, self.box_power)
 
     def candidates(self, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         found = self._look(images, self.test_side)
@@ -207,7 +212,13 @@ def _stack(images: Sequence[Tensor]) -> Tensor:
 
 
 def detection_losses(
-    logits: Tensor, predicted: Tensor, centres: Tensor, strides: Tensor, boxes: Sequence[Tensor], min_face: float
+    logits: Tensor,
+    predicted: Tensor,
+    centres: Tensor,
+    strides: Tensor,
+    boxes: Sequence[Tensor],
+    min_face: float,
+    box_power: float = 1.0,
 ) -> dict[str, Tensor]:
     """Return the score loss and the box loss with task-aligned assignment (Feng et al., TOOD, 2021).
 
@@ -221,6 +232,7 @@ def detection_losses(
         strides: float32 (A,), pixels between cells.
         boxes: N tensors (F, 4), the faces of each image; F may be 0.
         min_face: cells in faces whose longer side is below this learn nothing.
+        box_power: power of each box's misfit; above 1 a face's cells count in the same way however well they fit it.
     """
     truth = pad_sequence(list(boxes), batch_first=True).to(logits)
     counts = torch.tensor([len(own) for own in boxes], device=logits.device)
@@ -230,14 +242,16 @@ def detection_losses(
     with torch.no_grad():
         inside = _inside(truth, centres, strides)
         overlap = _overlaps(truth, predicted) * (inside & learnt[..., None])
-        face, target = _assign(overlap, logits.sigmoid())
+        face, target, part = _assign(overlap, logits.sigmoid())
         weight = 1.0 - ((inside & (real & ~learnt)[..., None]).any(dim=1) & (target == 0)).to(logits.dtype)
     total = target.sum().clamp(min=1.0)
     scores = binary_cross_entropy_with_logits(logits, target, weight, reduction="sum") / total
     positive = target > 0
     own = truth.gather(1, face[..., None].expand(-1, -1, 4))[positive] if truth.shape[1] else predicted[positive]
     misfit = complete_box_iou_loss(predicted[positive], own, reduction="none")
-    return {"score": scores, "box": BOX_WEIGHT * (misfit * target[positive]).sum() / total}
+    share = (target if box_power == 1 else part)[positive]
+    misfit = misfit.clamp(min=0) ** box_power
+    return {"score": scores, "box": BOX_WEIGHT * (misfit * share).sum() / share.sum().clamp(min=1.0)}
 
 
 def _inside(truth: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
@@ -256,11 +270,11 @@ def _overlaps(truth: Tensor, predicted: Tensor) -> Tensor:
     return shared / (areas[0][:, :, None] + areas[1][:, None] - shared).clamp(min=1e-6)
 
 
-def _assign(overlap: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the face (N, A) that each cell learns, an index, and its target score (N, A), 0 for none."""
+def _assign(overlap: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the face (N, A) that each cell learns, an index, its target score, 0 for none, and its part, up to 1."""
     count, faces, cells = overlap.shape
     if faces == 0:
-        return scores.new_zeros(count, cells, dtype=torch.int64), torch.zeros_like(scores)
+        return scores.new_zeros(count, cells, dtype=torch.int64), torch.zeros_like(scores), torch.zeros_like(scores)
     alignment = scores[:, None] ** SCORE_POWER * overlap**OVERLAP_POWER
     best = alignment.topk(min(CELLS_PER_FACE, cells), dim=-1)
     chosen = torch.zeros_like(alignment).scatter(-1, best.indices, (best.values > 0).to(alignment.dtype))
@@ -268,5 +282,5 @@ def _assign(overlap: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     face = (chosen * overlap).argmax(dim=1)
     mine = torch.zeros_like(chosen).scatter(1, face[:, None], 1.0) * chosen
     alignment, overlap = alignment * mine, overlap * mine
-    scale = overlap.amax(dim=-1, keepdim=True) / alignment.amax(dim=-1, keepdim=True).clamp(min=1e-12)
-    return face, (alignment * scale).amax(dim=1)
+    part = alignment / alignment.amax(dim=-1, keepdim=True).clamp(min=1e-12)
+    return face, (part * overlap.amax(dim=-1, keepdim=True)).amax(dim=1), part.amax(dim=1)

@@ -38,6 +38,26 @@ def test_the_loss_is_small_where_all_is_right_and_large_where_it_is_not():
     assert float(perfect["score"]) < float(wrong["score"]) / 10
 
 
+def test_a_higher_box_power_puts_boxes_between_those_of_annotators_who_differ():
+    centres, strides = grid(64, 64, torch.device("cpu"))
+    image = torch.full((1, len(centres)), 2.0)
+    tight, loose = torch.tensor([[16.0, 16.0, 48.0, 48.0]]), torch.tensor([[8.0, 8.0, 56.0, 56.0]])
+
+    def best(power):
+        """Return the side at which one box for all cells costs least, where two of three annotators are loose."""
+        costs = {}
+        for side in range(28, 54):
+            box = torch.tensor([32 - side / 2, 32 - side / 2, 32 + side / 2, 32 + side / 2]).expand(1, len(centres), 4)
+            each = [
+                detection_losses(image, box, centres, strides, [face], 8.0, power)["box"] for face in (tight, loose)
+            ]
+            costs[side] = float(each[0] + 2 * each[1])
+        return min(costs, key=costs.__getitem__)
+
+    assert best(1.0) == 48
+    assert 38 <= best(4.0) <= 42
+
+
 def taught(size, faces, predicted=None):
     """Return the centres of all cells and the gradient of the score loss to their scores."""
     centres, strides = grid(size, size, torch.device("cpu"))
@@ -114,6 +134,7 @@ def test_the_second_look_adds_what_fills_a_large_image_and_nothing_else():
         ({"widths": (1, 2)}, "widths"),
         ({"neck": 0}, "neck is 0"),
         ({"test_side": 8}, "test_side is 8"),
+        ({"box_power": 0.5}, "box_power is 0.5"),
         ({"second_side": 8}, "second_side is 8"),
     ],
 )
