@@ -35,8 +35,8 @@ from faceexpr.metrics.calibration import calibration_error, set_values
 from faceexpr.metrics.classification import count_scores
 from faceexpr.metrics.tables import SampleTable
 from faceexpr.models.calibrator import Calibration, calibrated
-from faceexpr.pipeline.classifiers import load_classifier
-from faceexpr.pipeline.pipeline import MIN_SCORE
+from faceexpr.pipeline.classifiers import TaskClassifier, load_classifier
+from faceexpr.pipeline.programs import MIN_SCORE
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.crop import Box, Crop, clip_box, cut_face
 from faceexpr.utils.errors import FaceExprError
@@ -147,7 +147,7 @@ def load(name: str) -> Model:
     if loaded.class_names[:7] != FER_NAMES:
         raise FaceExprError(f"classifiers: {name} has the classes {', '.join(loaded.class_names)}; expected FER-2013's")
     own = loaded.calibration or Calibration()
-    if isinstance(loaded.task, ExpressionClassifier):
+    if isinstance(loaded, TaskClassifier) and isinstance(loaded.task, ExpressionClassifier):
         loaded.task.calibrate(None)
     return Model(lambda faces: loaded(faces)[:, :7], loaded.image_size, own, loaded.crop)
 

@@ -12,7 +12,7 @@ import yaml
 from conftest import REPOSITORY, measured
 from torch.utils.tensorboard import SummaryWriter
 
-from faceexpr.cli.export import load_exportable
+from faceexpr.pipeline.programs import load_exportable
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.weights.model_file import shipped_models
 

@@ -9,9 +9,9 @@ from conftest import TINY_NET, TINY_RUN, exit_code, measured, read_table
 from image_files import write_fer2013
 from PIL import Image
 
-from faceexpr.cli.export import load_exported
 from faceexpr.cli.main import main
 from faceexpr.data.synthetic.drawing import draw_face
+from faceexpr.pipeline.programs import load_exported
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.labels import FER_NAMES, FERPLUS_NAMES
 

@@ -13,7 +13,6 @@ from lightning.pytorch import Callback
 from PIL import Image
 from stub_steps import Boxes
 
-from faceexpr.cli.export import load_exported
 from faceexpr.cli.main import main
 from faceexpr.data.face_files import FaceFiles
 from faceexpr.metrics.predictions import read_samples
@@ -21,6 +20,7 @@ from faceexpr.models.base import ExpressionNet
 from faceexpr.models.preprocess import Preprocess
 from faceexpr.pipeline.classifiers import load_classifier
 from faceexpr.pipeline.pipeline import FacePipeline
+from faceexpr.pipeline.programs import load_exported
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.knn import KNNClassifier
 from faceexpr.utils.crop import Crop

@@ -13,8 +13,8 @@ import yaml
 from cards.benchmark import read_benchmark
 from cards.command import commands, without_folder
 from experiments.paper.runs import minutes, processor, unleaked_accuracy
-from faceexpr.cli.export import load_exportable
 from faceexpr.metrics.predictions import file_name
+from faceexpr.pipeline.programs import load_exportable
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.text import counted
 from faceexpr.weights.checkpoints import find_checkpoint, read_checkpoint

@@ -22,7 +22,8 @@ from faceexpr.pipeline.classifiers import TaskClassifier
 from faceexpr.pipeline.detectors import RUNS, GroundTruth, find_detector_file
 from faceexpr.pipeline.inputs import collect_inputs
 from faceexpr.pipeline.output import Output, Shard, check_options, fingerprint, report, write_coco
-from faceexpr.pipeline.pipeline import MIN_SCORE, FacePipeline, find_device
+from faceexpr.pipeline.pipeline import FacePipeline, find_device
+from faceexpr.pipeline.programs import MIN_SCORE
 from faceexpr.pipeline.records import RECORDS, ROWS
 from faceexpr.utils.errors import INTERRUPTED, SOME_FAILED, FaceExprError
 from faceexpr.utils.files import say
@@ -88,6 +89,8 @@ class AnalyzeOptions:
             finds smaller faces in large images and takes longer; null shrinks none.
         max_pixels: images with more pixels are not read and count as failed.
         device: auto takes the GPU where there is one, and of several each shard another; cpu; cuda; cuda:1.
+        runtime: what runs the models: torch, or ONNX Runtime on the CPU, for which they are written as ONNX files once
+            (to ~/.cache/faceexpr); ONNX files are run by it anyway.
         batch_size: images that are looked at together.
         face_batch: faces that are classified together.
         shard: INDEX/COUNT where this is one of COUNT processes that divide the list of images, with INDEX from 0, such
@@ -118,6 +121,7 @@ class AnalyzeOptions:
     reduce_to: int | None = 1000
     max_pixels: int = DEFAULT_MAX_PIXELS
     device: str = "auto"
+    runtime: Literal["torch", "onnx"] = "torch"
     batch_size: int = 8
     face_batch: int = 64
     shard: str | None = None
@@ -226,10 +230,11 @@ def build(options: AnalyzeOptions, index: int = 0) -> FacePipeline:
     pipeline = FacePipeline.from_checkpoints(
         options.detector,
         options.classifier,
-        find_device(options.device, index),
+        options.device if options.runtime == "onnx" else find_device(options.device, index),
         options.min_score,
         images=options.images,
         suppression=find_suppression(options),
+        runtime=options.runtime,
         batch_size=options.batch_size,
         face_batch=options.face_batch,
         coverage=options.coverage,
@@ -242,7 +247,8 @@ def build(options: AnalyzeOptions, index: int = 0) -> FacePipeline:
     if options.images is not None and options.annotations is None and not isinstance(pipeline.detector, GroundTruth):
         raise FaceExprError("images is for the images that annotations name; expected annotations with it")
     if options.explain:
-        assert isinstance(pipeline.classifier, TaskClassifier)
+        if not isinstance(pipeline.classifier, TaskClassifier):
+            raise FaceExprError("explain needs the gradients of a network in torch; expected runtime torch with it")
         explained_network(pipeline.classifier.task)
     return pipeline
 
@@ -265,6 +271,7 @@ def find_dependent_options(options: AnalyzeOptions, pipeline: FacePipeline) -> d
         "detector": fingerprint(find_detector_file(options.detector)),
         "classifier": fingerprint(find_checkpoint(options.classifier, RUNS, "classifier")),
         **find_suppression(options),
+        **({} if options.runtime == "torch" else {"runtime": options.runtime}),
         **used,
         "max_faces": (suppression or Suppression).max_faces,
         **{name: getattr(options, name) for name in DEPENDENT},

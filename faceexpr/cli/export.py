@@ -1,73 +1,52 @@
-"""Write a trained model as one file: a program that runs with torch alone, or a model file of half the size."""
+"""Write a trained model as a program that runs without this package, a model file of half the size, or a bundle."""
 
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib import resources
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from tempfile import TemporaryDirectory
-from typing import Any, TypeAlias
+from typing import Any, Literal
 
 import lightning
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from faceexpr import __version__
+from faceexpr.boxes.detections import Detections
 from faceexpr.cli.parser import Parser, naming_options
 from faceexpr.data.synthetic.drawing import draw_scene
-from faceexpr.models.calibrator import class_probabilities
 from faceexpr.models.light_detector import MEAN, STD, STRIDES, LightDetector
-from faceexpr.tasks.base import load_task
+from faceexpr.pipeline.programs import Exportable, apart, describe_input, load_exportable, to_int8, write_program
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.crop import Crop
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say, write_file
-from faceexpr.utils.specs import describe
 from faceexpr.weights.checkpoints import find_checkpoint, read_checkpoint
-from faceexpr.weights.model_file import ENDING, packed
-
-Exportable: TypeAlias = "ExpressionClassifier | FaceDetector"
+from faceexpr.weights.model_file import CLASSIFIER, DETECTOR, ENDING, packed
+from faceexpr.weights.onnx_file import ONNX, open_onnx
 
 PROGRAM = ".pt2"
 
-METADATA = "faceexpr.json"
-"""Name of the entry that holds the class names and the pre-processing in the exported file."""
-
-TOLERANCE = 1e-4
-"""Largest difference of a program from the model, in a probability."""
+BUNDLE = ""  # a folder has no ending
 
 MODEL_TOLERANCE = 0.02
 """Of a model file: in a probability, in a score, and in a box as a part of its longer side."""
 
-SUREST = 20
-"""Boxes of an image that are compared."""
-
-
-class Exported(nn.Module):
-    """uint8 images (N, C, H, W) of any size to probabilities (N, K), pre-processing and calibration included.
-
-    Args:
-        model: the classifier whose network this is.
-    """
-
-    def __init__(self, model: ExpressionClassifier) -> None:
-        super().__init__()
-        self.net = model.net
-        self.mirror = model.mirror
-        self.calibration = model.effective_calibration
-
-    def forward(self, image: Tensor) -> Tensor:
-        return class_probabilities(self.net, image, self.mirror, self.calibration)[1]
-
 
 def export(
-    ckpt_path: str,
     out: Path,
+    ckpt_path: str | None = None,
+    format: Literal["pt2", "onnx", "safetensors"] | None = None,  # the option's name
     channels: int | None = None,
+    images: Path | None = None,
+    precision: Literal["float32", "int8"] = "float32",
+    max_loss: float = 0.03,
+    detector: str | None = None,
+    classifier: str | None = None,
     data: str | None = None,
     licence: str | None = None,
     command: str | None = None,
@@ -75,105 +54,95 @@ def export(
 ) -> None:
     """Write a checkpoint as one file, which is compared with the model before it gets its name.
 
-    The ending of its name says what is written. A ``.pt2`` file is a ``torch.export`` program of a classifier that runs
-    without this package: it takes uint8 images of any number and size and gives probabilities; class names and
-    pre-processing are in its entry ``faceexpr.json``. A ``.safetensors`` file is a model file of a classifier or a
-    detector: weights in half precision, and a header that says what they are; this package takes it wherever it takes
-    a checkpoint, except to go on with a training.
+    The ending of its name says what is written. ``.pt2`` (a ``torch.export`` program) and ``.onnx`` (for ONNX Runtime)
+    run without this package: they take uint8 images of any number and size, and give calibrated probabilities, or boxes
+    with their scores. A ``.safetensors`` file is a model file: weights in half precision, and a header that says what
+    they are; this package takes it wherever it takes a checkpoint, except to go on with a training. A folder is a
+    bundle: a detector and a classifier in ONNX, with an example that needs numpy, Pillow and onnxruntime.
 
     Args:
+        out: the file to write, ``*.pt2``, ``*.onnx`` or ``*.safetensors``; or the folder of a bundle.
         ckpt_path: a checkpoint file, a run folder, a model file, or the name of a model that comes with the package.
-        out: the file to write, ``*.pt2`` or ``*.safetensors``.
-        channels: of a program: channels of the images that it will be given, 1 (grey) or 3 (RGB); by default those of
-            the images that the model was trained on.
-        data: of a model file: what it was trained on, in words.
-        licence: of a model file: on what terms it may be used, in words.
-        command: of a model file: how it was trained.
-        seed: of a model file: the seed of its training.
+        format: what is written; by default told by the ending.
+        channels: of a classifier's program: channels of the images that it will be given, 1 (grey) or 3 (RGB); by
+            default those of the images that the model was trained on.
+        images: of a program: folder of images like those that it will be given, faces for a classifier and photographs
+            for a detector; it is compared with the model on some of them, and fitted to them for int8. By default
+            drawn images.
+        precision: of an ONNX file; int8 needs images.
+        max_loss: part of the faces, from 0 to 1, on which int8 may decide otherwise than float32.
+        detector: of a bundle: as ckpt_path; by default the one that comes with the package.
+        classifier: of a bundle: as ckpt_path; by default the one that comes with the package.
+        data: what the model was trained on, in words.
+        licence: on what terms it may be used, in words.
+        command: how it was trained.
+        seed: the seed of its training.
     """
-    told = {"data": data, "licence": licence, "command": command, "seed": seed}
+    origin = {"data": data, "licence": licence, "command": command, "seed": seed}
+    files = [PROGRAM, ONNX, ENDING]
+    kinds: dict[str, tuple[Any, list[str]]] = {
+        "channels": (channels, [PROGRAM, ONNX]),
+        "images": (images, [PROGRAM, ONNX, BUNDLE]),
+        "precision": (None if precision == "float32" else precision, [ONNX]),
+        "detector": (detector, [BUNDLE]),
+        "classifier": (classifier, [BUNDLE]),
+        **{name: (value, files) for name, value in origin.items()},
+    }
     if channels not in (None, 1, 3):
         raise FaceExprError(f"channels is {channels}; expected 1 (grey) or 3 (RGB)")
+    if not 0 <= max_loss <= 1:
+        raise FaceExprError(f"max_loss is {max_loss}; expected 0 to 1")
+    if out.suffix not in files and (ckpt_path is not None or out.suffix != BUNDLE):
+        raise FaceExprError(f"out: {out} ends in none of {', '.join(files)}; expected a program or a model file")
+    for name, (value, endings) in kinds.items():
+        if value is not None and out.suffix not in endings:
+            named = " and ".join(f"{ending} files" if ending else "a bundle" for ending in endings)
+            raise FaceExprError(f"{name} is for {named}, and out is {out}; expected no {name}")
+    if format is not None and out.suffix not in (f".{format}", BUNDLE if format == "onnx" else None):
+        raise FaceExprError(f"format is {format}, and out is {out}; expected a name that ends in .{format}")
+    if out.suffix == BUNDLE:
+        write_bundle(out, detector or DETECTOR, classifier or CLASSIFIER, images)
+        return
+    if ckpt_path is None:
+        raise FaceExprError("ckpt_path is not given; expected the model to export")
     if out.is_dir():
         raise FaceExprError(f"out: {out} is a folder; expected a file name")
-    if out.suffix not in (PROGRAM, ENDING):
-        raise FaceExprError(f"out: {out} ends in neither {PROGRAM} nor {ENDING}; expected a program or a model file")
-    foreign, other = ({"channels": channels}, PROGRAM) if out.suffix == ENDING else (told, ENDING)
-    for name in (name for name, value in foreign.items() if value is not None):
-        raise FaceExprError(f"{name} is for {other} files, and out is {out}; expected no {name}")
+    if precision == "int8" and images is None:
+        raise FaceExprError("precision is int8, and images is not given; expected a folder of images to fit it to")
     source = find_checkpoint(ckpt_path, Path("lightning_logs"))
     with TemporaryDirectory() as folder:
-        written = Path(folder) / out.name
+        written = Path(folder, out.name)
         if out.suffix == ENDING:
-            summary = write_model_file(source, written, told)
+            summary = write_model_file(source, written, origin)
         else:
-            summary = write_program(source, written, channels)
+            summary = write_program(source, written, channels, images, **origin)
+        if precision == "int8" and images is not None:
+            written, exact = written.with_stem("int8"), written
+            summary = to_int8(exact, written, images, max_loss)
         write_file(out, written.read_bytes())
     say(f"{out}: {summary}")
 
 
-def write_program(source: Path, out: Path, channels: int | None) -> str:
-    """Write the classifier of a checkpoint as a program for images of ``channels`` channels, and return what it is.
+def write_bundle(out: Path, detector: str, classifier: str, images: Path | None) -> None:
+    """Write a detector and a classifier of RGB images as ONNX files, what they are, and a program that uses them.
 
-    None means those that it was trained on, or 1 where nobody knows.
-
-    Raises:
-        FaceExprError: the checkpoint holds no classifier, or the program gives other probabilities.
+    The classifier is compared on drawn images: photographs, which the detector has, are no faces.
     """
-    model = load_task(source, [ExpressionClassifier], "a classifier", "an ExpressionClassifier").eval()
-    crop = model.crop or Crop()
-    channels = channels or crop.channels or 1
-    exported = Exported(model)
-    size = model.net.preprocess.size
-    example = torch.randint(0, 256, (2, channels, size + 32, size + 48), dtype=torch.uint8)
-    sides = {2: torch.export.Dim("height", min=2), 3: torch.export.Dim("width", min=2)}
-    dynamic = {0: torch.export.Dim("images", min=1), **sides}
-    program = torch.export.export(exported, (example,), dynamic_shapes=(dynamic,), strict=False)
-    metadata = {
-        "class_names": list(model.class_names),
-        "channels": channels,
-        "crop": asdict(crop),
-        "preprocess": _preprocess(model),
-        "mirror": model.mirror,
-        "calibration": describe(model.calibration, "calibration"),
-        "faceexpr": __version__,
-    }
-    with warnings.catch_warnings():
-        # Said of each weight in channels_last; what was written is compared with the model below.
-        warnings.filterwarnings("ignore", message="No complete tensor found in the group")
-        torch.export.save(program, out, extra_files={METADATA: json.dumps(metadata)})
-    found = load_exported(out)[0]
-    generator = torch.Generator().manual_seed(0)
-    difference = 0.0
-    for shape in ((1, channels, size, size), (3, channels, 10 * size, 7 * size)):
-        image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        with torch.inference_mode():
-            difference = max(difference, float((found(image) - exported(image)).abs().max()))
-    if difference > TOLERANCE:
-        raise FaceExprError(
-            f"the exported program differs from {source} by {difference:.2g} in a probability, more than "
-            f"{TOLERANCE:g}; nothing was written"
-        )
-    return f"{', '.join(model.class_names)}; largest difference from the model {difference:.1e}"
-
-
-def _preprocess(model: ExpressionClassifier) -> dict[str, Any]:
-    preprocess = model.net.preprocess
-    return {
-        "channels": preprocess.channels,
-        "size": preprocess.size,
-        "mean": preprocess.mean.flatten().tolist(),
-        "std": preprocess.std.flatten().tolist(),
-        **({"standardise": True} if preprocess.standardise else {}),
-    }
-
-
-def load_exported(path: Path) -> tuple[nn.Module, dict[str, object]]:
-    """Return an exported program and its metadata."""
-    extra = {METADATA: ""}
-    program = torch.export.load(path, extra_files=extra)
-    metadata: dict[str, object] = json.loads(extra[METADATA])
-    return program.module(), metadata
+    models = {"detector": (detector, None, images), "classifier": (classifier, 3, None)}
+    with TemporaryDirectory() as folder:
+        described: dict[str, Any] = {"faceexpr": __version__}
+        for name, (ckpt_path, channels, own_images) in models.items():
+            written = Path(folder, f"{name}{ONNX}")
+            source = find_checkpoint(ckpt_path, Path("lightning_logs"), name)
+            say(f"{out / written.name}: {write_program(source, written, channels, own_images)}")
+            described[name] = {"file": written.name, **open_onnx(written)[1]}
+            if ("class_names" in described[name]) != (name == "classifier"):
+                raise FaceExprError(f"{name}: {ckpt_path} is none; expected a {name}")
+        Path(folder, "bundle.json").write_text(json.dumps(described, ensure_ascii=False, indent=2), encoding="utf-8")
+        Path(folder, "example.py").write_bytes((resources.files("faceexpr.pipeline") / "onnx_example.py").read_bytes())
+        for path in sorted(Path(folder).iterdir()):
+            write_file(out / path.name, path.read_bytes())
+    say(f"{out}: python {out / 'example.py'} IMAGE... needs numpy, Pillow and onnxruntime")
 
 
 def write_model_file(source: Path, out: Path, told: Mapping[str, str | int | None]) -> str:
@@ -204,17 +173,6 @@ def write_model_file(source: Path, out: Path, told: Mapping[str, str | int | Non
     return f"{type(model.net).__name__}, {size:.2f} MB; largest difference from the model: {spoken}"
 
 
-def load_exportable(path: Path) -> Exportable:
-    """Return the model of a checkpoint, set to evaluation.
-
-    Raises:
-        FaceExprError: it is of another kind.
-    """
-    kinds: list[type[Any]] = [ExpressionClassifier, FaceDetector]
-    model: Exportable = load_task(path, kinds, "a model to export", "an ExpressionClassifier or a FaceDetector")
-    return model.eval()
-
-
 def _header(model: Exportable, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     hyper_parameters = {**checkpoint["hyper_parameters"]}
     if "weights" in hyper_parameters:
@@ -226,7 +184,7 @@ def _header(model: Exportable, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         "data_hyper_parameters": without_folders(checkpoint.get("datamodule_hyper_parameters", {})),
     }
     if isinstance(model, ExpressionClassifier):
-        header |= {"class_names": list(model.class_names), "preprocess": _preprocess(model)}
+        header |= {"class_names": list(model.class_names), "preprocess": describe_input(model)}
         header["crop"] = asdict(model.crop or Crop())
         temperature = (hyper_parameters.get("calibration") or {}).get("temperature")
         header |= {} if temperature is None else {"temperature": temperature}
@@ -260,23 +218,9 @@ def _model_difference(one: Exportable, other: Exportable) -> tuple[float, str]:
         found = float((one(batch) - other(batch)).abs().max())
         return found, f"{found:.1g} in a probability"
     pairs = zip(one.net.candidates(images), other.net.candidates(images), strict=True)
-    boxes, scores = (torch.cat(parts).max() for parts in zip(*(_apart(*a, *b) for a, b in pairs), strict=True))
-    return float(max(boxes, scores)), f"{scores:.1g} in a score, {boxes:.1g} of a box's longer side"
-
-
-def _apart(boxes: Tensor, scores: Tensor, other_boxes: Tensor, other_scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Return for the surest boxes how far the nearest of the other ones are, and how far their scores; 0 of none."""
-    if not len(scores):
-        return scores.new_zeros(1), scores.new_zeros(1)
-    if not len(other_scores):
-        return scores.new_ones(1), scores.new_ones(1)
-    scores, order = scores.topk(min(SUREST, len(scores)))
-    boxes = boxes[order]
-    sides = (boxes[:, 2:] - boxes[:, :2]).amax(1, keepdim=True)
-    distances = (boxes[:, None] - other_boxes[None]).abs().amax(2) / sides
-    differences = (scores[:, None] - other_scores[None]).abs()
-    nearest = (distances + differences).argmin(1, keepdim=True)
-    return distances.gather(1, nearest).flatten(), differences.gather(1, nearest).flatten()
+    found = torch.stack([apart(Detections(*mine), Detections(*theirs)) for mine, theirs in pairs]).amax(0)
+    _, part, score = found.tolist()
+    return max(part, score), f"{score:.1g} in a score, {part:.1g} of a box's longer side"
 
 
 def run(args: list[str]) -> None:

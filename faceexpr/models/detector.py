@@ -55,6 +55,13 @@ class DetectionNet(Net):
         """
         raise NotImplementedError
 
+    def dense_candidates(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `candidates` of images of one size, uint8 (N, 3, H, W), by steps that depend on no value.
+
+        That is what an exported program can hold: boxes (N, K, 4), and scores (N, K), -1 where there is no box.
+        """
+        raise FaceExprError(f"{type(self).__name__} cannot be a program; expected a network that has dense_candidates")
+
     def forward(self, images: Sequence[Tensor]) -> list[Detections]:
         """Find the faces.
 

@@ -155,6 +155,35 @@ class LightDetector(DetectionNet):
                 found[place] = own_boxes[real], own_scores[sure][real]
         return found
 
+    def dense_candidates(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        boxes, scores = self._dense_look(images, self.test_side)
+        if not self.second_side:
+            return boxes, scores
+        again, filling = self._dense_look(images, self.second_side)
+        longer = boxes.new_ones(()) * torch.sym_max(*images.shape[-2:])
+        large = ((again[..., 2:] - again[..., :2]).amax(dim=-1) >= FILLS * longer) & (longer > self.second_side)
+        return torch.cat([boxes, again], dim=1), torch.cat([scores, torch.where(large, filling, -1.0)], dim=1)
+
+    def _dense_look(self, images: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        """Return what `_look` does as `dense_candidates`."""
+        height, width = images.shape[-2:]
+        longer: Any = torch.sym_max(height, width)
+        scale = (side * torch.ones((), dtype=torch.float64, device=images.device) / longer).clamp(max=1)
+        step = STRIDES[-1]
+        lengths: Any = [(scale * length).round().long().clamp(min=1) for length in (height, width)]
+        # As numbers of which nothing else is known: what torch derives from formulas takes it minutes.
+        rows, columns = (torch.sym_max(length.item(), 1) for length in lengths)
+        down, across = (torch.sym_max(((length + step - 1) // step).item(), 1) * step for length in lengths)
+        batch = pad(as_unit(resize(images, (rows, columns))), (0, across - columns, 0, down - rows))
+        outputs = self.features(batch)
+        boxes = decode(outputs, *grid(batch.shape[-2], batch.shape[-1], batch.device))
+        scores, kept = outputs[..., 0].sigmoid().topk(torch.sym_min(MOST_CANDIDATES, outputs.shape[1]), dim=1)
+        boxes = boxes.gather(1, kept[..., None].expand(-1, -1, 4)) / scale.float()
+        left, top, right, bottom = boxes.unbind(dim=-1)
+        sides = left.clamp(0, width), top.clamp(0, height), right.clamp(0, width), bottom.clamp(0, height)
+        boxes = torch.stack(sides, dim=-1)
+        return boxes, torch.where((boxes[..., 2:] > boxes[..., :2]).all(dim=-1), scores, -1.0)
+
 
 class _Block(nn.Module):
     """Two convolutions and a shortcut (He et al., 2016); the shortcut averages where it halves the size."""

@@ -1,7 +1,7 @@
 """The two-step system: images in, faces with the probabilities of their expressions out."""
 
-from faceexpr.pipeline.classifiers import Classifier, TaskClassifier, load_classifier
-from faceexpr.pipeline.detectors import Detector, GroundTruth, NetDetector, load_detector
+from faceexpr.pipeline.classifiers import Classifier, OnnxClassifier, TaskClassifier, load_classifier
+from faceexpr.pipeline.detectors import Detector, GroundTruth, NetDetector, OnnxDetector, load_detector
 from faceexpr.pipeline.pipeline import FacePipeline
 from faceexpr.pipeline.records import FaceResult, ImageResult, read_records
 from faceexpr.utils.crop import Crop
@@ -15,6 +15,8 @@ __all__ = [
     "GroundTruth",
     "ImageResult",
     "NetDetector",
+    "OnnxClassifier",
+    "OnnxDetector",
     "TaskClassifier",
     "load_classifier",
     "load_detector",

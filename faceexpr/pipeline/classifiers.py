@@ -11,6 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from faceexpr.models.calibrator import Calibration
+from faceexpr.models.preprocess import as_grey
+from faceexpr.pipeline.programs import Runtime, converted
 from faceexpr.tasks.base import ExpressionTask, load_task
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.knn import KNNClassifier
@@ -18,6 +21,7 @@ from faceexpr.utils.crop import FACE_SIZE, Crop
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.visualization.explain import class_maps, explained_network
 from faceexpr.weights.checkpoints import find_checkpoint
+from faceexpr.weights.onnx_file import ONNX, open_onnx
 
 
 class Classifier(Protocol):
@@ -87,18 +91,47 @@ class TaskClassifier:
         return class_maps(net, faces, chosen)
 
 
-def load_classifier(source: str | Path, device: str | torch.device = "cpu") -> TaskClassifier:
+class OnnxClassifier:
+    """A classifier in an ONNX file, run by ONNX Runtime on the CPU.
+
+    Args:
+        path: the file, of ``faceexpr export``; one that holds no classifier is refused.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.run, metadata = open_onnx(path, torch.get_num_threads())
+        if "class_names" not in metadata:
+            raise FaceExprError(f"{path} holds no classifier; expected one")
+        self.class_names: tuple[str, ...] = tuple(metadata["class_names"])
+        calibration = metadata["calibration"]
+        self.calibration = None if calibration is None else Calibration(**calibration)
+        self.crop = Crop(**metadata["crop"])
+        self.image_size: int = self.crop.size or metadata["preprocess"]["size"]
+        self.channels: int = metadata["channels"]
+
+    def __call__(self, faces: Tensor) -> NDArray[np.float32]:
+        """Classify faces, grey or RGB; see `Classifier`."""
+        faces = as_grey(faces) if self.channels == 1 else faces.expand(-1, 3, -1, -1)
+        return np.asarray(self.run(faces.contiguous().numpy())[0])
+
+
+def load_classifier(
+    source: str | Path, device: str | torch.device = "cpu", runtime: Runtime = "torch"
+) -> TaskClassifier | OnnxClassifier:
     """Load a classifier of any kind.
 
     Args:
-        source: a checkpoint, a run folder (its best checkpoint), a model file, or the name of a model that comes with
-            the package.
+        source: a checkpoint, a run folder (its best checkpoint), a model file, an ONNX file, or the name of a model
+            that comes with the package.
         device: where it shall run.
+        runtime: ``onnx`` has ONNX Runtime run it, on the CPU; a checkpoint is written as an ONNX file first.
 
     Raises:
         FaceExprError: it cannot be loaded, is no classifier of expressions, or its class names do not fit its outputs.
     """
     path = find_checkpoint(source, Path("lightning_logs"), "classifier")
+    if runtime == "onnx" or path.suffix == ONNX:
+        return OnnxClassifier(converted(path))
     kinds: list[type[ExpressionTask]] = [ExpressionClassifier, KNNClassifier]
     wanted = "a classifier of expressions, an ExpressionClassifier or a KNNClassifier"
     return TaskClassifier(load_task(path, kinds, "a classifier", wanted), device, str(path))

@@ -6,21 +6,24 @@ import os
 from collections.abc import Mapping, Sequence
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from faceexpr.boxes.detections import Detections
+from faceexpr.boxes.suppression import Suppression, suppress
 from faceexpr.data.annotations.reading import Annotations, read_annotations
 from faceexpr.detectron2.detectron2_options import find_weights
 from faceexpr.models.detector import DetectionNet
+from faceexpr.pipeline.programs import EVERYTHING, Runtime, converted
 from faceexpr.tasks.base import load_task
 from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.weights.checkpoints import find_checkpoint
 from faceexpr.weights.model_file import is_model_file, shipped_models
+from faceexpr.weights.onnx_file import ONNX, open_onnx
 
 RUNS = Path("lightning_logs")
 
@@ -65,6 +68,28 @@ class NetDetector:
         return [found[index] for index in range(len(images))]
 
 
+class OnnxDetector:
+    """A detector in an ONNX file, run by ONNX Runtime on the CPU; its candidates are suppressed as any others.
+
+    Args:
+        path: the file, of ``faceexpr export``; one that holds no detector is refused.
+        changes: options of `Suppression` that differ from those in the file.
+    """
+
+    def __init__(self, path: Path, changes: Mapping[str, Any]) -> None:
+        self.run, metadata = open_onnx(path, torch.get_num_threads())
+        if "suppression" not in metadata:
+            raise FaceExprError(f"{path} holds no detector; expected one")
+        self.suppression = Suppression(**{**metadata["suppression"], **changes})
+
+    def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+        """Find faces, in one image after the other; see `Detector`."""
+        limits = {"min_score": self.suppression.min_score, **EVERYTHING}
+        outputs = (self.run(image.transpose(2, 0, 1)[None], **limits) for image in images)
+        found = (map(torch.from_numpy, boxes_and_scores) for *boxes_and_scores, _ in outputs)
+        return [suppress(boxes, scores, self.suppression) for boxes, scores in found]
+
+
 class GroundTruth:
     """Annotated boxes in the place of a detector's: what the second step does when the first makes no mistake.
 
@@ -99,17 +124,19 @@ def load_detector(
     suppression: Mapping[str, float | int | str] | None = None,
     batch_size: int = 8,
     images: Path | None = None,
+    runtime: Runtime = "torch",
 ) -> Detector | GroundTruth:
     """Load a detector.
 
     Args:
         source: a checkpoint of ``faceexpr fit`` or of ``faceexpr detectron2 fit``, the folder of such a run (its best
-            checkpoint), a model file, the name of a model that comes with the package, or a file of annotations, whose
-            boxes then stand in the place of a detector's.
+            checkpoint), a model file, an ONNX file, the name of a model that comes with the package, or a file of
+            annotations, whose boxes then stand in the place of a detector's.
         device: where it shall run.
         suppression: options of `Suppression` that differ from those of its training, such as ``{"min_score": 0.5}``.
         batch_size: images in a batch of the network.
         images: folder of the images, for a file of annotations.
+        runtime: ``onnx`` has ONNX Runtime run it, on the CPU; a checkpoint is written as an ONNX file first.
 
     Raises:
         FaceExprError: nothing of these is there, or it cannot be loaded.
@@ -121,8 +148,12 @@ def load_detector(
     except OSError as error:
         raise FaceExprError(f"detector: {path} cannot be read: {error.strerror}") from error
     # Annotations are text; torch writes zip archives, or pickles as it did long ago.
-    if not is_model_file(path) and not start.startswith((b"PK", b"\x80")):
+    if path.suffix != ONNX and not is_model_file(path) and not start.startswith((b"PK", b"\x80")):
         return GroundTruth(read_annotations(path, images), str(path))
+    if runtime == "onnx" or path.suffix == ONNX:
+        if path.suffix == ".pth":
+            raise FaceExprError(f"runtime is onnx, and {path} is Detectron2's; expected torch")
+        return OnnxDetector(converted(path), suppression or {})
     if path.suffix == ".pth":
         from faceexpr.detectron2.detectron2_detector import Detectron2Detector
 

@@ -23,6 +23,7 @@ from faceexpr.data.image_reading import face_tensor
 from faceexpr.models.calibrator import Calibration, check_coverage, prediction_sets
 from faceexpr.pipeline.classifiers import Classifier, load_classifier
 from faceexpr.pipeline.detectors import Detector, GroundTruth, load_detector
+from faceexpr.pipeline.programs import MIN_SCORE, Runtime
 from faceexpr.pipeline.records import NOT_FINITE, FaceResult, ImageResult
 from faceexpr.utils.crop import Crop, clip_box, cut_face
 from faceexpr.utils.errors import FaceExprError, require
@@ -31,9 +32,6 @@ from faceexpr.utils.text import counted
 from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
 
 READERS = min(4, os.cpu_count() or 1)
-
-MIN_SCORE = 0.5
-"""Faces that a detector is less sure of are left out."""
 
 Input: TypeAlias = "str | Path | tuple[str, bytes | Callable[[], bytes]]"
 """A file; or what an image is called, with the bytes of its file or what reads them when it is its turn."""
@@ -118,6 +116,7 @@ class FacePipeline:
         max_faces: int | None = None,
         images: Path | None = None,
         suppression: Mapping[str, float | int | str] | None = None,
+        runtime: Runtime = "torch",
         **kwargs: Any,
     ) -> FacePipeline:
         """Build a pipeline from files, or from the models that come with the package.
@@ -132,6 +131,7 @@ class FacePipeline:
                 training.
             images: folder of the images that a file of annotations names.
             suppression: further options of `Suppression` that differ from those of the detector's training.
+            runtime: ``onnx`` has ONNX Runtime run both, on the CPU; checkpoints are written as ONNX files first.
             kwargs: see `FacePipeline`.
 
         Raises:
@@ -141,9 +141,11 @@ class FacePipeline:
         if max_faces is not None:
             changes["max_faces"] = max_faces
         Suppression(**changes)  # type: ignore[arg-type]
-        device = find_device(device)
-        found = load_detector(detector, device, changes, kwargs.get("batch_size", 8), images)
-        return cls(found, load_classifier(classifier, device), **kwargs)
+        if runtime == "onnx" and str(device) not in ("auto", "cpu"):
+            raise FaceExprError(f"runtime is onnx, which runs on the CPU, and device is {device}; expected cpu")
+        device = find_device("cpu" if runtime == "onnx" else device)
+        found = load_detector(detector, device, changes, kwargs.get("batch_size", 8), images, runtime)
+        return cls(found, load_classifier(classifier, device, runtime), **kwargs)
 
     def __call__(self, image: Source, bgr: bool = False) -> ImageResult:
         """Analyse one image.

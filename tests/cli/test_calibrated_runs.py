@@ -10,12 +10,12 @@ from conftest import TINY_DATA, TINY_NET, TINY_RUN, exit_code, measured
 from processes import run_together
 
 from faceexpr.callbacks.calibration import Calibrate, fit_calibration, name_calibrated
-from faceexpr.cli.export import load_exported
 from faceexpr.cli.main import main
 from faceexpr.data.corruptions import corrupt
 from faceexpr.data.synthetic import SyntheticFaces
 from faceexpr.metrics.tables import SampleTable
 from faceexpr.models.calibrator import Calibration, calibrated, fit_temperature, fit_threshold, mass_before
+from faceexpr.pipeline.programs import load_exported
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.errors import FaceExprError
 

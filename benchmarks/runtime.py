@@ -1,0 +1,131 @@
+r"""How fast, and how right, are the models in ONNX Runtime, in float32 and in int8, beside torch?
+
+In one run, in turns, on the same inputs: the detector on decoded photographs, one at a time, and the classifier on
+batches of FER-2013's PrivateTest.
+
+    python benchmarks/runtime.py --annotations wider_face_val_bbx_gt.txt --photos WIDER_train \
+        --fer2013 fer2013.csv.gz [--threads 1]
+
+The files are exported first, each compared with its model; int8 is fitted to the photographs of a folder and to faces
+of FER-2013's training part, none of which is measured on. Prints accuracy and AP50, the largest difference of float32
+from torch, milliseconds (median), and the median of torch's time by each one's.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common.scenes import photographs
+from jsonargparse import auto_cli
+from PIL import Image
+
+from faceexpr.data.fer2013 import read_table
+from faceexpr.metrics.detection import score_detections
+from faceexpr.pipeline import load_classifier, load_detector
+from faceexpr.pipeline.programs import write_program
+from faceexpr.utils.images import read_image
+from faceexpr.weights.checkpoints import find_checkpoint
+from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
+
+WARM_UP = 3
+"""Inputs that are looked at before the clock runs."""
+
+FITTED = 600
+"""Faces of the training part that int8 is fitted to and checked on."""
+
+MIN_SCORE = 0.005
+"""Less sure boxes count for average precision too."""
+
+
+def main(
+    annotations: str,
+    photos: Path,
+    fer2013: Path,
+    detector: str = DETECTOR,
+    classifier: str = CLASSIFIER,
+    threads: int = 1,
+    batch_size: int = 64,
+    most: int | None = None,
+) -> None:
+    """Measure the runtimes.
+
+    Args:
+        annotations: file with the true boxes of the photographs to measure on.
+        photos: folder of other photographs, to fit int8 to.
+        fer2013: FER-2013's CSV file.
+        detector: as of ``faceexpr analyze``.
+        classifier: as of ``faceexpr analyze``.
+        threads: of torch and of ONNX Runtime.
+        batch_size: of the classifier.
+        most: at most so many photographs and batches.
+    """
+    torch.set_num_threads(threads)
+    fer = read_table(fer2013, "skip", None)
+    train, test = fer.split(fer.rows("train")), fer.split(fer.rows("test"))
+    assert test.targets is not None
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / "faces").mkdir()
+        for number, face in enumerate(train.tensor[:: len(train.tensor) // FITTED, 0].numpy()):
+            Image.fromarray(face).save(folder / f"faces/{number:05}.png")
+        files: dict[str, dict[str, Path]] = {}
+        for kind, name, images in (("detector", detector, photos), ("classifier", classifier, folder / "faces")):
+            source = find_checkpoint(name, Path("lightning_logs"), kind)
+            files[kind] = {"torch": source}
+            for precision in ("float32", "int8"):
+                out = files[kind][f"onnx {precision}"] = folder / f"{kind}-{precision}.onnx"
+                print(write_program(source, out, 3 if kind == "detector" else 1, images, precision, 1.0), flush=True)
+        scenes = photographs(annotations, None)[:most]
+        changes: dict[str, Any] = {"min_score": MIN_SCORE}
+        finders: dict[str, Any] = {
+            name: load_detector(path, suppression=changes) for name, path in files["detector"].items()
+        }
+        found = measure(finders, [[read_image(scene.path).pixels] for scene in scenes])
+        ap50 = {
+            name: score_detections([s.truth for s in scenes], [one for (one,) in each]).values["ap50"]
+            for name, (each, _) in found.items()
+        }
+        report(f"detector, {len(scenes)} photographs, {threads} threads: AP50", found, ap50)
+        batches = [*test.tensor.split(batch_size)][:most]
+        tellers = {name: load_classifier(path) for name, path in files["classifier"].items()}
+        found = measure(tellers, batches)
+        rows = {name: np.concatenate(each) for name, (each, _) in found.items()}
+        targets = test.targets.numpy()[: len(rows["torch"])]
+        right = {name: float((each.argmax(1) == targets).mean()) for name, each in rows.items()}
+        report(f"classifier, {len(targets)} faces, {threads} threads: accuracy", found, right)
+        apart = np.abs(rows["torch"] - rows["onnx float32"]).max()
+        print(f"largest difference of float32 in a probability: {apart:.1e}")
+
+
+def measure(
+    callers: Mapping[str, Callable[[Any], Any]], inputs: Sequence[Any]
+) -> dict[str, tuple[list[Any], list[float]]]:
+    """Let each look at each input in turns; return what each gives, and its seconds."""
+    found: dict[str, tuple[list[Any], list[float]]] = {name: ([], []) for name in callers}
+    for number, given in enumerate([*inputs[:WARM_UP], *inputs]):
+        for name, caller in callers.items():
+            start = time.perf_counter()
+            result = caller(given)
+            if number >= WARM_UP:
+                found[name][1].append(time.perf_counter() - start)
+                found[name][0].append(result)
+    return found
+
+
+def report(title: str, found: Mapping[str, tuple[list[Any], list[float]]], values: Mapping[str, Any]) -> None:
+    """Print a table."""
+    print(f"\n{title}")
+    for name, (_, seconds) in found.items():
+        ratio = statistics.median(own / this for own, this in zip(found["torch"][1], seconds, strict=True))
+        print(f"{name:13} {values[name]:.4f}  {statistics.median(seconds) * 1e3:7.1f} ms  torch/this {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
