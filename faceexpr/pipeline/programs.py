@@ -271,7 +271,7 @@ def _check_batches(model: Exportable, folder: Path | None, channels: int, side: 
         rng = np.random.default_rng(0)
         drawn = [draw_scene(rng, 320 + 80 * place, 256 + 50 * place, 3)[0] for place in range(6)]
         batches = [_as_batch(pixels, channels) for pixels in drawn]
-    sizes = ((5, side), (3, 333), (2, 4 * side), (8, 2 * side))
+    sizes = ((3, side), (2, 333), (1, 4 * side), (2, 2 * side))
     sized = [[as_sized(batches[place % len(batches)], size) for place in range(count)] for count, size in sizes]
     batches += map(torch.cat, sized)
     if isinstance(model, FaceDetector):

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from red_finder import save_task
 
-from faceexpr.cli.export import write_program
+from faceexpr.pipeline.programs import write_program
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.visualization.explain import class_maps
 
