@@ -218,8 +218,8 @@ def _model_difference(one: Exportable, other: Exportable) -> tuple[float, str]:
         found = float((one(batch) - other(batch)).abs().max())
         return found, f"{found:.1g} in a probability"
     pairs = zip(one.net.candidates(images), other.net.candidates(images), strict=True)
-    found = torch.stack([apart(Detections(*mine), Detections(*theirs)) for mine, theirs in pairs]).amax(0)
-    _, part, score = found.tolist()
+    apart_by = torch.stack([apart(Detections(*mine), Detections(*theirs)) for mine, theirs in pairs])
+    _, part, score = apart_by.amax(0).tolist()
     return max(part, score), f"{score:.1g} in a score, {part:.1g} of a box's longer side"
 
 
