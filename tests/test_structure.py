@@ -174,8 +174,8 @@ FOREIGN_INNARDS = re.compile(r"fit_loop|\[.loops.\]|excepthook|formatwarning|os\
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_the_innards_of_libraries_are_left_alone(path):
     assert FOREIGN_INNARDS.findall(source(path)) == []
-    # Two are programs: the command and the process of a trial, which hand the arguments on.
-    if module_name(path) not in ("faceexpr.cli.main", "faceexpr.sweep.trial"):
+    # Three are programs: the command and the process of a trial, which hand the arguments on, and a bundle's example.
+    if module_name(path) not in ("faceexpr.cli.main", "faceexpr.sweep.trial", "faceexpr.pipeline.onnx_example"):
         assert "sys.argv" not in source(path)
 
 
