@@ -217,7 +217,7 @@ def test_weights_that_do_not_fit_half_precision_are_refused(workdir, capsys):
     ("options", "expected"),
     [
         (["--out=a.pth"], "ends in none of .pt2, .onnx, .safetensors"),
-        (["--out=a.safetensors", "--channels=3"], "--channels is for .pt2 and .onnx files"),
+        (["--out=a.safetensors", "--channels=3"], "--channels is for .pt2 files and .onnx files"),
         (["--out=a.pt2", "--channels=2"], "--channels is 2"),
         (["--out=file/a.pt2"], "cannot be written"),
         (["--out=a.pt2", "--ckpt_path=knn.ckpt"], "it holds KNNClassifier; expected the checkpoint of an Expression"),
