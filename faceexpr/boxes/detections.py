@@ -30,6 +30,11 @@ class Detections:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def above(self, score: float) -> Detections:
+        """Return the faces with at least this score; where there are others, none that has it was left out."""
+        kept = int((self.scores >= score).sum())
+        return Detections(self.boxes[:kept], self.scores[:kept], self.limited and kept == len(self))
+
     def cpu(self) -> Detections:
         """Return the same on the host."""
         return Detections(self.boxes.cpu(), self.scores.cpu(), self.limited)

@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "predict": ("faceexpr.cli.train:run", "Write the class probabilities of images to predictions.csv."),
     "sweep": ("faceexpr.cli.sweep:run", "Run fit over a grid of its options, or search them."),
     "analyze": ("faceexpr.cli.analyze:run", "Find the faces in photographs and tell the expression of each."),
+    "serve": ("faceexpr.cli.serve:run", "Serve a page and POST /analyze: photographs in, expressions out."),
     "merge": ("faceexpr.cli.merge:run", "Put the parts of an analysis by several processes together."),
     "annotate": ("faceexpr.cli.annotate:run", "Draw the true boxes of an annotation file into its images."),
     "fetch": ("faceexpr.cli.fetch:run", "Fetch the images that an annotation file names by links."),

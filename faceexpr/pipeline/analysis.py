@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from faceexpr.pipeline.classifiers import TaskClassifier
 from faceexpr.pipeline.inputs import Item
 from faceexpr.pipeline.pipeline import Analysis, FacePipeline
-from faceexpr.pipeline.records import CROPS, EXPLAINED, PICTURES, FaceResult
+from faceexpr.pipeline.records import CROPS, EXPLAINED, PICTURES, UNKNOWN, caption
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import write_file
 from faceexpr.utils.labels import colour
@@ -28,9 +28,6 @@ from faceexpr.visualization.explain import side_by_side
 
 BATCHES = 4
 """Batches of a pipeline that an actor is given together: while one is looked at, the next is read."""
-
-UNKNOWN = "?"
-"""Caption of a face without an expression."""
 
 _HEIGHT, _GAP, _BAND, _TEXT = 256, 8, 34, 17
 
@@ -171,18 +168,6 @@ def draw_faces(analysis: Analysis, class_names: Sequence[str]) -> NDArray[np.uin
         [colour(name) for name in class_names],
         class_names,
     )
-
-
-def caption(face: FaceResult) -> str:
-    """Return what is written beside a face: its expression in per cent, or those that it may be as people say them."""
-    if face.expression is None or face.probabilities is None:
-        return UNKNOWN
-    names = face.expressions or ()
-    if len(names) <= 1:
-        return f"{face.expression} {face.probabilities[face.expression]:.0%}"
-    if len(names) > 3:
-        names = (*names[:2], f"{len(names) - 2} more")
-    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def explain_faces(pipeline: FacePipeline, analysis: Analysis) -> Iterator[tuple[int, NDArray[np.uint8]]]:

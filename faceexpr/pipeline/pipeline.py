@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import isfinite
@@ -15,16 +16,20 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 
 from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.suppression import Suppression
 from faceexpr.data.image_reading import face_tensor
 from faceexpr.models.calibrator import Calibration, check_coverage, prediction_sets
-from faceexpr.pipeline.classifiers import Classifier, load_classifier
-from faceexpr.pipeline.detectors import Detector, GroundTruth, load_detector
+from faceexpr.models.detector import DetectionNet
+from faceexpr.pipeline.classifiers import Classifier, TaskClassifier, load_classifier
+from faceexpr.pipeline.detectors import Detector, GroundTruth, NetDetector, load_detector
 from faceexpr.pipeline.programs import MIN_SCORE, Runtime
 from faceexpr.pipeline.records import NOT_FINITE, FaceResult, ImageResult
+from faceexpr.tasks.base import ExpressionTask
+from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.crop import Crop, clip_box, cut_face
 from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.images import DEFAULT_MAX_PIXELS, DecodedImage, ImageError, Source, read_image, source_name
@@ -58,10 +63,11 @@ class FacePipeline:
     """Finds the faces in images and tells the expression of each.
 
     Args:
-        detector: finds the faces; or annotations, whose boxes are taken. By default the detector that comes with the
-            package, at a score of 0.5 or more.
-        classifier: tells the expressions. Their number and their names are those of its checkpoint. By default the
-            classifier that comes with the package.
+        detector: finds the faces: a name or a file (see `load_detector`), a trained `FaceDetector` or its network, each
+            at a score of 0.5 or more; or any `Detector`, or annotations, whose boxes are taken. By default the detector
+            that comes with the package.
+        classifier: tells the expressions: a name or a file (see `load_classifier`), a trained `ExpressionTask`, or any
+            `Classifier`. Their number and their names are its own. By default the one that comes with the package.
         crop: how a face is cut out; by default as the classifier's training had it.
         batch_size: images that are read and searched together; their faces are classified together.
         face_batch: faces in a batch of the classifier.
@@ -75,8 +81,8 @@ class FacePipeline:
 
     def __init__(
         self,
-        detector: Detector | GroundTruth | None = None,
-        classifier: Classifier | None = None,
+        detector: str | Path | FaceDetector | DetectionNet | Detector | GroundTruth | None = None,
+        classifier: str | Path | ExpressionTask | Classifier | None = None,
         crop: Crop | None = None,
         batch_size: int = 8,
         face_batch: int = 64,
@@ -91,8 +97,8 @@ class FacePipeline:
         for name, value in limits.items():
             if value is not None and value < 1:
                 raise FaceExprError(f"{name} is {value}; expected 1 or more")
-        self.detector = load_detector(DETECTOR, suppression={"min_score": MIN_SCORE}) if detector is None else detector
-        self.classifier = load_classifier(CLASSIFIER) if classifier is None else classifier
+        self.detector = as_detector(DETECTOR if detector is None else detector, batch_size)
+        self.classifier = as_classifier(CLASSIFIER if classifier is None else classifier)
         own = getattr(self.classifier, "crop", Crop())
         self.crop = own if crop is None else replace(crop, channels=crop.channels or own.channels)
         self.batch_size = batch_size
@@ -155,9 +161,14 @@ class FacePipeline:
                 floating point from 0 to 1.
             bgr: the array's channels are blue, green, red, as OpenCV has them.
 
+        Returns:
+            What was found; it can draw itself, from the image that was given or the file.
+
         Raises:
             ImageError: the image cannot be read.
+            FaceExprError: it is not one image.
         """
+        require_one_image(image)
         if bgr:
             if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] not in (3, 4):
                 raise FaceExprError("bgr is true, but the image is not an array (height, width, 3); expected one")
@@ -165,7 +176,8 @@ class FacePipeline:
         decoded = self._read(image)
         if isinstance(decoded, ImageError):
             raise decoded
-        return self._analyze([(source_name(image), decoded)])[0].result
+        result = self._analyze([(source_name(image), decoded)])[0].result
+        return replace(result, image=None if isinstance(image, str | os.PathLike) else image)
 
     def run(self, paths: Iterable[Input]) -> Iterator[ImageResult]:
         """Analyse files one after the other, in constant memory; one that cannot be read has a result that says why.
@@ -181,7 +193,7 @@ class FacePipeline:
         if isinstance(paths, str | bytes | os.PathLike):
             raise FaceExprError(f"paths is {paths!r}; expected a list, or a call of the pipeline with this one")
         named: Iterator[tuple[str, Source | Callable[[], bytes]]] = (
-            path if isinstance(path, tuple) else (str(path), path) for path in paths
+            path if isinstance(path, tuple) else (source_name(path), path) for path in paths
         )
         with ThreadPoolExecutor(max_workers=READERS) as readers:
             reading = ((name, readers.submit(self._read, file)) for name, file in named)
@@ -191,6 +203,16 @@ class FacePipeline:
                 # The next images are decoded while these are looked at.
                 coming = [*islice(reading, self.batch_size)]
                 yield from self._analyze(batch)
+
+    def analyze_decoded(
+        self, images: Sequence[tuple[str, DecodedImage]], min_scores: Sequence[float]
+    ) -> list[Analysis]:
+        """Analyse images together that were read already, each with a name and the least score of its faces."""
+        if isinstance(self.detector, GroundTruth):
+            raise FaceExprError("detector is a file of annotations, which knows files alone; expected a model")
+        found = self.detector([image.pixels for _, image in images])
+        sure = [each.above(score) for each, score in zip(found, min_scores, strict=True)]
+        return self._classify([self._cut_faces(*given, each) for given, each in zip(images, sure, strict=True)])
 
     def _read(self, source: Source | Callable[[], bytes]) -> DecodedImage | ImageError:
         try:
@@ -281,6 +303,62 @@ def _fail(source: str, reason: str) -> Analysis:
 def _round(value: float) -> float:
     """Return a number with six significant digits: beyond them two machines differ."""
     return float(f"{value:.6g}")
+
+
+def as_detector(given: Any, batch_size: int = 8) -> Detector | GroundTruth:
+    """Return what finds faces, given in any of the ways that `FacePipeline` takes."""
+    if isinstance(given, str | Path):
+        return load_detector(given, suppression={"min_score": MIN_SCORE}, batch_size=batch_size)
+    net = given.net if isinstance(given, FaceDetector) else given
+    if isinstance(net, DetectionNet):
+        net = deepcopy(net)  # the one that was given may be trained and measured on, with its own scores
+        net.set_suppression(min_score=MIN_SCORE)
+        return NetDetector(net, next(net.parameters()).device, batch_size)
+    if isinstance(given, GroundTruth) or (callable(given) and not isinstance(given, nn.Module | type)):
+        return given  # type: ignore[no-any-return]
+    raise FaceExprError(
+        f"detector is {_kind(given)}; expected a name, a file, a FaceDetector, or a function from arrays to Detections"
+    )
+
+
+def as_classifier(given: Any) -> Classifier:
+    """Return what tells expressions, given in any of the ways that `FacePipeline` takes."""
+    if isinstance(given, str | Path):
+        return load_classifier(given)
+    if isinstance(given, ExpressionTask):
+        return TaskClassifier(given, given.device)
+    named = hasattr(given, "class_names") and hasattr(given, "image_size")
+    if named and callable(given) and not isinstance(given, nn.Module | type):
+        return given  # type: ignore[no-any-return]
+    raise FaceExprError(
+        f"classifier is {_kind(given)}; expected a name, a file, a network as ExpressionClassifier(net=...), or a "
+        "function from faces to probabilities with class_names and an image_size"
+    )
+
+
+def require_one_image(image: Any) -> None:
+    """Refuse several images and what is none, with a `FaceExprError` that says what to call."""
+    if isinstance(image, str) and "://" in image:
+        raise FaceExprError(f"image is a link, {image}; expected its bytes: urllib.request.urlopen(link).read()")
+    if isinstance(image, Tensor):
+        change = "pipeline(image.permute(1, 2, 0).cpu().numpy())"
+        each = change if image.ndim == 3 else f"[{change} for image in images]"
+        raise FaceExprError(f"image is a tensor {tuple(image.shape)}; expected an array (height, width, 3): {each}")
+    several = isinstance(image, Sequence | Iterator) and not isinstance(image, str | bytes | bytearray)
+    if several or (isinstance(image, np.ndarray) and image.ndim == 4):
+        raise FaceExprError(
+            f"image is {_kind(image)}, not one image; expected [pipeline(image) for image in images], or "
+            "pipeline.run(paths), which looks at several files together"
+        )
+    if not isinstance(image, str | os.PathLike | bytes | Image.Image | np.ndarray):
+        raise FaceExprError(f"image is {_kind(image)}; expected a path, a file's bytes, a PIL image or an array")
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array {value.shape}"
+    name = value.__name__ if isinstance(value, type) else type(value).__name__
+    return f"the class {name}" if isinstance(value, type) else f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
 
 
 def find_device(device: str | torch.device, index: int = 0) -> torch.device:

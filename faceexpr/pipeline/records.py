@@ -5,20 +5,35 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from faceexpr.utils.errors import FaceExprError
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.files import as_bytes, replacing
-from faceexpr.utils.text import class_columns, column_classes
+from faceexpr.utils.images import ImageError, Source, read_image
+from faceexpr.utils.text import class_columns, column_classes, counted, some
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 RECORDS, ROWS, COCO, OPTIONS = "faces.jsonl", "faces.csv", "detections.json", "analysis.json"
 """Files of results: a record an image, a row a face, COCO detections, and the options that all depend on."""
 
 PICTURES, CROPS, EXPLAINED, PARTS = "pictures", "crops", "explained", "parts"
 """Folders in the folder of the results: drawn images, faces, explained faces, and the records of several processes."""
+
+UNKNOWN = "?"
+"""Caption of a face without an expression."""
+
+DRAWN = 1000
+"""Pixels that the shorter side of an image keeps where a result is drawn; in a notebook, the longer side at most."""
 
 NOT_FINITE = "the classifier's probabilities are not finite"
 
@@ -38,7 +53,7 @@ _FACE_FIELDS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FaceResult:
     """A face.
 
@@ -58,10 +73,13 @@ class FaceResult:
     probabilities: Mapping[str, float] | None
     expressions: tuple[str, ...] | None = None
 
+    def __repr__(self) -> str:
+        return f"FaceResult({caption(self)}, score {self.score:.2f}, box {tuple(map(round, self.box))})"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class ImageResult:
-    """An image.
+    """An image. In a notebook it shows itself.
 
     Attributes:
         source: its path, or what it was given as.
@@ -70,6 +88,7 @@ class ImageResult:
         size: width and height in pixels of the upright image; None where it could not be read.
         faces: the faces, the surest first.
         notes: remarks, such as "first of 2 frames".
+        image: what was given in the place of a file, to draw on; None where ``source`` is a file.
     """
 
     source: str
@@ -78,6 +97,72 @@ class ImageResult:
     size: tuple[int, int] | None
     faces: tuple[FaceResult, ...]
     notes: tuple[str, ...] = ()
+    image: Source | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        if self.status == "error" and not self.faces:
+            return f"ImageResult({self.source!r}, error: {self.reason})"
+        found = some([caption(face) for face in self.faces])
+        return f"ImageResult({self.source!r}, {counted(len(self.faces), 'face')}{': ' if found else ''}{found})"
+
+    def _repr_png_(self) -> bytes | None:
+        try:
+            image = Image.fromarray(self.draw())
+        except ImageError:  # the text says what there is to say
+            return None
+        image.thumbnail((DRAWN, DRAWN))
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        return file.getvalue()
+
+    def draw(self) -> NDArray[np.uint8]:
+        """Return the image with its boxes, expressions and charts, RGB, uint8 (H, W, 3); large ones are shrunk.
+
+        Raises:
+            ImageError: it cannot be read (any more): a file has gone, or was given to ``run`` as bytes.
+        """
+        from faceexpr.pipeline.analysis import draw_faces
+        from faceexpr.pipeline.pipeline import Analysis
+
+        image = read_image(self.source if self.image is None else self.image, reduce_to=DRAWN)
+        names = next((tuple(face.probabilities) for face in self.faces if face.probabilities), ())
+        return draw_faces(Analysis(self, image.pixels, image.reduction), names)
+
+    def show(self) -> None:
+        """Show the drawn image: in a notebook below the cell, or else in a window."""
+        image = Image.fromarray(self.draw())
+        shell = sys.modules.get("IPython")
+        if shell is not None and hasattr(shell.get_ipython(), "kernel"):
+            shell.display.display(image)
+        else:
+            image.show()
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draw into axes of matplotlib, by default new ones, and return them."""
+        from matplotlib import pyplot
+
+        axes = axes or pyplot.subplots()[1]
+        axes.imshow(self.draw())
+        axes.set_axis_off()
+        return axes
+
+    def save(self, path: str | Path) -> None:
+        """Write the drawn image, as PNG or JPEG by the ending of the name."""
+        from faceexpr.pipeline.analysis import write_image
+
+        known = Path(path).suffix.lower() in (".png", ".jpg", ".jpeg")
+        require(known, "path", path, "a name that ends in .png or .jpg")
+        write_image(self.draw(), Path(path))
+
+    def to_dataframe(self) -> Any:
+        """Return a `pandas.DataFrame` with a row for each face and the columns of ``faces.csv``."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise FaceExprError("to_dataframe needs pandas: pip install pandas; record() does without it") from error
+        names = next((tuple(face.probabilities) for face in self.faces if face.probabilities), ())
+        text = csv_header(names) + csv_rows(self.record(), names)
+        return pandas.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""], dtype={"image": str})
 
     def record(self) -> dict[str, Any]:
         """Return the result as plain values, ready for JSON; every result has the same fields."""
@@ -91,6 +176,18 @@ class ImageResult:
             "faces": [{name: getattr(face, name) for name in _FACE_FIELDS} for face in self.faces],
             "notes": self.notes,
         }
+
+
+def caption(face: FaceResult) -> str:
+    """Return what is written beside a face: its expression in per cent, or those that it may be as people say them."""
+    if face.expression is None or face.probabilities is None:
+        return UNKNOWN
+    names = face.expressions or ()
+    if len(names) <= 1:
+        return f"{face.expression} {face.probabilities[face.expression]:.0%}"
+    if len(names) > 3:
+        names = (*names[:2], f"{len(names) - 2} more")
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
@@ -145,10 +242,15 @@ def write_rows(
 ) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Write a CSV file anew from lines of records and yield these; it is there once all of them were taken."""
     with replacing(path) as file:
-        file.write(as_bytes(_csv_line(*COLUMNS, *class_columns(class_names, (*COLUMNS, "notes")), "notes")))
+        file.write(as_bytes(csv_header(class_names)))
         for line, record in lines:
             file.write(as_bytes(csv_rows(record, class_names)))
             yield line, record
+
+
+def csv_header(class_names: Sequence[str]) -> str:
+    """Return the line of CSV that names the columns."""
+    return _csv_line(*COLUMNS, *class_columns(class_names, (*COLUMNS, "notes")), "notes")
 
 
 def csv_rows(record: Mapping[str, Any], class_names: Sequence[str]) -> str:

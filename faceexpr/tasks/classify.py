@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -105,7 +106,7 @@ class ExpressionClassifier(Optimised, ExpressionTask):
 
     Args:
         net: the network: a class of `faceexpr.models`, or yours derived from ``ExpressionNet``. The number of classes
-            is given by the data.
+            is given by the data. In Python an object of such a class will do, which has the number.
         loss: cross-entropy unless another is named.
         mirror: give the mean of the probabilities of each image and of its mirror image, where they are measured or
             used; training does not. It takes twice as long and is a little more often right.
@@ -121,8 +122,17 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         calibration: Calibration | None = None,
         **kwargs: Any,
     ) -> None:
+        built = net if isinstance(net, ExpressionNet) else None
+        if built is not None:  # a checkpoint keeps how one is built
+            options = {name: value for name, value in built.init_args.items() if name != "num_classes"}
+            self.init_args["net"] = partial(type(built), **options)
+        elif isinstance(net, nn.Module):
+            raise FaceExprError(f"net is a {type(net).__name__}; expected an ExpressionNet, or a class derived from it")
         super().__init__(**kwargs)
-        self.net: ExpressionNet = net(len(self.class_names))
+        classes = len(self.class_names)
+        if built is not None:
+            require(built.num_classes == classes, "net", f"of {built.num_classes} classes", f"{classes}, as the names")
+        self.net: ExpressionNet = net(classes) if built is None else built
         self.prepare_network()
         self.loss = loss or CrossEntropy()
         self.mirror = mirror
