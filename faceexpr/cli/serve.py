@@ -14,13 +14,13 @@ from typing import Any
 from faceexpr import __version__
 from faceexpr.cli.analyze import AnalyzeOptions, build
 from faceexpr.cli.parser import Parser, naming_options
-from faceexpr.pipeline.serving import Refusal, Service, ServiceOptions
+from faceexpr.pipeline.serving import RefusedError, Service, ServiceOptions
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say
 
 DESCRIPTION = (
     "Serve a page on which photographs and the camera are analysed, and POST /analyze, which takes an image file and "
-    "returns what `faceexpr analyze` writes. Nothing is stored. Without --host only this machine reaches it. Ctrl-C ends."
+    "returns what `faceexpr analyze` writes. Nothing is stored. Only this machine reaches it without --host."
 )
 
 PIPELINE = {
@@ -120,7 +120,7 @@ def make_server(service: Service) -> Any:
             return refuse(415, f"the body is {kind.partition(';')[0]}; expected {expected}")
         try:
             return JSONResponse(await service.answer(request.stream(), image[:1000], min_score), headers=HEADERS)
-        except Refusal as error:
+        except RefusedError as error:
             return refuse(error.status, str(error))
         except ClientDisconnect:  # nobody reads it
             return refuse(400, "the file ends before its end; expected all of it")
@@ -139,9 +139,9 @@ def make_server(service: Service) -> Any:
     app.add_api_route("/health", health)
     body = {"requestBody": {"required": True, "content": {"image/*": {}}}}
     app.add_api_route("/analyze", analyze, methods=["POST"], openapi_extra=body)
-    options = {"http": "h11", "ws": "none", "lifespan": "on", "log_level": "error", "server_header": False}
-    limits = {"limit_concurrency": CONNECTIONS, "timeout_graceful_shutdown": 3}
-    server = uvicorn.Server(uvicorn.Config(app, access_log=False, **options, **limits))
+    options: dict[str, Any] = {"http": "h11", "ws": "none", "lifespan": "on", "log_level": "error", "access_log": False}
+    limits: dict[str, Any] = {"limit_concurrency": CONNECTIONS, "timeout_graceful_shutdown": 3}
+    server = uvicorn.Server(uvicorn.Config(app, server_header=False, **options, **limits))
     return server
 
 

@@ -315,7 +315,7 @@ def as_detector(given: Any, batch_size: int = 8) -> Detector | GroundTruth:
         net.set_suppression(min_score=MIN_SCORE)
         return NetDetector(net, next(net.parameters()).device, batch_size)
     if isinstance(given, GroundTruth) or (callable(given) and not isinstance(given, nn.Module | type)):
-        return given  # type: ignore[no-any-return]
+        return given
     raise FaceExprError(
         f"detector is {_kind(given)}; expected a name, a file, a FaceDetector, or a function from arrays to Detections"
     )

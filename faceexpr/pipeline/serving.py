@@ -66,7 +66,7 @@ class ServiceOptions:
             require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
 
 
-class Refusal(Exception):
+class RefusedError(Exception):
     """A request that is refused: the status of HTTP, and one sentence that says why."""
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -120,24 +120,24 @@ class Service:
         """Analyse the file that a body holds, and return its record as ``faceexpr analyze`` writes it.
 
         Raises:
-            Refusal: the body or the image is beyond a limit, is no image, or cannot be analysed.
+            RefusedError: the body or the image is beyond a limit, is no image, or cannot be analysed.
         """
         try:
             score = self.min_score if min_score is None else float(min_score)
         except ValueError:
             score = -1
         if not self.lowest <= score <= 1:
-            raise Refusal(400, f"min_score is {min_score}; expected {self.lowest:g} to 1")
+            raise RefusedError(400, f"min_score is {min_score}; expected {self.lowest:g} to 1")
         data = bytearray()
         try:
             await self._receive(body, data)
             if self.working >= self.options.queue:
-                raise Refusal(503, f"{self.working} images are waiting already; try again in a few seconds")
+                raise RefusedError(503, f"{self.working} images are waiting already; try again in a few seconds")
             self.working += 1
             try:
                 analysis = await asyncio.wait_for(self._analyze(name, bytes(data), score), self.options.seconds)
             except asyncio.TimeoutError:
-                raise Refusal(503, f"the analysis takes more than {self.options.seconds:g} seconds") from None
+                raise RefusedError(503, f"the analysis takes more than {self.options.seconds:g} seconds") from None
             finally:
                 self.working -= 1
         finally:
@@ -157,18 +157,20 @@ class Service:
                     self._held += len(chunk)
                 if length > self.options.max_bytes:
                     limit = f"{self.options.max_bytes:,} bytes or fewer (max_bytes)"
-                    refusal = Refusal(413, f"the file is too large; expected {limit}")
+                    refusal = RefusedError(413, f"the file is too large; expected {limit}")
                 elif self._held > HELD:
-                    refusal = Refusal(503, "too many files come at once; try again in a few seconds")
+                    refusal = RefusedError(503, "too many files come at once; try again in a few seconds")
                 if refusal is not None:
                     self._held -= len(data)
                     data.clear()
                     if length > DRAINED * self.options.max_bytes:
                         break
         except asyncio.TimeoutError:
-            refusal = refusal or Refusal(408, f"the file has not come within {seconds:g} seconds; expected all of it")
+            refusal = refusal or RefusedError(
+                408, f"the file has not come within {seconds:g} seconds; expected all of it"
+            )
         if refusal is None and not data:
-            refusal = Refusal(400, "the body is empty; expected the bytes of an image file")
+            refusal = RefusedError(400, "the body is empty; expected the bytes of an image file")
         if refusal is not None:
             raise refusal
 
@@ -179,10 +181,12 @@ class Service:
                 image = await loop.run_in_executor(self._readers, partial(read_image, data, "RGB", *limits))
             except ImageError as error:
                 status = next((code for start, code in STATUS.items() if error.reason.startswith(start)), 422)
-                raise Refusal(status, f"the image cannot be read: {error.reason}") from error
+                raise RefusedError(status, f"the image cannot be read: {error.reason}") from error
             height, width = image.pixels.shape[:2]
             if height * width > BATCH_PIXELS:
-                raise Refusal(413, f"the image is too large, {width} x {height} when shrunk; expected a smaller one")
+                raise RefusedError(
+                    413, f"the image is too large, {width} x {height} when shrunk; expected a smaller one"
+                )
             waiting = _Waiting(name, image, min_score, loop.create_future(), height * width)
             self._waiting.put_nowait(waiting)
             return await waiting.answer
@@ -200,7 +204,7 @@ class Service:
             self.batches += bool(batch)
             found = await asyncio.get_running_loop().run_in_executor(self._worker, self._look, batch)
             for each, result in zip(batch, found, strict=True):
-                if isinstance(result, Refusal) and not each.answer.done():
+                if isinstance(result, RefusedError) and not each.answer.done():
                     each.answer.set_exception(result)
                 elif not each.answer.done():
                     each.answer.set_result(result)
@@ -214,4 +218,4 @@ class Service:
             if len(batch) > 1:
                 return [result for each in batch for result in self._look([each])]
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            return [Refusal(500, f"the analysis of this image has failed ({reason})")]
+            return [RefusedError(500, f"the analysis of this image has failed ({reason})")]

@@ -199,9 +199,9 @@ def test_beyond_the_queue_and_the_time_images_are_refused_and_the_service_goes_o
     with served(system, queue=2, seconds=0.9) as (address, _), ThreadPoolExecutor(5) as callers:
         jobs = [callers.submit(ask, address, photo()) for _ in range(5)]
         answers = [job.result() for job in jobs]
-        refused = sorted(answer["detail"] for status, answer in answers if status == 503)
+        refused = sorted(answer["detail"][:9] for status, answer in answers if status == 503)
         assert [status for status, _ in answers].count(200) == 1
-        assert [sentence[:25] for sentence in refused] == ["2 images are waiting alre"] * 3 + ["the analysis takes more t"]
+        assert refused == ["2 images "] * 3 + ["the analy"]
         time.sleep(0.5)  # what was given up is looked at to its end
         assert ask(address, photo())[0] == 200
 
@@ -267,9 +267,9 @@ def test_wrong_options_are_one_sentence(capsys, models):
             main(["serve", *args])
         assert ended.value.code == 2
         assert capsys.readouterr().err == f"faceexpr serve: error: {said}\n"
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(FaceExprError, match="port is .*in use"):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(FaceExprError, match=r"port is .*in use"):
         listen(*taken.getsockname())
-    with pytest.raises(FaceExprError, match="cannot be had at no.such.host.invalid"):
+    with pytest.raises(FaceExprError, match=r"cannot be had at no\.such\.host\.invalid"):
         listen("no.such.host.invalid", 8000)
 
 
