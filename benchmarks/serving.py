@@ -85,7 +85,7 @@ def measure(files: Sequence[Path], seconds: float, clients: int, threads: int) -
     bodies = [file.read_bytes() for file in files]
     before = measure_pipeline(files, seconds / 4, threads)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "faceexpr", "serve", "--port", "0", "--device", "cpu", "--coverage", "null"]
+    command = [sys.executable, "-m", "faceexpr", "serve", "--port", "0", "--device", "cpu"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
         assert server.stdout is not None
         port = int(server.stdout.readline().split()[0].rpartition(":")[2])
