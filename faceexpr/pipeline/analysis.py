@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import pickle
@@ -19,9 +18,8 @@ from PIL import Image, ImageDraw
 from faceexpr.pipeline.classifiers import TaskClassifier
 from faceexpr.pipeline.inputs import Item
 from faceexpr.pipeline.pipeline import Analysis, FacePipeline
-from faceexpr.pipeline.records import CROPS, EXPLAINED, PICTURES, UNKNOWN, caption
+from faceexpr.pipeline.records import CROPS, EXPLAINED, PICTURES, UNKNOWN, caption, write_image
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.files import write_file
 from faceexpr.utils.labels import colour
 from faceexpr.visualization.boxes import draw_boxes, font_for
 from faceexpr.visualization.explain import side_by_side
@@ -206,10 +204,3 @@ def _add_captions(pair: NDArray[np.uint8], name: str, share: float) -> NDArray[n
         font = font_for(text, max(6, int(_TEXT * min(1.0, room / length))))
         pen.text((left, height + _BAND / 2), text, font=font, fill="#222222", anchor="lm")
     return np.asarray(canvas)
-
-
-def write_image(pixels: NDArray[np.uint8], path: Path) -> None:
-    """Write pixels, RGB, uint8 (H, W, 3), as PNG where the name ends so, or else as JPEG."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG" if path.suffix.lower() == ".png" else "JPEG", quality=92)
-    write_file(path, buffer.getvalue())

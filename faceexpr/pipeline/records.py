@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from faceexpr.utils.errors import FaceExprError, require
-from faceexpr.utils.files import as_bytes, replacing
+from faceexpr.utils.files import as_bytes, replacing, write_file
 from faceexpr.utils.images import ImageError, Source, read_image
 from faceexpr.utils.text import class_columns, column_classes, counted, some
 
@@ -111,9 +111,12 @@ class ImageResult:
         except ImageError:  # the text says what there is to say
             return None
         image.thumbnail((DRAWN, DRAWN))
-        file = io.BytesIO()
-        image.save(file, "PNG")
-        return file.getvalue()
+        return image_file(image, "PNG")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, as the faces have them; empty where there is none."""
+        return next((tuple(face.probabilities) for face in self.faces if face.probabilities), ())
 
     def draw(self) -> NDArray[np.uint8]:
         """Return the image with its boxes, expressions and charts, RGB, uint8 (H, W, 3); large ones are shrunk.
@@ -121,12 +124,7 @@ class ImageResult:
         Raises:
             ImageError: it cannot be read (any more): a file has gone, or was given to ``run`` as bytes.
         """
-        from faceexpr.pipeline.analysis import draw_faces
-        from faceexpr.pipeline.pipeline import Analysis
-
-        image = read_image(self.source if self.image is None else self.image, reduce_to=DRAWN)
-        names = next((tuple(face.probabilities) for face in self.faces if face.probabilities), ())
-        return draw_faces(Analysis(self, image.pixels, image.reduction), names)
+        return draw_result(self)
 
     def show(self) -> None:
         """Show the drawn image: in a notebook below the cell, or else in a window."""
@@ -148,8 +146,6 @@ class ImageResult:
 
     def save(self, path: str | Path) -> None:
         """Write the drawn image, as PNG or JPEG by the ending of the name."""
-        from faceexpr.pipeline.analysis import write_image
-
         known = Path(path).suffix.lower() in (".png", ".jpg", ".jpeg")
         require(known, "path", path, "a name that ends in .png or .jpg")
         write_image(self.draw(), Path(path))
@@ -160,8 +156,7 @@ class ImageResult:
             import pandas
         except ImportError as error:
             raise FaceExprError("to_dataframe needs pandas: pip install pandas; record() does without it") from error
-        names = next((tuple(face.probabilities) for face in self.faces if face.probabilities), ())
-        text = csv_header(names) + csv_rows(self.record(), names)
+        text = csv_header(self.class_names) + csv_rows(self.record(), self.class_names)
         return pandas.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""], dtype={"image": str})
 
     def record(self) -> dict[str, Any]:
@@ -176,6 +171,27 @@ class ImageResult:
             "faces": [{name: getattr(face, name) for name in _FACE_FIELDS} for face in self.faces],
             "notes": self.notes,
         }
+
+
+def draw_result(result: ImageResult) -> NDArray[np.uint8]:
+    """Draw a result into its image; see its method."""
+    from faceexpr.pipeline.analysis import draw_faces
+    from faceexpr.pipeline.pipeline import Analysis
+
+    image = read_image(result.source if result.image is None else result.image, reduce_to=DRAWN)
+    return draw_faces(Analysis(result, image.pixels, image.reduction), result.class_names)
+
+
+def write_image(pixels: NDArray[np.uint8], path: Path) -> None:
+    """Write pixels, RGB, uint8 (H, W, 3), as PNG where the name ends so, or else as JPEG."""
+    write_file(path, image_file(Image.fromarray(pixels), "PNG" if path.suffix.lower() == ".png" else "JPEG"))
+
+
+def image_file(image: Image.Image, image_format: str) -> bytes:
+    """Return an image as the bytes of a file, PNG or JPEG."""
+    file = io.BytesIO()
+    image.save(file, image_format, quality=92)
+    return file.getvalue()
 
 
 def caption(face: FaceResult) -> str:

@@ -66,7 +66,7 @@ class ServiceOptions:
             require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
 
 
-class RefusedError(Exception):
+class RefusedError(FaceExprError):
     """A request that is refused: the status of HTTP, and one sentence that says why."""
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -130,7 +130,7 @@ class Service:
             raise RefusedError(400, f"min_score is {min_score}; expected {self.lowest:g} to 1")
         data = bytearray()
         try:
-            await self._receive(body, data)
+            await self.receive(body, data)
             if self.working >= self.options.queue:
                 raise RefusedError(503, f"{self.working} images are waiting already; try again in a few seconds")
             self.working += 1
@@ -144,7 +144,7 @@ class Service:
             self._held -= len(data)
         return {"image": name, "name": name, **analysis.result.record()}
 
-    async def _receive(self, body: AsyncIterator[bytes], data: bytearray) -> None:
+    async def receive(self, body: AsyncIterator[bytes], data: bytearray) -> None:
         """Read a body in time; one that is refused is read on for a while and thrown away."""
         seconds, refusal, length = self.options.body_seconds, None, 0
         clock = asyncio.get_running_loop().time
