@@ -40,12 +40,12 @@ seconds, threads, files = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 torch.set_num_threads(threads)
 pipeline = FacePipeline()
 [*pipeline.run(files[:8])]
-done, start = 0, time.perf_counter()
-for result in pipeline.run(cycle(files)):
-    done += 1
-    if time.perf_counter() - start > seconds:
+start = time.perf_counter()
+for done, result in enumerate(pipeline.run(cycle(files)), 1):
+    passed = time.perf_counter() - start
+    if done % pipeline.batch_size == 1 and passed > seconds:  # results come by the batch: the last one has just begun
         break
-print(done / (time.perf_counter() - start))
+print((done - 1 + pipeline.batch_size) / passed)
 """
 
 
@@ -118,7 +118,7 @@ def measure(files: Sequence[Path], seconds: float, clients: int, threads: int) -
     print("memory, MB: " + ", ".join(f"{value:.0f}" for value in used))
 
 
-def main(images: Path | None = None, seconds: float = 120, clients: int = 8, threads: int = 2, most: int = 64) -> None:
+def main(images: Path | None = None, seconds: float = 120, clients: int = 8, threads: int = 1, most: int = 64) -> None:
     """Measure the service.
 
     Args:
