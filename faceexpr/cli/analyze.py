@@ -1,4 +1,4 @@
-"""``faceexpr analyze``: the two-step system over files, folders, lists and tar files."""
+"""``faceexpr analyze``: the two-step system over images in files, folders, lists and tar files, and over videos."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from faceexpr.pipeline.output import Output, Shard, check_options, fingerprint, 
 from faceexpr.pipeline.pipeline import FacePipeline, find_device
 from faceexpr.pipeline.programs import MIN_SCORE
 from faceexpr.pipeline.records import RECORDS, ROWS
+from faceexpr.pipeline.video import Video, analyze_video, is_video
 from faceexpr.utils.errors import INTERRUPTED, SOME_FAILED, FaceExprError
 from faceexpr.utils.files import say
 from faceexpr.utils.images import DEFAULT_MAX_PIXELS
@@ -37,9 +38,13 @@ DESCRIPTION = (
     "Find the faces in photographs and tell the expression of each: faces.jsonl has a record for each image, faces.csv "
     "a row for each face. Interrupted, the same command goes on where it stopped. With --shard several processes "
     "analyse a part each, and `faceexpr merge OUT` puts the parts together; --engine ray uses several processes of one "
-    "machine or of a cluster."
+    "machine or of a cluster. Of a video or a camera faces.jsonl has a record for each frame, tracks.csv a row for each "
+    "face that was followed."
 )
-PATHS = "Image files, folders with images, and tar files with images; - is a list at standard input."
+PATHS = (
+    "Image files, folders with images, and tar files with images; - is a list at standard input. Or videos, and URLs of "
+    "streams."
+)
 LIST = "File with further paths of images and tar files, one a line; - is standard input."
 
 DEPENDENT = (
@@ -47,6 +52,12 @@ DEPENDENT = (
     "coverage", "min_probability",
 )  # fmt: skip
 """Options that results depend on, beside the models and the suppression."""
+
+OF_VIDEOS = ("every", "per_second", "seconds", "smoothing")
+"""Options that results of videos depend on too."""
+
+OF_IMAGES = ("crops", "explain", "coco", "annotations", "images", "shard", "engine")
+"""Options that videos do not have."""
 
 TASKS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")
 """Variables by which torchrun, SLURM, mpirun and LSF announce several tasks; a step of SLURM may have fewer than its
@@ -97,6 +108,12 @@ class AnalyzeOptions:
             as 3/16; 0/1 for the only one.
         engine: local analyses in this process; ray in processes of Ray Data, on this machine or on a cluster.
         workers: number of Ray's processes, each with a core, and with a GPU where there are any.
+        camera: number or name of a camera, which is analysed until Ctrl-C.
+        every: only every so manieth frame of a video is analysed.
+        per_second: only so many frames of a video a second are analysed.
+        seconds: a video is analysed for so many seconds.
+        smoothing: seconds after which what was seen of a face counts for a third in the probabilities of a later frame
+            of a video; 0 smooths nothing.
     """
 
     out: Path
@@ -127,6 +144,11 @@ class AnalyzeOptions:
     shard: str | None = None
     engine: Literal["local", "ray"] = "local"
     workers: int = 2
+    camera: str | None = None
+    every: int | None = None
+    per_second: float | None = None
+    seconds: float | None = None
+    smoothing: float = 0.5
 
 
 def run(args: list[str]) -> None:
@@ -143,8 +165,15 @@ def run(args: list[str]) -> None:
         raise FaceExprError("a PATH is empty; expected a file or a folder")
     if values["shard"] is None:
         refuse_several_tasks(os.environ)
+    options = AnalyzeOptions(**values)
     with naming_options(config):
-        analyze([Path(path) for path in paths], AnalyzeOptions(**values), config["list"])
+        videos = [path for path in paths if is_video(path)]
+        if videos or options.camera is not None:
+            if config["list"] is not None or len(videos) < len(paths) or (videos and options.camera is not None):
+                raise FaceExprError("images, videos and a camera are named; expected only one kind in a command")
+            analyze_videos(videos, options)
+            return
+        analyze([Path(path) for path in paths], options, config["list"])
 
 
 def refuse_several_tasks(environment: Mapping[str, str]) -> None:
@@ -219,6 +248,36 @@ def analyze(paths: Sequence[Path], options: AnalyzeOptions, listed: str | None =
         write_coco(options.out, annotations, str(options.annotations))
     if failed:
         raise SystemExit(SOME_FAILED)
+
+
+def analyze_videos(paths: Sequence[str], options: AnalyzeOptions) -> None:
+    """Analyse videos one after the other, or the camera where there is none.
+
+    Raises:
+        FaceExprError: an option is wrong, or a video cannot be read.
+        SystemExit: Ctrl-C was pressed before the end of a file.
+    """
+    for name in OF_IMAGES:
+        if (value := getattr(options, name)) != AnalyzeOptions.__dataclass_fields__[name].default:
+            raise FaceExprError(f"{name} is {value}; expected it with images, not with a video")
+    sources = paths or [str(options.camera)]
+    folders = [options.out / Path(source).name if len(sources) > 1 else options.out for source in sources]
+    if len(set(folders)) < len(folders):
+        raise FaceExprError("two videos have the same name; expected names of their own, which their results have")
+    pipeline = build(options)
+    for source, out in zip(sources, folders, strict=True):
+        video = Video(source, not paths, options.every, options.per_second, options.seconds)
+        own = {name: getattr(options, name) for name in OF_VIDEOS}
+        size = None if video.live else Path(source).stat().st_size
+        check_options(out, find_dependent_options(options, pipeline) | own | {"video": {"path": video.source, "bytes": size}})
+        often = 0.1 if sys.stderr.isatty() else 10
+        with tqdm(desc=video.name, total=video.expected, unit="frame", mininterval=often) as bar:
+            try:
+                found = analyze_video(pipeline, video, out, options.pictures, options.smoothing, bar.update)
+            except KeyboardInterrupt:
+                say(f"{video.source}: interrupted; the same command goes on from the last whole segment")
+                raise SystemExit(INTERRUPTED) from None
+        say(f"{video.source}: {found}; written to {out}")
 
 
 def build(options: AnalyzeOptions, index: int = 0) -> FacePipeline:

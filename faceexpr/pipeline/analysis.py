@@ -149,18 +149,20 @@ def analyze_with_ray(
         raise FaceExprError(f"an actor of Ray has failed: {str(cause).strip().splitlines()[-1]}") from error
 
 
-def draw_faces(analysis: Analysis, class_names: Sequence[str]) -> NDArray[np.uint8]:
-    """Draw the faces of an image that could be read: boxes, top expressions and a chart of the probabilities.
+def draw_faces(
+    analysis: Analysis, class_names: Sequence[str], captions: Sequence[str] | None = None
+) -> NDArray[np.uint8]:
+    """Draw the faces of an image that could be read: boxes, captions and a chart of the probabilities.
 
-    The bars of a chart are in the order of the classes. The drawing is RGB, uint8 (H, W, 3), of the size in which the
-    image was analysed.
+    Captions are the top expressions where no others are given. The bars of a chart are in the order of the classes. The
+    drawing is RGB, uint8 (H, W, 3), of the size in which the image was analysed.
     """
     assert analysis.pixels is not None
     faces = analysis.result.faces
     return draw_boxes(
         analysis.pixels,
         np.array([face.box for face in faces]).reshape(-1, 4) / analysis.reduction,
-        [caption(face) for face in faces],
+        [caption(face) for face in faces] if captions is None else captions,
         [colour(face.expression or UNKNOWN) for face in faces],
         [[*(face.probabilities or {}).values()] for face in faces],
         [colour(name) for name in class_names],

@@ -38,8 +38,8 @@ from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
 
 READERS = min(4, os.cpu_count() or 1)
 
-Input: TypeAlias = "str | Path | tuple[str, bytes | Callable[[], bytes]]"
-"""A file; or what an image is called, with the bytes of its file or what reads them when it is its turn."""
+Input: TypeAlias = "str | Path | tuple[str, bytes | Callable[[], Source]]"
+"""A file; or what an image is called, with the bytes of its file or what reads it when it is its turn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +192,7 @@ class FacePipeline:
         """Analyse files as `run` does, and give the pixels and the crops too."""
         if isinstance(paths, str | bytes | os.PathLike):
             raise FaceExprError(f"paths is {paths!r}; expected a list, or a call of the pipeline with this one")
-        named: Iterator[tuple[str, Source | Callable[[], bytes]]] = (
+        named: Iterator[tuple[str, Source | Callable[[], Source]]] = (
             path if isinstance(path, tuple) else (source_name(path), path) for path in paths
         )
         with ThreadPoolExecutor(max_workers=READERS) as readers:
@@ -214,7 +214,7 @@ class FacePipeline:
         sure = [each.above(score) for each, score in zip(found, min_scores, strict=True)]
         return self._classify([self._cut_faces(*given, each) for given, each in zip(images, sure, strict=True)])
 
-    def _read(self, source: Source | Callable[[], bytes]) -> DecodedImage | ImageError:
+    def _read(self, source: Source | Callable[[], Source]) -> DecodedImage | ImageError:
         try:
             return read_image(source() if callable(source) else source, "RGB", self.max_pixels, self.reduce_to)
         except ImageError as error:
@@ -270,7 +270,7 @@ class FacePipeline:
         done = []
         for analysis in analyses:
             result = analysis.result
-            faces = tuple(self._add_expression(face, next(rows)) for face in result.faces)
+            faces = tuple(self.add_expression(face, next(rows)) for face in result.faces)
             if broken := [str(number) for number, face in enumerate(faces, 1) if face.probabilities is None]:
                 reason = f"{NOT_FINITE}: face {', '.join(broken)} of {len(faces)}"
                 result = replace(result, status="error", reason=reason)
@@ -282,7 +282,8 @@ class FacePipeline:
         size = self.crop.size or self.classifier.image_size
         return torch.stack([face_tensor(crop, size, self.crop.channels) for crop in crops])
 
-    def _add_expression(self, face: FaceResult, row: Sequence[float]) -> FaceResult:
+    def add_expression(self, face: FaceResult, row: Sequence[float]) -> FaceResult:
+        """Return a face with what a row of the classifier's probabilities says; as it is where they are not finite."""
         if not all(map(isfinite, row)):
             return face
         probabilities = {name: _round(value) for name, value in zip(self.classifier.class_names, row, strict=True)}

@@ -51,6 +51,7 @@ _FACE_FIELDS = {
     "box": list, "score": int | float, "expression": str | None, "expressions": list | None,
     "probabilities": dict | None,
 }  # fmt: skip
+_OF_VIDEO = {"frame", "time", "track"}  # the number of a frame, its time in seconds, and the track of a face
 
 
 @dataclass(frozen=True, repr=False)
@@ -245,7 +246,7 @@ def _is_face(value: Any) -> bool:
 
 
 def _fits(value: Any, fields: Mapping[str, Any]) -> bool:
-    named = isinstance(value, dict) and value.keys() == fields.keys()
+    named = isinstance(value, dict) and value.keys() - _OF_VIDEO == fields.keys()
     return named and all(isinstance(value[name], kind) for name, kind in fields.items())
 
 

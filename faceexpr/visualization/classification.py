@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import ImageColor
 from torch import Tensor
 
 from faceexpr.data.corruptions import CORRUPTIONS, REFERENCE_SIDE, STRENGTHS, corrupt
@@ -269,6 +270,39 @@ def gallery(
     figure, grid = image_grid(title, columns, ratio * height, [height] * len(images), captions, top=0.55)
     for axes, image in zip(grid, images, strict=True):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1, interpolation="nearest")
+    return figure
+
+
+def timeline(
+    shares: NDArray[np.float64], seconds: float, names: Sequence[str], class_names: Sequence[str], title: str
+) -> Figure:
+    """Draw the expressions of several faces over time: a lane each, the probabilities stacked in the classes' colours.
+
+    Args:
+        shares: probabilities, or sums of them, (faces, times, classes); all 0 where a face was not seen.
+        seconds: from the first of the times to the end of the last.
+        names: of the faces.
+        class_names: names of the classes.
+        title: of the figure.
+    """
+    from matplotlib.patches import Patch
+
+    figure = blank(10, 1.5 + 0.7 * len(names))
+    lanes = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
+    palette = np.array([ImageColor.getrgb(colour(name)) for name in class_names] + [(255, 255, 255)], dtype=np.uint8)
+    levels = (np.arange(50)[:, None, None] + 0.5) / 50
+    for axes, lane, name in zip(lanes, shares, names, strict=True):
+        total = lane.sum(axis=1, keepdims=True)
+        below = np.cumsum(lane / np.where(total > 0, total, 1), axis=1)
+        image = palette[(levels > below).sum(axis=2)]  # white where nothing reaches the level: the face was not seen
+        axes.imshow(image, aspect="auto", extent=(0, seconds, 0, 1), origin="lower", interpolation="nearest")
+        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        axes.set_yticks([])
+    lanes[-1].xaxis.set_major_formatter(lambda value, _: f"{value // 60:.0f}:{value % 60:04.1f}")
+    lanes[-1].set_xlabel("minutes:seconds")
+    lanes[0].set_title(title, fontsize=13, fontweight="bold", loc="left")
+    keys = [Patch(color=colour(name), label=name) for name in class_names]
+    figure.legend(handles=keys, loc="outside upper center", ncols=8, frameon=False)
     return figure
 
 

@@ -1,0 +1,524 @@
+"""Video files, cameras and streams: decode frames, join faces to tracks, smooth expressions, write what was found."""
+
+from __future__ import annotations
+
+import heapq
+import io
+import json
+import re
+import shutil
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import partial
+from itertools import chain, tee
+from math import exp, floor, inf
+from operator import itemgetter
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceexpr.pipeline.analysis import draw_faces
+from faceexpr.pipeline.detectors import GroundTruth
+from faceexpr.pipeline.pipeline import Analysis, FacePipeline
+from faceexpr.pipeline.records import PARTS, PICTURES, RECORDS, FaceResult, caption, read_lines, read_records
+from faceexpr.utils.errors import FaceExprError, require
+from faceexpr.utils.files import as_bytes, replacing, write_file
+from faceexpr.utils.text import class_columns, counted, csv_text
+from faceexpr.visualization.classification import timeline
+
+TRACKS, TIMELINE = "tracks.csv", "timeline.png"
+"""Files of a video's results beside its records: a row a track, and the expressions of the longest ones over time."""
+
+SEGMENT = 512
+"""Frames after which what was found is final: an analysis that was interrupted goes on from the last whole segment.
+Whole batches, so that results stay the same."""
+
+LOST = 1.0
+"""Seconds for which a face may not be seen and keeps its track."""
+
+OVERLAP = 0.3
+"""IoU of a face with the place where its track is expected, above which it belongs to the track."""
+
+COLUMNS = ("track", "start", "end", "frames", "score", "expression")
+"""Columns of the table of tracks before the mean probability of each class."""
+
+# fmt: off
+_ENDINGS = (
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp",
+    ".ogv", ".mjpeg", ".h264", ".h265", ".nut", ".vob",
+)
+# fmt: on
+_MP4_SOUND = ("aac", "mp3", "ac3", "eac3", "opus", "alac", "flac")  # Matroska takes any other
+_CLOCK = Fraction(1, 90_000)  # of annotated videos, in seconds
+_PATIENCE = 10.0  # seconds that a stream may be silent
+_WAITING = 8  # frames that wait to be drawn
+_SCALE = 1000  # longer side of a frame, as the tracker sees it: its filter is made for pixels of usual sizes
+_LANES, _BINS = 8, 400  # of the timeline
+
+
+class Frame(NamedTuple):
+    """A frame that is to be analysed: its number in the video, its time in seconds, what is known of it, and itself."""
+
+    number: int
+    time: float
+    notes: tuple[str, ...]
+    image: Any
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """Return the upright frame, RGB, uint8 (H, W, 3)."""
+        turns = round(self.image.rotation / 90)
+        return np.ascontiguousarray(np.rot90(self.image.to_ndarray(format="rgb24"), turns))
+
+
+class Video:
+    """A video file, a camera or a stream, whose frames are decoded one after the other.
+
+    Args:
+        source: a path, a URL, or a camera by its number or its name.
+        camera: whether it is a camera.
+        every: only every so manieth frame is taken.
+        per_second: only so many frames a second are taken, by their times.
+        seconds: only the frames of so many seconds from the start are.
+
+    Attributes:
+        source: what it is called; user and password of a URL are left out.
+        name: of the files that are made from it.
+        live: it cannot be read again, so that an interrupted analysis cannot go on.
+        interval: seconds from one frame that is taken to the next, by the average rate.
+        expected: about how many frames will be taken; None where nobody knows.
+        ending: why it ended before its end; None where it did not.
+
+    Raises:
+        FaceExprError: an option is wrong, it cannot be read, or PyAV is not installed.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        camera: bool = False,
+        every: int | None = None,
+        per_second: float | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        require(every is None or every >= 1, "every", every, "1 or more")
+        require(every is None or per_second is None, "every", every, "it or per_second, not both")
+        require(per_second is None or per_second > 0, "per_second", per_second, "more than 0")
+        require(seconds is None or seconds > 0, "seconds", seconds, "more than 0")
+        self.live = camera or "://" in source
+        self.source = f"camera {source}" if camera else re.sub("//[^/@]*@", "//", source)
+        self.name = "camera" if camera else "stream" if self.live else Path(source).stem
+        self.every, self.per_second, self.seconds = every or 1, per_second, seconds
+        self.ending: str | None = None
+        self._place, self._kind = find_camera(source, sys.platform) if camera else (source, None)
+        self._av = require_package("av")
+        self._container = self.open()
+        self._stream = self._container.streams.best("video")
+        if self._stream is None:
+            raise FaceExprError(f"{self.source} has no moving images; expected a video")
+        self._stream.thread_type = "AUTO"
+        self.rate = self._stream.average_rate or Fraction(25)
+        self.interval = max(float(self.every / self.rate), 1 / per_second if per_second else 0.0)
+        length = None if self.live or not self._container.duration else self._container.duration / 1e6
+        known = [value for value in (length, seconds) if value is not None]
+        self.expected = round(min(known) / self.interval) if known else None
+        start = self._container.start_time
+        self.start = None if self.live or start is None else start / 1e6
+        self._can_seek = length is not None and self.start is not None
+        self._broken = 0
+
+    def open(self) -> Any:
+        """Open it anew, as a container of PyAV."""
+        options = {"rtsp_transport": "tcp"} if self._place.startswith("rtsp") else {}
+        timeout = (_PATIENCE, _PATIENCE) if "://" in self._place else None
+        try:
+            return self._av.open(self._place, format=self._kind, options=options, timeout=timeout)
+        except (self._av.FFmpegError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            cut = "; of a recording that was cut off, an MP4 lacks its index" if "Invalid data" in str(reason) else ""
+            raise FaceExprError(f"{self.source} cannot be read as a video: {reason}; expected one{cut}") from error
+
+    def frames(self, done: tuple[int, float] | None = None) -> Iterator[Frame]:
+        """Yield the frames to analyse, in order; only those after ``done``, the number and the time of one."""
+        number, last = done or (-1, -inf)
+        if done and self._can_seek:
+            with suppress(self._av.FFmpegError):  # what cannot be searched is decoded from its start
+                self._container.seek(round((last + (self.start or 0)) / self._stream.time_base), stream=self._stream)
+        slot = self._slot(last) if done else -1
+        for time, image in self._decode():
+            if time <= last:
+                continue
+            number, last = number + 1, time
+            if self.seconds is not None and time >= self.seconds:
+                return
+            if self.per_second is None and number % self.every or self.per_second is not None and self._slot(time) <= slot:
+                continue
+            slot = self._slot(time)
+            notes = [f"{counted(self._broken, 'broken packet')} before this frame"] if self._broken else []
+            self._broken = 0
+            yield Frame(number, time, (*notes, *["damaged"] * bool(image.is_corrupt)), image)
+
+    def _slot(self, time: float) -> int:
+        return floor(time * self.per_second + 1e-6) if self.per_second else 0
+
+    def _decode(self) -> Iterator[tuple[float, Any]]:
+        """Yield all frames with their times from the start, in seconds; by the rate where they have none."""
+        start, last, step = self.start, 0.0, float(1 / self.rate)
+        for number, image in enumerate(self._decode_packets()):
+            shown = number * step if image.pts is None else float(image.pts * image.time_base)
+            start = shown if start is None else start
+            if shown - start < last - LOST:  # clocks start anew where recordings were joined, or a camera was
+                start = shown - last - step
+            last = round(max(shown - start, 0.0), 6)
+            yield last, image
+
+    def _decode_packets(self) -> Iterator[Any]:
+        try:
+            for packet in self._container.demux(self._stream):
+                yield from self._decode_packet(packet)
+        except self._av.FFmpegError as error:
+            self.ending = error.strerror
+            yield from self._decode_packet(None)
+
+    def _decode_packet(self, packet: Any) -> list[Any]:
+        try:
+            return list(self._stream.decode(packet))
+        except self._av.FFmpegError:
+            self._broken += 1
+            return []
+
+
+def is_video(path: str) -> bool:
+    """Tell whether a path is a video, by its ending, or a stream."""
+    return "://" in path or path.lower().endswith(_ENDINGS)
+
+
+def find_camera(camera: str, platform: str) -> tuple[str, str]:
+    """Return what FFmpeg calls a camera, by its number or its name, and what it reads it with on a platform."""
+    if platform == "darwin":
+        return camera, "avfoundation"
+    if platform == "win32":
+        return f"video={camera}", "dshow"
+    return f"/dev/video{camera}" if camera.isdigit() else camera, "v4l2"
+
+
+def require_package(name: str) -> ModuleType:
+    """Return a package of the extra ``video``; a `FaceExprError` where it is not installed."""
+    try:
+        return __import__(name)
+    except ImportError as error:
+        raise FaceExprError(f"videos take the package {name}: pip install 'faceexpr[video]'") from error
+
+
+class Tracks:
+    """Joins the faces of frames to tracks, and smooths the probabilities of each over time.
+
+    Norfair predicts by a Kalman filter where the face of each track will be; what overlaps most is it.
+
+    Args:
+        interval: usual seconds between frames.
+        smoothing: seconds after which what was seen counts for a third; 0 smooths nothing.
+    """
+
+    def __init__(self, interval: float, smoothing: float) -> None:
+        require(smoothing >= 0, "smoothing", smoothing, "0 or more seconds")
+        self._norfair = require_package("norfair")
+        self._interval = interval
+        self._smoothing = smoothing
+        self._steps = max(2, round(LOST / interval))
+        self._tracker = self._norfair.Tracker("iou", 1 - OVERLAP, hit_counter_max=self._steps, initialization_delay=0)
+        self._time = -inf
+        self._seen: dict[int, tuple[float, Mapping[str, float]]] = {}
+
+    def follow(self, time: float, size: tuple[int, int], boxes: Iterable[Sequence[float]]) -> list[int]:
+        """Return the track of each face of the next frame, at a time in seconds and of a width and height in pixels."""
+        # The tracker counts steps; where a frame came late, several have passed.
+        for _ in range(1, min(round(min((time - self._time) / self._interval, 1e6)), self._steps + 2)):
+            self._tracker.update()
+        self._time = time
+        corners = [np.reshape(box, (2, 2)) * (_SCALE / max(size)) for box in boxes]
+        faces = [self._norfair.Detection(points, data=(time, place)) for place, points in enumerate(corners)]
+        found = [(*track.last_detection.data, track.id) for track in self._tracker.update(faces, period=self._steps)]
+        alive = {track.id for track in self._tracker.tracked_objects}
+        self._seen = {track: seen for track, seen in self._seen.items() if track in alive}
+        return [track for _, _, track in sorted(each for each in found if each[0] == time)]
+
+    def smooth(self, track: int, probabilities: Mapping[str, float]) -> list[float]:
+        """Return the probabilities of a face of the frame, drawn towards those that its track has had before."""
+        now = np.array(list(probabilities.values()))
+        if track not in self._seen or not self._smoothing:
+            return list(now.tolist())
+        time, before = self._seen[track]
+        kept = exp((time - self._time) / self._smoothing)
+        return list((now + kept * (np.array(list(before.values())) - now)).tolist())
+
+    def remember(self, track: int, probabilities: Mapping[str, float] | None) -> None:
+        """Keep what the next frame's probabilities of a track are drawn to."""
+        if probabilities is not None:
+            self._seen[track] = self._time, probabilities
+
+
+class AnnotatedVideo:
+    """The annotated video, in segments that are joined at its end: those that are whole outlast an interruption.
+
+    Args:
+        folder: of the segments.
+        rate: frames a second, about.
+    """
+
+    def __init__(self, folder: Path, rate: Fraction) -> None:
+        self.folder, self._rate = folder, rate
+        self._av = require_package("av")
+        self._size: tuple[int, int] | None = None
+        if self.path(0).is_file():
+            with self._av.open(str(self.path(0))) as container:
+                self._size = container.streams.video[0].width, container.streams.video[0].height
+        self._segment, self._out, self._stream = -1, None, None
+        self._files = ExitStack()
+        self._worker = ThreadPoolExecutor(max_workers=1)
+        self._waiting: deque[Future[None]] = deque()
+
+    def path(self, segment: int) -> Path:
+        """Return the file of a segment."""
+        return self.folder / f"{segment:05}.nut"  # NUT keeps times as they are
+
+    def write(self, position: int, time: float, draw: Callable[[], NDArray[np.uint8]]) -> None:
+        """Draw a frame and append it, in a thread of its own; ``position`` counts all of them, from 0."""
+        self._waiting.append(self._worker.submit(self._write, position // SEGMENT, time, draw))
+        while len(self._waiting) > _WAITING:
+            self._waiting.popleft().result()
+
+    def _write(self, segment: int, time: float, draw: Callable[[], NDArray[np.uint8]]) -> None:
+        pixels = draw()
+        if self._size is None:  # even numbers, as colours are kept for two by two pixels; never another size
+            self._size = max(2, pixels.shape[1] // 2 * 2), max(2, pixels.shape[0] // 2 * 2)
+        if segment != self._segment:
+            self._end_segment()
+            self._segment = segment
+            file = self._files.enter_context(replacing(self.path(segment)))
+            self._out = self._files.enter_context(self._av.open(file, "w", format="nut"))
+            # Without frames that refer to later ones, segments can be joined as they are.
+            options = {"preset": "veryfast", "crf": "23", "bf": "0", "threads": "2"}
+            self._stream = self._out.add_stream("libx264", rate=self._rate, options=options)
+            self._stream.width, self._stream.height = self._size
+            self._stream.pix_fmt, self._stream.codec_context.time_base = "yuv420p", _CLOCK
+        width, height = self._size
+        frame = self._av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(width, height, "yuv420p")
+        frame.pts, frame.time_base = round(time / _CLOCK), _CLOCK
+        self._out.mux(self._stream.encode(frame))
+
+    def _end_segment(self) -> None:
+        if self._out is not None:
+            self._out.mux(self._stream.encode(None))
+        self._out = None
+        self._files.close()
+
+    def __enter__(self) -> AnnotatedVideo:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        with self._worker:
+            if error[0] is None:
+                for written in self._waiting:
+                    written.result()
+                self._worker.submit(self._end_segment).result()
+        self._files.__exit__(*error)  # a segment that is not whole goes
+
+    def join(self, place: Path, video: Video) -> Path | None:
+        """Join the segments to one file, with the video's sound unless it is live; return it, None without a frame."""
+        if not self.path(0).is_file():
+            return None
+        with ExitStack() as files:
+            sound = None if video.live else files.enter_context(video.open()).streams.best("audio")
+            fits = sound is None or sound.codec_context.name.removesuffix("float") in _MP4_SOUND
+            place = place.with_name(f"{place.name}.{'mp4' if fits else 'mkv'}")
+            file = files.enter_context(replacing(place))
+            out = files.enter_context(self._av.open(file, "w", format="mp4" if fits else "matroska"))
+            first = files.enter_context(self._av.open(str(self.path(0)))).streams.video[0]
+            images = out.add_stream_from_template(first)
+            segments = (self._packets(self._av.open(str(path)), images) for path in sorted(self.folder.glob("*.nut")))
+            packets: list[Iterator[tuple[float, Any]]] = [chain.from_iterable(segments)]
+            if sound is not None:
+                copied = self._packets(sound.container, out.add_stream_from_template(sound), sound, video)
+                packets.append(copied)
+            for _, packet in heapq.merge(*packets, key=itemgetter(0)):
+                out.mux_one(packet)
+        return place
+
+    def _packets(
+        self, container: Any, target: Any, stream: Any = None, video: Video | None = None
+    ) -> Iterator[tuple[float, Any]]:
+        """Yield the packets of a stream, with their times in seconds from the start of the video, for another file."""
+        start, end = (0.0, inf) if video is None else (video.start or 0.0, video.seconds or inf)
+        with container, suppress(self._av.FFmpegError):  # damaged sound ends early
+            for packet in container.demux(stream or container.streams.video[0]):
+                if packet.dts is None or packet.pts is None:
+                    continue
+                shift = round(start / packet.time_base)
+                packet.dts, packet.pts, packet.stream = packet.dts - shift, packet.pts - shift, target
+                if (time := float(packet.dts * packet.time_base)) >= end:
+                    return
+                yield time, packet
+
+
+@dataclass
+class _Track:
+    start: float
+    end: float = 0.0
+    frames: int = 0
+    score: float = 0.0
+    classified: int = 0
+    probabilities: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+
+
+def analyze_video(
+    pipeline: FacePipeline,
+    video: Video,
+    out: Path,
+    pictures: bool = False,
+    smoothing: float = 0.5,
+    progress: Callable[[int], object] = bool,
+) -> str:
+    """Analyse a video, or go on with it: a record a frame, a row a track, a timeline, and the annotated video.
+
+    Memory is constant. A live video ends with Ctrl-C, a file is interrupted by it.
+
+    Args:
+        pipeline: finds the faces and tells their expressions.
+        video: the video.
+        out: folder of the results.
+        pictures: also write the annotated video, below ``pictures``.
+        smoothing: see `Tracks`.
+        progress: called with the number of frames that were done since the last call.
+
+    Returns:
+        What was found, in a sentence.
+
+    Raises:
+        FaceExprError: an option is wrong, nothing can be decoded, or the folder holds a live video's results.
+    """
+    if isinstance(pipeline.detector, GroundTruth):
+        raise FaceExprError(f"detector is {pipeline.detector.name}; expected one that finds faces in a video")
+    tracks = Tracks(video.interval, smoothing)
+    records, parts = out / RECORDS, out / PARTS
+    if video.live and records.exists():
+        raise FaceExprError(f"out: {out} holds a camera's or a stream's results, which end; expected another folder")
+    if not (out / TRACKS).is_file():
+        done, last = 0, None
+        if records.is_file():
+            _go_back(records, parts if pictures else None)
+            for record in read_records(records):
+                done, last = done + 1, (record["frame"], record["time"])
+                size = record["width"], record["height"]
+                boxes = [face["box"] for face in record["faces"]]
+                for track, face in zip(tracks.follow(record["time"], size, boxes), record["faces"], strict=True):
+                    tracks.remember(track, face["probabilities"])
+        progress(done)
+        out.mkdir(parents=True, exist_ok=True)
+        drawing = AnnotatedVideo(parts, video.rate) if pictures else None
+        with ExitStack() as files:
+            file = files.enter_context(records.open("ab"))
+            if drawing is not None:
+                files.enter_context(drawing)
+            try:
+                for position, (analysis, frame) in enumerate(_analyze_frames(pipeline, video.source, video.frames(last)), done):
+                    analysis, ids = _join_tracks(pipeline, tracks, analysis, frame)
+                    if drawing is not None and analysis.pixels is not None:
+                        names = [f"{track}: {caption(face)}" for track, face in zip(ids, analysis.result.faces, strict=True)]
+                        draw = partial(draw_faces, analysis, pipeline.classifier.class_names, names)
+                        drawing.write(position, frame.time, draw)
+                    found = analysis.result.record()
+                    faces = [{"track": track, **face} for track, face in zip(ids, found["faces"], strict=True)]
+                    notes = (*found["notes"], *frame.notes)
+                    place = {"name": video.name, "frame": frame.number, "time": frame.time}
+                    record = {**found, **place, "faces": faces, "notes": notes}
+                    file.write(as_bytes(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"))
+                    file.flush()
+                    progress(1)
+            except KeyboardInterrupt:
+                if not video.live:
+                    raise
+        if drawing is not None:
+            drawing.join(out / PICTURES / video.name, video)
+        shutil.rmtree(parts, ignore_errors=True)
+    return _write_tracks(out, pipeline.classifier.class_names, video)
+
+
+def _go_back(records: Path, parts: Path | None) -> None:
+    """Cut records back to whole segments, and to those whose annotated video is there too."""
+    ends, position = [0], 0
+    for number, (line, _) in enumerate(read_lines(records), 1):
+        position += len(line)
+        if number % SEGMENT == 0:
+            ends.append(position)
+    kept = len(ends) - 1
+    if parts is not None:
+        kept = min(kept, len([*parts.glob("*.nut")]))  # they were written in order
+    with records.open("ab") as file:
+        file.truncate(ends[kept])
+
+
+def _analyze_frames(pipeline: FacePipeline, source: str, frames: Iterator[Frame]) -> Iterator[tuple[Analysis, Frame]]:
+    frames, ahead = tee(frames)
+    # The frames come second: `zip` would drop one where the analyses end first.
+    return zip(pipeline.run_with_pixels((source, frame.pixels) for frame in ahead), frames, strict=True)
+
+
+def _join_tracks(
+    pipeline: FacePipeline, tracks: Tracks, analysis: Analysis, frame: Frame
+) -> tuple[Analysis, list[int]]:
+    result, faces = analysis.result, list[FaceResult]()
+    ids = tracks.follow(frame.time, result.size or (1, 1), [face.box for face in result.faces])
+    for track, face in zip(ids, result.faces, strict=True):
+        if face.probabilities is not None:
+            face = pipeline.add_expression(face, tracks.smooth(track, face.probabilities))
+        tracks.remember(track, face.probabilities)
+        faces.append(face)
+    return replace(analysis, result=replace(result, faces=tuple(faces))), ids
+
+
+def _write_tracks(out: Path, class_names: Sequence[str], video: Video) -> str:
+    """Write the table of tracks and the timeline from the records, and return what was found."""
+    tracks: dict[int, _Track] = {}
+    frames, time = 0, 0.0
+    for record in read_records(out / RECORDS):
+        frames, time = frames + 1, record["time"]
+        for face in record["faces"]:
+            track = tracks.setdefault(face["track"], _Track(time))
+            track.end, track.frames, track.score = time, track.frames + 1, track.score + face["score"]
+            if face["probabilities"] is not None:
+                track.probabilities = track.probabilities + np.array(list(face["probabilities"].values()))
+                track.classified += 1
+    if not frames:
+        raise FaceExprError(f"{video.source} has no frame that can be decoded; expected a video")
+    longest = sorted(sorted(tracks, key=lambda number: -tracks[number].frames)[:_LANES])
+    if longest:
+        shares = np.zeros((len(longest), _BINS, len(class_names)))
+        length = time + video.interval
+        for record in read_records(out / RECORDS):
+            for face in record["faces"]:
+                if face["track"] in longest and face["probabilities"] is not None:
+                    place = longest.index(face["track"]), floor(record["time"] / length * _BINS)
+                    shares[place] += list(face["probabilities"].values())
+        names = [f"face {number}" for number in longest]
+        drawn = io.BytesIO()
+        timeline(shares, length, names, class_names, Path(video.source).name).savefig(drawn, format="png")
+        write_file(out / TIMELINE, drawn.getvalue())
+    header = (*COLUMNS, *class_columns(class_names, COLUMNS))
+    write_file(out / TRACKS, csv_text(header, (_row(number, tracks[number], class_names) for number in sorted(tracks))))
+    early = f"; it ended early: {video.ending}" if video.ending else ""
+    return f"{counted(len(tracks), 'track')} of faces in {counted(frames, 'frame')} of {time:.1f} seconds{early}"
+
+
+def _row(number: int, track: _Track, class_names: Sequence[str]) -> list[object]:
+    mean = [f"{value:.6g}" for value in track.probabilities / max(1, track.classified)]
+    expression = class_names[int(track.probabilities.argmax())] if track.classified else ""
+    start = [number, track.start, track.end, track.frames, f"{track.score / track.frames:.6g}", expression]
+    return start + (mean if track.classified else [""] * len(class_names))
