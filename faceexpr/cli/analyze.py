@@ -38,12 +38,12 @@ DESCRIPTION = (
     "Find the faces in photographs and tell the expression of each: faces.jsonl has a record for each image, faces.csv "
     "a row for each face. Interrupted, the same command goes on where it stopped. With --shard several processes "
     "analyse a part each, and `faceexpr merge OUT` puts the parts together; --engine ray uses several processes of one "
-    "machine or of a cluster. Of a video or a camera faces.jsonl has a record for each frame, tracks.csv a row for each "
-    "face that was followed."
+    "machine or of a cluster. Of a video faces.jsonl has a record for each frame, and tracks.csv a row for each face "
+    "that was followed."
 )
 PATHS = (
-    "Image files, folders with images, and tar files with images; - is a list at standard input. Or videos, and URLs of "
-    "streams."
+    "Image files, folders with images, and tar files with images; - is a list at standard input. Or video files and "
+    "URLs of streams."
 )
 LIST = "File with further paths of images and tar files, one a line; - is standard input."
 
@@ -173,6 +173,9 @@ def run(args: list[str]) -> None:
                 raise FaceExprError("images, videos and a camera are named; expected only one kind in a command")
             analyze_videos(videos, options)
             return
+        for name in OF_VIDEOS[:-1]:
+            if getattr(options, name) is not None:
+                raise FaceExprError(f"{name} is {getattr(options, name)}; expected it with a video")
         analyze([Path(path) for path in paths], options, config["list"])
 
 
@@ -269,7 +272,9 @@ def analyze_videos(paths: Sequence[str], options: AnalyzeOptions) -> None:
         video = Video(source, not paths, options.every, options.per_second, options.seconds)
         own = {name: getattr(options, name) for name in OF_VIDEOS}
         size = None if video.live else Path(source).stat().st_size
-        check_options(out, find_dependent_options(options, pipeline) | own | {"video": {"path": video.source, "bytes": size}})
+        check_options(
+            out, find_dependent_options(options, pipeline) | own | {"video": {"path": video.source, "bytes": size}}
+        )
         often = 0.1 if sys.stderr.isatty() else 10
         with tqdm(desc=video.name, total=video.expected, unit="frame", mininterval=often) as bar:
             try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import io
 import json
 import re
 import shutil
@@ -12,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from itertools import chain, tee
@@ -25,10 +24,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from faceexpr.callbacks.reports import figure_content
 from faceexpr.pipeline.analysis import draw_faces
 from faceexpr.pipeline.detectors import GroundTruth
-from faceexpr.pipeline.pipeline import Analysis, FacePipeline
-from faceexpr.pipeline.records import PARTS, PICTURES, RECORDS, FaceResult, caption, read_lines, read_records
+from faceexpr.pipeline.pipeline import FacePipeline
+from faceexpr.pipeline.records import PARTS, PICTURES, RECORDS, ImageResult, caption, read_lines, read_records
 from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.files import as_bytes, replacing, write_file
 from faceexpr.utils.text import class_columns, counted, csv_text
@@ -47,9 +47,7 @@ LOST = 1.0
 OVERLAP = 0.3
 """IoU of a face with the place where its track is expected, above which it belongs to the track."""
 
-COLUMNS = ("track", "start", "end", "frames", "score", "expression")
-"""Columns of the table of tracks before the mean probability of each class."""
-
+_COLUMNS = ("track", "start", "end", "frames", "score", "expression")  # of the table of tracks
 # fmt: off
 _ENDINGS = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp",
@@ -91,9 +89,11 @@ class Video:
     Attributes:
         source: what it is called; user and password of a URL are left out.
         name: of the files that are made from it.
-        live: it cannot be read again, so that an interrupted analysis cannot go on.
-        interval: seconds from one frame that is taken to the next, by the average rate.
+        live: whether it is a camera or a stream, which cannot be read again.
+        rate: frames a second, on average.
+        interval: seconds from one frame that is taken to the next, by the rate.
         expected: about how many frames will be taken; None where nobody knows.
+        start: time of its start by its own clock, in seconds.
         ending: why it ended before its end; None where it did not.
 
     Raises:
@@ -126,12 +126,11 @@ class Video:
         self._stream.thread_type = "AUTO"
         self.rate = self._stream.average_rate or Fraction(25)
         self.interval = max(float(self.every / self.rate), 1 / per_second if per_second else 0.0)
-        length = None if self.live or not self._container.duration else self._container.duration / 1e6
-        known = [value for value in (length, seconds) if value is not None]
-        self.expected = round(min(known) / self.interval) if known else None
+        length = inf if self.live or not self._container.duration else self._container.duration / 1e6
+        self.expected = None if (least := min(length, seconds or inf)) == inf else round(least / self.interval)
         start = self._container.start_time
         self.start = None if self.live or start is None else start / 1e6
-        self._can_seek = length is not None and self.start is not None
+        self._can_seek = length < inf and self.start is not None
         self._broken = 0
 
     def open(self) -> Any:
@@ -158,12 +157,12 @@ class Video:
             number, last = number + 1, time
             if self.seconds is not None and time >= self.seconds:
                 return
-            if self.per_second is None and number % self.every or self.per_second is not None and self._slot(time) <= slot:
+            before, slot = slot, self._slot(time)
+            if number % self.every or (self.per_second and slot <= before):
                 continue
-            slot = self._slot(time)
-            notes = [f"{counted(self._broken, 'broken packet')} before this frame"] if self._broken else []
+            notes = [f"{counted(self._broken, 'packet')} before this frame could not be decoded"] * bool(self._broken)
             self._broken = 0
-            yield Frame(number, time, (*notes, *["damaged"] * bool(image.is_corrupt)), image)
+            yield Frame(number, time, (*notes, *["the frame is damaged"] * image.is_corrupt), image)
 
     def _slot(self, time: float) -> int:
         return floor(time * self.per_second + 1e-6) if self.per_second else 0
@@ -324,20 +323,19 @@ class AnnotatedVideo:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        with self._worker:
-            if error[0] is None:
-                for written in self._waiting:
-                    written.result()
-                self._worker.submit(self._end_segment).result()
-        self._files.__exit__(*error)  # a segment that is not whole goes
+        with self._files, self._worker:  # an error on the way removes the segment that is not whole
+            if error[1] is not None:
+                raise error[1]
+            for written in [*self._waiting, self._worker.submit(self._end_segment)]:
+                written.result()
 
-    def join(self, place: Path, video: Video) -> Path | None:
-        """Join the segments to one file, with the video's sound unless it is live; return it, None without a frame."""
+    def join(self, place: Path, video: Video) -> None:
+        """Join the segments, if any, to one file, with the video's sound unless it is live."""
         if not self.path(0).is_file():
-            return None
+            return
         with ExitStack() as files:
             sound = None if video.live else files.enter_context(video.open()).streams.best("audio")
-            fits = sound is None or sound.codec_context.name.removesuffix("float") in _MP4_SOUND
+            fits = sound is None or sound.codec_context.codec.canonical_name in _MP4_SOUND
             place = place.with_name(f"{place.name}.{'mp4' if fits else 'mkv'}")
             file = files.enter_context(replacing(place))
             out = files.enter_context(self._av.open(file, "w", format="mp4" if fits else "matroska"))
@@ -350,7 +348,6 @@ class AnnotatedVideo:
                 packets.append(copied)
             for _, packet in heapq.merge(*packets, key=itemgetter(0)):
                 out.mux_one(packet)
-        return place
 
     def _packets(
         self, container: Any, target: Any, stream: Any = None, video: Video | None = None
@@ -370,12 +367,19 @@ class AnnotatedVideo:
 
 @dataclass
 class _Track:
+    """What is known of a track; scores and probabilities are sums over its frames."""
+
     start: float
+    probabilities: NDArray[np.float64]
     end: float = 0.0
     frames: int = 0
     score: float = 0.0
-    classified: int = 0
-    probabilities: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+
+    def row(self, number: int, class_names: Sequence[str]) -> list[object]:
+        mean = self.probabilities / max(1.0, self.probabilities.sum())
+        expression = class_names[int(mean.argmax())] if mean.any() else ""
+        numbers = [f"{value:.6g}" for value in (self.score / self.frames, *mean)]
+        return [number, self.start, self.end, self.frames, numbers[0], expression, *numbers[1:]]
 
 
 def analyze_video(
@@ -411,48 +415,45 @@ def analyze_video(
     if video.live and records.exists():
         raise FaceExprError(f"out: {out} holds a camera's or a stream's results, which end; expected another folder")
     if not (out / TRACKS).is_file():
-        done, last = 0, None
-        if records.is_file():
-            _go_back(records, parts if pictures else None)
-            for record in read_records(records):
-                done, last = done + 1, (record["frame"], record["time"])
-                size = record["width"], record["height"]
-                boxes = [face["box"] for face in record["faces"]]
-                for track, face in zip(tracks.follow(record["time"], size, boxes), record["faces"], strict=True):
-                    tracks.remember(track, face["probabilities"])
+        done, last = _go_back(records, parts if pictures else None), None
+        for record in read_records(records):
+            last, size = (record["frame"], record["time"]), (record["width"], record["height"])
+            ids = tracks.follow(record["time"], size, [face["box"] for face in record["faces"]])
+            for track, face in zip(ids, record["faces"], strict=True):
+                tracks.remember(track, face["probabilities"])
         progress(done)
-        out.mkdir(parents=True, exist_ok=True)
-        drawing = AnnotatedVideo(parts, video.rate) if pictures else None
-        with ExitStack() as files:
-            file = files.enter_context(records.open("ab"))
-            if drawing is not None:
-                files.enter_context(drawing)
+        frames, ahead = tee(video.frames(last))
+        analyses = pipeline.run_with_pixels((video.source, frame.pixels) for frame in ahead)
+        drawing = AnnotatedVideo(parts, video.rate)
+        with records.open("ab") as file, drawing:
             try:
-                for position, (analysis, frame) in enumerate(_analyze_frames(pipeline, video.source, video.frames(last)), done):
-                    analysis, ids = _join_tracks(pipeline, tracks, analysis, frame)
-                    if drawing is not None and analysis.pixels is not None:
-                        names = [f"{track}: {caption(face)}" for track, face in zip(ids, analysis.result.faces, strict=True)]
-                        draw = partial(draw_faces, analysis, pipeline.classifier.class_names, names)
+                # The frames come second: `zip` would drop one where the analyses end first.
+                for position, (analysis, frame) in enumerate(zip(analyses, frames, strict=True), done):
+                    result, ids = _join_tracks(pipeline, tracks, analysis.result, frame.time)
+                    if pictures and analysis.pixels is not None:
+                        names = [f"{track}: {caption(face)}" for track, face in zip(ids, result.faces, strict=True)]
+                        shown = replace(analysis, result=result)
+                        draw = partial(draw_faces, shown, pipeline.classifier.class_names, names)
                         drawing.write(position, frame.time, draw)
-                    found = analysis.result.record()
-                    faces = [{"track": track, **face} for track, face in zip(ids, found["faces"], strict=True)]
-                    notes = (*found["notes"], *frame.notes)
-                    place = {"name": video.name, "frame": frame.number, "time": frame.time}
-                    record = {**found, **place, "faces": faces, "notes": notes}
+                    record = result.record() | {"name": video.name, "frame": frame.number, "time": frame.time}
+                    record["faces"] = [
+                        {"track": track, **face} for track, face in zip(ids, record["faces"], strict=True)
+                    ]
+                    record["notes"] = (*record["notes"], *frame.notes)
                     file.write(as_bytes(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"))
                     file.flush()
                     progress(1)
             except KeyboardInterrupt:
                 if not video.live:
                     raise
-        if drawing is not None:
-            drawing.join(out / PICTURES / video.name, video)
+        drawing.join(out / PICTURES / video.name, video)
         shutil.rmtree(parts, ignore_errors=True)
     return _write_tracks(out, pipeline.classifier.class_names, video)
 
 
-def _go_back(records: Path, parts: Path | None) -> None:
-    """Cut records back to whole segments, and to those whose annotated video is there too."""
+def _go_back(records: Path, parts: Path | None) -> int:
+    """Cut records back to whole segments, and to those whose annotated video is there too; return how many are left."""
+    records.parent.mkdir(parents=True, exist_ok=True)
     ends, position = [0], 0
     for number, (line, _) in enumerate(read_lines(records), 1):
         position += len(line)
@@ -463,62 +464,53 @@ def _go_back(records: Path, parts: Path | None) -> None:
         kept = min(kept, len([*parts.glob("*.nut")]))  # they were written in order
     with records.open("ab") as file:
         file.truncate(ends[kept])
-
-
-def _analyze_frames(pipeline: FacePipeline, source: str, frames: Iterator[Frame]) -> Iterator[tuple[Analysis, Frame]]:
-    frames, ahead = tee(frames)
-    # The frames come second: `zip` would drop one where the analyses end first.
-    return zip(pipeline.run_with_pixels((source, frame.pixels) for frame in ahead), frames, strict=True)
+    return kept * SEGMENT
 
 
 def _join_tracks(
-    pipeline: FacePipeline, tracks: Tracks, analysis: Analysis, frame: Frame
-) -> tuple[Analysis, list[int]]:
-    result, faces = analysis.result, list[FaceResult]()
-    ids = tracks.follow(frame.time, result.size or (1, 1), [face.box for face in result.faces])
+    pipeline: FacePipeline, tracks: Tracks, result: ImageResult, time: float
+) -> tuple[ImageResult, list[int]]:
+    """Return a frame's result with smoothed probabilities, and the track of each of its faces."""
+    faces = []
+    ids = tracks.follow(time, result.size or (1, 1), [face.box for face in result.faces])
     for track, face in zip(ids, result.faces, strict=True):
         if face.probabilities is not None:
             face = pipeline.add_expression(face, tracks.smooth(track, face.probabilities))
         tracks.remember(track, face.probabilities)
         faces.append(face)
-    return replace(analysis, result=replace(result, faces=tuple(faces))), ids
+    return replace(result, faces=tuple(faces)), ids
 
 
 def _write_tracks(out: Path, class_names: Sequence[str], video: Video) -> str:
     """Write the table of tracks and the timeline from the records, and return what was found."""
-    tracks: dict[int, _Track] = {}
-    frames, time = 0, 0.0
-    for record in read_records(out / RECORDS):
-        frames, time = frames + 1, record["time"]
-        for face in record["faces"]:
-            track = tracks.setdefault(face["track"], _Track(time))
-            track.end, track.frames, track.score = time, track.frames + 1, track.score + face["score"]
-            if face["probabilities"] is not None:
-                track.probabilities = track.probabilities + np.array(list(face["probabilities"].values()))
-                track.classified += 1
-    if not frames:
-        raise FaceExprError(f"{video.source} has no frame that can be decoded; expected a video")
-    longest = sorted(sorted(tracks, key=lambda number: -tracks[number].frames)[:_LANES])
-    if longest:
-        shares = np.zeros((len(longest), _BINS, len(class_names)))
-        length = time + video.interval
+
+    def faces() -> Iterator[tuple[float, int, float, NDArray[np.float64]]]:
         for record in read_records(out / RECORDS):
             for face in record["faces"]:
-                if face["track"] in longest and face["probabilities"] is not None:
-                    place = longest.index(face["track"]), floor(record["time"] / length * _BINS)
-                    shares[place] += list(face["probabilities"].values())
+                probabilities = (face["probabilities"] or dict.fromkeys(class_names, 0.0)).values()
+                yield record["time"], face["track"], face["score"], np.array([*probabilities])
+
+    tracks: dict[int, _Track] = {}
+    times = [record["time"] for record in read_records(out / RECORDS)]
+    if not times:
+        raise FaceExprError(f"{video.source} has no frame that can be decoded; expected a video")
+    for time, number, score, probabilities in faces():
+        track = tracks.setdefault(number, _Track(time, np.zeros(len(class_names))))
+        track.end, track.frames, track.score = time, track.frames + 1, track.score + score
+        track.probabilities += probabilities
+    if longest := sorted(sorted(tracks, key=lambda number: -tracks[number].frames)[:_LANES]):
+        shares = np.zeros((len(longest), min(_BINS, max(1, len(times) // 2)), len(class_names)))
+        length = times[-1] + video.interval
+        for time, number, _, probabilities in faces():
+            if number in longest:
+                shares[longest.index(number), int(time / length * shares.shape[1])] += probabilities
         names = [f"face {number}" for number in longest]
-        drawn = io.BytesIO()
-        timeline(shares, length, names, class_names, Path(video.source).name).savefig(drawn, format="png")
-        write_file(out / TIMELINE, drawn.getvalue())
-    header = (*COLUMNS, *class_columns(class_names, COLUMNS))
-    write_file(out / TRACKS, csv_text(header, (_row(number, tracks[number], class_names) for number in sorted(tracks))))
+        title = Path(video.source).name
+        write_file(out / TIMELINE, figure_content(timeline(shares, length, names, class_names, title)))
+    header = (*_COLUMNS, *class_columns(class_names, _COLUMNS))
+    rows = (tracks[number].row(number, class_names) for number in sorted(tracks))
+    write_file(out / TRACKS, csv_text(header, rows))
     early = f"; it ended early: {video.ending}" if video.ending else ""
-    return f"{counted(len(tracks), 'track')} of faces in {counted(frames, 'frame')} of {time:.1f} seconds{early}"
-
-
-def _row(number: int, track: _Track, class_names: Sequence[str]) -> list[object]:
-    mean = [f"{value:.6g}" for value in track.probabilities / max(1, track.classified)]
-    expression = class_names[int(track.probabilities.argmax())] if track.classified else ""
-    start = [number, track.start, track.end, track.frames, f"{track.score / track.frames:.6g}", expression]
-    return start + (mean if track.classified else [""] * len(class_names))
+    return (
+        f"{counted(len(tracks), 'track')} of faces in {counted(len(times), 'frame')} of {times[-1]:.1f} seconds{early}"
+    )
