@@ -25,7 +25,7 @@ from faceexpr.pipeline.output import Output, Shard, check_options, fingerprint, 
 from faceexpr.pipeline.pipeline import FacePipeline, find_device
 from faceexpr.pipeline.programs import MIN_SCORE
 from faceexpr.pipeline.records import RECORDS, ROWS
-from faceexpr.pipeline.video import Video, analyze_video, is_video
+from faceexpr.pipeline.video import VIDEOS, Video, analyze_video
 from faceexpr.utils.errors import INTERRUPTED, SOME_FAILED, FaceExprError
 from faceexpr.utils.files import say
 from faceexpr.utils.images import DEFAULT_MAX_PIXELS
@@ -167,7 +167,7 @@ def run(args: list[str]) -> None:
         refuse_several_tasks(os.environ)
     options = AnalyzeOptions(**values)
     with naming_options(config):
-        videos = [path for path in paths if is_video(path)]
+        videos = [path for path in paths if VIDEOS.fullmatch(path)]
         if videos or options.camera is not None:
             if config["list"] is not None or len(videos) < len(paths) or (videos and options.camera is not None):
                 raise FaceExprError("images, videos and a camera are named; expected only one kind in a command")
@@ -267,9 +267,10 @@ def analyze_videos(paths: Sequence[str], options: AnalyzeOptions) -> None:
     folders = [options.out / Path(source).name if len(sources) > 1 else options.out for source in sources]
     if len(set(folders)) < len(folders):
         raise FaceExprError("two videos have the same name; expected names of their own, which their results have")
+    chosen = options.every, options.per_second, options.seconds
+    videos = [Video(source, not paths, *chosen) for source in sources]
     pipeline = build(options)
-    for source, out in zip(sources, folders, strict=True):
-        video = Video(source, not paths, options.every, options.per_second, options.seconds)
+    for source, video, out in zip(sources, videos, folders, strict=True):
         own = {name: getattr(options, name) for name in OF_VIDEOS}
         size = None if video.live else Path(source).stat().st_size
         check_options(

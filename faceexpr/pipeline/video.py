@@ -35,8 +35,6 @@ from faceexpr.utils.text import class_columns, counted, csv_text
 from faceexpr.visualization.classification import timeline
 
 TRACKS, TIMELINE = "tracks.csv", "timeline.png"
-"""Files of a video's results beside its records: a row a track, and the expressions of the longest ones over time."""
-
 SEGMENT = 512
 """Frames after which what was found is final: an analysis that was interrupted goes on from the last whole segment.
 Whole batches, so that results stay the same."""
@@ -47,13 +45,12 @@ LOST = 1.0
 OVERLAP = 0.3
 """IoU of a face with the place where its track is expected, above which it belongs to the track."""
 
-_COLUMNS = ("track", "start", "end", "frames", "score", "expression")  # of the table of tracks
-# fmt: off
-_ENDINGS = (
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp",
-    ".ogv", ".mjpeg", ".h264", ".h265", ".nut", ".vob",
+VIDEOS = re.compile(
+    r".*://.*|.*\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|m?ts|m2ts|wmv|flv|3gp|ogv|mjpeg|h26[45]|nut|vob)", re.I | re.S
 )
-# fmt: on
+"""Paths that are videos, by their endings, or streams."""
+
+_COLUMNS = ("track", "start", "end", "frames", "score", "expression")  # of the table of tracks
 _MP4_SOUND = ("aac", "mp3", "ac3", "eac3", "opus", "alac", "flac")  # Matroska takes any other
 _CLOCK = Fraction(1, 90_000)  # of annotated videos, in seconds
 _PATIENCE = 10.0  # seconds that a stream may be silent
@@ -101,17 +98,13 @@ class Video:
     """
 
     def __init__(
-        self,
-        source: str,
-        camera: bool = False,
-        every: int | None = None,
-        per_second: float | None = None,
+        self, source: str, camera: bool = False, every: int | None = None, per_second: float | None = None,
         seconds: float | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         require(every is None or every >= 1, "every", every, "1 or more")
         require(every is None or per_second is None, "every", every, "it or per_second, not both")
-        require(per_second is None or per_second > 0, "per_second", per_second, "more than 0")
-        require(seconds is None or seconds > 0, "seconds", seconds, "more than 0")
+        for name, value in (("per_second", per_second), ("seconds", seconds)):
+            require(value is None or value > 0, name, value, "more than 0")
         self.live = camera or "://" in source
         self.source = f"camera {source}" if camera else re.sub("//[^/@]*@", "//", source)
         self.name = "camera" if camera else "stream" if self.live else Path(source).stem
@@ -153,6 +146,7 @@ class Video:
         slot = self._slot(last) if done else -1
         for time, image in self._decode():
             if time <= last:
+                self._broken = 0
                 continue
             number, last = number + 1, time
             if self.seconds is not None and time >= self.seconds:
@@ -194,11 +188,6 @@ class Video:
             return []
 
 
-def is_video(path: str) -> bool:
-    """Tell whether a path is a video, by its ending, or a stream."""
-    return "://" in path or path.lower().endswith(_ENDINGS)
-
-
 def find_camera(camera: str, platform: str) -> tuple[str, str]:
     """Return what FFmpeg calls a camera, by its number or its name, and what it reads it with on a platform."""
     if platform == "darwin":
@@ -223,14 +212,13 @@ class Tracks:
 
     Args:
         interval: usual seconds between frames.
-        smoothing: seconds after which what was seen counts for a third; 0 smooths nothing.
+        smoothing: seconds after which what was seen counts for a third (1 / e); 0 smooths nothing.
     """
 
     def __init__(self, interval: float, smoothing: float) -> None:
         require(smoothing >= 0, "smoothing", smoothing, "0 or more seconds")
         self._norfair = require_package("norfair")
-        self._interval = interval
-        self._smoothing = smoothing
+        self._interval, self._smoothing = interval, smoothing
         self._steps = max(2, round(LOST / interval))
         self._tracker = self._norfair.Tracker("iou", 1 - OVERLAP, hit_counter_max=self._steps, initialization_delay=0)
         self._time = -inf
@@ -251,12 +239,9 @@ class Tracks:
 
     def smooth(self, track: int, probabilities: Mapping[str, float]) -> list[float]:
         """Return the probabilities of a face of the frame, drawn towards those that its track has had before."""
-        now = np.array(list(probabilities.values()))
-        if track not in self._seen or not self._smoothing:
-            return list(now.tolist())
-        time, before = self._seen[track]
-        kept = exp((time - self._time) / self._smoothing)
-        return list((now + kept * (np.array(list(before.values())) - now)).tolist())
+        time, before = self._seen.get(track, (0.0, probabilities))
+        kept = exp((time - self._time) / self._smoothing) if self._smoothing else 0.0
+        return [now + kept * (before[name] - now) for name, now in probabilities.items()]
 
     def remember(self, track: int, probabilities: Mapping[str, float] | None) -> None:
         """Keep what the next frame's probabilities of a track are drawn to."""
@@ -383,13 +368,9 @@ class _Track:
 
 
 def analyze_video(
-    pipeline: FacePipeline,
-    video: Video,
-    out: Path,
-    pictures: bool = False,
-    smoothing: float = 0.5,
+    pipeline: FacePipeline, video: Video, out: Path, pictures: bool = False, smoothing: float = 0.5,
     progress: Callable[[int], object] = bool,
-) -> str:
+) -> str:  # fmt: skip
     """Analyse a video, or go on with it: a record a frame, a row a track, a timeline, and the annotated video.
 
     Memory is constant. A live video ends with Ctrl-C, a file is interrupted by it.
@@ -417,7 +398,7 @@ def analyze_video(
     if not (out / TRACKS).is_file():
         done, last = _go_back(records, parts if pictures else None), None
         for record in read_records(records):
-            last, size = (record["frame"], record["time"]), (record["width"], record["height"])
+            last, size = (record["frame"], record["time"]), (record["width"] or 1, record["height"] or 1)
             ids = tracks.follow(record["time"], size, [face["box"] for face in record["faces"]])
             for track, face in zip(ids, record["faces"], strict=True):
                 tracks.remember(track, face["probabilities"])

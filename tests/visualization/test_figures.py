@@ -7,6 +7,7 @@ import pytest
 from box_values import FACE, OTHER, SEEN, TRUTHS, found, truth
 from evaluation_runs import make_table, texts_inside
 from matplotlib.colors import to_rgba
+from PIL import ImageColor
 
 from faceexpr.boxes.matching import judge
 from faceexpr.callbacks.robustness import score_robustness
@@ -148,3 +149,16 @@ def test_robustness_curves_show_the_numbers_and_nothing_is_cut_off():
     figure = figures.corrupted_faces(["low_resolution", "jpeg"], seed=0)
     assert texts_inside(figure).count("clean") == 2
     assert len(figure.axes) == 12
+
+
+def test_a_timeline_has_a_lane_for_each_face_stacked_in_colours_and_white_where_it_is_not_seen():
+    shares = np.zeros((2, 4, 2))
+    shares[0, :2] = [1, 3]  # twice, a quarter of the first class
+    shares[1, 3] = [2, 0]
+    figure = figures.timeline(shares, 8.0, ["face 1", "face 7"], ["Happy", "Sad"], "clip")
+    first, second = (axes.images[0].get_array() for axes in figure.axes)
+    happy, sad = ([*ImageColor.getrgb(colour(name))] for name in ("Happy", "Sad"))
+    assert [first[row, 0].tolist() for row in (0, 11, 13, 49)] == [happy, happy, sad, sad]
+    assert first[0, 2].tolist() == [255, 255, 255]
+    assert second[:, 3].tolist() == [happy] * 50
+    assert [axes.get_ylabel() for axes in figure.axes] == ["face 1", "face 7"]
