@@ -37,19 +37,13 @@ def write_metrics(folder: Path, stage: str, entry: Mapping[str, Any]) -> None:
     write_file(path, json.dumps(stages, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def figure_content(figure: Figure) -> bytes:
-    """Return a figure as a PNG file."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
-
-
 def write_figure(folder: Path | None, name: str, figure: Figure) -> bytes:
     """Write ``figures/<name>.png`` where there is a folder, and return its content."""
-    content = figure_content(figure)
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
     if folder is not None:
-        write_file(folder / "figures" / f"{name}.png", content)
-    return content
+        write_file(folder / "figures" / f"{name}.png", content.getvalue())
+    return content.getvalue()
 
 
 def show_figures(trainer: Trainer, stage: str, drawn: Mapping[str, Figure], folder: Path | None) -> None:

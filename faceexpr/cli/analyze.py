@@ -41,10 +41,7 @@ DESCRIPTION = (
     "machine or of a cluster. Of a video faces.jsonl has a record for each frame, and tracks.csv a row for each face "
     "that was followed."
 )
-PATHS = (
-    "Image files, folders with images, and tar files with images; - is a list at standard input. Or video files and "
-    "URLs of streams."
-)
+PATHS = "Images, folders and tar files with images, - for a list at standard input; or videos and URLs of streams."
 LIST = "File with further paths of images and tar files, one a line; - is standard input."
 
 DEPENDENT = (
@@ -263,19 +260,17 @@ def analyze_videos(paths: Sequence[str], options: AnalyzeOptions) -> None:
     for name in OF_IMAGES:
         if (value := getattr(options, name)) != AnalyzeOptions.__dataclass_fields__[name].default:
             raise FaceExprError(f"{name} is {value}; expected it with images, not with a video")
-    sources = paths or [str(options.camera)]
-    folders = [options.out / Path(source).name if len(sources) > 1 else options.out for source in sources]
-    if len(set(folders)) < len(folders):
-        raise FaceExprError("two videos have the same name; expected names of their own, which their results have")
     chosen = options.every, options.per_second, options.seconds
-    videos = [Video(source, not paths, *chosen) for source in sources]
+    videos = [Video(path, not paths, *chosen) for path in paths or [str(options.camera)]]
+    names = [Path(video.source).name for video in videos]
+    if len(set(names)) < len(names):
+        raise FaceExprError("two videos have the same name; expected names of their own, which their results have")
     pipeline = build(options)
-    for source, video, out in zip(sources, videos, folders, strict=True):
-        own = {name: getattr(options, name) for name in OF_VIDEOS}
-        size = None if video.live else Path(source).stat().st_size
-        check_options(
-            out, find_dependent_options(options, pipeline) | own | {"video": {"path": video.source, "bytes": size}}
-        )
+    dependent = find_dependent_options(options, pipeline) | {name: getattr(options, name) for name in OF_VIDEOS}
+    for video, name in zip(videos, names, strict=True):
+        out = options.out / name if len(videos) > 1 else options.out
+        size = None if video.live else Path(video.source).stat().st_size
+        check_options(out, dependent | {"video": {"path": video.source, "bytes": size}})
         often = 0.1 if sys.stderr.isatty() else 10
         with tqdm(desc=video.name, total=video.expected, unit="frame", mininterval=often) as bar:
             try:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from itertools import chain, tee
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from faceexpr.callbacks.reports import figure_content
+from faceexpr.callbacks.reports import write_figure
 from faceexpr.pipeline.analysis import draw_faces
 from faceexpr.pipeline.detectors import GroundTruth
 from faceexpr.pipeline.pipeline import FacePipeline
@@ -143,7 +143,7 @@ class Video:
         if done and self._can_seek:
             with suppress(self._av.FFmpegError):  # what cannot be searched is decoded from its start
                 self._container.seek(round((last + (self.start or 0)) / self._stream.time_base), stream=self._stream)
-        slot = self._slot(last) if done else -1
+        slot = self._slot(number, last) if done else -1
         for time, image in self._decode():
             if time <= last:
                 self._broken = 0
@@ -151,15 +151,16 @@ class Video:
             number, last = number + 1, time
             if self.seconds is not None and time >= self.seconds:
                 return
-            before, slot = slot, self._slot(time)
-            if number % self.every or (self.per_second and slot <= before):
+            before, slot = slot, self._slot(number, time)
+            if slot == before:
                 continue
             notes = [f"{counted(self._broken, 'packet')} before this frame could not be decoded"] * bool(self._broken)
             self._broken = 0
             yield Frame(number, time, (*notes, *["the frame is damaged"] * image.is_corrupt), image)
 
-    def _slot(self, time: float) -> int:
-        return floor(time * self.per_second + 1e-6) if self.per_second else 0
+    def _slot(self, number: int, time: float) -> int:
+        """Return which of the frames that are taken stands for a frame: the first of those that it stands for."""
+        return floor(time * self.per_second + 1e-6) if self.per_second else number // self.every
 
     def _decode(self) -> Iterator[tuple[float, Any]]:
         """Yield all frames with their times from the start, in seconds; by the rate where they have none."""
@@ -190,11 +191,8 @@ class Video:
 
 def find_camera(camera: str, platform: str) -> tuple[str, str]:
     """Return what FFmpeg calls a camera, by its number or its name, and what it reads it with on a platform."""
-    if platform == "darwin":
-        return camera, "avfoundation"
-    if platform == "win32":
-        return f"video={camera}", "dshow"
-    return f"/dev/video{camera}" if camera.isdigit() else camera, "v4l2"
+    others = {"darwin": (camera, "avfoundation"), "win32": (f"video={camera}", "dshow")}
+    return others.get(platform, (f"/dev/video{camera}" if camera.isdigit() else camera, "v4l2"))
 
 
 def require_package(name: str) -> ModuleType:
@@ -264,7 +262,9 @@ class AnnotatedVideo:
         if self.path(0).is_file():
             with self._av.open(str(self.path(0))) as container:
                 self._size = container.streams.video[0].width, container.streams.video[0].height
-        self._segment, self._out, self._stream = -1, None, None
+        self._segment = -1
+        self._out: Any = None
+        self._stream: Any = None
         self._files = ExitStack()
         self._worker = ThreadPoolExecutor(max_workers=1)
         self._waiting: deque[Future[None]] = deque()
@@ -284,7 +284,7 @@ class AnnotatedVideo:
         if self._size is None:  # even numbers, as colours are kept for two by two pixels; never another size
             self._size = max(2, pixels.shape[1] // 2 * 2), max(2, pixels.shape[0] // 2 * 2)
         if segment != self._segment:
-            self._end_segment()
+            self._files.close()
             self._segment = segment
             file = self._files.enter_context(replacing(self.path(segment)))
             self._out = self._files.enter_context(self._av.open(file, "w", format="nut"))
@@ -293,16 +293,11 @@ class AnnotatedVideo:
             self._stream = self._out.add_stream("libx264", rate=self._rate, options=options)
             self._stream.width, self._stream.height = self._size
             self._stream.pix_fmt, self._stream.codec_context.time_base = "yuv420p", _CLOCK
+            self._files.callback(lambda: self._out.mux(self._stream.encode(None)))
         width, height = self._size
         frame = self._av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(width, height, "yuv420p")
         frame.pts, frame.time_base = round(time / _CLOCK), _CLOCK
         self._out.mux(self._stream.encode(frame))
-
-    def _end_segment(self) -> None:
-        if self._out is not None:
-            self._out.mux(self._stream.encode(None))
-        self._out = None
-        self._files.close()
 
     def __enter__(self) -> AnnotatedVideo:
         return self
@@ -311,7 +306,7 @@ class AnnotatedVideo:
         with self._files, self._worker:  # an error on the way removes the segment that is not whole
             if error[1] is not None:
                 raise error[1]
-            for written in [*self._waiting, self._worker.submit(self._end_segment)]:
+            for written in self._waiting:
                 written.result()
 
     def join(self, place: Path, video: Video) -> None:
@@ -348,23 +343,6 @@ class AnnotatedVideo:
                 if (time := float(packet.dts * packet.time_base)) >= end:
                     return
                 yield time, packet
-
-
-@dataclass
-class _Track:
-    """What is known of a track; scores and probabilities are sums over its frames."""
-
-    start: float
-    probabilities: NDArray[np.float64]
-    end: float = 0.0
-    frames: int = 0
-    score: float = 0.0
-
-    def row(self, number: int, class_names: Sequence[str]) -> list[object]:
-        mean = self.probabilities / max(1.0, self.probabilities.sum())
-        expression = class_names[int(mean.argmax())] if mean.any() else ""
-        numbers = [f"{value:.6g}" for value in (self.score / self.frames, *mean)]
-        return [number, self.start, self.end, self.frames, numbers[0], expression, *numbers[1:]]
 
 
 def analyze_video(
@@ -471,27 +449,30 @@ def _write_tracks(out: Path, class_names: Sequence[str], video: Video) -> str:
                 probabilities = (face["probabilities"] or dict.fromkeys(class_names, 0.0)).values()
                 yield record["time"], face["track"], face["score"], np.array([*probabilities])
 
-    tracks: dict[int, _Track] = {}
     times = [record["time"] for record in read_records(out / RECORDS)]
     if not times:
         raise FaceExprError(f"{video.source} has no frame that can be decoded; expected a video")
+    spans: dict[int, tuple[float, float]] = {}
+    sums: dict[int, NDArray[np.float64]] = {}  # of 1, the scores and the probabilities
     for time, number, score, probabilities in faces():
-        track = tracks.setdefault(number, _Track(time, np.zeros(len(class_names))))
-        track.end, track.frames, track.score = time, track.frames + 1, track.score + score
-        track.probabilities += probabilities
-    if longest := sorted(sorted(tracks, key=lambda number: -tracks[number].frames)[:_LANES]):
+        spans[number] = spans.get(number, (time, time))[0], time
+        sums[number] = sums.get(number, 0) + np.array([1, score, *probabilities])
+    if longest := sorted(sorted(sums, key=lambda number: -sums[number][0])[:_LANES]):
         shares = np.zeros((len(longest), min(_BINS, max(1, len(times) // 2)), len(class_names)))
         length = times[-1] + video.interval
         for time, number, _, probabilities in faces():
             if number in longest:
                 shares[longest.index(number), int(time / length * shares.shape[1])] += probabilities
         names = [f"face {number}" for number in longest]
-        title = Path(video.source).name
-        write_file(out / TIMELINE, figure_content(timeline(shares, length, names, class_names, title)))
-    header = (*_COLUMNS, *class_columns(class_names, _COLUMNS))
-    rows = (tracks[number].row(number, class_names) for number in sorted(tracks))
-    write_file(out / TRACKS, csv_text(header, rows))
-    early = f"; it ended early: {video.ending}" if video.ending else ""
-    return (
-        f"{counted(len(tracks), 'track')} of faces in {counted(len(times), 'frame')} of {times[-1]:.1f} seconds{early}"
-    )
+        figure = timeline(shares, length, names, class_names, Path(video.source).name)
+        write_file(out / TIMELINE, write_figure(None, video.name, figure))
+    rows = []
+    for number in sorted(sums):
+        seen, scores, *summed = sums[number].tolist()
+        best = class_names[int(np.argmax(summed))] if any(summed) else ""
+        # The probabilities of a frame, where it has any, sum to 1.
+        means = [f"{value:.6g}" for value in (scores / seen, *(value / max(1.0, sum(summed)) for value in summed))]
+        rows.append([number, *spans[number], int(seen), means[0], best, *means[1:]])
+    write_file(out / TRACKS, csv_text((*_COLUMNS, *class_columns(class_names, _COLUMNS)), rows))
+    found = f"{counted(len(sums), 'track')} of faces in {counted(len(times), 'frame')} of {times[-1]:.1f} seconds"
+    return f"{found}; it ended early: {video.ending}" if video.ending else found
