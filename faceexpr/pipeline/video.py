@@ -117,7 +117,8 @@ class Video:
         if self._stream is None:
             raise FaceExprError(f"{self.source} has no moving images; expected a video")
         self._stream.thread_type = "AUTO"
-        self.rate = self._stream.average_rate or Fraction(25)
+        rate = self._stream.average_rate
+        self.rate = rate if rate and rate <= 240 else Fraction(25)  # recordings of browsers say 1000
         self.interval = max(float(self.every / self.rate), 1 / per_second if per_second else 0.0)
         length = inf if self.live or not self._container.duration else self._container.duration / 1e6
         self.expected = None if (least := min(length, seconds or inf)) == inf else round(least / self.interval)
