@@ -110,7 +110,8 @@ class Video:
         self.name = "camera" if camera else "stream" if self.live else Path(source).stem
         self.every, self.per_second, self.seconds = every or 1, per_second, seconds
         self.ending: str | None = None
-        self._place, self._kind = find_camera(source, sys.platform) if camera else (source, None)
+        place: tuple[str, str | None] = find_camera(source, sys.platform) if camera else (source, None)
+        self._place, self._kind = place
         self._av = require_package("av")
         self._container = self.open()
         self._stream = self._container.streams.best("video")
