@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "annotate": ("faceexpr.cli.annotate:run", "Draw the true boxes of an annotation file into its images."),
     "fetch": ("faceexpr.cli.fetch:run", "Fetch the images that an annotation file names by links."),
     "detectron2": ("faceexpr.cli.detectron2:run", "Train or measure a detector of Detectron2."),
+    "audit": ("faceexpr.cli.audit:run", "Find copies, wrong labels, broken images and missing boxes in a data set."),
     "compare": ("faceexpr.cli.compare:run", "Tell whether the difference between runs is more than chance."),
     "export": ("faceexpr.cli.export:run", "Write a checkpoint as one file: a program or a model file."),
 }

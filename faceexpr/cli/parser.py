@@ -25,7 +25,7 @@ MODE = "faceexpr"
 NAMES = "name|version|id|project|group|tags|class_names|frozen|(experiment|run)_(name|id)"
 FILES = (
     "paths?|train|val|test|votes|list|images|annotations|detector|classifier|weights|ckpt_path|out|filename|dirpath"
-    "|(val|test)_(images|list)|(save|cache|default_root)_dir"
+    "|exclude|(val|test)_(images|list)|(save|cache|default_root)_dir"
 )
 TEXT = re.compile(rf"(.*\.)?({NAMES}|{FILES})\+?")
 """Keys whose values are text, whatever they look like: names, and files and folders."""

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from faceexpr.data.augment import Augmentation, augment_batch
+from faceexpr.data.corrections import Corrections
 from faceexpr.data.degradations import Degradations, degrade_batch
 from faceexpr.data.image_reading import Box, FaceReader, FileNames, read_faces, stream_faces
 from faceexpr.data.loading import BatchLoader, BatchSampler, BatchSource, EveryInput, FaceSplit
@@ -189,6 +190,8 @@ class ExpressionDataModule(FaceDataModule):
         augment: random changes to the training images; all are off by default.
         degrade: what cameras and files do to images, done to the training images at random before that; all is off by
             default.
+        exclude: table of ``faceexpr audit`` (audit.csv) in which you have confirmed which images are left out or get
+            another label.
     """
 
     suits = "probabilities"
@@ -196,10 +199,17 @@ class ExpressionDataModule(FaceDataModule):
     num_workers: int | None = None
     drop_leaked = False
 
-    def __init__(self, augment: Augmentation | None = None, degrade: Degradations | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        augment: Augmentation | None = None,
+        degrade: Degradations | None = None,
+        exclude: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.augment = augment or Augmentation()
         self.degrade = degrade or Degradations()
+        self.exclude = exclude
         self.splits: dict[Stage, FaceSplit] = {}
 
     def load_split(self, stage: Stage) -> FaceSplit:
@@ -217,6 +227,10 @@ class ExpressionDataModule(FaceDataModule):
         """Return a split, read once."""
         if stage not in self.splits:
             split = self.load_split(stage)
+            if self.exclude is not None and stage != "predict":
+                done = self.corrections.require_found(stage, self.corrections.find(split.sources))
+                rank_zero_info(f"{type(self).__name__}: {done} (exclude)")
+                split = self.corrections.correct(split)
             if self.drop_leaked and stage in ("val", "test"):
                 split = self._without_leaked(stage, split)
             if len(split) == 0 and not split.failures:
@@ -224,6 +238,11 @@ class ExpressionDataModule(FaceDataModule):
             self._check_classes(stage, split)
             self.splits[stage] = split
         return self.splits[stage]
+
+    @cached_property
+    def corrections(self) -> Corrections:
+        """What the user has confirmed in the table of an audit."""
+        return Corrections(self.exclude, self.class_names) if self.exclude is not None else Corrections()
 
     @property
     def crop(self) -> Crop:

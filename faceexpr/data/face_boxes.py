@@ -14,6 +14,7 @@ from faceexpr.data.annotations.parsing import is_link
 from faceexpr.data.annotations.reading import AnnotatedImage, ReadOptions, read_annotations
 from faceexpr.data.base import Stage
 from faceexpr.data.boxed_images import DetectionDataModule
+from faceexpr.data.corrections import Corrections
 from faceexpr.data.image_reading import check_image, find_equal
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import DEFAULT_MAX_PIXELS, read_image
@@ -47,6 +48,7 @@ class FaceBoxes(DetectionDataModule):
             tested on.
         max_pixels: images with more pixels are refused.
         reading: which labels are faces, what becomes of unlabelled and missing images and of small faces.
+        exclude: table of ``faceexpr audit`` (audit.csv) in which you have confirmed which images are left out.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class FaceBoxes(DetectionDataModule):
         face_free: bool = True,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         reading: ReadOptions | None = None,
+        exclude: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -80,11 +83,17 @@ class FaceBoxes(DetectionDataModule):
         self.face_free = face_free
         self.max_pixels = max_pixels
         self.reading = reading
+        self.exclude = exclude
         self.leaves_out_broken = reading is not None and reading.missing != "refuse"
         self._parts: dict[str, Records] = {}
 
     def load_records(self, stage: Stage) -> Records:
         records = self._load(stage)
+        if self.exclude is not None:
+            corrections = Corrections(self.exclude)
+            actions = corrections.find(str(record.path) for record in records)
+            rank_zero_info(f"FaceBoxes: {corrections.require_found(stage, actions)} (exclude)")
+            records = [record for record, action in zip(records, actions, strict=True) if action is None]
         if stage != "train" and self.files["train"] is not None:
             self._warn_of_shared(stage, records)
         return records

@@ -28,7 +28,7 @@ class FaceFiles(ImageFilesModule):
     new_crop = Crop()
 
     def __init__(self, paths: str | list[str], box: tuple[int, int, int, int] | None = None, **kwargs: Any) -> None:
-        super().__init__(augment=None, drop_last=False, global_batch_size=None, **kwargs)
+        super().__init__(augment=None, exclude=None, drop_last=False, global_batch_size=None, **kwargs)
         if box is not None and not (box[0] < box[2] and box[1] < box[3]):
             raise FaceExprError(f"box is {list(box)}; expected x0, y0, x1, y1 with x0 < x1 and y0 < y1")
         self.paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)

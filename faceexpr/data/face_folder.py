@@ -21,6 +21,7 @@ from torch import Tensor
 
 from faceexpr.data.base import SPLITS, ImageFilesModule, Stage
 from faceexpr.data.cache import Arrays, load_cached
+from faceexpr.data.corrections import EXCLUDE
 from faceexpr.data.image_reading import FileNames, find_equal, warn_of_broken
 from faceexpr.data.loading import FaceSplit, stratify
 from faceexpr.utils.errors import FaceExprError
@@ -129,7 +130,9 @@ class FaceFolder(ImageFilesModule):
         return {**listings, "predict": listings["test"]} if "test" in listings else listings
 
     def find_leaked(self, split: FaceSplit) -> npt.NDArray[np.bool_] | None:
-        training = {self._equal[file] for file in self._listing("train").files if file in self._equal}
+        files = self._listing("train").files
+        kept = (file for file, action in zip(files, self.corrections.find(files), strict=True) if action != EXCLUDE)
+        training = {self._equal[file] for file in kept if file in self._equal}
         return np.array([self._equal.get(file) in training for file in split.sources], dtype=np.bool_)
 
     @cached_property

@@ -121,7 +121,7 @@ class FER2013(ExpressionDataModule):
         return table.split(readable[self._held_out if stage == "val" else ~self._held_out])
 
     def find_leaked(self, split: FaceSplit) -> npt.NDArray[np.bool_] | None:
-        return split.find_leaked(self.load_split("train"))
+        return split.find_leaked(self.corrections.correct(self.load_split("train")))
 
     def _table(self, stage: Stage) -> FerTable:
         file = find_file(self.path, stage)

@@ -171,7 +171,7 @@ class FERPlus(ExpressionDataModule):
 
     def find_leaked(self, split: FaceSplit) -> npt.NDArray[np.bool_] | None:
         table = self.rows[0]
-        return split.find_leaked(table.split(table.rows("train")))
+        return split.find_leaked(self.corrections.correct(table.split(table.rows("train"))))
 
     def augmented(self, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         if self.labels == "drawn":

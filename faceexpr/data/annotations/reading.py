@@ -59,6 +59,7 @@ class AnnotatedImage:
         flags: further columns of the format, one value a face each, such as WIDER FACE's ``blur``.
         image_id: the id of the image in its file, where the format has ids.
         url: where the image can be fetched, where the format says so.
+        clipped: the corners, as the file has them, of the faces that do not lie inside the image or have no area.
     """
 
     path: Path
@@ -69,6 +70,7 @@ class AnnotatedImage:
     flags: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     image_id: int | None = None
     url: str | None = None
+    clipped: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -517,6 +519,7 @@ class _Collector:
             flags={flag: flags[kept, column] for column, flag in enumerate(columns)},
             image_id=image.entry.image_id,
             url=image.entry.url,
+            clipped=tuple(map(tuple, corners[moved | ~kept].tolist())),
         )
 
     def _keep(self, face: Face, name: str) -> bool:

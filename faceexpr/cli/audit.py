@@ -1,0 +1,224 @@
+"""``faceexpr audit``: look through a data set before it is trained on, and write a table of what to do about it."""
+
+from __future__ import annotations
+
+import json
+import time
+from argparse import SUPPRESS
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceexpr import __version__
+from faceexpr.cli.parser import Parser, naming_options
+from faceexpr.cli.train import CALLBACKS, import_short_names
+from faceexpr.data.annotations.reading import ReadOptions
+from faceexpr.data.base import ExpressionDataModule, FaceDataModule
+from faceexpr.data.boxed_images import DetectionDataModule
+from faceexpr.data.corrections import COLUMNS
+from faceexpr.data.face_boxes import FaceBoxes
+from faceexpr.data.face_files import FaceFiles
+from faceexpr.data.face_folder import FaceFolder
+from faceexpr.data.fer2013 import FER2013
+from faceexpr.data.image_reading import split_fragment
+from faceexpr.pipeline.auditing import (
+    ISSUES,
+    Album,
+    Draw,
+    Embedder,
+    Finding,
+    count_copies,
+    draw_box,
+    find_bad_faces,
+    find_copies,
+    find_no_faces,
+    find_wrong_labels,
+    read_boxes,
+    read_faces,
+    require_cleanlab,
+    write_page,
+)
+from faceexpr.pipeline.detectors import Detector, GroundTruth, load_detector
+from faceexpr.utils.errors import FaceExprError, require
+from faceexpr.utils.files import say, write_file
+from faceexpr.utils.redirects import redirect
+from faceexpr.utils.specs import class_path, describe
+from faceexpr.utils.text import counted, csv_text
+from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
+
+MIN_SIDE, MIN_BOX = 24, 8
+"""Pixels of the shorter side below which an image of a face, or a box, is tiny."""
+
+NO_FACE = 0.3
+"""Score below which what a detector finds in an odd image is no face."""
+
+DESCRIPTION = (
+    "Look through a data set: equal and nearly equal images within and across splits, equal images with different "
+    "labels, suspects of a wrong label, broken, blank and tiny images and such without a face; of boxes those outside, "
+    "tiny or doubled, and faces that nobody has marked. Written are audit.json with the numbers, audit.html with the "
+    "images, and audit.csv: fill in its column action, and --data.exclude audit.csv does it."
+)
+PATH = "In the place of --data: a folder of classes or of faces, a file of FER-2013, or annotations of boxes."
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """What is looked for.
+
+    Args:
+        out: folder for audit.json, audit.csv and audit.html.
+        labels: look for wrong labels, which takes cleanlab.
+        faces: look for images without a face, which takes cleanlab; of boxes: for faces that nobody has marked.
+        classifier: network whose features tell which labels are doubtful: name of one that comes with the package,
+            model file, checkpoint or run folder.
+        detector: finds faces: likewise.
+        min_score: faces that it is less sure of are none that somebody has forgotten.
+        similarity: correlation of pixels from which images are near copies, above 0 and up to 1.
+        min_side: images, and boxes in images, whose shorter side has fewer pixels are tiny; by default 24 and 8.
+        gallery: images of each kind on the page.
+        device: where the networks run, such as cpu or cuda.
+    """
+
+    out: Path
+    labels: bool = True
+    faces: bool = True
+    classifier: str = CLASSIFIER
+    detector: str = DETECTOR
+    min_score: float = 0.8
+    similarity: float = 0.9
+    min_side: int | None = None
+    gallery: int = 60
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        require(0 <= self.min_score <= 1, "min_score", self.min_score, "0 to 1")
+        require(0 < self.similarity <= 1, "similarity", self.similarity, "more than 0 and up to 1")
+        require(self.gallery >= 0, "gallery", self.gallery, "0 or more")
+
+
+def run(args: list[str]) -> None:
+    """Run ``faceexpr audit``, given the arguments with the verb."""
+    import_short_names()
+    unread = ("model", "trainer", "ckpt_path", "seed_everything", *CALLBACKS)
+    parser = Parser(prog="faceexpr audit", description=DESCRIPTION, left_out=unread)
+    parser.add_argument("path", nargs="?", default=SUPPRESS, type=str, help=PATH)
+    parser.add_argument("--config", action="config", help="YAML file with the options below, such as that of a run.")
+    parser.add_subclass_arguments(FaceDataModule, "data", required=False, help="The data set.")
+    parser.add_class_arguments(AuditOptions)
+    config = parser.parse_args(redirect(args[1:]))
+    with naming_options(config):
+        options = AuditOptions(**{option.name: config[option.name] for option in fields(AuditOptions)})
+        if (config.get("path") is None) == (config.get("data") is None):
+            raise FaceExprError("expected a path or --data, and not both")
+        module = parser.instantiate_classes(config).data if config.get("path") is None else open_path(config["path"])
+        audit(module, options)
+
+
+def open_path(path: str) -> FaceDataModule:
+    """Return the data set that a path stands for."""
+    place = Path(path).expanduser()
+    if place.is_dir():
+        holds_folders = any(entry.is_dir() and not entry.name.startswith((".", "__")) for entry in place.iterdir())
+        return FaceFolder(path) if holds_folders else FaceFiles(path)
+    return FER2013(path) if place.name.endswith((".csv", ".csv.gz")) else FaceBoxes(path)
+
+
+def audit(module: FaceDataModule, options: AuditOptions) -> dict[str, Any]:
+    """Look through a data set, write what was found, and return what audit.json holds.
+
+    Raises:
+        FaceExprError: the data cannot be read at all, a model cannot be loaded, or cleanlab is missing.
+    """
+    start = time.perf_counter()
+    if isinstance(module, DetectionDataModule):
+        album, findings, draw = look_at_boxes(module, options)
+    else:
+        assert isinstance(module, ExpressionDataModule)
+        if options.labels or options.faces:
+            require_cleanlab()
+        embed = Embedder(options.classifier, options.device) if options.labels or options.faces else None
+        album, findings = read_faces(module, embed), []
+        draw = partial(draw_thumbnail, album)
+    say(f"{counted(len(album.images), 'image')} read in {time.perf_counter() - start:.0f} s")
+    started = time.perf_counter()
+    copies, groups = find_copies(album, options.similarity)
+    say(f"copies found in {time.perf_counter() - started:.0f} s")
+    findings += album.broken() + copies
+    if isinstance(module, ExpressionDataModule):
+        findings += find_bad_faces(album, module, options.min_side or MIN_SIDE)
+        if options.faces:
+            findings += find_no_faces(album, find_detector(options, NO_FACE))
+        if options.labels:
+            findings += find_wrong_labels(album, groups)
+    findings.sort(key=lambda finding: [*ISSUES].index(finding.issue))  # which keeps the order of each issue
+    facts = {
+        "faceexpr": __version__,
+        "data": {"class_path": class_path(type(module)), "init_args": describe(module.init_args, "data")},
+        "options": describe(asdict(options), "options"),
+        "notes": album.notes,
+        "splits": album.balance(),
+        "copies": count_copies(album, groups),
+        "issues": Counter(finding.issue for finding in findings),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    write(options, type(module).__name__, facts, findings, draw)
+    return facts
+
+
+def look_at_boxes(module: DetectionDataModule, options: AuditOptions) -> tuple[Album, list[Finding], Draw]:
+    """Return the images of a data set of boxes, what is wrong with their boxes, and what draws these."""
+    if isinstance(module, FaceBoxes):
+        module.reading = replace(module.reading or ReadOptions(), missing="leave_out")  # notes name them
+    detector = find_detector(options, options.min_score) if options.faces else None
+    album, findings, records = read_boxes(module, detector, options.min_side or MIN_BOX)
+
+    def draw(finding: Finding) -> NDArray[np.uint8]:
+        assert finding.place is not None
+        return draw_box(module.read_pixels(records[finding.place]), finding.box)
+
+    return album, findings, draw
+
+
+def draw_thumbnail(album: Album, finding: Finding) -> NDArray[np.uint8]:
+    """Return the thumbnail of a face."""
+    assert finding.place is not None
+    return album.thumbnails[finding.place]
+
+
+def find_detector(options: AuditOptions, min_score: float) -> Detector:
+    """Return the detector of the options."""
+    detector = load_detector(options.detector, options.device, {"min_score": min_score})
+    if isinstance(detector, GroundTruth):
+        raise FaceExprError(f"detector is {options.detector}, which holds annotations; expected a detector")
+    return detector
+
+
+def write(options: AuditOptions, name: str, facts: dict[str, Any], findings: Sequence[Finding], draw: Draw) -> None:
+    """Write audit.json, audit.csv and audit.html, and say what was found."""
+    rows = []
+    for one in findings:
+        place = f"{one.score:.4g}" if one.score is not None else ""
+        box = "" if one.box is None else " ".join(f"{value:.1f}" for value in one.box)
+        image = Path(one.image).absolute() if Path(split_fragment(one.image)[0]).exists() else one.image
+        group = "" if one.group is None else one.group
+        rows.append(("", one.issue, one.split, image, one.label, one.suggestion, place, group, box, one.note))
+    write_file(options.out / "audit.csv", csv_text(COLUMNS, rows))
+    write_file(options.out / "audit.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    write_file(options.out / "audit.html", write_page(f"Audit of {name}", facts, findings, draw, options.gallery))
+    for note in facts["notes"]:
+        say(f"note: {note}")
+    for split, counts in facts["splits"].items():
+        say(f"{split}: {', '.join(f'{count:,} {label}' for label, count in counts.items())}")
+    copies = facts["copies"]
+    say(f"{counted(copies['groups'], 'group')} of equal images, {copies['contradictions']:,} with different labels")
+    for split, leak in copies["leaks"].items():
+        say(f"{split}: {leak['equal']:,} equal to a training image, {leak['near']:,} more nearly")
+    for issue, count in facts["issues"].items():
+        say(f"{issue}: {count:,}")
+    say(f"written to {options.out}: audit.json, audit.csv and audit.html, in {facts['seconds']:.0f} s")
