@@ -8,7 +8,6 @@ from argparse import SUPPRESS
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +26,8 @@ from faceexpr.data.face_files import FaceFiles
 from faceexpr.data.face_folder import FaceFolder
 from faceexpr.data.fer2013 import FER2013
 from faceexpr.data.image_reading import split_fragment
-from faceexpr.pipeline.auditing import (
-    ISSUES,
-    Album,
-    Draw,
-    Embedder,
-    Finding,
-    count_copies,
-    draw_box,
-    find_bad_faces,
-    find_copies,
-    find_no_faces,
-    find_wrong_labels,
-    read_boxes,
-    read_faces,
-    require_cleanlab,
-    write_page,
-)
+from faceexpr.pipeline import auditing
+from faceexpr.pipeline.auditing import Album, Draw, Finding
 from faceexpr.pipeline.detectors import Detector, GroundTruth, load_detector
 from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.files import say, write_file
@@ -141,29 +125,29 @@ def audit(module: FaceDataModule, options: AuditOptions) -> dict[str, Any]:
     else:
         assert isinstance(module, ExpressionDataModule)
         if options.labels or options.faces:
-            require_cleanlab()
-        embed = Embedder(options.classifier, options.device) if options.labels or options.faces else None
-        album, findings = read_faces(module, embed), []
-        draw = partial(draw_thumbnail, album)
+            auditing.require_cleanlab()
+        embed = auditing.Embedder(options.classifier, options.device) if options.labels or options.faces else None
+        album, findings = auditing.read_faces(module, embed), []
+        draw = lambda finding: album.thumbnails[finding.place]  # noqa: E731
     say(f"{counted(len(album.images), 'image')} read in {time.perf_counter() - start:.0f} s")
     started = time.perf_counter()
-    copies, groups = find_copies(album, options.similarity)
+    copies, groups = auditing.find_copies(album, options.similarity)
     say(f"copies found in {time.perf_counter() - started:.0f} s")
     findings += album.broken() + copies
     if isinstance(module, ExpressionDataModule):
-        findings += find_bad_faces(album, module, options.min_side or MIN_SIDE)
+        findings += auditing.find_bad_faces(album, module, options.min_side or MIN_SIDE)
         if options.faces:
-            findings += find_no_faces(album, find_detector(options, NO_FACE))
+            findings += auditing.find_no_faces(album, find_detector(options, NO_FACE))
         if options.labels:
-            findings += find_wrong_labels(album, groups)
-    findings.sort(key=lambda finding: [*ISSUES].index(finding.issue))  # which keeps the order of each issue
+            findings += auditing.find_wrong_labels(album, groups)
+    findings.sort(key=lambda finding: [*auditing.ISSUES].index(finding.issue))  # which keeps the order of each issue
     facts = {
         "faceexpr": __version__,
         "data": {"class_path": class_path(type(module)), "init_args": describe(module.init_args, "data")},
         "options": describe(asdict(options), "options"),
         "notes": album.notes,
         "splits": album.balance(),
-        "copies": count_copies(album, groups),
+        "copies": auditing.count_copies(album, groups),
         "issues": Counter(finding.issue for finding in findings),
         "seconds": round(time.perf_counter() - start, 1),
     }
@@ -174,21 +158,16 @@ def audit(module: FaceDataModule, options: AuditOptions) -> dict[str, Any]:
 def look_at_boxes(module: DetectionDataModule, options: AuditOptions) -> tuple[Album, list[Finding], Draw]:
     """Return the images of a data set of boxes, what is wrong with their boxes, and what draws these."""
     if isinstance(module, FaceBoxes):
-        module.reading = replace(module.reading or ReadOptions(), missing="leave_out")  # notes name them
+        module.reading = replace(module.reading or ReadOptions(), missing="leave_out")  # the notes name them
     detector = find_detector(options, options.min_score) if options.faces else None
-    album, findings, records = read_boxes(module, detector, options.min_side or MIN_BOX)
+    album, findings, records = auditing.read_boxes(module, detector, options.min_side or MIN_BOX)
+    album.notes += dict.fromkeys(getattr(module, "notes", ()))
 
     def draw(finding: Finding) -> NDArray[np.uint8]:
         assert finding.place is not None
-        return draw_box(module.read_pixels(records[finding.place]), finding.box)
+        return auditing.draw_box(module.read_pixels(records[finding.place]), finding.box)
 
     return album, findings, draw
-
-
-def draw_thumbnail(album: Album, finding: Finding) -> NDArray[np.uint8]:
-    """Return the thumbnail of a face."""
-    assert finding.place is not None
-    return album.thumbnails[finding.place]
 
 
 def find_detector(options: AuditOptions, min_score: float) -> Detector:
@@ -203,22 +182,23 @@ def write(options: AuditOptions, name: str, facts: dict[str, Any], findings: Seq
     """Write audit.json, audit.csv and audit.html, and say what was found."""
     rows = []
     for one in findings:
-        place = f"{one.score:.4g}" if one.score is not None else ""
-        box = "" if one.box is None else " ".join(f"{value:.1f}" for value in one.box)
         image = Path(one.image).absolute() if Path(split_fragment(one.image)[0]).exists() else one.image
+        score = "" if one.score is None else f"{one.score:.4g}"
+        box = " ".join(f"{value:.1f}" for value in one.box or ())
         group = "" if one.group is None else one.group
-        rows.append(("", one.issue, one.split, image, one.label, one.suggestion, place, group, box, one.note))
+        rows.append(("", one.issue, one.split, image, one.label, one.suggestion, score, group, box, one.note))
     write_file(options.out / "audit.csv", csv_text(COLUMNS, rows))
     write_file(options.out / "audit.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
-    write_file(options.out / "audit.html", write_page(f"Audit of {name}", facts, findings, draw, options.gallery))
-    for note in facts["notes"]:
-        say(f"note: {note}")
-    for split, counts in facts["splits"].items():
-        say(f"{split}: {', '.join(f'{count:,} {label}' for label, count in counts.items())}")
+    page = auditing.write_page(f"Audit of {name}", facts, findings, draw, options.gallery)
+    write_file(options.out / "audit.html", page)
     copies = facts["copies"]
-    say(f"{counted(copies['groups'], 'group')} of equal images, {copies['contradictions']:,} with different labels")
-    for split, leak in copies["leaks"].items():
-        say(f"{split}: {leak['equal']:,} equal to a training image, {leak['near']:,} more nearly")
-    for issue, count in facts["issues"].items():
-        say(f"{issue}: {count:,}")
-    say(f"written to {options.out}: audit.json, audit.csv and audit.html, in {facts['seconds']:.0f} s")
+    say("\n".join([
+        *(f"note: {note}" for note in facts["notes"]),
+        *(f"{split}: {', '.join(f'{number:,} {label}' for label, number in row.items())}"
+          for split, row in facts["splits"].items()),
+        f"{counted(copies['groups'], 'group')} of equal images, {copies['contradictions']:,} with different labels",
+        *(f"{split}: {leak['equal']:,} equal to a training image, {leak['near']:,} more nearly"
+          for split, leak in copies["leaks"].items()),
+        *(f"{issue}: {count:,}" for issue, count in facts["issues"].items()),
+        f"written to {options.out}: audit.json, audit.csv and audit.html, in {facts['seconds']:.0f} s",
+    ]))  # fmt: skip

@@ -85,6 +85,7 @@ class FaceBoxes(DetectionDataModule):
         self.reading = reading
         self.exclude = exclude
         self.leaves_out_broken = reading is not None and reading.missing != "refuse"
+        self.notes: list[str] = []
         self._parts: dict[str, Records] = {}
 
     def load_records(self, stage: Stage) -> Records:
@@ -160,6 +161,7 @@ class FaceBoxes(DetectionDataModule):
         records: dict[str, AnnotatedImage] = {}
         for file, folder in zip(files, folders * len(files), strict=False):
             annotations = read_annotations(Path(file), Path(folder) if folder else None, options=self.reading)
+            self.notes += annotations.notes
             for note in annotations.notes:
                 rank_zero_info(note)
             for record in annotations.images:

@@ -144,6 +144,11 @@ class Album:
         self.thumbnails.append(np.asarray(small))
         self.digests.append(hashlib.blake2b(pixels.tobytes() + repr(pixels.shape).encode(), digest_size=16).digest())
 
+    @property
+    def stacked(self) -> NDArray[np.uint8]:
+        """All thumbnails, uint8 (N, 48, 48)."""
+        return np.array(self.thumbnails, dtype=np.uint8).reshape(-1, SIDE, SIDE)
+
     def find(self, issue: str, place: int, **more: Any) -> Finding:
         """Return a finding about the image at a place."""
         label = self.labels[place]
@@ -243,14 +248,15 @@ def find_copies(album: Album, similarity: float) -> tuple[list[Finding], NDArray
     Returns:
         What was found, and for each image the number of its group, int64 (N,), which copies share.
     """
-    thumbnails = np.stack(album.thumbnails)
+    thumbnails = album.stacked
     first: dict[bytes, int] = {}
-    original = np.array([first.setdefault(digest, place) for place, digest in enumerate(album.digests)])
+    original = np.array(
+        [first.setdefault(*pair) for pair in zip(album.digests, range(len(thumbnails)), strict=True)], int
+    )
     distinct = np.flatnonzero((original == np.arange(len(original))) & (thumbnails.std(axis=(1, 2)) >= BLANK))
     pairs = _near_pairs(thumbnails[distinct], similarity)
-    left, right = distinct[[pair[0] for pair in pairs]], distinct[[pair[1] for pair in pairs]]
-    ones, size = np.ones(len(pairs)), len(original)
-    graph = sparse.coo_matrix((ones, (left, right)), shape=(size, size))
+    left, right = distinct[np.array([pair[:2] for pair in pairs], dtype=np.int64).reshape(-1, 2).T]
+    graph = sparse.coo_matrix((np.ones(len(pairs)), (left, right)), shape=(len(original), len(original)))
     groups = sparse.csgraph.connected_components(graph, directed=False)[1][original].astype(np.int64)
     best: dict[int, tuple[float, str]] = defaultdict(lambda: (0.0, ""))
     for one, other, (_, _, score, mirrored) in zip(left.tolist(), right.tolist(), pairs, strict=True):
@@ -382,7 +388,7 @@ def find_wrong_labels(album: Album, groups: NDArray[np.int64]) -> list[Finding]:
 
 def find_bad_faces(album: Album, module: ExpressionDataModule, min_side: int) -> list[Finding]:
     """Find images of one colour, and files with fewer pixels than ``min_side`` on a side."""
-    contrast = np.stack(album.thumbnails).std(axis=(1, 2))
+    contrast = album.stacked.std(axis=(1, 2))
     blank = np.flatnonzero(contrast < BLANK).tolist()
     found = [album.find("blank", place, score=float(contrast[place]), suggestion=EXCLUDE) for place in blank]
     if isinstance(module, ImageFilesModule):

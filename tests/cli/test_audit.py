@@ -264,6 +264,25 @@ def test_boxes(scenes, tmp_path):
     assert {*names[0]} - {*names[1]} == {"2.png"}
 
 
+def test_missing_and_broken_photographs_are_named(scenes, tmp_path):
+    (tmp_path / "1.png").unlink()
+    (tmp_path / "2.png").write_bytes(b"")
+    main(["audit", str(scenes), "--out", str(tmp_path / "out"), "--faces=false"])
+    facts, _ = read(tmp_path / "out")
+    [note] = {note for note in facts["notes"] if "missing or unreadable" in note}
+    assert "2 of 4 images" in note
+    assert "1.png (no such file)" in note
+    assert "2.png (empty file)" in note
+
+
+def test_images_of_which_none_can_be_read(tmp_path):
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "faces/a.png").write_bytes(b"")
+    main(["audit", str(tmp_path / "faces"), "--out", str(tmp_path / "out"), *ALONE])
+    _, rows = read(tmp_path / "out")
+    assert [(row["issue"], row["note"]) for row in rows] == [("broken", "empty file")]
+
+
 def test_faces_that_nobody_has_marked(scenes, tmp_path, monkeypatch):
     from faceexpr.boxes.detections import Detections
 
