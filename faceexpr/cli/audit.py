@@ -58,7 +58,7 @@ class AuditOptions:
     Args:
         out: folder for audit.json, audit.csv and audit.html.
         labels: look for wrong labels, which takes cleanlab.
-        faces: look for images without a face, which takes cleanlab; of boxes: for faces that nobody has marked.
+        faces: look for images without a face; of boxes: for faces that nobody has marked.
         classifier: network whose features tell which labels are doubtful: name of one that comes with the package,
             model file, checkpoint or run folder.
         detector: finds faces: likewise.
@@ -124,7 +124,7 @@ def audit(module: FaceDataModule, options: AuditOptions) -> dict[str, Any]:
         album, findings, draw = look_at_boxes(module, options)
     else:
         assert isinstance(module, ExpressionDataModule)
-        if options.labels or options.faces:
+        if options.labels:
             auditing.require_cleanlab()
         embed = auditing.Embedder(options.classifier, options.device) if options.labels or options.faces else None
         album, findings = auditing.read_faces(module, embed), []

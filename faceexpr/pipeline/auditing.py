@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import fft, sparse
+from sklearn.covariance import EmpiricalCovariance
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -348,8 +349,7 @@ def require_cleanlab() -> None:
     """Refuse what takes cleanlab where that is not installed."""
     if find_spec("cleanlab") is None:
         raise FaceExprError(
-            "labels or faces is true, and cleanlab is not installed: pip install 'faceexpr[audit]'; expected that, or "
-            "both false"
+            "labels is true, and cleanlab is not installed: pip install 'faceexpr[audit]'; expected that, or false"
         )
 
 
@@ -406,18 +406,17 @@ def _side(name: str) -> int:
 
 def find_no_faces(album: Album, detector: Detector) -> list[Finding]:
     """Find images without a face: among those least like all others, those in which a detector finds none."""
-    from cleanlab.outlier import OutOfDistribution
-
-    if len(album.features) < 20:
+    if not album.features:
         return []
-    usual = OutOfDistribution().fit_score(features=np.stack(album.features), verbose=False)
-    odd = np.argsort(usual)[: max(1, round(ODD * len(usual)))].tolist()
+    features = np.stack(album.features)
+    distance = EmpiricalCovariance().fit(features).mahalanobis(features)
+    odd = np.argsort(-distance)[: max(1, round(ODD * len(distance)))].tolist()
     found = []
     for start in range(0, len(odd), 64):
         part = odd[start : start + 64]
         for place, faces in zip(part, detector([_enlarge(album.thumbnails[one]) for one in part]), strict=True):
             if not len(faces):
-                found.append(album.find("no_face", place, score=float(usual[place]), suggestion=EXCLUDE))
+                found.append(album.find("no_face", place, score=float(distance[place]), suggestion=EXCLUDE))
     return found
 
 

@@ -209,7 +209,6 @@ def test_wrong_labels_stand_first_and_copies_do_not_vouch():
 
 
 def test_odd_images_are_shown_to_the_detector():
-    pytest.importorskip("cleanlab")
     album = album_of([face(place) for place in range(60)])
     album.features = list(np.random.default_rng(0).normal(3, 0.1, (60, 4)).astype(np.float32))
     album.features[7] = np.float32([-3, 3, 3, 3])
