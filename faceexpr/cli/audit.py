@@ -30,7 +30,7 @@ from faceexpr.pipeline import auditing
 from faceexpr.pipeline.auditing import Album, Draw, Finding
 from faceexpr.pipeline.detectors import Detector, GroundTruth, load_detector
 from faceexpr.utils.errors import FaceExprError, require
-from faceexpr.utils.files import say, write_file
+from faceexpr.utils.files import keep_older, say, write_file
 from faceexpr.utils.redirects import redirect
 from faceexpr.utils.specs import class_path, describe
 from faceexpr.utils.text import counted, csv_text
@@ -187,6 +187,7 @@ def write(options: AuditOptions, name: str, facts: dict[str, Any], findings: Seq
         box = " ".join(f"{value:.1f}" for value in one.box or ())
         group = "" if one.group is None else one.group
         rows.append(("", one.issue, one.split, image, one.label, one.suggestion, score, group, box, one.note))
+    keep_older(options.out / "audit.csv")  # in which somebody has written
     write_file(options.out / "audit.csv", csv_text(COLUMNS, rows))
     write_file(options.out / "audit.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     page = auditing.write_page(f"Audit of {name}", facts, findings, draw, options.gallery)

@@ -114,6 +114,9 @@ def test_confirmed_rows_are_left_out_or_corrected(folder, tmp_path):
     labels = dict(zip(data.split("train").sources, data.split("train").targets.tolist(), strict=True))
     assert labels[str(folder / "train/sad/other.png")] == FER_NAMES.index("Happy")
     assert plain.split("train").targets.bincount()[4] == 9  # nothing of the data itself has changed
+    confirmed = (out / "audit.csv").read_bytes()
+    main(["audit", str(folder), "--out", str(out), *ALONE])
+    assert (out / "audit.1.csv").read_bytes() == confirmed
 
 
 def test_what_is_left_out_of_training_leaks_no_more(tmp_path):
