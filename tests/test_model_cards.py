@@ -134,6 +134,23 @@ def test_a_class_is_told_by_what_it_is_most_often_taken_for():
     assert rows[0].startswith("| A | 10 | 50.0% | 60.0% | not defined |")
 
 
+def test_groups_have_a_section_where_they_were_measured():
+    groups = {
+        "male": {"n": 20, "metrics": {"recall": {"value": 0.9, "low": 0.7, "high": 1.0}}},
+        "female": {"n": 30, "metrics": {"recall": {"value": 0.8, "low": 0.65, "high": 0.95}}},
+        "unknown": {"n": 3, "metrics": {}},
+    }
+    test = {"difference": 0.1, "highest": "male", "lowest": "female", "p": 0.2, "p_holm": 0.4}
+    column = {"unit": "face", "main": "recall", "groups": groups, "differences": {"recall": test}}
+    found = {"name": "x", "slices": {"resamples": 1000, "seed": 0, "columns": {"gender": column}}}
+    text = page(found, "# x\n\n{slices}\n\n## Known weaknesses\n", {"slices"})
+    assert "\n## By group\n" in text
+    assert "| female | 30 | 0.8000 | 0.6500 to 0.9500 |\n| unknown | 3 | too few |  |" in text
+    assert "Largest difference: 0.1000, male over female, p 0.400." in text
+    assert "(x_slices.png)" in text
+    assert "group" not in page({"name": "x"}, "# x\n\n{slices}\n\n## Known weaknesses\n", frozenset())
+
+
 def test_prose_that_asks_for_what_there_is_not_and_runs_without_a_test_are_refused(tmp_path):
     with pytest.raises(FaceExprError, match=r"the prose of x has \{nothing\}; expected one of facts"):
         page({"name": "x"}, "# x\n\n{nothing}\n", frozenset())

@@ -122,6 +122,10 @@ def test_foundations_and_networks_load_nothing_heavy(place, foreign):
     assert {name: found for name, found in loaded.items() if found} == {}
 
 
+def test_a_table_of_runs_takes_neither_torch_nor_lightning():
+    assert loads("faceexpr.cli.list_runs") & {"torch", "torchvision", "lightning", "torchmetrics", "numpy"} == set()
+
+
 def test_the_package_keeps_to_its_budget():
     changelog = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
     found = re.findall(r"Budget of the package: ([\d,]+) lines in ([\d,]+) files", changelog)

@@ -126,6 +126,35 @@ def robustness(found: Mapping[str, Any], figures: Collection[str]) -> str:
     return text + table(("", *strengths, "mean"), rows) + figure(found, figures, "robustness", "Accuracy by strength")
 
 
+def slices(found: Mapping[str, Any], figures: Collection[str]) -> str:
+    """Return the section on groups: the main metric of each, with its interval; nothing where none were measured."""
+    measured = found.get("slices")
+    if measured is None:
+        return ""
+    text = (
+        "## By group\n\nIntervals of 95% by the bootstrap over images; p of the largest difference by permutation, "
+        f"corrected by Holm for all of these; {measured['resamples']:,} of each, seed {measured['seed']}. "
+        "What is counted how is in [slices.md](../slices.md)."
+    )
+    for name, column in measured["columns"].items():
+        main = column["main"]
+        rows = [
+            (group, f"{one['n']:,}", *_interval(one["metrics"].get(main))) for group, one in column["groups"].items()
+        ]
+        text += f"\n\n{table((name, column['unit'] + 's', _words(main), '95% interval'), rows)}"
+        if main in column["differences"]:
+            test = column["differences"][main]
+            text += (
+                f"\n\nLargest difference: {test['difference']:.4f}, {test['highest']} over {test['lowest']}, "
+                f"p {test['p_holm']:.3f}."
+            )
+    return text + figure(found, figures, "slices", "Each group with its interval")
+
+
+def _interval(one: Mapping[str, float] | None) -> tuple[str, str]:
+    return ("too few", "") if one is None else (f"{one['value']:.4f}", f"{one['low']:.4f} to {one['high']:.4f}")
+
+
 def ferplus(found: Mapping[str, Any], figures: Collection[str]) -> str:
     """Return what the same network reaches with the labels of FER+; nothing where it was not measured."""
     test = found["ferplus"]
@@ -219,6 +248,6 @@ def _shown(value: float | None, form: str) -> str:
 BLOCKS: dict[str, Block] = {
     block.__name__: block
     for block in (
-        facts, results, per_class, calibration, robustness, ferplus, detection, over_detection, speed
+        facts, results, per_class, calibration, robustness, slices, ferplus, detection, over_detection, speed
     )
 }  # fmt: skip

@@ -20,7 +20,7 @@ from faceexpr.utils.text import counted
 from faceexpr.weights.checkpoints import find_checkpoint, read_checkpoint
 from faceexpr.weights.model_file import shipped_models
 
-FIGURES = ("confusion_matrix", "reliability", "prediction_sets", "robustness", "precision_recall")
+FIGURES = ("confusion_matrix", "reliability", "prediction_sets", "robustness", "precision_recall", "slices")
 """Figures of a test that a card shows; those with faces of a data set are not among them."""
 
 
@@ -63,7 +63,7 @@ def collect(
         raise FaceExprError(f"{test} has measured {tested}, which is calibrated otherwise than {shipped}; test {name}")
     model = load_exportable(shipped or tested)
     chosen = read_checkpoint(find_checkpoint(str(train[-1]), train[-1]))
-    corrupted = (robustness or test) / "robustness.json"
+    corrupted, grouped = (robustness or test) / "robustness.json", test / "slices_test.json"
     data = config["data"]["init_args"]
     return {
         "name": name,
@@ -90,6 +90,7 @@ def collect(
         "test": _metrics(test)["test"],
         "leaks": leaks(test),
         "robustness": json.loads(corrupted.read_text(encoding="utf-8")) if corrupted.exists() else None,
+        "slices": json.loads(grouped.read_text(encoding="utf-8")) if grouped.exists() else None,
         "ferplus": None if ferplus is None else _metrics(ferplus)["test"],
         "benchmark": None if benchmark is None else read_benchmark(benchmark),
     }

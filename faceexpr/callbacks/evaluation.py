@@ -84,7 +84,8 @@ class Evaluation(Callback, Generic[Table, Scores]):
         self.training_metrics: dict[str, float] = {}
         """What was measured on the training samples, by name, for the row of hyper-parameters."""
         self._collector: Metric | None = None
-        self._latest: Pass[Table, Scores] | None = None
+        self.latest: Pass[Table, Scores] | None = None
+        """The last pass over a split."""
         self._best: Pass[Table, Scores] | None = None
         self._best_value: float | None = None
         self._training_shown = False
@@ -131,7 +132,7 @@ class Evaluation(Callback, Generic[Table, Scores]):
         self.monitor = resolve_monitor(self.monitor, pl_module)
         if stage == "fit":
             # A checkpoint to resume from is loaded later, and brings the best epoch with it.
-            self._latest = self._best = self._best_value = None
+            self.latest = self._best = self._best_value = None
             self._training_shown, self.training_metrics = False, {}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -142,7 +143,7 @@ class Evaluation(Callback, Generic[Table, Scores]):
     # Not when training ends: a run that was killed after its last epoch is resumed, and has only this left to do.
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = dict(self.training_metrics)
-        for when, result in (("final", self._latest), ("best", self._best)):
+        for when, result in (("final", self.latest), ("best", self._best)):
             for name, value in ({} if result is None else result.scores.values).items():
                 if value is not None and "/" not in name:
                     metrics[f"{when}/val_{name}"] = value
@@ -167,16 +168,16 @@ class Evaluation(Callback, Generic[Table, Scores]):
         if trainer.sanity_checking:
             return
         stage, scores = "test" if trainer.testing else "val", self.score(table, pl_module)
-        self._latest = Pass(table, scores, trainer.current_epoch if trainer.state.fn == TrainerFn.FITTING else None)
+        self.latest = Pass(table, scores, trainer.current_epoch if trainer.state.fn == TrainerFn.FITTING else None)
         log_values(pl_module, {f"{stage}/{name}": value for name, value in scores.values.items()})
 
     on_test_epoch_end = on_validation_epoch_end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking or self._latest is None:
+        if trainer.sanity_checking or self.latest is None:
             return
         if trainer.state.fn != TrainerFn.FITTING:
-            self._report(trainer, "val", self._latest, full=True)
+            self._report(trainer, "val", self.latest, full=True)
             return
         metric = trainer.callback_metrics.get(self.monitor) if self.monitor is not None else None
         value = None if metric is None else float(metric)
@@ -187,14 +188,14 @@ class Evaluation(Callback, Generic[Table, Scores]):
         else:
             better = value > self._best_value if higher_is_better(self.monitor) else value < self._best_value
         if better:
-            self._best, self._best_value = self._latest, value
+            self._best, self._best_value = self.latest, value
         every = self.figures_every_n_epochs
         if self.figures and every and (trainer.current_epoch + 1) % every == 0 and trainer.is_global_zero:
-            show_figures(trainer, "val", self.draw(trainer, "val", self._latest), self.folder)
+            show_figures(trainer, "val", self.draw(trainer, "val", self.latest), self.folder)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._latest is not None:
-            self._report(trainer, "test", self._latest, full=True)
+        if self.latest is not None:
+            self._report(trainer, "test", self.latest, full=True)
 
     def _report(self, trainer: Trainer, stage: Stage, result: Pass[Table, Scores], full: bool) -> None:
         if not trainer.is_global_zero:

@@ -17,7 +17,7 @@ from faceexpr.metrics.comparison import CONFIDENCE, Comparison, check_same, comp
 from faceexpr.metrics.predictions import SavedSamples, file_name, read_samples
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say, write_file
-from faceexpr.utils.text import counted, csv_text, markdown_table
+from faceexpr.utils.text import aligned_table, counted, csv_text, markdown_table
 
 DESCRIPTION = (
     "Compare classifiers sample by sample: accuracy of each with its interval, and of each pair the difference with a "
@@ -190,9 +190,5 @@ def _p(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
-def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table for the console: names at the left, numbers at the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    names = 2 if header is PAIR_HEADER else 1
-    line = "  ".join(f"{{:{'<' if place < names else '>'}{width}}}" for place, width in enumerate(widths))
-    return [f"  {line.format(*row)}" for row in (header, *rows)]
+def _aligned(header: Sequence[str], rows: list[Sequence[str]]) -> list[str]:
+    return aligned_table(header, rows, names=2 if header is PAIR_HEADER else 1)

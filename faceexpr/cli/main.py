@@ -33,6 +33,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "detectron2": ("faceexpr.cli.detectron2:run", "Train or measure a detector of Detectron2."),
     "audit": ("faceexpr.cli.audit:run", "Find copies, wrong labels, broken images and missing boxes in a data set."),
     "compare": ("faceexpr.cli.compare:run", "Tell whether the difference between runs is more than chance."),
+    "runs": ("faceexpr.cli.list_runs:run", "List the runs in a folder with their metrics."),
     "export": ("faceexpr.cli.export:run", "Write a checkpoint as one file: a program or a model file."),
 }
 """Each verb with its function (module:name, called with all arguments) and one line of help."""

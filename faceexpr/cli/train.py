@@ -39,6 +39,7 @@ from faceexpr.callbacks.predictions import PredictionWriter
 from faceexpr.callbacks.record import RunRecord
 from faceexpr.callbacks.robustness import Robustness
 from faceexpr.callbacks.runs import EpochSeed, LineProgress, RunChecks, SaveRunConfig, check_batch_norm, on_terminal
+from faceexpr.callbacks.slices import Slices
 from faceexpr.cli.parser import Parser, flat, name_option, naming_options, one_line, read_config
 from faceexpr.data.base import FaceDataModule
 from faceexpr.models.light_detector import LightDetector
@@ -47,7 +48,7 @@ from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.errors import INTERRUPTED, PREEMPTED, SOME_FAILED, FaceExprError, of_file
 from faceexpr.utils.redirects import redirect
 from faceexpr.utils.specs import class_path, option_defaults
-from faceexpr.weights.checkpoints import example, find_checkpoint, find_last, list_runs, remembered
+from faceexpr.weights.checkpoints import example, find_checkpoint, find_last, list_runs, remembered, run_of
 
 # The best epoch is saved before the newest state, which then knows of it.
 CALLBACKS: dict[str, type[Callback]] = {
@@ -57,6 +58,7 @@ CALLBACKS: dict[str, type[Callback]] = {
     "evaluation": ClassificationEvaluation,
     "detection_evaluation": DetectionEvaluation,
     "robustness": Robustness,
+    "slices": Slices,
     "calibration": Calibrate,
     "predictions": PredictionWriter,
     "progress": LineProgress,
@@ -68,6 +70,9 @@ UNFIT = {
     "detections": ["evaluation", "robustness", "calibration", "predictions"],
 }
 """Those that a run does not have, by what its model ``gives``."""
+
+MEASURING = ("-validate", "-test", "-predict")
+"""What the names of runs end with that measure a checkpoint."""
 
 RUNS = "lightning_logs"
 """Folder of the runs, in ``trainer.default_root_dir`` where that is given."""
@@ -132,6 +137,11 @@ class FaceExprCLI(LightningCLI):
         # Flags, not defaults of the parser: another class would take over the values of a default class's options.
         defaults = [f"--{option}={name}" for option, name in DEFAULTS.items() if option not in self.remembered]
         defaults += logger_flags(self.written)
+        self.name = measured_name(verb, self.checkpoint, self.written)
+        kind, name, version = map(self.written.get, ("trainer.logger", "trainer.logger.name", "trainer.logger.version"))
+        named = [f"--trainer.logger.name={self.name}"] if self.name and logger_flags(self.written) else []
+        if not isinstance(kind, str | None) or version is not None or (name and not name.endswith(MEASURING)):
+            named = []  # the user says where it goes; a configuration that such a run has saved does not
         super().__init__(
             LightningModule,
             FaceDataModule,
@@ -150,7 +160,7 @@ class FaceExprCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             run=False,
-            args=[*defaults, *redirect([*args])],
+            args=[*defaults, *redirect([*args]), *named],
         )
 
     def _check_importable(self) -> None:
@@ -240,7 +250,7 @@ class FaceExprCLI(LightningCLI):
         if any(word in str(self.config.trainer.strategy) for word in ("spawn", "fork", "notebook")):
             reason = "starts processes to which what a command line has built cannot be sent, or from which it cannot"
             raise FaceExprError(f"--trainer.strategy {reason} come back; expected ddp, which runs the command in each")
-        runs = Path(options.default_root_dir or ".") / RUNS
+        runs = Path(options.default_root_dir or ".") / RUNS / self.name
         record = RunRecord([self.verb, *self.args], identity(self.written), runs)
         callbacks = options.callbacks or []
         callbacks = [record, *(callbacks if isinstance(callbacks, list) else [callbacks])]
@@ -444,6 +454,21 @@ def logger_flags(written: Mapping[str, Any]) -> list[str]:
     kind = written.get("trainer.logger", "")
     ours = not isinstance(kind, str) or kind.rpartition(".")[2] in ("", "TensorBoardLogger", "CSVLogger")
     return [f"--trainer.logger{option}" for option in LOGGER] if ours else []
+
+
+def measured_name(verb: str, checkpoint: Path | None, written: Mapping[str, Any]) -> str:
+    """Return the name of a run that measures: whose checkpoint, on which data where they are named, and what it does.
+
+    That of ``lightning_logs/mine/version_0`` on `FERPlus` is ``mine-v0-FERPlus-test``; a training has none.
+    """
+    if checkpoint is None or verb == "fit":
+        return ""
+    run = run_of(checkpoint.absolute())
+    name = run.name if checkpoint.parent.name == "checkpoints" else checkpoint.stem
+    if name.startswith("version_") and run.parent.name != RUNS:
+        name = f"{run.parent.name}-v{name.removeprefix('version_')}"
+    data = str(written.get("data") or "").rpartition(".")[2]
+    return "-".join(filter(None, (name, data, verb)))
 
 
 def run_place(trainer: Namespace) -> tuple[Path, bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -249,6 +249,51 @@ def score_detections(
         max_detections=max_detections,
         curves={0.5: curves[0], 0.75: curves[5], iou: curve},
     )
+
+
+IMAGE_METRICS = ("ap50", "ap", "ap75", "recall", "precision_at_score", "recall_at_score", "f1_at_score")
+FACE_METRICS = ("recall_at_score", "recall")
+"""What `measure_images` and `measure_faces` return, of `NAMES`."""
+
+Measure = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+"""Returns metrics of some images or faces, given by their places; NaN where one is not defined."""
+
+
+def measure_images(stacked: Stacked, score: float, iou: float) -> Measure:
+    """Return what computes `IMAGE_METRICS` of any images, also of the same ones several times, as in a bootstrap.
+
+    The values are those of `score_detections`, but detections are matched once for all.
+    """
+    order, number = np.argsort(-stacked.scores, kind="stable"), len(stacked.starts) - 1
+    face, scores = match(stacked, [*OVERLAPS, iou])[:, order], stacked.scores[order]
+    true, false = (face >= 0) & ~np.append(stacked.ignored, True)[face], face < 0
+    image = np.repeat(np.arange(number), np.diff(stacked.starts))[order]
+    faces = np.bincount(np.repeat(np.arange(number), np.diff(stacked.truth_starts)), ~stacked.ignored, number)
+    last = np.flatnonzero(np.append(np.diff(scores) != 0, True)[: len(scores)]) + 1  # of each score
+    sure = int((scores >= np.float32(score)).sum())
+
+    def measure(places: NDArray[np.int64]) -> NDArray[np.float64]:
+        times = np.bincount(places, minlength=number)
+        right, wrong = (np.cumsum(np.pad(kind * times[image], ((0, 0), (1, 0))), axis=1) for kind in (true, false))
+        count, hits, errors = times @ faces, right[-1, sure], wrong[-1, sure]
+        if not count:
+            return np.full(len(IMAGE_METRICS), np.nan)
+        each = [_average(*row, count) for row in zip(right[:-1, last], wrong[:-1, last], strict=True)]
+        precision = hits / (hits + errors) if hits + errors else np.nan
+        found = right[-1, -1] / count, precision, hits / count, 2 * hits / (hits + errors + count)
+        return np.array([each[0], np.mean(each), each[5], *found])
+
+    return measure
+
+
+def measure_faces(stacked: Stacked, score: float, iou: float) -> Measure:
+    """Return what computes `FACE_METRICS` of any faces: the shares of those that are found."""
+    face = match(stacked, [iou])[0]
+    found = np.zeros((len(stacked.truth), 2), np.bool_)
+    # The surest detections choose first, so that the less sure take no face from them.
+    found[face[(face >= 0) & (stacked.scores >= np.float32(score))], 0] = True
+    found[face[face >= 0], 1] = True
+    return lambda places: np.asarray(found[places].mean(axis=0))
 
 
 WIDER_LEVELS = {"easy": 50, "medium": 30, "hard": 10}

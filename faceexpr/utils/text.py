@@ -34,6 +34,13 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[
     return [first, "|---" * len(heads) + "|", *others]
 
 
+def aligned_table(heads: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> list[str]:
+    """Return the lines of a table for the console: the first columns, ``names``, at the left, the others right."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    line = "  ".join(f"{{:{'<' if place < names else '>'}{width}}}" for place, width in enumerate(widths))
+    return [f"  {line.format(*row)}".rstrip() for row in (heads, *rows)]
+
+
 def csv_text(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     """Return a table as CSV."""
     text = io.StringIO()

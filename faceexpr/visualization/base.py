@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -94,3 +94,31 @@ def image_grid(
             x, y = (left + width / 2) / wide, (lower - 0.16 - number * line) / high
             figure.text(x, y, text, fontsize=8.5, color=ink, ha="center", va="baseline")
     return figure, drawn
+
+
+def draw_groups(columns: Mapping[str, Any], title: str) -> Figure:
+    """Draw the main metric of each group with its interval, a panel for each column of ``slices_test.json``."""
+    panels = {
+        name: [
+            (f"{shortened(group, 24)} ({one['n']:,})", one["metrics"][column["main"]])
+            for group, one in column["groups"].items()
+            if column["main"] in one["metrics"]
+        ]
+        for name, column in columns.items()
+    }
+    rows = [max(1, len(groups)) for groups in panels.values()]
+    figure = blank(7.5, 0.6 + 0.36 * sum(rows) + 0.9 * len(panels))
+    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[0.5 + number for number in rows])[:, 0]
+    for axes, (name, groups), number in zip(grid, panels.items(), rows, strict=True):
+        for place, (_, one) in enumerate(groups):
+            axes.plot([one["low"], one["high"]], [place, place], color=BLUE, linewidth=2.2, clip_on=False)
+            axes.plot(one["value"], place, "o", color=BLUE, markersize=6, clip_on=False)
+            axes.annotate(f"{one['value']:.3f}", (one["value"], place - 0.15), ha="center", va="bottom", fontsize=8)
+        axes.set_yticks(range(len(groups)), [label for label, _ in groups])
+        axes.set(xlim=(0, 1), ylim=(number - 0.5, -0.9))
+        axes.set_title(f"{name}: {columns[name]['main'].replace('_', ' ')}", fontsize=10, fontweight="bold", loc="left")
+        axes.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(length=0)
+    figure.suptitle(f"{title}, with 95% intervals", x=0.01, ha="left", fontsize=12)
+    return figure

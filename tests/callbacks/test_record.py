@@ -117,7 +117,7 @@ def test_a_run_folder_means_its_best_epoch_also_as_a_copy(run, workdir):
     Path("copy/checkpoints/best-v2.ckpt").touch()
     assert best_checkpoint(Path("copy")) == Path("copy/checkpoints/calibrated.ckpt")
     main(["test", "--ckpt_path=copy", *TINY_RUN[1:]])
-    assert read(Path("lightning_logs/version_2"))["checkpoint"] == "../../copy/checkpoints/calibrated.ckpt"
+    assert read(Path("lightning_logs/copy-test/version_0"))["checkpoint"] == "../../../copy/checkpoints/calibrated.ckpt"
     # A better epoch is not calibrated yet.
     run("fit", f"--ckpt_path={RUN}/checkpoints/last.ckpt", "--model.lr=0.01", "--trainer.max_epochs=4",
         "--trainer.logger.version=0", "--checkpoint.monitor=val/loss", "--checkpoint.mode=min")  # fmt: skip
@@ -179,7 +179,7 @@ def test_without_a_logger_nobody_elses_file_is_touched(run, workdir):
         "config.yaml", "metrics.json", "predictions.csv", "lightning_logs"
     }  # fmt: skip
     assert all(Path(name).read_text() == "{}" for name in ("config.yaml", "metrics.json", "predictions.csv"))
-    assert [len([*Path("lightning_logs").glob(f"*/{name}")]) for name in ("metrics.json", "predictions.csv")] == [2, 1]
+    assert [len([*Path("lightning_logs").glob(f"**/{name}")]) for name in ("metrics.json", "predictions.csv")] == [2, 1]
 
 
 def test_a_folder_that_holds_a_run_takes_no_other_one(run, workdir, capsys):
@@ -308,6 +308,6 @@ def test_finished_rows_of_a_prediction_survive_ctrl_c(run, workdir, monkeypatch,
     monkeypatch.setattr(PredictionWriter, "on_predict_batch_end", third)
     main_args = ["predict", f"--ckpt_path={RUN}", *TINY_RUN[1:], "--data.batch_size=1"]
     assert exit_code(lambda: main(main_args)) == 130
-    rows = Path("lightning_logs/version_1/predictions.csv").read_text().splitlines()[1:]
+    rows = Path("lightning_logs/version_0-predict/version_0/predictions.csv").read_text().splitlines()[1:]
     assert [row.split(",")[-2] for row in rows] == ["ok"] * 3 + ["skipped"] * 4
     assert "4 of 7 inputs were left out, since prediction was stopped" in capsys.readouterr().out

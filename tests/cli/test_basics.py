@@ -66,9 +66,11 @@ def test_no_checkpoint_is_an_error_that_says_how_to_name_one(verb, run, fitted, 
 def test_a_saved_config_runs_again_in_every_verb(fitted):
     saved = str(fitted / "config.yaml")
     main(["fit", "--config", saved])
-    for number, verb in enumerate(["validate", "test", "predict"], start=2):
+    for verb in ("validate", "test", "predict"):
         main([verb, "--config", saved, *(["--ckpt_path", str(fitted)] if verb == "validate" else [])])
-        saved = f"lightning_logs/version_{number}/config.yaml"  # for the next one, which takes its checkpoint too
+        saved = (
+            f"lightning_logs/version_0-{verb}/version_0/config.yaml"  # for the next one, which takes its checkpoint too
+        )
     assert measured("lightning_logs/version_1", "val") == measured(fitted, "val")
 
 

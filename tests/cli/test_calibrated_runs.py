@@ -79,7 +79,7 @@ def test_a_calibrated_run_from_end_to_end(capsys, monkeypatch):
 
     # The run folder means the calibrated checkpoint, whose probabilities are those of the temperature.
     main(["test", "--ckpt_path=lightning_logs/version_0", *TINY_RUN[1:]])
-    found = measured("lightning_logs/version_2", "test")
+    found = measured("lightning_logs/version_0-test/version_0", "test")
     images, labels = split("test")
     with torch.inference_mode():
         warm = calibrated(model(images).numpy(), Calibration(calibration["temperature"]))
@@ -89,7 +89,7 @@ def test_a_calibrated_run_from_end_to_end(capsys, monkeypatch):
     assert found["nll"] == pytest.approx(float(-np.log(warm[np.arange(30), labels]).mean()), rel=1e-4)
     assert f"prediction sets at 90%: cover {found['coverage/0.9']:.1%} of 30" in capsys.readouterr().out
     assert "coverage/0.9" not in measured(
-        "lightning_logs/version_1", "val"
+        "lightning_logs/version_0-validate/version_0", "val"
     )  # measured without the calibration that was only being found
 
     # Calibrated once more, it is what it was: from the probabilities without a calibration.
@@ -100,8 +100,14 @@ def test_a_calibrated_run_from_end_to_end(capsys, monkeypatch):
 def test_a_calibrated_checkpoint_goes_to_other_verbs_and_a_training_drops_it(capsys, caplog):
     calibrate()
     # What a calibrated run has saved can be given to another verb.
-    main(["test", "--config=lightning_logs/version_1/config.yaml", f"--ckpt_path={FOLDER / 'calibrated.ckpt'}"])
-    assert "coverage/0.9" in measured("lightning_logs/version_2", "test")
+    main(
+        [
+            "test",
+            "--config=lightning_logs/version_0-validate/version_0/config.yaml",
+            f"--ckpt_path={FOLDER / 'calibrated.ckpt'}",
+        ]
+    )
+    assert "coverage/0.9" in measured("lightning_logs/version_0-test/version_0", "test")
     capsys.readouterr()
     assert exit_code(lambda: main(["test", "--ckpt_path=lightning_logs/version_0", "--print_config"])) == 0
     printed = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["calibration"]
@@ -109,7 +115,7 @@ def test_a_calibrated_checkpoint_goes_to_other_verbs_and_a_training_drops_it(cap
     caplog.clear()
     main(["fit", f"--ckpt_path={FOLDER / 'calibrated.ckpt'}", *TINY_RUN[1:], "--trainer.max_epochs=4"])
     assert "the calibration of these weights is dropped, since training changes them" in caplog.text
-    trained = torch.load("lightning_logs/version_3/checkpoints/best.ckpt", weights_only=True)
+    trained = torch.load("lightning_logs/version_1/checkpoints/best.ckpt", weights_only=True)
     assert trained["hyper_parameters"]["calibration"] is None
 
 

@@ -57,6 +57,6 @@ def test_names_outside_the_consoles_encoding(fitted, workdir, monkeypatch):
     for stream in ("stdout", "stderr"):
         monkeypatch.setattr(sys, stream, io.TextIOWrapper(io.BytesIO(), "ascii"))
     main(["predict", f"--ckpt_path={fitted}", "--data=FaceFiles", "--data.paths=été", *TINY_RUN[1:]])
-    rows = read_table("lightning_logs/version_1/predictions.csv")
+    rows = read_table("lightning_logs/version_0-FaceFiles-predict/version_0/predictions.csv")
     assert sorted(Path(row["source"]).name for row in rows) == sorted(names)
     assert all(row["status"] == "ok" for row in rows)

@@ -37,7 +37,7 @@ def test_a_detector_is_trained_chosen_by_ap50_and_measured_from_its_checkpoint_a
     assert best["monitor"] == "val/ap50"
     assert yaml.safe_load((trained / "config.yaml").read_text())["checkpoint"]["monitor"] == "auto"
     main(["test", "--ckpt_path", str(trained), "--trainer.accelerator", "cpu"])
-    found = measured("lightning_logs/version_0", "test")
+    found = measured("lightning_logs/version_0-test/version_0", "test")
     assert found["images"] == 3  # which the checkpoint remembers
     assert 0 <= found["ap50"] <= 1
     assert re.search(r"AP50 +0\.\d{4}", capsys.readouterr().out)
@@ -46,7 +46,7 @@ def test_a_detector_is_trained_chosen_by_ap50_and_measured_from_its_checkpoint_a
 def test_options_of_the_suppression_can_be_changed_after_training(trained, workdir):
     changed = ["--model.net.suppression.min_score", "0.0", "--model.net.suppression.max_faces", "2"]
     main(["test", "--ckpt_path", str(trained), *changed, "--trainer.accelerator", "cpu"])
-    found = measured("lightning_logs/version_0", "test")
+    found = measured("lightning_logs/version_0-test/version_0", "test")
     assert (found["detections"], found["images_at_the_limit"]) == (6, 3)
 
 

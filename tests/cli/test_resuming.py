@@ -79,7 +79,7 @@ def test_another_network_is_one_clear_message(fitted, capsys):
 
 def test_evaluation_options_beat_the_checkpoint_too(fitted):
     main(["test", "--ckpt_path", BEST, *TINY_RUN[1:], "--data.test_size=14", "--data.batch_size=3"])
-    config = yaml.safe_load(Path("lightning_logs/version_1/config.yaml").read_text())
+    config = yaml.safe_load(Path("lightning_logs/version_0-test/version_0/config.yaml").read_text())
     assert (config["data"]["init_args"]["test_size"], config["data"]["init_args"]["batch_size"]) == (14, 3)
     assert config["model"]["init_args"]["net"]["init_args"]["hidden"] == [8]
 

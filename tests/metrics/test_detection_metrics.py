@@ -16,6 +16,8 @@ from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.matching import Truth, stack
 from faceexpr.boxes.suppression import Suppression, suppress
 from faceexpr.metrics.detection import (
+    FACE_METRICS,
+    IMAGE_METRICS,
     RECALLS,
     SIZES,
     BoxCounts,
@@ -25,6 +27,8 @@ from faceexpr.metrics.detection import (
     count_boxes,
     count_by_method,
     from_tensors,
+    measure_faces,
+    measure_images,
     score_detections,
 )
 from faceexpr.utils.errors import FaceExprError
@@ -226,3 +230,29 @@ def test_two_processes_measure_each_image_once(share):  # case E11
     for table in compute_together(collectors):
         assert table.indices.tolist() == [0, 1, 2]
         assert score_detections(table.truths, table.found).values == expected
+
+
+def test_images_measured_together_again_and_again_are_those_that_are_scored():
+    rng = np.random.default_rng(3)
+    truths, found = [], []
+    for count in rng.integers(0, 5, 30).tolist():
+        corner = rng.integers(0, 80, (count, 2))
+        faces = np.hstack([corner, corner + rng.integers(8, 40, (count, 2))]).astype(np.float32)
+        truths.append(Truth(faces, rng.random(count) < 0.2))
+        near = faces[rng.random(count) < 0.8] + rng.integers(-4, 5, 4)
+        boxes = np.vstack([near, rng.integers(0, 9, (2, 4)) + np.array([0, 0, 9, 9])])
+        scores = np.sort(rng.integers(1, 8, len(boxes)) / 8)[::-1].copy()  # with ties
+        found.append(Detections(torch.from_numpy(boxes).float(), torch.from_numpy(scores).float()))
+    stacked = stack(truths, found, 300)
+    every, faces = measure_images(stacked, 0.5, 0.4), measure_faces(stacked, 0.5, 0.4)
+    for places in (np.arange(30), rng.integers(0, 30, 30), np.array([4, 4, 5])):
+        scores = score_detections([truths[at] for at in places], [found[at] for at in places], 0.5, 0.4)
+        expected = [scores.values[name] for name in IMAGE_METRICS]
+        assert every(places) == pytest.approx(expected)
+    scores = score_detections(truths, found, 0.5, 0.4)
+    recalls = faces(np.flatnonzero(~stacked.ignored))
+    assert recalls == pytest.approx([scores.values[name] for name in FACE_METRICS])
+    nothing = [Detections(torch.zeros(0, 4), torch.zeros(0))] * 30
+    silent = measure_images(stack(truths, nothing, 300), 0.5, 0.4)(np.arange(30))
+    assert silent == pytest.approx([0, 0, 0, 0, np.nan, 0, 0], nan_ok=True)
+    assert np.isnan(measure_images(stack([], [], 1), 0.5, 0.5)(np.zeros(0, np.int64))).all()

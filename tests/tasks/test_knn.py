@@ -33,16 +33,16 @@ def test_every_verb_agrees_with_scikit_learn(workdir):
     main(["fit", *KNN, *DATA, *TINY_RUN, "--model.k=5", "--model.p=2"])
     main(["test", "--ckpt_path", BEST, *TINY_RUN[1:]])
     reference = KNeighborsClassifier(5, p=2, weights="distance", algorithm="brute").fit(*arrays("train"))
-    for version, stage in ((0, "val"), (1, "test")):
+    for folder, stage in (("version_0", "val"), ("version_0-test/version_0", "test")):
         images, labels = arrays(stage)
         expected = float((reference.predict(images) == labels).mean())
-        assert measured(f"lightning_logs/version_{version}", stage)["accuracy"] == pytest.approx(expected)
+        assert measured(f"lightning_logs/{folder}", stage)["accuracy"] == pytest.approx(expected)
     model = KNNClassifier.load_from_checkpoint(BEST)
     images, _ = arrays("test")
     queries = torch.from_numpy(images).to(torch.uint8).view(-1, 1, 48, 48)
     np.testing.assert_allclose(model(queries).numpy(), reference.predict_proba(images), atol=1e-6)
     main(["predict", "--ckpt_path", BEST, *TINY_RUN[1:]])
-    assert Path("lightning_logs/version_2/predictions.csv").read_text().count("\n") == 16
+    assert Path("lightning_logs/version_0-predict/version_0/predictions.csv").read_text().count("\n") == 16
 
 
 def test_each_sample_is_remembered_once_and_as_it_is(workdir):
@@ -64,7 +64,7 @@ def test_deep_features_travel_in_the_checkpoint(run, workdir):
     ckpt = "lightning_logs/version_1/checkpoints/best.ckpt"
     main(["test", "--ckpt_path", ckpt, *TINY_RUN[1:]])
     assert remembered(ckpt)["bank"].shape == (35, 8)
-    assert 0 <= measured("lightning_logs/version_2", "test")["accuracy"] <= 1
+    assert 0 <= measured("lightning_logs/version_1-test/version_0", "test")["accuracy"] <= 1
 
 
 def test_a_store_gives_the_same_and_searches_once(tmp_path, monkeypatch):

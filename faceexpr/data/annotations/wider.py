@@ -19,6 +19,12 @@ NAME = "WIDER FACE text"
 FLAGS = ("blur", "expression", "illumination", "invalid", "occlusion", "pose")
 """What follows ``x y w h``; 0 is the usual in each."""
 
+LEVELS = {
+    "blur": ("clear", "normal", "heavy"), "expression": ("typical", "exaggerated"),
+    "illumination": ("normal", "extreme"), "occlusion": ("none", "partial", "heavy"), "pose": ("typical", "atypical"),
+}  # fmt: skip
+"""What the values of the flags mean, from 0."""
+
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)")
 _COUNT = re.compile("[0-9]{1,9}")
 _FLAG = re.compile("-?[0-9]{1,9}")
