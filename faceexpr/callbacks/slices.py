@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any
@@ -25,7 +25,7 @@ from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.boxed_images import DetectionDataModule
 from faceexpr.metrics.classification import METRICS, accuracy_interval, check_resamples, score
 from faceexpr.metrics.comparison import CONFIDENCE, holm
-from faceexpr.metrics.detection import FACE_METRICS, IMAGE_METRICS, measure_faces, measure_images
+from faceexpr.metrics.detection import FACE_METRICS, IMAGE_METRICS, Measure, measure_faces, measure_images
 from faceexpr.metrics.tables import SampleTable
 from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.files import say, write_file
@@ -33,7 +33,6 @@ from faceexpr.utils.text import aligned_table, counted
 from faceexpr.visualization.base import draw_groups
 
 Places = NDArray[np.int64]
-Measure = Callable[[Places], NDArray[np.float64]]
 Groups = dict[str, tuple[str, Places, Sequence[str]]]
 """By column: ``image`` or ``face``; the group of each of these, -1 where it has none; the names of the groups."""
 
@@ -286,9 +285,8 @@ def compare_groups(
     """
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(codes == code) for code in range(len(names))]
-    groups: dict[str, Any] = {
-        name: {"n": len(rows), "metrics": {}} for name, rows in zip(names, members, strict=True) if len(rows)
-    }
+    groups: dict[str, Any]
+    groups = {names[code]: {"n": len(rows), "metrics": {}} for code, rows in enumerate(members) if len(rows)}
     large = [code for code, rows in enumerate(members) if len(rows) >= LEAST]
     for code in large:
         parts = np.split(members[code], np.flatnonzero(np.diff(images[members[code]])) + 1)
@@ -326,20 +324,19 @@ def summarise(stage: str, found: Mapping[str, Any]) -> str:
     """Return the groups as tables for the console."""
     lines = [f"{stage} by group; {found['resamples']:,} resamples and permutations, seed {found['seed']}"]
     for name, column in found["columns"].items():
-        main, tests = column["main"], column["differences"]
-        others = {metric for one in column["groups"].values() for metric in one["metrics"]} - {main}
-        metrics = [main, *sorted(others)]
-        rows: list[list[str]] = []
-        for group, one in column["groups"].items():
-            cells = [
-                format(one["metrics"][each]["value"], ".4f") if each in one["metrics"] else "-" for each in metrics
-            ]
-            interval = "{low:.4f} to {high:.4f}".format(**one["metrics"][main]) if main in one["metrics"] else "-"
-            rows.append([group, f"{one['n']:,}", cells[0], interval, *cells[1:]])
+        main, groups, unit = column["main"], column["groups"], column["unit"]
+        metrics = [main, *sorted({metric for one in groups.values() for metric in one["metrics"]} - {main})]
+        rows = [[group, f"{one['n']:,}", *_cells(metrics, one["metrics"], "value")] for group, one in groups.items()]
+        for row, one in zip(rows, groups.values(), strict=True):
+            row.insert(3, "{low:.4f} to {high:.4f}".format(**one["metrics"][main]) if main in one["metrics"] else "-")
         for label, key in (("largest difference", "difference"), ("p", "p"), ("Holm's p", "p_holm")):
-            cells = [format(tests[metric][key], ".4f") if metric in tests else "-" for metric in metrics]
-            rows.append([label, "", cells[0], "", *cells[1:]])
-        lines += ["", *aligned_table([name, f"{column['unit']}s", main, "95% interval", *metrics[1:]], rows)]
+            first, *rest = _cells(metrics, column["differences"], key)
+            rows.append([label, "", first, "", *rest])
+        lines += ["", *aligned_table([name, f"{unit}s", main, "95% interval", *metrics[1:]], rows)]
         if column["without"]:
-            lines.append(f"  {counted(column['without'], column['unit'])} without a group")
+            lines.append(f"  {counted(column['without'], unit)} without a group")
     return "\n".join(lines)
+
+
+def _cells(metrics: Sequence[str], found: Mapping[str, Any], key: str) -> list[str]:
+    return [format(found[metric][key], ".4f") if metric in found else "-" for metric in metrics]

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from conftest import TINY_RUN, read_table
 
-from faceexpr.cli.main import main
 from faceexpr.cli.list_runs import run as runs
+from faceexpr.cli.main import main
 from faceexpr.utils.errors import FaceExprError
 
 
