@@ -133,19 +133,20 @@ class Slices(Callback):
             }
         else:
             names = class_names(trainer.lightning_module)
-            metrics = [name for name, metric in METRICS.items() if table.targets.ndim == 2 or not metric.of_votes]
+            known = [name for name, metric in METRICS.items() if table.targets.ndim == 2 or not metric.of_votes]
 
             def measure_samples(rows: Places) -> NDArray[np.float64]:
                 values = score(SampleTable(rows, table.probabilities[rows], table.targets[rows]), names).values
-                return np.array([values.get(metric, np.nan) for metric in metrics])
+                return np.array([values.get(metric, np.nan) for metric in known])
 
-            units = {"image": (metrics, measure_samples, images, table.indices)}
-        columns = {}
+            units = {"image": (known, measure_samples, images, table.indices)}
+        columns: dict[str, dict[str, Any]] = {}
         for name, (unit, codes, labels) in groups.items():
             metrics, measure, owner, places = units[unit]
             codes = np.append(codes, -1)[places]
             counts = {"unit": unit, "main": metrics[0], "without": int(((codes < 0) & (places >= 0)).sum())}
-            columns[name] = counts | compare_groups(codes, labels, metrics, measure, owner, self.resamples, self.seed)
+            compared = compare_groups(codes, labels, metrics, measure, owner, self.resamples, self.seed)
+            columns[name] = {**counts, **compared}
         tests = [test for column in columns.values() for test in column["differences"].values()]
         for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
             test["p_holm"] = p
@@ -197,8 +198,8 @@ def read_groups(path: Path, sources: Sequence[str], boxes: Sequence[NDArray[np.f
         except ValueError as error:
             raise FaceExprError(f"path: {path} has a box that is none ({error}); expected numbers") from error
         given[:, 2:] += given[:, :2] * [not own["right"], not own["bottom"]] if all(corners) else 0
-        for row in np.flatnonzero(image >= 0):
-            faces = boxes[image[row]]
+        for row in np.flatnonzero(image >= 0).tolist():
+            faces = boxes[int(image[row])]
             overlap = np.arange(len(faces)) == given[row, 0]
             if all(corners):
                 overlap = box_iou(torch.from_numpy(given[row : row + 1]), torch.from_numpy(faces)).numpy()[0]

@@ -62,7 +62,7 @@ def run(args: list[str]) -> None:
         say(csv_text(columns, [[row.get(name) for name in columns] for row in rows]).rstrip("\n"))
         return
     cells = [[_shown(name, row.get(name)) for name in columns] for row in rows]
-    say("\n".join((aligned_table if config.format == "text" else markdown_table)(columns, cells)))
+    say("\n".join(aligned_table(columns, cells) if config.format == "text" else markdown_table(columns, cells)))
 
 
 def read_runs(folder: Path) -> list[dict[str, Any]]:
@@ -146,7 +146,8 @@ def _holds(value: Any, comparison: str, wanted: str) -> bool:
     if comparison in ("=", "!="):
         return (value is not None and fnmatchcase(str(value), wanted)) == (comparison == "=")
     try:
-        return value is not None and ORDER[comparison](value, wanted if isinstance(value, str) else float(wanted))
+        other = wanted if isinstance(value, str) else float(wanted)
+        return value is not None and bool(ORDER[comparison](value, other))
     except ValueError:  # a word, where the column has numbers
         return False
 

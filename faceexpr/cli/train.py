@@ -138,9 +138,10 @@ class FaceExprCLI(LightningCLI):
         defaults = [f"--{option}={name}" for option, name in DEFAULTS.items() if option not in self.remembered]
         defaults += logger_flags(self.written)
         self.name = measured_name(verb, self.checkpoint, self.written)
-        kind, name, version = map(self.written.get, ("trainer.logger", "trainer.logger.name", "trainer.logger.version"))
+        name, version = map(self.written.get, ("trainer.logger.name", "trainer.logger.version"))
         named = [f"--trainer.logger.name={self.name}"] if self.name and logger_flags(self.written) else []
-        if not isinstance(kind, str | None) or version is not None or (name and not name.endswith(MEASURING)):
+        plain = isinstance(self.written.get("trainer.logger", ""), str)
+        if not plain or version is not None or (name and not name.endswith(MEASURING)):
             named = []  # the user says where it goes; a configuration that such a run has saved does not
         super().__init__(
             LightningModule,
