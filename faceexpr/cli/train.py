@@ -137,7 +137,7 @@ class FaceExprCLI(LightningCLI):
         # Flags, not defaults of the parser: another class would take over the values of a default class's options.
         defaults = [f"--{option}={name}" for option, name in DEFAULTS.items() if option not in self.remembered]
         defaults += logger_flags(self.written)
-        self.name = measured_name(verb, self.checkpoint, self.written)
+        self.name = measured_name(verb, self.checkpoint, self.written, self.remembered)
         name, version = map(self.written.get, ("trainer.logger.name", "trainer.logger.version"))
         named = [f"--trainer.logger.name={self.name}"] if self.name and logger_flags(self.written) else []
         plain = isinstance(self.written.get("trainer.logger", ""), str)
@@ -457,8 +457,8 @@ def logger_flags(written: Mapping[str, Any]) -> list[str]:
     return [f"--trainer.logger{option}" for option in LOGGER] if ours else []
 
 
-def measured_name(verb: str, checkpoint: Path | None, written: Mapping[str, Any]) -> str:
-    """Return the name of a run that measures: whose checkpoint, on which data where they are named, and what it does.
+def measured_name(verb: str, checkpoint: Path | None, written: Mapping[str, Any], remembered: Mapping[str, Any]) -> str:
+    """Return the name of a run that measures: whose checkpoint, on which data where they are others, what it does.
 
     That of ``lightning_logs/mine/version_0`` on `FERPlus` is ``mine-v0-FERPlus-test``; a training has none.
     """
@@ -468,8 +468,9 @@ def measured_name(verb: str, checkpoint: Path | None, written: Mapping[str, Any]
     name = run.name if checkpoint.parent.name == "checkpoints" else checkpoint.stem
     if name.startswith("version_") and run.parent.name != RUNS:
         name = f"{run.parent.name}-v{name.removeprefix('version_')}"
-    data = str(written.get("data") or "").rpartition(".")[2]
-    return "-".join(filter(None, (name, data, verb)))
+    own = remembered.get("data", {}).get("class_path", "").rpartition(".")[2]
+    data = str(written.get("data") or own).rpartition(".")[2]
+    return "-".join((name, verb) if data == own else (name, data, verb))
 
 
 def run_place(trainer: Namespace) -> tuple[Path, bool]:
