@@ -197,9 +197,9 @@ class Embedder:
     """
 
     def __init__(self, source: str, device: str = "cpu") -> None:
-        task = load_classifier(source, device).task
+        task = getattr(load_classifier(source, device), "task", None)  # of an ONNX file there is none
         if not isinstance(task, ExpressionClassifier):
-            raise FaceExprError(f"classifier is {source}, which is no network; expected a network")
+            raise FaceExprError(f"classifier is {source}, which is no network in torch; expected one")
         self.net, self.device = task.net.eval(), device
         if device == "cpu":
             self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it

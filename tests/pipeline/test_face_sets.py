@@ -11,8 +11,7 @@ from red_finder import save_task, tiny_classifier
 from stub_steps import WHOLE, Levels, pipeline
 
 from faceexpr.models.calibrator import Calibration
-from faceexpr.pipeline.analysis import caption
-from faceexpr.pipeline.records import FaceResult
+from faceexpr.pipeline.records import FaceResult, caption
 from faceexpr.utils.errors import FaceExprError
 
 FOUND = Calibration(1.5, {"0.5": 0.0, "0.9": 0.45, "0.99": 1.0}, 100, "drawn")

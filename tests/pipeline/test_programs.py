@@ -20,13 +20,16 @@ from faceexpr import FacePipeline
 from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.suppression import Suppression, suppress
 from faceexpr.cli.main import main
+from faceexpr.cli.serve import make_service
 from faceexpr.data.fer2013 import read_table
 from faceexpr.data.synthetic.drawing import draw_scene
 from faceexpr.models.calibrator import Calibration
 from faceexpr.models.compact_resnet import CompactResNet
 from faceexpr.models.light_detector import LightDetector
 from faceexpr.models.preprocess import as_sized
-from faceexpr.pipeline import load_classifier, load_detector, programs
+from faceexpr.pipeline import OnnxDetector, load_classifier, load_detector, programs
+from faceexpr.pipeline.auditing import Embedder
+from faceexpr.pipeline.serving import ServiceOptions
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.crop import Crop
@@ -194,6 +197,8 @@ def test_damaged_files_and_missing_packages_are_one_sentence(folder, workdir, mo
             load("a.onnx")
     with pytest.raises(FaceExprError, match=r"classifier\.onnx holds no detector; expected one"):
         load_detector(folder / "classifier.onnx")
+    with pytest.raises(FaceExprError, match=r"classifier\.onnx, which is no network in torch; expected one"):
+        Embedder(str(folder / "classifier.onnx"))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr("faceexpr.weights.onnx_file.find_spec", lambda name: None)
     with pytest.raises(FaceExprError, match=r"^onnxruntime is not installed; install it with pip"):
@@ -293,6 +298,9 @@ def test_the_pipeline_gives_the_same_records_by_either_runtime(folder, bundle, w
             faces += 1
     assert faces > 2
     assert all(face["expressions"] for record in records("onnx") for face in record["faces"])
+    chosen = {"detector": f"{folder}/detector.ckpt", "classifier": f"{folder}/classifier.ckpt", "runtime": "onnx"}
+    service = make_service(ServiceOptions(), chosen)
+    assert (type(service.pipeline.detector), service.lowest, service.pipeline.threshold) == (OnnxDetector, 0.2, 0.8)
     with pytest.raises(FaceExprError, match="runtime is onnx, which runs on the CPU, and device is cuda; expected cpu"):
         FacePipeline.from_checkpoints(device="cuda", runtime="onnx")
 
