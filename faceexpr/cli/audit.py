@@ -128,7 +128,7 @@ def audit(module: FaceDataModule, options: AuditOptions) -> dict[str, Any]:
             auditing.require_cleanlab()
         embed = auditing.Embedder(options.classifier, options.device) if options.labels or options.faces else None
         album, findings = auditing.read_faces(module, embed), []
-        draw = lambda finding: album.thumbnails[finding.place]  # noqa: E731
+        draw = album.draw
     say(f"{counted(len(album.images), 'image')} read in {time.perf_counter() - start:.0f} s")
     started = time.perf_counter()
     copies, groups = auditing.find_copies(album, options.similarity)

@@ -275,7 +275,7 @@ def measure_images(stacked: Stacked, score: float, iou: float) -> Measure:
     def measure(places: NDArray[np.int64]) -> NDArray[np.float64]:
         times = np.bincount(places, minlength=number)
         right, wrong = (np.cumsum(np.pad(kind * times[image], ((0, 0), (1, 0))), axis=1) for kind in (true, false))
-        count, hits, errors = times @ faces, right[-1, sure], wrong[-1, sure]
+        count, hits, errors = int(times @ faces), right[-1, sure], wrong[-1, sure]
         if not count:
             return np.full(len(IMAGE_METRICS), np.nan)
         each = [_average(*row, count) for row in zip(right[:-1, last], wrong[:-1, last], strict=True)]

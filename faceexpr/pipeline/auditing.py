@@ -150,6 +150,11 @@ class Album:
         """All thumbnails, uint8 (N, 48, 48)."""
         return np.array(self.thumbnails, dtype=np.uint8).reshape(-1, SIDE, SIDE)
 
+    def draw(self, finding: Finding) -> NDArray[np.uint8]:
+        """Return the thumbnail of an image that could be read."""
+        assert finding.place is not None
+        return self.thumbnails[finding.place]
+
     def find(self, issue: str, place: int, **more: Any) -> Finding:
         """Return a finding about the image at a place."""
         label = self.labels[place]
@@ -202,7 +207,7 @@ class Embedder:
             raise FaceExprError(f"classifier is {source}, which is no network in torch; expected one")
         self.net, self.device = task.net.eval(), device
         if device == "cpu":
-            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+            self.net.to(memory_format=torch.channels_last)
         self._seen: list[Tensor] = []
         for layer in [module for module in self.net.modules() if isinstance(module, nn.Linear)][-1:]:
             layer.register_forward_pre_hook(lambda _, inputs: self._seen.append(inputs[0]))
