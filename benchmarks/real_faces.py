@@ -1,6 +1,6 @@
 r"""How often are classifiers right on a folder of labelled faces, ours beside `fer`, and do their probabilities hold?
 
-    python benchmarks/real_faces.py --path faces --classifiers '[fer2013_compact, lightning_logs/RUN]' \
+    python benchmarks/real_faces.py --path faces --classifiers '[ferplus_compact_robust, fer2013_compact]' \
         --page docs/real_faces.md
 
 The folder holds CLASS/* or test/CLASS/*, or is a published data set (``--layout rafdb``, see `PublishedFaces`); what is
@@ -42,6 +42,7 @@ from faceexpr.utils.crop import Box, Crop, clip_box, cut_face
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import read_image
 from faceexpr.utils.labels import FER_NAMES
+from faceexpr.weights.model_file import CLASSIFIER
 
 BATCH = 128
 COVERAGE = "0.9"
@@ -114,7 +115,7 @@ def main(
     images = {"as they are": read_images(files, None)}
     if detector is not None:
         images["found"] = read_images(files, ours(detector))
-    models = {name: load(name) for name in classifiers or ["fer2013_compact"]}
+    models = {name: load(name) for name in classifiers or [CLASSIFIER]}
     if fer:
         models["fer"] = load_fer()
     rows, curves, recalls = [], [], []

@@ -33,7 +33,9 @@ def test_a_folder_is_measured_and_the_page_gets_the_tables(benchmark, tmp_path):
     benchmark.main(str(tmp_path / "faces"), fer=False, page=str(page))
     text = page.read_text()
     assert text.startswith("before\n<!-- faces -->\n\n14 faces, 2 Angry, ")
-    assert text.count("| fer2013_compact | as they are |") == text.count("| fer2013_compact | found |") == 2
+    assert (
+        text.count("| ferplus_compact_robust | as they are |") == text.count("| ferplus_compact_robust | found |") == 2
+    )
     assert "previous text" not in text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -43,15 +44,26 @@ def _test_command(found: Mapping[str, Any]) -> str:
 
 def _calibration_command(found: Mapping[str, Any]) -> str:
     mirror = ["--model.mirror", "true"] if found["mirror"] else []
-    method = ["--calibration.method", "vector"] if found["calibration"]["scales"] else []
+    fitted = found["calibration"]
+    options = {"method": _method(fitted), "balance": fitted.get("balance")}
+    if strength := re.search(r"corruptions of strength (\d)", fitted["source"]):
+        options["corruptions"] = strength[1]
+    flags = [part for option, value in options.items() if value for part in (f"--calibration.{option}", str(value))]
     begun = ["faceexpr", "validate", "--ckpt_path", "RUN", *mirror]
-    return shlex.join([*begun, "--calibration.enabled", "true", *method])
+    return shlex.join([*begun, "--calibration.enabled", "true", *flags])
+
+
+def _method(calibration: Mapping[str, Any]) -> str:
+    """Return how a calibration was fitted, nothing where by the temperature alone; those of 0.1 did not say it."""
+    method = str(calibration.get("method") or ("vector" if calibration["scales"] else ""))
+    return "" if method == "temperature" else method
 
 
 def _temperature(calibration: Mapping[str, Any] | None) -> str:
     if not calibration:
         return ", not calibrated"
-    scaled = " and vector scaling" if calibration["scales"] else ""
+    scaled = {"vector": " and vector scaling", "bias": " and a shift for each class"}.get(_method(calibration), "")
+    scaled += f", balance {calibration['balance']:g}" if calibration.get("balance") else ""
     source = f" of {calibration['source']}" if calibration["source"] else ""
     return f", temperature {calibration['temperature']:.3f}{scaled} fitted on {calibration['samples']:,} images{source}"
 
@@ -191,8 +203,12 @@ def detection(found: Mapping[str, Any], figures: Collection[str]) -> str:
         ("best_f1_threshold", "score of the best F1"),
         ("best_f1_precision", "precision at that score"),
         ("best_f1_recall", "recall at that score"),
+        ("wider_easy", "AP by WIDER FACE's protocol, easy"),
+        ("wider_medium", "the same, medium"),
+        ("wider_hard", "the same, hard"),
     ):
-        rows.append((label, *(_shown(one[metric], ".4f") for one in splits)))
+        if metric in splits[1]:
+            rows.append((label, *(_shown(one[metric], ".4f") if metric in one else "" for one in splits)))
     text = table(("", held_out, "test"), rows)
     return text + figure(found, figures, "precision_recall", "Precision and recall on the test photographs")
 

@@ -81,7 +81,7 @@ def collect(
         "test_options": {
             f"data.{option}": without_folder(value)
             for option, value in _config(test)["data"]["init_args"].items()
-            if option in ("path", "test") and value is not None
+            if option in ("path", "votes", "test") and value is not None
         },
         "held_out": data.get("val_fraction") if data.get("val") is None else None,
         "calibration": fitted,
@@ -119,8 +119,11 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _metrics(folder: Path) -> dict[str, Any]:
-    metrics: dict[str, Any] = json.loads(_text(folder / "metrics.json"))
-    return metrics
+    metrics: dict[str, dict[str, Any]] = json.loads(_text(folder / "metrics.json"))
+    return {
+        split: {name: without_folder(value) if isinstance(value, str) else value for name, value in found.items()}
+        for split, found in metrics.items()
+    }
 
 
 def _told(path: Path) -> dict[str, Any]:

@@ -97,6 +97,8 @@ def _differences(today: Mapping[str, Any], kept: Mapping[str, Any], before: str 
 def _written(value: Any) -> str:
     if isinstance(value, str):
         return without_folder(value)
+    if isinstance(value, list):
+        value = [without_folder(one) if isinstance(one, str) else one for one in value]
     return json.dumps(value)
 
 

@@ -134,7 +134,8 @@ class Calibrate(Callback):
         origin = f"{data}, validation split"
         if self.corruptions:
             origin += f", as it is and under {counted(len(CORRUPTIONS), 'corruption')} of strength {self.corruptions}"
-        table = tables.pop(CLEAN)
+        # A probability is to be how often the most frequent vote is right, which is less modest than shares of votes.
+        table = (clean := tables.pop(CLEAN))._replace(targets=clean.labels)
         found = fit_calibration(table, self.coverages, self.method, origin, self.balance, [*tables.values()])
         pl_module.calibrate(found)
         if not trainer.is_global_zero:
@@ -196,7 +197,7 @@ def fit_calibration(
         scores = mass_before(calibrated(each.probabilities, found))[np.arange(len(each.labels)), each.labels]
         for level in (f"{coverage:g}" for coverage in coverages):
             thresholds[level] = max(thresholds.get(level, 0.0), fit_threshold(scores, level))
-    return replace(found, thresholds=thresholds, samples=len(table.labels), source=source)
+    return replace(found, thresholds=thresholds, samples=len(table.labels), source=source, method=method)
 
 
 def _scaling(table: SampleTable, method: Method) -> Calibration:

@@ -31,9 +31,10 @@ class Calibration:
             come before a class for it still to be in the prediction set.
         samples: number of samples that it was fitted on.
         source: which they were.
-        scales: of vector scaling, what the logarithm of each class is then multiplied by; empty without it.
-        shifts: of vector scaling, what is then added to each.
+        scales: what the logarithm of each class is then multiplied by; empty where the temperature is all.
+        shifts: what is then added to each.
         balance: how far the classes' shares in the samples were made equal, 0 to 1; the shifts contain it.
+        method: how it was fitted: ``temperature``, ``bias`` or ``vector``; empty where that is not known.
     """
 
     temperature: float = 1.0
@@ -43,6 +44,7 @@ class Calibration:
     scales: tuple[float, ...] = ()
     shifts: tuple[float, ...] = ()
     balance: float = 0.0
+    method: str = ""
 
     def __post_init__(self) -> None:
         positive = isfinite(self.temperature) and self.temperature > 0

@@ -30,7 +30,7 @@ VERSION = re.compile(r"\d+\.\d+(\.\d+)*((a|b|rc|\.?dev|\.?post)\d+)*(\+[\w.]+)?$
 FOLDER = Path(__file__).parent
 """Of the trained models that come with the package, each a model file."""
 
-DETECTOR, CLASSIFIER = "wider_light", "fer2013_compact"
+DETECTOR, CLASSIFIER = "wider_light", "ferplus_compact_robust"
 """What is used where no other is named: files without their folder and their ending."""
 
 WRITTEN = f"expected a {ENDING} file that faceexpr export has written"

@@ -6,11 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_RUN
 
+from faceexpr.cli.main import main
 from faceexpr.data.augment import Augmentation
 from faceexpr.data.fer2013 import FerTable
 from faceexpr.data.ferplus import COLUMNS, FERPlus, Votes, check_match, majority_labels, read_votes, soft_labels
 from faceexpr.data.loading import Selection
+from faceexpr.models.calibrator import fit_temperature
+from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES, FERPLUS_NAMES
 
@@ -280,3 +284,24 @@ def test_real_votes_give_the_counts_of_the_reference_code():
         "Angry": 273, "Disgust": 18, "Fear": 83, "Happy": 893, "Sad": 384, "Surprise": 396, "Neutral": 1090,
         "Contempt": 16,
     }  # fmt: skip
+
+
+@pytest.mark.usefixtures("fitted")
+def test_a_calibration_is_to_the_most_frequent_vote(tmp_path):
+    run = Path("lightning_logs/version_0/checkpoints")
+    greys = list(range(20, 220, 10))
+    faces = torch.tensor(greys, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 48, 48)
+    with torch.inference_mode():
+        plain = ExpressionClassifier.load_from_checkpoint(run / "best.ckpt").eval()(faces).numpy()
+    fer = images(tmp_path / "fer.csv", greys, ["PublicTest"] * 20)
+    # Two of three people see what the network does, so that it is always right, and no surer than they are.
+    names = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+    seen = [names[place] for place in plain.argmax(1)]
+    lines = [vote_line("PublicTest", **{name: 6, "sadness" if name == "neutral" else "neutral": 3}) for name in seen]
+    votes = votes_file(tmp_path / "ferplus.csv", *lines)
+    data = ["--data=FERPlus", f"--data.path={fer}", f"--data.votes={votes}", "--data.labels=soft"]
+    main(["validate", f"--ckpt_path={run}/best.ckpt", *data, "--calibration.enabled=true", *TINY_RUN[1:]])
+    found = ExpressionClassifier.load_from_checkpoint(run / "calibrated.ckpt").calibration
+    shares = FERPlus(fer, votes, labels="soft").split("val").targets.numpy()
+    assert found.temperature == pytest.approx(fit_temperature(plain, shares.argmax(1)), rel=1e-3)
+    assert found.temperature < fit_temperature(plain, shares) / 2

@@ -55,5 +55,5 @@ def test_the_verb_uses_them_too_and_passes_over_files_of_their_names(workdir):
     assert [face["expression"] in ("Neutral", "Happy") for face in records()[0]["faces"]] == [True]
     options = json.loads((workdir / "out" / OPTIONS).read_text())
     assert options["detector"]["path"].endswith("wider_light.safetensors")
-    with pytest.raises(FaceExprError, match="fer2013_compact cannot be loaded as a checkpoint"):
-        run(["analyze", PORTRAIT, "--out=two", "--device=cpu", "--classifier=./fer2013_compact"])
+    with pytest.raises(FaceExprError, match=f"{CLASSIFIER} cannot be loaded as a checkpoint"):
+        run(["analyze", PORTRAIT, "--out=two", "--device=cpu", f"--classifier=./{CLASSIFIER}"])
