@@ -140,7 +140,7 @@ AVERAGING = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.dec
 def assert_validates_as_logged(fit):
     """One process measures a checkpoint as the processes that trained it have."""
     main(["validate", f"--ckpt_path={fit / 'checkpoints/best.ckpt'}", "--trainer.accelerator=cpu"])
-    logged, alone = curves(fit), curves(Path("lightning_logs/version_0"))
+    logged, alone = curves(fit), curves(Path(f"lightning_logs/{fit.name}-validate/version_0"))
     for tag in ("val/loss", "val/accuracy", "val/ece"):
         assert alone[tag] == pytest.approx(logged[tag], rel=1e-6), tag
 
