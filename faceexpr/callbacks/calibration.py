@@ -134,8 +134,7 @@ class Calibrate(Callback):
         origin = f"{data}, validation split"
         if self.corruptions:
             origin += f", as it is and under {counted(len(CORRUPTIONS), 'corruption')} of strength {self.corruptions}"
-        # A probability is to be how often the most frequent vote is right, which is less modest than shares of votes.
-        table = (clean := tables.pop(CLEAN))._replace(targets=clean.labels)
+        table = tables.pop(CLEAN)
         found = fit_calibration(table, self.coverages, self.method, origin, self.balance, [*tables.values()])
         pl_module.calibrate(found)
         if not trainer.is_global_zero:
@@ -161,6 +160,9 @@ def fit_calibration(
     spoilt: Sequence[SampleTable] = (),
 ) -> Calibration:
     """Find a calibration on samples with labels, whose probabilities are not calibrated.
+
+    Of votes the most frequent is the label: a probability is to be how often that is right, which is less modest than
+    the shares of the votes.
 
     Args:
         table: the samples.
@@ -201,34 +203,31 @@ def fit_calibration(
 
 
 def _scaling(table: SampleTable, method: Method) -> Calibration:
-    assert table.targets is not None
-    temperature = fit_temperature(table.probabilities, table.targets)
+    temperature = fit_temperature(table.probabilities, table.labels)
     if method == "temperature":
         return Calibration(temperature)
-    return fit_vector(table.probabilities, table.targets, temperature, tied=method == "bias")
+    return fit_vector(table.probabilities, table.labels, temperature, tied=method == "bias")
 
 
 def _class_shares(table: SampleTable) -> NDArray[np.float64]:
-    """Return the share of each class in the targets (K,)."""
-    assert table.targets is not None
-    shares = table.targets if table.targets.ndim == 2 else np.eye(table.probabilities.shape[1])[table.targets]
-    return np.asarray(shares.mean(axis=0), dtype=np.float64)
+    """Return the share of each class in the labels (K,)."""
+    return np.bincount(table.labels, minlength=table.probabilities.shape[1]) / len(table.labels)
 
 
 def cross_fit(table: SampleTable, method: Method) -> SampleTable:
     """Return 2 samples or more, each with what a calibration on the other parts makes of its probabilities."""
-    assert table.targets is not None
     probabilities = np.empty_like(table.probabilities)
     parts = np.random.default_rng(0).permutation(len(table.indices)) % PARTS
     for part in range(PARTS):
         own = parts == part
-        others = SampleTable(table.indices[~own], table.probabilities[~own], table.targets[~own])
+        others = SampleTable(table.indices[~own], table.probabilities[~own], table.labels[~own])
         probabilities[own] = calibrated(table.probabilities[own], _scaling(others, method))
     return table._replace(probabilities=probabilities)
 
 
 def summarise(table: SampleTable, found: Calibration) -> str:
     """Return what was found, and what each method is worth, for the console."""
+    table = table._replace(targets=table.labels)  # the likelihood is that of the labels, too
     lines = [f"calibration on {counted(found.samples, 'sample')} ({found.source}): temperature {found.temperature:.4f}"]
     if found.scales:
         lines[0] += f", {'a shift' if len(set(found.scales)) == 1 else 'a scale and a shift'} for each class"
