@@ -36,7 +36,6 @@ CPU = ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
 TINY_MODELS = [f"--detector={GOLDEN}/detector.safetensors", f"--classifier={GOLDEN}/classifier.safetensors"]
 CHECKPOINTS = [f"--detector={GOLDEN}/boxes.ckpt", f"--classifier={GOLDEN}/knn_features.ckpt"]
 ANALYSES = {
-    "shipped": ["grace_hopper.jpg"],
     "tiny": ["grace_hopper.jpg", *TINY_MODELS, "--coverage", "0.9"],
     "checkpoints": [*CHECKPOINTS, "--suppression", "wbf", "--shape", "stretched", "--min_score", "0.3"],
 }

@@ -42,7 +42,7 @@ def test_table_1_is_in_the_configuration_and_in_the_defaults(arguments):
 def test_the_options_of_the_data_are_those_of_the_reader_and_not_of_its_loader():
     assert set(read_options("fit", [])[0].data) == {
         "train", "images", "val", "val_images", "test", "test_images", "val_list", "test_list", "val_fraction",
-        "split_seed", "face_free", "reading",
+        "split_seed", "face_free", "reading", "exclude",
     }  # fmt: skip
 
 
