@@ -17,9 +17,10 @@ from jsonargparse import ArgumentParser
 
 from faceexpr import __version__
 from faceexpr.utils.errors import BAD_INPUT, INTERRUPTED, PIPE_CLOSED, FaceExprError, of_file
-from faceexpr.utils.text import printable_lines
+from faceexpr.utils.text import nearest, printable_lines
 
 VERBS: dict[str, tuple[str, str]] = {
+    "init": ("faceexpr.cli.init:run", "Copy configurations that come with faceexpr, to edit them."),
     "fit": ("faceexpr.cli.train:run", "Train a model."),
     "validate": ("faceexpr.cli.train:run", "Measure a checkpoint on the validation split (PublicTest of FER-2013)."),
     "test": ("faceexpr.cli.train:run", "Measure a checkpoint on the test split (PrivateTest of FER-2013)."),
@@ -63,6 +64,8 @@ def main(args: Sequence[str] | None = None) -> None:
         # Classes of the user's own, named by import path, lie in the current folder; last, where it hides nothing.
         sys.path.append(str(Path.cwd()))
     verb = arguments[0] if arguments else "--help"
+    if verb not in VERBS and not verb.startswith("-"):
+        _refuse("", FaceExprError(f"{verb} is no verb{nearest(verb, VERBS)}; `faceexpr --help` lists them"))
     if verb not in VERBS:
         _overview().parse_args([verb])
         return
@@ -111,7 +114,7 @@ def _check_ranks() -> None:
 
 
 def _refuse(verb: str, error: FaceExprError) -> NoReturn:
-    print(printable_lines(f"faceexpr {verb}: error: {error}"), file=sys.stderr)
+    print(printable_lines(f"{' '.join(('faceexpr', *verb.split()))}: error: {error}"), file=sys.stderr)
     raise SystemExit(BAD_INPUT) from None
 
 

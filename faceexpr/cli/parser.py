@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace, get_loader, set_loader
 from jsonargparse.typing import Path_fr
 
+from faceexpr.utils.configurations import find_config
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import write_file
 from faceexpr.utils.redirects import redirect
@@ -95,6 +96,13 @@ set_loader(MODE, lambda text: redirect(load_yaml(text)), (yaml.YAMLError,))
 yaml.add_multi_representer(str, lambda dumper, text: dumper.represent_str("".join(text)), yaml.SafeDumper)
 
 
+class ConfigFile(ActionConfigFile):
+    """jsonargparse's action for a configuration, which finds those that come with the package by their names."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        super().__call__(parser, cfg, values if "{" in values else str(find_config(values)), option_string)
+
+
 class Parser(ArgumentParser):
     """jsonargparse's parser, whose errors are one line that names the option, and the configuration file.
 
@@ -109,6 +117,11 @@ class Parser(ArgumentParser):
         super().__init__(*args, **kwargs)
         self.left_out = left_out
         self.configs: dict[str, dict[str, Any]] = {}  # what the configuration files hold, by their paths
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("action") in ("config", ActionConfigFile):
+            kwargs["action"] = ConfigFile
+        return super().add_argument(*args, **kwargs)
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         parsed: Namespace = super().parse_args(args if args is None else text_lists(args), *rest, **kwargs)

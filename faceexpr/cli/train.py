@@ -45,6 +45,7 @@ from faceexpr.data.base import FaceDataModule
 from faceexpr.models.light_detector import LightDetector
 from faceexpr.tasks.base import ExpressionTask, find_missing, without_missing
 from faceexpr.tasks.detect import FaceDetector
+from faceexpr.utils.configurations import find_config
 from faceexpr.utils.errors import INTERRUPTED, PREEMPTED, SOME_FAILED, FaceExprError, of_file
 from faceexpr.utils.redirects import redirect
 from faceexpr.utils.specs import class_path, option_defaults
@@ -379,7 +380,7 @@ def written_options(args: Sequence[str]) -> dict[str, Any]:
     written: dict[str, Any] = {}
     for flag, given in flags:
         if flag in ("c", "config"):
-            options = read_config(Path(given))
+            options = read_config(find_config(given))
         else:
             is_file = flag in groups and isinstance(given, str) and Path(given).is_file()
             options = {flag: read_config(Path(given)) if is_file else given}

@@ -16,6 +16,7 @@ from faceexpr.data.base import Stage
 from faceexpr.data.boxed_images import DetectionDataModule
 from faceexpr.data.corrections import Corrections
 from faceexpr.data.image_reading import check_image, find_equal
+from faceexpr.utils.configurations import shipped_file
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import DEFAULT_MAX_PIXELS, read_image
 from faceexpr.utils.text import counted, some
@@ -140,7 +141,8 @@ class FaceBoxes(DetectionDataModule):
         rest, parts = self._read_file("train"), {}
         for stage, file in self.lists.items():
             if file is not None:
-                parts[stage], rest = _take_listed(rest, Path(file), f"{stage}_list", self.leaves_out_broken)
+                listed = shipped_file(Path(file))
+                parts[stage], rest = _take_listed(rest, listed, f"{stage}_list", self.leaves_out_broken)
         if "val" not in parts and self.files["val"] is None:
             parts["val"], rest = _take_random(rest, self.val_fraction, self.split_seed)
             rank_zero_info(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 from collections.abc import Iterable, Sequence
 
@@ -26,6 +27,12 @@ def some(names: list[str], most: int = 5) -> str:
     """Return the first names of a list, each on one line, and how many more there are."""
     rest = len(names) - most
     return ", ".join(map(printable, names[:most])) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """Return the end of a sentence that refuses a word: the name that it is most like, or nothing where none is."""
+    found = difflib.get_close_matches(word, list(names), 1)
+    return f"; the nearest is {found[0]}" if found else ""
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -91,6 +91,12 @@ def test_training_images_may_be_of_several_files(tmp_path: Path) -> None:
             FaceBoxes(**{**options, **wrong}).split("train")
 
 
+def test_a_list_that_comes_with_the_package_is_found_in_any_folder(boxes: FaceBoxes, workdir: Path) -> None:
+    module = FaceBoxes(**{**boxes.init_args, "test_list": "configs/paper/dataset1/test_0.txt"})
+    with pytest.raises(FaceExprError, match=r"dataset1/test_0.txt, line 1: no image has the name"):
+        module.setup("test")
+
+
 def test_lists_may_name_images_by_their_links(tmp_path: Path) -> None:  # case N10
     links = [f"http://host/{number}/a b.jpg?x=1" for number in range(4)]
     for number, link in enumerate(links):

@@ -1,0 +1,8 @@
+"""What pyproject.toml cannot say: ``configs/`` of the project is the folder ``configs`` of the installed package."""
+
+from setuptools import find_packages, setup
+
+setup(
+    packages=[*find_packages(include=["faceexpr*"]), "faceexpr.configs"],
+    package_dir={"faceexpr.configs": "configs"},
+)
