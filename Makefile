@@ -12,7 +12,7 @@ GROUP := 'import numpy, PIL.Image; from faceexpr.data.synthetic.drawing import d
 run = --trainer.logger TensorBoardLogger --trainer.logger.save_dir demo --trainer.logger.name '' --trainer.logger.version $(1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint bench paper clean
+.PHONY: help setup demo test test-all lint bench paper site clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -57,8 +57,12 @@ lint: setup  ## Check style and types
 paper: setup  ## Run what is missing of the paper's experiments and write docs/paper.md (DATA=folder OUT=folder)
 	$(BIN)/python -m experiments.paper $(if $(DATA),--data $(DATA) --out $(OUT),--page_only true)
 
+site: setup  ## Build the site into site/, and refuse links that lead nowhere
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 bench: setup  ## Run the benchmarks; each prints ratios measured in one run
 	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean:  ## Remove what was built, but not your runs
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache

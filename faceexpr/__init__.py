@@ -6,10 +6,12 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from faceexpr.utils.errors import FaceExprError
+
 if TYPE_CHECKING:
     from faceexpr.pipeline.pipeline import FacePipeline
 
-__all__ = ["FacePipeline", "__version__"]
+__all__ = ["FaceExprError", "FacePipeline", "__version__"]
 
 __version__ = version("faceexpr")
 

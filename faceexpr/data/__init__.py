@@ -1,10 +1,12 @@
 """Data sets as LightningDataModules: faces with expressions, and images with boxes."""
 
-import pkgutil
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from faceexpr.utils.lazy import classes_of
 
 if TYPE_CHECKING:
+    from faceexpr.data.augment import Augmentation
+    from faceexpr.data.base import ExpressionDataModule
     from faceexpr.data.face_boxes import FaceBoxes
     from faceexpr.data.face_files import FaceFiles
     from faceexpr.data.face_folder import FaceFolder
@@ -14,21 +16,8 @@ if TYPE_CHECKING:
     from faceexpr.data.synthetic import SyntheticFaces, SyntheticScenes
 
 __all__ = [
-    "FER2013",
-    "FERPlus",
-    "FaceBoxes",
-    "FaceFiles",
-    "FaceFolder",
-    "PublishedFaces",
-    "SyntheticFaces",
-    "SyntheticScenes",
-]
+    "FER2013", "Augmentation", "ExpressionDataModule", "FERPlus", "FaceBoxes", "FaceFiles", "FaceFolder",
+    "PublishedFaces", "SyntheticFaces", "SyntheticScenes",
+]  # fmt: skip
 
-
-def __getattr__(name: str) -> Any:
-    # Only when it is asked for: the modules of this folder import each other through it.
-    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
-        found = getattr(import_module(module.name), name, None)
-        if isinstance(found, type) and found.__module__.startswith(f"{__name__}."):
-            return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = classes_of(__name__, __path__)
