@@ -45,4 +45,4 @@ def main(kind: str = "csv", epochs: int = 4, images: int = 1400) -> Path:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(sys.argv[1] if len(sys.argv) > 1 else "csv")

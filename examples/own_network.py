@@ -18,7 +18,7 @@ from faceexpr.pipeline import FaceResult
 from faceexpr.tasks import ExpressionClassifier
 
 
-def main(epochs: int = 4, images: int = 1400) -> list[FaceResult]:
+def main(epochs: int = 4, images: int = 1400) -> tuple[FaceResult, ...]:
     """Return what the network says of the faces in a photograph."""
     seed_everything(0)
     model = ExpressionClassifier(net=SmallNet(num_classes=7, channels=32))

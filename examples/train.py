@@ -5,6 +5,7 @@
 Curves, figures and ``metrics.json`` are in ``lightning_logs/version_N``.
 """
 
+import torch
 from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor
 
@@ -27,7 +28,11 @@ def main(epochs: int = 4, images: int = 1400) -> tuple[float, Tensor]:
 
     # Everything that it takes to build the model is in its checkpoint.
     loaded = ExpressionClassifier.load_from_checkpoint(best.best_model_path, map_location="cpu").eval()
-    return measured["test/accuracy"], loaded(data.split("test").images[:1])  # uint8, of any size
+    with torch.inference_mode():
+        probabilities = loaded(
+            data.split("test").images[torch.arange(1)]
+        )  # uint8 (N, 1 or 3, height, width), of any size
+    return measured["test/accuracy"], probabilities
 
 
 if __name__ == "__main__":
