@@ -29,9 +29,8 @@ def main(epochs: int = 4, images: int = 1400) -> tuple[float, Tensor]:
     # Everything that it takes to build the model is in its checkpoint.
     loaded = ExpressionClassifier.load_from_checkpoint(best.best_model_path, map_location="cpu").eval()
     with torch.inference_mode():
-        probabilities = loaded(
-            data.split("test").images[torch.arange(1)]
-        )  # uint8 (N, 1 or 3, height, width), of any size
+        # uint8 (N, 1 or 3, height, width), of any size
+        probabilities = loaded(data.split("test").images[torch.arange(1)])
     return measured["test/accuracy"], probabilities
 
 

@@ -119,6 +119,12 @@ def test_the_citation_is_of_this_version():
     assert str(yaml.safe_load(text(REPOSITORY / "CITATION.cff"))["version"]) == version
 
 
+def test_every_verb_has_a_row_in_the_reference():
+    table = text(DOCS / "reference/command_line.md")
+    rows = [line.partition(" | ")[0] for line in table.splitlines() if line.startswith("| `")]
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(VERBS)
+
+
 def test_what_the_reference_describes_can_be_imported_from_there():
     names = [name for path in PAGES for name in re.findall(r"^::: (\S+)", text(path), re.M)]
     assert len(names) > 60
@@ -151,13 +157,15 @@ def commands(path):
                 words = words[words.index("faceexpr") + 1 :]
                 ends = (at for at, word in enumerate(words) if word in ("|", "&&", "||", ";", "&") or word[-1:] == ";")
                 end = next(ends, len(words))
-                yield [word.rstrip(";") for word in words[: end + 1] if word not in ("|", "&&", "||", ";", "&")]
+                yield [word.rstrip(";") for word in words[: end + 1] if word not in ("|", "&&", "||", ";", "&", "...")]
                 words = words[end:]
 
 
 def with_files(args):
     """Return arguments in which a model and a configuration that the reader makes first are some that are there."""
-    named, boxes = {path.stem for path in (REPOSITORY / "configs").rglob("*.yaml")}, "--data.test_images" in args
+    named = {path.stem for path in (REPOSITORY / "configs").rglob("*.yaml")}
+    detects = r"data\.test_images|FaceBoxes|detection_evaluation|suppression|wider_light/|dataset1"
+    boxes = re.search(detects, " ".join(args))
     changed = [*args]
     for at, (option, value) in enumerate(pairwise(args), start=1):
         if option == "--config" and not (REPOSITORY / value).exists() and value not in named:
@@ -165,8 +173,7 @@ def with_files(args):
         elif option == "--ckpt_path" and value == "last" and args[0] == "fit":
             changed[at] = "null"
         elif option == "--ckpt_path" and value not in shipped_models():
-            light = boxes or re.search("light|dataset1", value) or "model.net.suppression" in " ".join(args)
-            changed[at] = "null" if args[0] == "fit" else "wider_light" if light else "fer2013_compact"
+            changed[at] = "null" if args[0] == "fit" else "wider_light" if boxes else "fer2013_compact"
     return changed
 
 
@@ -176,7 +183,8 @@ class ParsedError(Exception):
 
 def telling(args):
     """Return what a command could be wrong about: options, and the configurations and classes among their values."""
-    return {word for word in args if word[:2] == "--" or word.endswith(".yaml") or word[:1].isupper()} | {args[0]}
+    files = {value for option, value in pairwise(args) if option in ("--config", "--sweep")}
+    return {word for word in args if word[:2] == "--" or word[:1].isupper()} | files | {args[0]}
 
 
 def telling_commands():
