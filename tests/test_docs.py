@@ -164,12 +164,12 @@ def commands(path):
 def with_files(args):
     """Return arguments in which a model and a configuration that the reader makes first are some that are there."""
     named = {path.stem for path in (REPOSITORY / "configs").rglob("*.yaml")}
-    detects = r"data\.test_images|FaceBoxes|detection_evaluation|suppression|wider_light/|dataset1"
+    detects = r"data\.(train|test) |FaceBoxes|detection_evaluation|suppression|wider_light/|dataset1"
     boxes = re.search(detects, " ".join(args))
     changed = [*args]
     for at, (option, value) in enumerate(pairwise(args), start=1):
         if option == "--config" and not (REPOSITORY / value).exists() and value not in named:
-            changed[at] = "configs/expression/fer2013_simple_cnn.yaml"
+            changed[at] = "wider_light" if boxes else "fer2013_simple_cnn"
         elif option == "--ckpt_path" and value == "last" and args[0] == "fit":
             changed[at] = "null"
         elif option == "--ckpt_path" and value not in shipped_models():
