@@ -7,8 +7,9 @@ a quarter of the time each, so that other work on the machine slows both alike. 
 threads. The service is a process too, started by the command line; the clients are threads of this one, each with a
 connection of its own that it keeps, and send the files in turns: what they cost is the service's to bear.
 
-Prints images/s of both and their ratio, the answers that were no 200, how long an answer took (median and 99 of 100),
-images in a batch, and the resident memory of the service after each quarter.
+Prints images/s of both and their ratio, what an image takes of the processor in both (which says more where other work
+shares the machine), the answers that were no 200, how long an answer took (median and 99 of 100), images in a batch,
+and the resident memory of the service after each quarter.
 """
 
 from __future__ import annotations
@@ -40,19 +41,21 @@ seconds, threads, files = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 torch.set_num_threads(threads)
 pipeline = FacePipeline()
 [*pipeline.run(files[:8])]
-start = time.perf_counter()
+start, used = time.perf_counter(), time.process_time()
 for done, result in enumerate(pipeline.run(cycle(files)), 1):
     passed = time.perf_counter() - start
     if done % pipeline.batch_size == 1 and passed > seconds:  # results come by the batch: the last one has just begun
         break
-print((done - 1 + pipeline.batch_size) / passed)
+done += pipeline.batch_size - 1
+print(done / passed, (time.process_time() - used) / done)
 """
 
 
-def measure_pipeline(files: Sequence[Path], seconds: float, threads: int) -> float:
-    """Return images/s of the pipeline alone."""
+def measure_pipeline(files: Sequence[Path], seconds: float, threads: int) -> tuple[float, float]:
+    """Return images/s of the pipeline alone, and the processor's seconds for an image."""
     command = [sys.executable, "-c", PIPELINE, str(seconds), str(threads), *map(str, files)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    rate, used = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return float(rate), float(used)
 
 
 def call(port: int, bodies: Sequence[bytes], places: count[int], end: float, seen: list[tuple[int, float]]) -> None:
@@ -80,6 +83,12 @@ def memory(process: int) -> float:
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def processor(process: int) -> float:
+    """Return the processor's seconds that a process has had."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def measure(files: Sequence[Path], seconds: float, clients: int, threads: int) -> None:
     """Compare both, and print it."""
     bodies = [file.read_bytes() for file in files]
@@ -92,30 +101,32 @@ def measure(files: Sequence[Path], seconds: float, clients: int, threads: int) -
         seen: list[tuple[int, float]] = []
         call(port, bodies, count(), time.perf_counter() + 3, seen)  # warm
         seen.clear()
-        batches = ask(port)["batches"]
+        batches, used = ask(port)["batches"], processor(server.pid)
         start, places = time.perf_counter(), count()
         end = start + seconds
         callers = [threading.Thread(target=call, args=(port, bodies, places, end, seen)) for _ in range(clients)]
         for caller in callers:
             caller.start()
-        used = [memory(server.pid)]
+        held = [memory(server.pid)]
         for quarter in range(1, 5):
             time.sleep(max(0.0, start + seconds * quarter / 4 - time.perf_counter()))
-            used.append(memory(server.pid))
+            held.append(memory(server.pid))
         for caller in callers:
             caller.join()
         rate = len(seen) / (time.perf_counter() - start)
-        batches = ask(port)["batches"] - batches
+        batches, used = ask(port)["batches"] - batches, (processor(server.pid) - used) / len(seen)
         server.terminate()
     after = measure_pipeline(files, seconds / 4, threads)
     taken = sorted(duration for _, duration in seen)
     wrong = Counter(status for status, _ in seen if status != 200)
-    alone = statistics.mean([before, after])
+    alone, alone_used = (statistics.mean(pair) for pair in zip(before, after, strict=True))
     print(f"{clients} clients, {seconds:g} s, {len(files)} files, {threads} threads")
-    print(f"pipeline {before:.2f} and {after:.2f} images/s; service {rate:.2f}; service / pipeline {rate / alone:.2f}")
+    rates = f"pipeline {before[0]:.2f} and {after[0]:.2f} images/s; service {rate:.2f}"
+    print(f"{rates}; service / pipeline {rate / alone:.2f}")
+    print(f"of the processor: pipeline {alone_used * 1e3:.0f} ms an image, service {used * 1e3:.0f}")
     print(f"{len(seen)} answers, other than 200: {dict(wrong) or 'none'}; {len(seen) / max(batches, 1):.1f} in a batch")
     print(f"an answer: median {statistics.median(taken):.2f} s, 99 of 100 within {taken[int(0.99 * len(taken))]:.2f} s")
-    print("memory, MB: " + ", ".join(f"{value:.0f}" for value in used))
+    print("memory, MB: " + ", ".join(f"{value:.0f}" for value in held))
 
 
 def main(images: Path | None = None, seconds: float = 120, clients: int = 8, threads: int = 1, most: int = 64) -> None:

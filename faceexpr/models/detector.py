@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 import torch
@@ -98,8 +98,8 @@ def as_unit(image: Tensor) -> Tensor:
     return image.float()
 
 
-def group_equal(sizes: Sequence[tuple[int, ...]]) -> list[list[int]]:
-    """Return for each different size the places of the images that have it.
+def group_equal(sizes: Sequence[Hashable]) -> list[list[int]]:
+    """Return for each different size, or size and type, the places of the images that have it.
 
     Images of one size can go through a network together. Padding to a common size would change what their borders see,
     and what is found in an image must not depend on the rest of the batch.

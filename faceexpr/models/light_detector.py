@@ -139,9 +139,8 @@ class LightDetector(DetectionNet):
         """Return boxes in pixels of each image and their scores, seen with a longer side of this many pixels."""
         found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(images)
         fitted = [_fit(image, side) for image in images]
-        shapes = [tuple(image.shape[-2:]) for image, _ in fitted]
-        for members in group_equal(shapes):
-            batch = _stack([as_unit(fitted[place][0]) for place in members])
+        for members in group_equal([(*image.shape[-2:], image.dtype) for image, _ in fitted]):
+            batch = as_unit(_stack([fitted[place][0] for place in members]))  # bytes are moved sooner than numbers
             outputs = self.features(batch)
             centres, strides = grid(batch.shape[-2], batch.shape[-1], batch.device)
             boxes, scores = decode(outputs, centres, strides), outputs[..., 0].sigmoid()

@@ -16,6 +16,7 @@ from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.suppression import Suppression, suppress
 from faceexpr.data.annotations.reading import Annotations, read_annotations
 from faceexpr.detectron2.detectron2_options import find_weights
+from faceexpr.models.base import speed_up
 from faceexpr.models.detector import DetectionNet
 from faceexpr.pipeline.programs import EVERYTHING, Runtime, converted
 from faceexpr.tasks.base import load_task
@@ -62,8 +63,9 @@ class NetDetector:
         in_groups = sorted(range(len(images)), key=lambda index: images[index].shape)
         for _, group in groupby(in_groups, key=lambda index: images[index].shape):
             while batch := list(islice(group, self.batch_size)):
-                # Copies: an image from Pillow may be read-only, which torch warns about.
-                tensors = [torch.from_numpy(images[index].transpose(2, 0, 1).copy()).to(self.device) for index in batch]
+                # Copies where need be: an image from Pillow may be read-only, which torch warns about.
+                pixels = [np.require(images[index], requirements=["C", "W"]) for index in batch]
+                tensors = [torch.from_numpy(image).permute(2, 0, 1).to(self.device) for image in pixels]
                 found.update(zip(batch, (result.cpu() for result in self.net(tensors)), strict=True))
         return [found[index] for index in range(len(images))]
 
@@ -160,6 +162,7 @@ def load_detector(
         return Detectron2Detector(path, suppression, str(device))
     task = load_task(path, [FaceDetector], "a detector", "a FaceDetector")
     task.net.set_suppression(**(suppression or {}))
+    speed_up(task.net)
     return NetDetector(task.net, device, batch_size)
 
 

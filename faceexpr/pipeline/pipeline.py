@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.suppression import Suppression
 from faceexpr.data.image_reading import face_tensor
+from faceexpr.models.base import speed_up
 from faceexpr.models.calibrator import Calibration, check_coverage, prediction_sets
 from faceexpr.models.detector import DetectionNet
 from faceexpr.pipeline.classifiers import Classifier, TaskClassifier, load_classifier
@@ -314,6 +315,7 @@ def as_detector(given: Any, batch_size: int = 8) -> Detector | GroundTruth:
     if isinstance(net, DetectionNet):
         net = deepcopy(net)  # the one that was given may be trained and measured on, with its own scores
         net.set_suppression(min_score=MIN_SCORE)
+        speed_up(net)
         return NetDetector(net, next(net.parameters()).device, batch_size)
     if isinstance(given, GroundTruth) or (callable(given) and not isinstance(given, nn.Module | type)):
         return given

@@ -176,19 +176,17 @@ class Video:
             yield last, image
 
     def _decode_packets(self) -> Iterator[Any]:
-        try:
-            for packet in self._container.demux(self._stream):
-                yield from self._decode_packet(packet)
-        except self._av.FFmpegError as error:
-            self.ending = error.strerror
-            yield from self._decode_packet(None)
-
-    def _decode_packet(self, packet: Any) -> list[Any]:
-        try:
-            return list(self._stream.decode(packet))
-        except self._av.FFmpegError:
-            self._broken += 1
-            return []
+        packets = self._container.demux(self._stream)
+        packet: Any = True
+        while packet is not None:
+            try:
+                packet = next(packets, None)
+            except self._av.FFmpegError as error:
+                self.ending, packet = error.strerror, None
+            try:
+                yield from self._stream.decode(packet)
+            except self._av.FFmpegError:
+                self._broken += 1
 
 
 def find_camera(camera: str, platform: str) -> tuple[str, str]:

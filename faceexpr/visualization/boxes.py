@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import ceil, sqrt
@@ -206,18 +206,24 @@ _open_font = lru_cache(maxsize=64)(ImageFont.truetype)
 def _font_file(characters: str) -> Path:
     """Return a font that has all the characters: matplotlib's DejaVu Sans, or else the first one installed."""
     from matplotlib import get_data_path
-    from matplotlib.ft2font import FT2Font
 
     own = Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
     wanted = {ord(character) for character in characters if character.isprintable()}
-    if wanted <= FT2Font(str(own)).get_charmap().keys():
+    if wanted <= _charmap(str(own)):
         return own
     from matplotlib.font_manager import fontManager
 
     # matplotlib's LastResort has a frame for every character there is, which says nothing.
     names = sorted({font.fname for font in fontManager.ttflist if "LastResort" not in font.fname})
-    has_all = (name for name in names if wanted <= FT2Font(name).get_charmap().keys())
-    return Path(next(has_all, own))
+    return Path(next((name for name in names if wanted <= _charmap(name)), own))
+
+
+@lru_cache(maxsize=8)
+def _charmap(font: str) -> Set[int]:
+    """Return the characters of a font; opening it takes a millisecond or two, which is much for a frame of a video."""
+    from matplotlib.ft2font import FT2Font
+
+    return FT2Font(font).get_charmap().keys()
 
 
 def draw_annotations(records: Sequence[AnnotatedImage], out: Path) -> list[ImageError]:

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from red_finder import RedFinder, red_picture, save_task, tiny_classifier
 
 from faceexpr.data.annotations.reading import AnnotatedImage, Annotations
+from faceexpr.models.light_detector import LightDetector
 from faceexpr.pipeline.detectors import GroundTruth, NetDetector, load_detector
+from faceexpr.pipeline.pipeline import as_detector
 from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.errors import FaceExprError
 
@@ -50,6 +53,21 @@ def test_a_run_folder_or_its_file_is_loaded_and_its_suppression_can_be_changed(t
     ):
         (found,) = load_detector(str(checkpoint), suppression=changes)([red_picture(BOX)])
         assert (len(found), found.limited) == (number, limited)
+
+
+def test_batch_normalisation_is_a_part_of_the_convolutions_that_find_faces_and_not_of_those_that_are_trained(tmp_path):
+    torch.manual_seed(0)
+    task = FaceDetector(net=LightDetector(widths=(4, 8, 12, 12, 12), neck=8)).eval()
+    norms = [module for module in task.net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        torch.nn.init.uniform_(norm.running_mean, -0.5, 0.5)
+        torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+    batch = torch.rand(2, 3, 64, 96)
+    expected = task.net.features(batch)
+    for detector in (as_detector(task), load_detector(save_task(task, tmp_path / "trained.ckpt"))):
+        assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in detector.net.modules())
+        torch.testing.assert_close(detector.net.features(batch), expected, atol=1e-4, rtol=1e-4)
+    assert norms == [module for module in task.net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
 
 
 def test_what_is_no_detector_is_refused_by_name(tmp_path):
