@@ -7,6 +7,7 @@
 Nothing leaves the machine: W&B is offline, and MLflow writes files.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def make_logger(kind: str) -> Logger:
     if kind == "wandb":
         return WandbLogger(project="faces", save_dir="runs", offline=True)  # `wandb sync` sends it later
     if kind == "mlflow":
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # newer ones want a database: sqlite:///runs/mlflow.db
         return MLFlowLogger("faces", tracking_uri="file:runs/mlflow")
     return CSVLogger("runs", name="csv")
 
