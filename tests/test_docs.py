@@ -119,6 +119,13 @@ def test_the_citation_is_of_this_version():
     assert str(yaml.safe_load(text(REPOSITORY / "CITATION.cff"))["version"]) == version
 
 
+def test_every_script_of_the_examples_is_shown_on_a_page():
+    # In this form only: `ruff format` makes something else of such a line in a block that begins with "```python".
+    shown = re.findall(r'^``` \{ \.python title="(.+)" \}\n--8<-- "(.+)"\n```$', "\n".join(map(text, PAGES)), re.M)
+    scripts = [relative(path) for path in sorted((REPOSITORY / "examples").glob("*.py"))]
+    assert sorted(shown) == [(script, script) for script in scripts]
+
+
 def test_every_verb_has_a_row_in_the_reference():
     table = text(DOCS / "reference/command_line.md")
     rows = [line.partition(" | ")[0] for line in table.splitlines() if line.startswith("| `")]
