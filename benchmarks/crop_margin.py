@@ -35,7 +35,7 @@ from faceexpr.boxes.matching import match, stack
 from faceexpr.data.fer2013 import read_table
 from faceexpr.data.image_reading import face_tensor
 from faceexpr.pipeline.classifiers import Classifier, load_classifier
-from faceexpr.pipeline.programs import MIN_SCORE
+from faceexpr.pipeline.records import MIN_SCORE
 from faceexpr.utils.crop import Box, Crop, clip_box, cut_face
 from faceexpr.utils.images import read_image
 from faceexpr.utils.labels import FER_NAMES

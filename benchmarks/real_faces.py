@@ -35,9 +35,9 @@ from faceexpr.metrics.calibration import calibration_error, set_values
 from faceexpr.metrics.classification import count_scores
 from faceexpr.metrics.tables import SampleTable
 from faceexpr.models.calibrator import Calibration, calibrated
+from faceexpr.models.trained import TrainedClassifier
 from faceexpr.pipeline.classifiers import TaskClassifier, load_classifier
-from faceexpr.pipeline.programs import MIN_SCORE
-from faceexpr.tasks.classify import ExpressionClassifier
+from faceexpr.pipeline.records import MIN_SCORE
 from faceexpr.utils.crop import Box, Crop, clip_box, cut_face
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import read_image
@@ -148,8 +148,8 @@ def load(name: str) -> Model:
     if loaded.class_names[:7] != FER_NAMES:
         raise FaceExprError(f"classifiers: {name} has the classes {', '.join(loaded.class_names)}; expected FER-2013's")
     own = loaded.calibration or Calibration()
-    if isinstance(loaded, TaskClassifier) and isinstance(loaded.task, ExpressionClassifier):
-        loaded.task.calibrate(None)
+    if isinstance(loaded, TaskClassifier) and isinstance(loaded.task, TrainedClassifier):
+        loaded.task.calibration = None
     return Model(lambda faces: loaded(faces)[:, :7], loaded.image_size, own, loaded.crop)
 
 

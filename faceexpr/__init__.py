@@ -1,12 +1,12 @@
 """Train, compare and ship face detection and facial-expression recognition."""
 
 import os
-from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.lazy import classes_of
 
 if TYPE_CHECKING:
     from faceexpr.pipeline.pipeline import FacePipeline
@@ -20,9 +20,4 @@ _backend = os.environ.get("MPLBACKEND", "").partition("module://")[2].partition(
 if _backend and find_spec(_backend) is None:
     os.environ["MPLBACKEND"] = "agg"
 
-
-def __getattr__(name: str) -> Any:
-    # Only when it is asked for: it loads torch, and `faceexpr --help` has to be instant.
-    if name == "FacePipeline":
-        return import_module("faceexpr.pipeline.pipeline").FacePipeline
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = classes_of(__name__, [], {"FacePipeline": "faceexpr.pipeline.pipeline"})

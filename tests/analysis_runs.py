@@ -27,13 +27,13 @@ def save_models(folder):
 
 
 @cache
-def _load_once(load_task, path, _changed, role, wanted, *kinds):
-    return load_task(path, kinds, role, wanted)
+def _load_once(load_trained, path, _changed):
+    return load_trained(path)
 
 
-def load_copy(load_task, path, kinds, role, wanted):
+def load_copy(load_trained, path):
     """Load a model, each file once: to build it from what a checkpoint says takes most of the time of a tiny run."""
-    return deepcopy(_load_once(load_task, path, path.stat().st_mtime_ns, role, wanted, *kinds))
+    return deepcopy(_load_once(load_trained, path, path.stat().st_mtime_ns))
 
 
 def analyzer(models):
@@ -43,7 +43,7 @@ def analyzer(models):
         given = ["--detector", str(models / "detector.ckpt"), "--classifier", str(models / classifier), "--out", out]
         with pytest.MonkeyPatch.context() as patch:
             for module in (detectors, classifiers):
-                patch.setattr(module, "load_task", partial(load_copy, module.load_task))
+                patch.setattr(module, "load_trained", partial(load_copy, module.load_trained))
             return exit_code(lambda: run(["analyze", *given, "--device=cpu", *args]))
 
     return analyze

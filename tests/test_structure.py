@@ -94,7 +94,8 @@ def test_arrows_point_one_way():
 @cache
 def needs(name):
     """Return what a module imports while it is itself imported: neither in a function nor for the type checker."""
-    body = [node for node in tree(PATHS[name]).body if not isinstance(node, ast.FunctionDef | ast.If)]
+    later = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.If)
+    body = [node for node in tree(PATHS[name]).body if not isinstance(node, later)]
     return set(imports(ast.Module(body=body, type_ignores=[]))) - {"faceexpr", name}
 
 
@@ -115,6 +116,8 @@ def loads(name):
     [
         ("utils", {"torch", "torchvision", "lightning", "torchmetrics", "sklearn", "scipy", "matplotlib"}),
         ("models", {"lightning", "torchmetrics", "matplotlib"}),  # networks are plain torch
+        ("weights", {"lightning", "torchvision", "matplotlib"}),
+        ("boxes", {"lightning", "torchvision", "matplotlib"}),
     ],
 )
 def test_foundations_and_networks_load_nothing_heavy(place, foreign):
@@ -122,8 +125,25 @@ def test_foundations_and_networks_load_nothing_heavy(place, foreign):
     assert {name: found for name, found in loaded.items() if found} == {}
 
 
-def test_a_table_of_runs_takes_neither_torch_nor_lightning():
-    assert loads("faceexpr.cli.list_runs") & {"torch", "torchvision", "lightning", "torchmetrics", "numpy"} == set()
+TRAINS = {"torchvision", "lightning", "torchmetrics", "optuna", "matplotlib", "sklearn", "scipy", "numba", "captum"}
+ALL_BUT_TRAINING = ["merge", "compare", "fetch", "annotate", "analyze", "serve", "export", "detectron2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "foreign"),
+    [
+        ("faceexpr.cli.main", TRAINS | {"torch", "numpy"}),
+        ("faceexpr.cli.list_runs", TRAINS | {"torch", "numpy"}),
+        *((f"faceexpr.cli.{verb}", TRAINS | {"torch"}) for verb in ALL_BUT_TRAINING),
+        ("faceexpr.cli.sweep", (TRAINS - {"optuna"}) | {"torch"}),
+        ("faceexpr.pipeline.pipeline", TRAINS),
+        ("faceexpr.pipeline.analysis", TRAINS),
+        ("faceexpr.pipeline.video", TRAINS),
+    ],
+)
+def test_a_start_loads_no_library_that_it_does_not_use(name, foreign):
+    """A subset of what `tests/cli/test_start.py` sees, which says at once by which module it would be loaded."""
+    assert loads(name) & foreign == set()
 
 
 def test_the_package_keeps_to_its_budget():

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import nms
 
 from faceexpr.boxes.detections import Detections
 from faceexpr.utils.errors import FaceExprError
@@ -19,6 +18,9 @@ Method = Literal["nms", "soft_nms", "wbf", "none"]
 SMALLEST_PART = 1 / 8
 """Of two boxes within one another: what is less than this part of the larger one's area is another face, in front of it
 or behind. Of Dataset 1's faces, of which detectors find the tight and the loose box, 95% of the tight ones are more."""
+
+FEW = 1000
+"""Boxes up to which doubles are removed in NumPy: torchvision is faster with more, but takes seconds to import."""
 
 
 @dataclass(frozen=True)
@@ -78,23 +80,28 @@ def suppress(boxes: Tensor, scores: Tensor, options: Suppression) -> Detections:
     elif options.method == "wbf":
         boxes, scores = _fused(boxes, scores, options)
     elif options.method == "nms":
-        kept = nms(boxes, scores, options.iou) if options.inside is None else _surest(boxes, options)
+        kept = _surest(boxes, scores, options)
         boxes, scores = boxes[kept], scores[kept]
     limited = len(scores) > options.max_faces
     return Detections(boxes[: options.max_faces], scores[: options.max_faces], limited)
 
 
-def _surest(boxes: Tensor, options: Suppression) -> Tensor:
+def _surest(boxes: Tensor, scores: Tensor, options: Suppression) -> Tensor:
     """Return the places of the boxes that are left when each removes the less sure ones of its face, the surest first.
 
-    The same as `torchvision.ops.nms`, which knows no other measure than the overlap.
+    The same as `torchvision.ops.nms`, to the bit, which knows no other measure than the overlap.
     """
-    sides = _sides(boxes)
+    if options.inside is None and len(boxes) > FEW:
+        from torchvision.ops import nms
+
+        places: Tensor = nms(boxes, scores, options.iou)
+        return places
+    sides = _sides(boxes) if options.inside is not None else np.ascontiguousarray(boxes.numpy(force=True).T)
     kept, rest = [], np.arange(sides.shape[1])
     while len(rest):
         best, rest = rest[0], rest[1:]
         kept.append(best)
-        rest = rest[_overlap(sides[:, best], sides[:, rest], options.inside) <= options.iou]
+        rest = rest[_overlap(sides[:, best], sides[:, rest], options.inside).astype(np.float64) <= options.iou]
     return torch.tensor(kept, dtype=torch.int64, device=boxes.device)
 
 
@@ -156,14 +163,14 @@ def _sides(boxes: Tensor) -> NDArray[np.float64]:
     return np.ascontiguousarray(boxes.numpy(force=True).astype(np.float64).T)
 
 
-def _overlap(box: NDArray[np.float64], others: NDArray[np.float64], inside: float | None) -> NDArray[np.float64]:
+def _overlap(box: NDArray[Any], others: NDArray[Any], inside: float | None) -> NDArray[Any]:
     """Return the intersection over union of a box (4,) with others (4, N); 1 for those of its face by ``inside``."""
     width = np.minimum(box[2], others[2]) - np.maximum(box[0], others[0])
     height = np.minimum(box[3], others[3]) - np.maximum(box[1], others[1])
     shared = np.maximum(width, 0) * np.maximum(height, 0)
     areas = (others[2] - others[0]) * (others[3] - others[1])
     own = (box[2] - box[0]) * (box[3] - box[1])
-    overlap = shared / np.maximum(own + areas - shared, np.finfo(np.float64).tiny)
+    overlap = shared / np.maximum(own + areas - shared, np.finfo(others.dtype).tiny)
     if inside is not None:
         smaller, larger = np.minimum(own, areas), np.maximum(own, areas)
         overlap[(shared > inside * smaller) & (smaller >= SMALLEST_PART * larger)] = 1.0

@@ -19,4 +19,4 @@ __all__ = [
     "PredictionWriter", "Robustness", "RunRecord", "Slices",
 ]  # fmt: skip
 
-__getattr__ = classes_of(__name__, __path__)
+__getattr__, __dir__ = classes_of(__name__, __path__)

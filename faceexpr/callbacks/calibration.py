@@ -18,7 +18,8 @@ from faceexpr.callbacks.checkpointing import WholeCheckpointIO
 from faceexpr.callbacks.record import note_calibrated, run_folder
 from faceexpr.data.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from faceexpr.metrics.calibration import calibration_error, negative_log_likelihood
-from faceexpr.metrics.tables import SampleCollector, SampleTable
+from faceexpr.metrics.collecting import SampleCollector
+from faceexpr.metrics.tables import SampleTable
 from faceexpr.models.calibrator import (
     HIGHEST,
     LOWEST,

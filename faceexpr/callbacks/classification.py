@@ -27,8 +27,9 @@ from faceexpr.metrics.classification import (
     metric_names,
     score,
 )
+from faceexpr.metrics.collecting import SampleCollector
 from faceexpr.metrics.predictions import write_samples
-from faceexpr.metrics.tables import SampleCollector, SampleTable
+from faceexpr.metrics.tables import SampleTable
 from faceexpr.models.calibrator import as_percent
 from faceexpr.utils.files import say, write_file
 from faceexpr.utils.text import counted, csv_text

@@ -17,7 +17,8 @@ from faceexpr.callbacks.record import run_folder
 from faceexpr.callbacks.reports import class_names
 from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.loading import FaceSplit
-from faceexpr.metrics.tables import SampleCollector, SampleTable
+from faceexpr.metrics.collecting import SampleCollector
+from faceexpr.metrics.tables import SampleTable
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say, write_file
 from faceexpr.utils.text import class_columns, counted, csv_text

@@ -14,24 +14,16 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from faceexpr.boxes.suppression import Suppression
+import faceexpr.pipeline
 from faceexpr.cli.parser import Parser, naming_options
 from faceexpr.data.annotations.reading import read_annotations
-from faceexpr.pipeline.analysis import ImageFiles, analyze_items, analyze_with_ray
-from faceexpr.pipeline.classifiers import TaskClassifier
-from faceexpr.pipeline.detectors import RUNS, GroundTruth, find_detector_file
-from faceexpr.pipeline.inputs import collect_inputs
+from faceexpr.pipeline.inputs import VIDEOS, collect_inputs
 from faceexpr.pipeline.output import Output, Shard, check_options, fingerprint, report, write_coco
-from faceexpr.pipeline.pipeline import FacePipeline, find_device
-from faceexpr.pipeline.programs import MIN_SCORE
-from faceexpr.pipeline.records import RECORDS, ROWS
-from faceexpr.pipeline.video import VIDEOS, Video, analyze_video
+from faceexpr.pipeline.records import MIN_SCORE, RECORDS, ROWS
 from faceexpr.utils.errors import INTERRUPTED, SOME_FAILED, FaceExprError
 from faceexpr.utils.files import say
 from faceexpr.utils.images import DEFAULT_MAX_PIXELS
 from faceexpr.utils.text import counted
-from faceexpr.visualization.explain import explained_network
-from faceexpr.weights.checkpoints import find_checkpoint
 from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
 
 DESCRIPTION = (
@@ -200,6 +192,8 @@ def analyze(paths: Sequence[Path], options: AnalyzeOptions, listed: str | None =
         raise FaceExprError("coco needs the records of all parts; expected it with `faceexpr merge`")
     inputs = collect_inputs(paths, listed)
     annotations = None if options.annotations is None else read_annotations(options.annotations, options.images)
+    from faceexpr.pipeline.analysis import ImageFiles, analyze_items, analyze_with_ray
+
     # The pipelines of Ray's processes are on their devices; this one tells what is wrong before they are started.
     pipeline = build(options if options.engine == "local" else replace(options, device="cpu"), shard.index)
     dependent = find_dependent_options(options, pipeline)
@@ -257,6 +251,8 @@ def analyze_videos(paths: Sequence[str], options: AnalyzeOptions) -> None:
         FaceExprError: an option is wrong, or a video cannot be read.
         SystemExit: Ctrl-C was pressed before the end of a file.
     """
+    from faceexpr.pipeline.video import Video, analyze_video
+
     for name in OF_IMAGES:
         if (value := getattr(options, name)) != AnalyzeOptions.__dataclass_fields__[name].default:
             raise FaceExprError(f"{name} is {value}; expected it with images, not with a video")
@@ -281,13 +277,16 @@ def analyze_videos(paths: Sequence[str], options: AnalyzeOptions) -> None:
         say(f"{video.source}: {found}; written to {out}")
 
 
-def build(options: AnalyzeOptions, index: int = 0) -> FacePipeline:
+def build(options: AnalyzeOptions, index: int = 0) -> faceexpr.pipeline.FacePipeline:
     """Return the pipeline that options describe; of several GPUs the process takes the one with its index.
 
     Raises:
         FaceExprError: an option is wrong, or a checkpoint cannot be loaded.
     """
-    pipeline = FacePipeline.from_checkpoints(
+    from faceexpr.pipeline.pipeline import find_device
+    from faceexpr.visualization.explain import explained_network
+
+    pipeline = faceexpr.pipeline.FacePipeline.from_checkpoints(
         options.detector,
         options.classifier,
         options.device if options.runtime == "onnx" else find_device(options.device, index),
@@ -304,10 +303,11 @@ def build(options: AnalyzeOptions, index: int = 0) -> FacePipeline:
     )
     own: dict[str, Any] = {"margin": options.margin, "shape": options.shape, "min_face": options.min_face}
     pipeline.crop = replace(pipeline.crop, **{name: value for name, value in own.items() if value is not None})
-    if options.images is not None and options.annotations is None and not isinstance(pipeline.detector, GroundTruth):
+    takes_images = options.annotations is not None or isinstance(pipeline.detector, faceexpr.pipeline.GroundTruth)
+    if options.images is not None and not takes_images:
         raise FaceExprError("images is for the images that annotations name; expected annotations with it")
     if options.explain:
-        if not isinstance(pipeline.classifier, TaskClassifier):
+        if not isinstance(pipeline.classifier, faceexpr.pipeline.TaskClassifier):
             raise FaceExprError("explain needs the gradients of a network in torch; expected runtime torch with it")
         explained_network(pipeline.classifier.task)
     return pipeline
@@ -321,8 +321,12 @@ def find_suppression(options: AnalyzeOptions) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def find_dependent_options(options: AnalyzeOptions, pipeline: FacePipeline) -> dict[str, Any]:
+def find_dependent_options(options: AnalyzeOptions, pipeline: faceexpr.pipeline.FacePipeline) -> dict[str, Any]:
     """Return the options that results depend on, with the content of the models and the detector's suppression."""
+    from faceexpr.boxes.suppression import Suppression
+    from faceexpr.pipeline.detectors import RUNS, find_detector_file
+    from faceexpr.weights.checkpoints import find_checkpoint
+
     suppression: Suppression | None = getattr(pipeline.detector, "suppression", None)
     # What is off may not have been an option when the folder was begun.
     whole = {} if suppression is None else asdict(suppression)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
-from faceexpr.boxes.suppression import Suppression
 from faceexpr.cli.parser import Parser, naming_options, read_config
 from faceexpr.data.annotations.reading import ReadOptions
-from faceexpr.data.face_boxes import FaceBoxes
-from faceexpr.detectron2.detectron2_options import OPTIONS, Detectron2Options, find_weights, flat, require_detectron2
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say
+
+if TYPE_CHECKING:
+    from faceexpr.detectron2.detectron2_options import Detectron2Options
 
 DESCRIPTION = {
     "fit": "Train a detector of Detectron2 on your images, as in the paper's Table 1 unless told otherwise.",
@@ -43,6 +43,8 @@ def run(args: list[str]) -> None:
     if action not in DESCRIPTION:
         raise FaceExprError(f"{action or 'nothing'} is no part of detectron2; expected fit or test")
     options, text = read_options(action, args[2:])
+    from faceexpr.detectron2.detectron2_options import require_detectron2
+
     require_detectron2()
     from faceexpr.detectron2 import detectron2_trainer
 
@@ -58,6 +60,8 @@ def read_options(action: str, args: list[str]) -> tuple[Detectron2Options, str]:
     Raises:
         FaceExprError: a bad option.
     """
+    from faceexpr.detectron2.detectron2_options import OPTIONS, find_weights
+
     options, text = _parse(action, args)
     source = options.resume if action == "fit" else options.ckpt_path
     if source is None:
@@ -66,6 +70,10 @@ def read_options(action: str, args: list[str]) -> tuple[Detectron2Options, str]:
 
 
 def _parse(action: str, args: list[str]) -> tuple[Detectron2Options, str]:
+    from faceexpr.boxes.suppression import Suppression
+    from faceexpr.data.face_boxes import FaceBoxes
+    from faceexpr.detectron2.detectron2_options import Detectron2Options, flat
+
     parser = Parser(prog=f"faceexpr detectron2 {action}", description=DESCRIPTION[action])
     parser.add_argument("--config", action="config", help="YAML file with the options below.")
     parser.add_class_arguments(Detectron2Options, skip={"data"})

@@ -8,26 +8,20 @@ from dataclasses import asdict
 from importlib import resources
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-import lightning
 import numpy as np
-import torch
 
+import faceexpr.tasks
 from faceexpr import __version__
-from faceexpr.boxes.detections import Detections
 from faceexpr.cli.parser import Parser, naming_options
-from faceexpr.data.synthetic.drawing import draw_scene
-from faceexpr.models.light_detector import MEAN, STD, STRIDES, LightDetector
-from faceexpr.pipeline.programs import Exportable, apart, describe_input, load_exportable, to_int8, write_program
-from faceexpr.tasks.classify import ExpressionClassifier
-from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.crop import Crop
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say, write_file
-from faceexpr.weights.checkpoints import find_checkpoint, read_checkpoint
 from faceexpr.weights.model_file import CLASSIFIER, DETECTOR, ENDING, packed
 from faceexpr.weights.onnx_file import ONNX, open_onnx
+
+Exportable: TypeAlias = "faceexpr.tasks.ExpressionClassifier | faceexpr.tasks.FaceDetector"
 
 PROGRAM = ".pt2"
 
@@ -109,6 +103,9 @@ def export(
         raise FaceExprError(f"out: {out} is a folder; expected a file name")
     if precision == "int8" and images is None:
         raise FaceExprError("precision is int8, and images is not given; expected a folder of images to fit it to")
+    from faceexpr.pipeline.programs import to_int8, write_program
+    from faceexpr.weights.checkpoints import find_checkpoint
+
     source = find_checkpoint(ckpt_path, Path("lightning_logs"))
     with TemporaryDirectory() as folder:
         written = Path(folder, out.name)
@@ -128,6 +125,9 @@ def write_bundle(out: Path, detector: str, classifier: str, images: Path | None)
 
     The classifier is compared on drawn images: photographs, which the detector has, are no faces.
     """
+    from faceexpr.pipeline.programs import write_program
+    from faceexpr.weights.checkpoints import find_checkpoint
+
     models = {"detector": (detector, None, images), "classifier": (classifier, 3, None)}
     with TemporaryDirectory() as folder:
         described: dict[str, Any] = {"faceexpr": __version__}
@@ -156,6 +156,9 @@ def write_model_file(source: Path, out: Path, told: Mapping[str, str | int | Non
     Raises:
         FaceExprError: the checkpoint holds no such model, or its weights lose too much in half precision.
     """
+    from faceexpr.pipeline.programs import load_exportable
+    from faceexpr.weights.checkpoints import read_checkpoint
+
     model = load_exportable(source)
     checkpoint = read_checkpoint(source)
     header = _header(model, checkpoint)
@@ -174,6 +177,11 @@ def write_model_file(source: Path, out: Path, told: Mapping[str, str | int | Non
 
 
 def _header(model: Exportable, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    import lightning
+
+    from faceexpr.models.light_detector import MEAN, STD, STRIDES, LightDetector
+    from faceexpr.pipeline.programs import describe_input
+
     hyper_parameters = {**checkpoint["hyper_parameters"]}
     if "weights" in hyper_parameters:
         hyper_parameters["weights"] = None  # what its training began with is told in words, where it matters
@@ -183,7 +191,7 @@ def _header(model: Exportable, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         "hyper_parameters": without_folders(hyper_parameters),
         "data_hyper_parameters": without_folders(checkpoint.get("datamodule_hyper_parameters", {})),
     }
-    if isinstance(model, ExpressionClassifier):
+    if isinstance(model, faceexpr.tasks.ExpressionClassifier):
         header |= {"class_names": list(model.class_names), "preprocess": describe_input(model)}
         header["crop"] = asdict(model.crop or Crop())
         temperature = (hyper_parameters.get("calibration") or {}).get("temperature")
@@ -207,18 +215,25 @@ def without_folders(value: Any) -> Any:
     return value
 
 
-@torch.inference_mode()
 def _model_difference(one: Exportable, other: Exportable) -> tuple[float, str]:
     """Return the largest difference on drawn images, and in words."""
+    import torch
+
+    from faceexpr.boxes.detections import Detections
+    from faceexpr.data.synthetic.drawing import draw_scene
+    from faceexpr.pipeline.programs import apart
+    from faceexpr.tasks import ExpressionClassifier, FaceDetector
+
     rng = np.random.default_rng(0)
     faces, width, height = (1, 96, 96) if isinstance(one, ExpressionClassifier) else (5, 320, 256)
     images = [torch.tensor(draw_scene(rng, width, height, faces)[0]).permute(2, 0, 1) for _ in range(8)]
-    if not isinstance(one, FaceDetector) or not isinstance(other, FaceDetector):
-        batch = torch.stack(images)
-        found = float((one(batch) - other(batch)).abs().max())
-        return found, f"{found:.1g} in a probability"
-    pairs = zip(one.net.candidates(images), other.net.candidates(images), strict=True)
-    apart_by = torch.stack([apart(Detections(*mine), Detections(*theirs)) for mine, theirs in pairs])
+    with torch.inference_mode():
+        if not isinstance(one, FaceDetector) or not isinstance(other, FaceDetector):
+            batch = torch.stack(images)
+            found = float((one(batch) - other(batch)).abs().max())
+            return found, f"{found:.1g} in a probability"
+        pairs = zip(one.net.candidates(images), other.net.candidates(images), strict=True)
+        apart_by = torch.stack([apart(Detections(*mine), Detections(*theirs)) for mine, theirs in pairs])
     _, part, score = apart_by.amax(0).tolist()
     return max(part, score), f"{score:.1g} in a score, {part:.1g} of a box's longer side"
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from faceexpr.cli.parser import Parser
 from faceexpr.sweep.options import SweepOptions
-from faceexpr.sweep.study import Sweep
 
 OPTION = re.compile("--?[A-Za-z]")  # and no negative number
 
@@ -49,4 +48,7 @@ def _divide(args: Sequence[str], names: set[str]) -> tuple[list[str], list[str]]
 
 def run(args: list[str]) -> None:
     """Run ``faceexpr sweep``, given the arguments with the verb; `Sweep.run` says how it ends."""
-    Sweep(*read_options(args[1:])).run()
+    options = read_options(args[1:])
+    from faceexpr.sweep.study import Sweep  # and with it torch, which the options do not need
+
+    Sweep(*options).run()

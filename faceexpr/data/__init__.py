@@ -20,4 +20,4 @@ __all__ = [
     "PublishedFaces", "SyntheticFaces", "SyntheticScenes",
 ]  # fmt: skip
 
-__getattr__ = classes_of(__name__, __path__)
+__getattr__, __dir__ = classes_of(__name__, __path__)

@@ -16,7 +16,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
@@ -181,6 +180,8 @@ def warn_of_broken(name: str, sources: Sequence[str], broken: Mapping[int, str])
         broken: reasons by position.
     """
     if broken:
+        from lightning.pytorch.utilities import rank_zero_warn  # which takes seconds, for who only cuts out faces
+
         reasons = "".join(f"\n  {sources[place]}: {broken[place]}" for place in sorted(broken))
         rank_zero_warn(
             f"{len(broken):,} of {counted(len(sources), 'image')} of the {name} split turned out to be broken and "
@@ -360,6 +361,8 @@ def stream_faces(files: FileNames, reader: FaceReader) -> FaceSplit:
     bad = find_broken(lambda position: check_image(files[position], reader.max_pixels), len(files))
     failures = [Failure(position, files[position], reason) for position, reason in bad.items()]
     if len(files) >= MANY:
+        from lightning.pytorch.utilities import rank_zero_info
+
         rank_zero_info(f"looked at the headers of {len(files):,} images in {time.perf_counter() - start:.0f} s")
     kept = files.pick(position for position in range(len(files)) if position not in bad) if bad else files
     return FaceSplit(images=StreamedFaces(kept, reader), targets=None, sources=kept, failures=failures)

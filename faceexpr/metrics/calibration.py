@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import torch
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from faceexpr.metrics.tables import SampleTable
 from faceexpr.models.calibrator import Calibration, mass_before
@@ -22,6 +20,9 @@ def calibration_error(table: SampleTable) -> float:
 
     Guo et al., "On Calibration of Modern Neural Networks", 2017.
     """
+    import torch  # these two take seconds
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
     # Rounding may carry a probability just above 1, which torchmetrics would take for a logit.
     probabilities, labels = torch.from_numpy(table.probabilities).clamp(0, 1), torch.from_numpy(table.labels)
     number = probabilities.shape[1]

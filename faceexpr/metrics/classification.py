@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from faceexpr.metrics.calibration import calibration_error, negative_log_likelihood
@@ -40,6 +39,8 @@ class Metric:
 
 def top2_accuracy(table: SampleTable) -> float:
     """Return the share of samples whose true class is among the two most probable."""
+    import torch  # seconds to import
+
     best = torch.from_numpy(table.probabilities).topk(2, dim=1).indices.numpy()
     return float((best == table.labels[:, None]).any(axis=1).mean())
 

@@ -61,13 +61,14 @@ def compare(runs: Mapping[str, SavedSamples], chosen: NDArray[np.bool_], resampl
 
     It is done on the ``chosen`` samples, bool (N,), one or more; the seed is that of the bootstrap.
     """
-    from sklearn.metrics import confusion_matrix  # a second to import
-
     count = int(chosen.sum())
     right, scores = {}, []
     for name, run in runs.items():
         right[name] = (run.predicted == run.labels)[chosen]
-        confusion = confusion_matrix(run.labels[chosen], run.predicted[chosen], labels=[*run.class_names])
+        truth, predicted = (
+            (names[chosen, None] == run.class_names).astype(np.int64) for names in (run.labels, run.predicted)
+        )
+        confusion = truth.T @ predicted
         values, _ = count_scores(confusion, run.class_names)
         interval = accuracy_interval(right[name], CONFIDENCE, resamples, seed)
         balanced, f1 = values["balanced_accuracy"], values["macro_f1"]

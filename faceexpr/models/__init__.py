@@ -22,4 +22,4 @@ __all__ = [
     "SimpleCNN", "TimmNet", "TorchvisionNet",
 ]  # fmt: skip
 
-__getattr__ = classes_of(__name__, __path__)
+__getattr__, __dir__ = classes_of(__name__, __path__)

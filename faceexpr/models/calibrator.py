@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import ceil, exp, isfinite, log
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from faceexpr.utils.errors import FaceExprError, require
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LOWEST, HIGHEST = 0.05, 20.0
 """Temperatures that are tried: where all predictions are right, each colder one would be better than the last."""
@@ -105,7 +107,7 @@ def class_probabilities(
     scores = logits
     if mirror:
         # The logarithm of the mean, but for a constant, which `softmax` does not see: tiny probabilities stay apart.
-        scores = torch.logaddexp(logits.log_softmax(dim=1), net(image.flip(-1)).float().log_softmax(dim=1))
+        scores = logits.log_softmax(dim=1).logaddexp(net(image.flip(-1)).float().log_softmax(dim=1))
     if calibration.scales:
         # Which would multiply a constant too.
         scores = scores.log_softmax(dim=1) * scores.new_tensor(calibration.scales)

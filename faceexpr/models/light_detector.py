@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, pad
 from torch.nn.utils.rnn import pad_sequence
-from torchvision.ops import Conv2dNormActivation, clip_boxes_to_image, complete_box_iou_loss
 
 from faceexpr.models.detector import DetectionNet, as_unit, group_equal
 from faceexpr.utils.errors import require
@@ -80,14 +79,14 @@ class LightDetector(DetectionNet):
         self.box_power = box_power
         self.second_side = second_side
         first, second = widths[:2]
-        halvings = Conv2dNormActivation(3, first, 3, 2), Conv2dNormActivation(first, second, 3, 2)
+        halvings = _convolution(3, first, 2), _convolution(first, second, 2)
         self.stem = nn.Sequential(*halvings, _Block(second, second))
         self.stages = nn.ModuleList(
             nn.Sequential(_Block(before, after, 2), _Block(after, after)) for before, after in pairwise(widths[1:])
         )
         self.laterals = nn.ModuleList(nn.Conv2d(width, neck, 1) for width in widths[2:])
         outputs = [nn.Conv2d(neck, 5, 1) for _ in STRIDES]
-        self.heads = nn.ModuleList(nn.Sequential(Conv2dNormActivation(neck, neck, 3), output) for output in outputs)
+        self.heads = nn.ModuleList(nn.Sequential(_convolution(neck, neck), output) for output in outputs)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -149,7 +148,8 @@ class LightDetector(DetectionNet):
                 own_scores, kept = own_scores.topk(min(MOST_CANDIDATES, len(own_scores)))
                 sure = own_scores >= self.suppression.min_score
                 own_boxes = own_boxes[kept][sure] / fitted[place][1]
-                own_boxes = clip_boxes_to_image(own_boxes, (height, width))
+                limits = zip(own_boxes.unbind(dim=1), (width, height, width, height), strict=True)
+                own_boxes = torch.stack([side.clamp(0, limit) for side, limit in limits], dim=1)
                 real = (own_boxes[:, 2:] > own_boxes[:, :2]).all(dim=1)
                 found[place] = own_boxes[real], own_scores[sure][real]
         return found
@@ -184,13 +184,19 @@ class LightDetector(DetectionNet):
         return boxes, torch.where((boxes[..., 2:] > boxes[..., :2]).all(dim=-1), scores, -1.0)
 
 
+def _convolution(before: int, after: int, stride: int = 1, last: bool = False) -> nn.Sequential:
+    """Return a convolution of 3 x 3, batch normalisation and, unless it is the last of its block, a ReLU."""
+    layers = [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)]
+    return nn.Sequential(*layers, *[nn.ReLU(inplace=True)] * (not last))
+
+
 class _Block(nn.Module):
     """Two convolutions and a shortcut (He et al., 2016); the shortcut averages where it halves the size."""
 
     def __init__(self, before: int, after: int, stride: int = 1) -> None:
         super().__init__()
-        self.first = Conv2dNormActivation(before, after, 3, stride)
-        self.second = Conv2dNormActivation(after, after, 3, activation_layer=None)
+        self.first = _convolution(before, after, stride)
+        self.second = _convolution(after, after, last=True)
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or before != after:
             channels = nn.Conv2d(before, after, 1, bias=False)
@@ -276,6 +282,8 @@ def detection_losses(
     scores = binary_cross_entropy_with_logits(logits, target, weight, reduction="sum") / total
     positive = target > 0
     own = truth.gather(1, face[..., None].expand(-1, -1, 4))[positive] if truth.shape[1] else predicted[positive]
+    from torchvision.ops import complete_box_iou_loss  # which takes seconds, for trainings alone
+
     misfit = complete_box_iou_loss(predicted[positive], own, reduction="none")
     share = (target if box_power == 1 else part)[positive]
     misfit = misfit.clamp(min=0) ** box_power

@@ -33,9 +33,9 @@ from faceexpr.data.corrections import BROKEN, EXCLUDE
 from faceexpr.data.face_files import FaceFiles
 from faceexpr.data.image_reading import map_in_threads, split_fragment
 from faceexpr.data.loading import PADDING, BatchRequest
+from faceexpr.models.base import ExpressionNet
 from faceexpr.pipeline.classifiers import load_classifier
 from faceexpr.pipeline.detectors import Detector
-from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.images import ImageError, upright_size
 
@@ -202,10 +202,10 @@ class Embedder:
     """
 
     def __init__(self, source: str, device: str = "cpu") -> None:
-        task = getattr(load_classifier(source, device), "task", None)  # of an ONNX file there is none
-        if not isinstance(task, ExpressionClassifier):
+        net = getattr(getattr(load_classifier(source, device), "task", None), "net", None)  # an ONNX file has none
+        if not isinstance(net, ExpressionNet):
             raise FaceExprError(f"classifier is {source}, which is no network in torch; expected one")
-        self.net, self.device = task.net.eval(), device
+        self.net, self.device = net.eval(), device
         if device == "cpu":
             self.net.to(memory_format=torch.channels_last)
         self._seen: list[Tensor] = []

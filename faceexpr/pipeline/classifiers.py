@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from faceexpr.models.base import ExpressionNet
 from faceexpr.models.calibrator import Calibration
 from faceexpr.models.preprocess import as_grey
-from faceexpr.pipeline.programs import Runtime, converted
-from faceexpr.tasks.base import ExpressionTask, load_task
-from faceexpr.tasks.classify import ExpressionClassifier
-from faceexpr.tasks.knn import KNNClassifier
+from faceexpr.models.trained import TrainedClassifier, load_trained
 from faceexpr.utils.crop import FACE_SIZE, Crop
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.visualization.explain import class_maps, explained_network
 from faceexpr.weights.checkpoints import find_checkpoint
-from faceexpr.weights.onnx_file import ONNX, open_onnx
+from faceexpr.weights.onnx_file import ONNX, Runtime, open_onnx
+
+if TYPE_CHECKING:
+    from faceexpr.tasks.base import ExpressionTask
 
 
 class Classifier(Protocol):
@@ -42,10 +43,10 @@ class Classifier(Protocol):
 
 
 class TaskClassifier:
-    """A trained `ExpressionTask`, a network or K nearest neighbours, as a classifier.
+    """A trained model, a network or K nearest neighbours, as a classifier.
 
     Args:
-        task: the classifier; it is moved to the device and set to evaluation.
+        task: the model; it is moved to the device and set to evaluation.
         device: such as ``cpu`` or ``cuda``.
         name: of the checkpoint, for messages.
 
@@ -53,14 +54,20 @@ class TaskClassifier:
         FaceExprError: its class names do not fit its outputs.
     """
 
-    def __init__(self, task: ExpressionTask, device: str | torch.device = "cpu", name: str = "the classifier") -> None:
+    def __init__(
+        self,
+        task: TrainedClassifier | ExpressionTask,
+        device: str | torch.device = "cpu",
+        name: str = "the classifier",
+    ) -> None:
         self.device = torch.device(device)
         self.task = task.to(self.device).eval()
         self.class_names = task.class_names
         self.calibration = getattr(task, "calibration", None)
         self.crop = task.crop or Crop()
         # Faces reach a classifier in the size of its training images: see `ExpressionDataModule.network_size`.
-        own_size = task.net.preprocess.size if isinstance(task, ExpressionClassifier) else FACE_SIZE
+        net = getattr(task, "net", None)
+        own_size = net.preprocess.size if isinstance(net, ExpressionNet) else FACE_SIZE
         self.image_size = self.crop.size or own_size
         outputs = self(torch.zeros(1, 3, self.image_size, self.image_size, dtype=torch.uint8)).shape[1]
         if not outputs == len(self.class_names) == len(set(self.class_names)):
@@ -131,7 +138,17 @@ def load_classifier(
     """
     path = find_checkpoint(source, Path("lightning_logs"), "classifier")
     if runtime == "onnx" or path.suffix == ONNX:
+        from faceexpr.pipeline.programs import converted
+
         return OnnxClassifier(converted(path))
+    trained = load_trained(path)
+    if isinstance(trained, TrainedClassifier):
+        return TaskClassifier(trained, device, str(path))
+    # Of others the task itself is needed, and with it Lightning, which takes longer to import than a face to classify.
+    from faceexpr.tasks.base import load_task
+    from faceexpr.tasks.classify import ExpressionClassifier
+    from faceexpr.tasks.knn import KNNClassifier
+
     kinds: list[type[ExpressionTask]] = [ExpressionClassifier, KNNClassifier]
     wanted = "a classifier of expressions, an ExpressionClassifier or a KNNClassifier"
     return TaskClassifier(load_task(path, kinds, "a classifier", wanted), device, str(path))

@@ -18,13 +18,11 @@ from faceexpr.data.annotations.reading import Annotations, read_annotations
 from faceexpr.detectron2.detectron2_options import find_weights
 from faceexpr.models.base import speed_up
 from faceexpr.models.detector import DetectionNet
-from faceexpr.pipeline.programs import EVERYTHING, Runtime, converted
-from faceexpr.tasks.base import load_task
-from faceexpr.tasks.detect import FaceDetector
+from faceexpr.models.trained import load_trained
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.weights.checkpoints import find_checkpoint
 from faceexpr.weights.model_file import is_model_file, shipped_models
-from faceexpr.weights.onnx_file import ONNX, open_onnx
+from faceexpr.weights.onnx_file import EVERYTHING, ONNX, Runtime, open_onnx
 
 RUNS = Path("lightning_logs")
 
@@ -155,15 +153,22 @@ def load_detector(
     if runtime == "onnx" or path.suffix == ONNX:
         if path.suffix == ".pth":
             raise FaceExprError(f"runtime is onnx, and {path} is Detectron2's; expected torch")
+        from faceexpr.pipeline.programs import converted
+
         return OnnxDetector(converted(path), suppression or {})
     if path.suffix == ".pth":
         from faceexpr.detectron2.detectron2_detector import Detectron2Detector
 
         return Detectron2Detector(path, suppression, str(device))
-    task = load_task(path, [FaceDetector], "a detector", "a FaceDetector")
-    task.net.set_suppression(**(suppression or {}))
-    speed_up(task.net)
-    return NetDetector(task.net, device, batch_size)
+    net = load_trained(path)
+    if not isinstance(net, DetectionNet):
+        from faceexpr.tasks.base import load_task
+        from faceexpr.tasks.detect import FaceDetector
+
+        net = load_task(path, [FaceDetector], "a detector", "a FaceDetector").net
+    net.set_suppression(**(suppression or {}))
+    speed_up(net)
+    return NetDetector(net, device, batch_size)
 
 
 def find_detector_file(source: str | Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import os
+import re
 import sys
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +21,11 @@ from faceexpr.utils.images import EXTENSIONS, ImageError, find_images
 from faceexpr.utils.text import counted
 
 STANDARD_INPUT = "-"
+
+VIDEOS = re.compile(
+    r".*://.*|.*\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|m?ts|m2ts|wmv|flv|3gp|ogv|mjpeg|h26[45]|nut|vob)", re.I | re.S
+)
+"""Paths that are videos, by their endings, or streams."""
 
 _DRAWN = (".jpg", ".jpeg", ".png")
 _LONGEST = 180  # bytes of a name; file systems take 255, and endings and a temporary name's are added

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from math import isfinite
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -27,15 +27,17 @@ from faceexpr.models.calibrator import Calibration, check_coverage, prediction_s
 from faceexpr.models.detector import DetectionNet
 from faceexpr.pipeline.classifiers import Classifier, TaskClassifier, load_classifier
 from faceexpr.pipeline.detectors import Detector, GroundTruth, NetDetector, load_detector
-from faceexpr.pipeline.programs import MIN_SCORE, Runtime
-from faceexpr.pipeline.records import NOT_FINITE, FaceResult, ImageResult
-from faceexpr.tasks.base import ExpressionTask
-from faceexpr.tasks.detect import FaceDetector
+from faceexpr.pipeline.records import MIN_SCORE, NOT_FINITE, FaceResult, ImageResult
 from faceexpr.utils.crop import Crop, clip_box, cut_face
 from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.images import DEFAULT_MAX_PIXELS, DecodedImage, ImageError, Source, read_image, source_name
 from faceexpr.utils.text import counted
 from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
+from faceexpr.weights.onnx_file import Runtime
+
+if TYPE_CHECKING:
+    from faceexpr.tasks.base import ExpressionTask
+    from faceexpr.tasks.detect import FaceDetector
 
 READERS = min(4, os.cpu_count() or 1)
 
@@ -311,7 +313,7 @@ def as_detector(given: Any, batch_size: int = 8) -> Detector | GroundTruth:
     """Return what finds faces, given in any of the ways that `FacePipeline` takes."""
     if isinstance(given, str | Path):
         return load_detector(given, suppression={"min_score": MIN_SCORE}, batch_size=batch_size)
-    net = given.net if isinstance(given, FaceDetector) else given
+    net = getattr(given, "net", None) if getattr(given, "gives", None) == "detections" else given
     if isinstance(net, DetectionNet):
         net = deepcopy(net)  # the one that was given may be trained and measured on, with its own scores
         net.set_suppression(min_score=MIN_SCORE)
@@ -328,7 +330,7 @@ def as_classifier(given: Any) -> Classifier:
     """Return what tells expressions, given in any of the ways that `FacePipeline` takes."""
     if isinstance(given, str | Path):
         return load_classifier(given)
-    if isinstance(given, ExpressionTask):
+    if getattr(given, "gives", None) == "probabilities" and not isinstance(given, type):  # a task
         return TaskClassifier(given, given.device)
     named = hasattr(given, "class_names") and hasattr(given, "image_size")
     if named and callable(given) and not isinstance(given, nn.Module | type):

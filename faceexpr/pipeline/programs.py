@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,9 +21,10 @@ from faceexpr import __version__
 from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.suppression import Suppression, suppress
 from faceexpr.data.synthetic.drawing import draw_scene
-from faceexpr.models.calibrator import class_probabilities
 from faceexpr.models.detector import DetectionNet
 from faceexpr.models.preprocess import as_grey, as_sized
+from faceexpr.models.trained import TrainedClassifier
+from faceexpr.pipeline.records import MIN_SCORE
 from faceexpr.tasks.base import load_task
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.tasks.detect import FaceDetector
@@ -33,9 +34,8 @@ from faceexpr.utils.files import digest, say, write_file
 from faceexpr.utils.images import find_images, read_image
 from faceexpr.utils.specs import describe
 from faceexpr.weights.checkpoints import read_checkpoint
-from faceexpr.weights.onnx_file import ONNX, open_onnx, quantise, write_onnx
+from faceexpr.weights.onnx_file import EVERYTHING, ONNX, open_onnx, quantise, write_onnx
 
-Runtime: TypeAlias = Literal["torch", "onnx"]
 Exportable: TypeAlias = "ExpressionClassifier | FaceDetector"
 Program: TypeAlias = Callable[..., Sequence[Tensor]]
 """From images, and a detector's `LIMITS` in ONNX, to probabilities; or to boxes, scores and the image of each."""
@@ -43,14 +43,8 @@ Program: TypeAlias = Callable[..., Sequence[Tensor]]
 METADATA = "faceexpr.json"
 """Name of the entry that holds the class names and the pre-processing in a program of torch's."""
 
-MIN_SCORE = 0.5
-"""Faces that a detector is less sure of are left out, unless it is told otherwise."""
-
 LEAST = 0.05
 """Candidates of a detector that are less sure are not compared."""
-
-EVERYTHING: Mapping[str, int] = {"iou": 1, "max_faces": 10_000}
-"""Limits of a detector's program by which it gives all candidates: none has more, or suppresses another."""
 
 PROBABILITY, BOX, SCORE = "in a probability", "pixels in a box", "in a score"
 ROUNDED_PROBABILITY = "in a probability of faces of another size"
@@ -66,23 +60,6 @@ CHECKED = 24
 
 CALIBRATED, MEASURED = 64, 400
 """Images that the ranges of int8 are taken from, and others on which its loss is measured, at most."""
-
-
-class ClassifierProgram(nn.Module):
-    """uint8 images (N, C, H, W) of any size to probabilities (N, K), pre-processing and calibration included.
-
-    Args:
-        model: the classifier whose network this is.
-    """
-
-    def __init__(self, model: ExpressionClassifier) -> None:
-        super().__init__()
-        self.net = model.net
-        self.mirror = model.mirror
-        self.calibration = model.effective_calibration
-
-    def forward(self, images: Tensor) -> Tensor:
-        return class_probabilities(self.net, images, self.mirror, self.calibration)[1]
 
 
 class DetectorProgram(nn.Module):
@@ -164,12 +141,12 @@ def write_program(
     model = load_exportable(source)
     metadata: dict[str, Any] = {"faceexpr": __version__, "precision": "float32"}
     metadata |= read_checkpoint(source).get("told", {}) | {k: v for k, v in told.items() if v is not None}
-    program: ClassifierProgram | DetectorProgram
+    program: TrainedClassifier | DetectorProgram
     limits = None
     if isinstance(model, ExpressionClassifier):
         crop = model.crop or Crop()
         channels = channels or crop.channels or 1
-        program = ClassifierProgram(model)
+        program = TrainedClassifier(model.net, model.class_names, model.crop, model.mirror, model.calibration)
         metadata |= {
             "class_names": list(model.class_names),
             "channels": channels,

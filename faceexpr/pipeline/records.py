@@ -29,6 +29,9 @@ RECORDS, ROWS, COCO, OPTIONS = "faces.jsonl", "faces.csv", "detections.json", "a
 PICTURES, CROPS, EXPLAINED, PARTS = "pictures", "crops", "explained", "parts"
 """Folders in the folder of the results: drawn images, faces, explained faces, and the records of several processes."""
 
+MIN_SCORE = 0.5
+"""Faces that a detector is less sure of are left out, unless it is told otherwise."""
+
 UNKNOWN = "?"
 """Caption of a face without an expression."""
 

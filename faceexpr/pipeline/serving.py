@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import faceexpr.pipeline
 from faceexpr import __version__
-from faceexpr.boxes.suppression import Suppression
-from faceexpr.pipeline.detectors import GroundTruth
-from faceexpr.pipeline.pipeline import READERS, Analysis, FacePipeline
 from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.images import DecodedImage, ImageError, read_image
 from faceexpr.utils.labels import colour
@@ -79,7 +77,7 @@ class _Waiting:
     name: str
     image: DecodedImage
     min_score: float
-    answer: asyncio.Future[Analysis]
+    answer: asyncio.Future[faceexpr.pipeline.Analysis]
     pixels: int
 
 
@@ -94,10 +92,12 @@ class Service:
         min_score: faces that the detector is less sure of are left out, unless a caller says otherwise.
     """
 
-    def __init__(self, pipeline: FacePipeline, options: ServiceOptions, min_score: float) -> None:
-        if isinstance(pipeline.detector, GroundTruth):
+    def __init__(self, pipeline: faceexpr.pipeline.FacePipeline, options: ServiceOptions, min_score: float) -> None:
+        from faceexpr.pipeline.pipeline import READERS
+
+        if isinstance(pipeline.detector, faceexpr.pipeline.GroundTruth):
             raise FaceExprError("detector is a file of annotations, which knows files alone; expected a model")
-        suppression: Suppression | None = getattr(pipeline.detector, "suppression", None)
+        suppression = getattr(pipeline.detector, "suppression", None)
         self.lowest = min_score if suppression is None else suppression.min_score
         self.pipeline, self.options, self.min_score = pipeline, options, min_score
         self.working = self.batches = self._held = 0
@@ -174,7 +174,7 @@ class Service:
         if refusal is not None:
             raise refusal
 
-    async def _analyze(self, name: str, data: bytes, min_score: float) -> Analysis:
+    async def _analyze(self, name: str, data: bytes, min_score: float) -> faceexpr.pipeline.Analysis:
         loop, limits = asyncio.get_running_loop(), (self.pipeline.max_pixels, self.pipeline.reduce_to)
         async with self._decoded:
             try:

@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from faceexpr.callbacks.reports import write_figure
 from faceexpr.pipeline.analysis import draw_faces
 from faceexpr.pipeline.detectors import GroundTruth
 from faceexpr.pipeline.pipeline import FacePipeline
@@ -32,7 +31,6 @@ from faceexpr.pipeline.records import PARTS, PICTURES, RECORDS, ImageResult, cap
 from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.files import as_bytes, replacing, write_file
 from faceexpr.utils.text import class_columns, counted, csv_text
-from faceexpr.visualization.classification import timeline
 
 TRACKS, TIMELINE = "tracks.csv", "timeline.png"
 SEGMENT = 512
@@ -44,11 +42,6 @@ LOST = 1.0
 
 OVERLAP = 0.3
 """IoU of a face with the place where its track is expected, above which it belongs to the track."""
-
-VIDEOS = re.compile(
-    r".*://.*|.*\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|m?ts|m2ts|wmv|flv|3gp|ogv|mjpeg|h26[45]|nut|vob)", re.I | re.S
-)
-"""Paths that are videos, by their endings, or streams."""
 
 _COLUMNS = ("track", "start", "end", "frames", "score", "expression")  # of the table of tracks
 _MP4_SOUND = ("aac", "mp3", "ac3", "eac3", "opus", "alac", "flac")  # Matroska takes any other
@@ -464,6 +457,9 @@ def _write_tracks(out: Path, class_names: Sequence[str], video: Video) -> str:
             if number in longest:
                 shares[longest.index(number), int(time / length * shares.shape[1])] += probabilities
         names = [f"face {number}" for number in longest]
+        from faceexpr.callbacks.reports import write_figure
+        from faceexpr.visualization.classification import timeline
+
         figure = timeline(shares, length, names, class_names, Path(video.source).name)
         write_file(out / TIMELINE, write_figure(None, video.name, figure))
     rows = []

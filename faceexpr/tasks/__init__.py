@@ -13,4 +13,4 @@ __all__ = [
     "CrossEntropy", "ExpressionClassifier", "ExpressionLoss", "FaceDetector", "Focal", "KNNClassifier",
 ]  # fmt: skip
 
-__getattr__ = classes_of(__name__, __path__)
+__getattr__, __dir__ = classes_of(__name__, __path__)

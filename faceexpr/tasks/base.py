@@ -26,7 +26,7 @@ from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES, canonical, index_map
 from faceexpr.utils.redirects import redirect
 from faceexpr.utils.specs import Described, class_path, describe
-from faceexpr.weights.checkpoints import class_of, crop_of, find_checkpoint, read_checkpoint
+from faceexpr.weights.checkpoints import class_of, crop_of, find_checkpoint, net_weights, read_checkpoint
 
 TaskType = TypeVar("TaskType", bound="Task")
 
@@ -212,7 +212,7 @@ def load_task(path: Path, kinds: Sequence[type[TaskType]], role: str, wanted: st
     if missing := find_missing([checkpoint["hyper_parameters"], [*map(without_missing, inner)]]):
         raise FaceExprError(f"{path} needs {missing}")
     kind = pkgutil.resolve_name(name)
-    if not issubclass(kind, tuple(kinds)):
+    if not (isinstance(kind, type) and issubclass(kind, tuple(kinds))):
         held = name.rpartition(".")[2]
         raise FaceExprError(f"{path} cannot be loaded as {role}: it holds {held}; expected the checkpoint of {wanted}")
     # Lightning cannot read a model file, nor class paths of 0.1: it gets what has been read.
@@ -227,12 +227,6 @@ def load_task(path: Path, kinds: Sequence[type[TaskType]], role: str, wanted: st
             f"{path} cannot be loaded as {role}: its weights do not fit what it says of its network and its classes; "
             "expected a file as faceexpr fit has written it"
         ) from error
-
-
-def net_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of the network of a task's checkpoint, by their names in the network."""
-    state = checkpoint["state_dict"]
-    return {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
 
 
 def load_weights(net: nn.Module, described: Any, written: str, class_names: Sequence[str] | None = None) -> None:

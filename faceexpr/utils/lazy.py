@@ -1,16 +1,29 @@
 """Classes of a folder by their names, loaded when somebody asks for them: its modules import each other through it."""
 
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
 
-def classes_of(package: str, path: Iterable[str]) -> Callable[[str], Any]:
-    """Return the ``__getattr__`` of a folder: the class of a name, in whichever of its modules that stands."""
+def classes_of(
+    package: str, path: Iterable[str], homes: Mapping[str, str] | None = None
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return the ``__getattr__`` and the ``__dir__`` of a folder: the class of a name, in whichever of its modules.
+
+    Of its ``__all__`` alone: jsonargparse asks the folder for every class below it, and would load all.
+
+    Args:
+        package: the folder's name.
+        path: where its modules are.
+        homes: modules of names, of functions or of what is to be found without loading other modules.
+    """
 
     def find(name: str) -> Any:
-        modules = [module.name for module in pkgutil.iter_modules(path)] if name[0].isupper() else []
+        if homes is not None and name in homes:
+            return getattr(import_module(homes[name]), name)
+        public = name in import_module(package).__all__
+        modules = [module.name for module in pkgutil.iter_modules(path)] if public else []
         # The module that is called like the class comes first, so that `SimpleCNN` does not load all networks.
         for module in sorted(modules, key=lambda module: module.replace("_", "") != name.lower()):
             found = getattr(import_module(f"{package}.{module}"), name, None)
@@ -18,4 +31,8 @@ def classes_of(package: str, path: Iterable[str]) -> Callable[[str], Any]:
                 return found
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    return find
+    def listed() -> list[str]:
+        module = import_module(package)
+        return sorted({*vars(module), *module.__all__})
+
+    return find, listed

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.transforms.v2.functional import gaussian_blur
 
 from faceexpr.models.base import ExpressionNet
 from faceexpr.models.preprocess import LUMA
@@ -75,6 +74,7 @@ def class_maps(net: ExpressionNet, faces: Tensor, classes: Sequence[int] | None 
     """
     require_captum()
     from captum.attr import LayerAttribution, LayerGradCam, Saliency
+    from torchvision.transforms.v2.functional import gaussian_blur
 
     if not len(faces):
         return np.zeros((0, *faces.shape[-2:]), dtype=np.float32)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pkgutil
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from lightning.pytorch.utilities import rank_zero_warn
 
 from faceexpr.utils.crop import FACE_SIZE, Crop
 from faceexpr.utils.errors import FaceExprError
@@ -22,6 +22,9 @@ from faceexpr.weights.pretrained import load_tensors
 
 NAMING = ("class_path", "_class_path", "net", "optimizer", "scheduler")
 """Keys of hyper-parameters under which a text names what is called to build a part of a model."""
+
+OWN_CLASS = re.compile(r"faceexpr(\.[a-z]\w*)+\.[A-Z]\w*")
+"""Names of this package's classes: it has no function whose name begins with a capital letter."""
 
 WRITTEN = "a file that faceexpr fit has written"
 
@@ -94,6 +97,8 @@ def _may_be_class(name: str) -> bool:
     """Tell whether a name is of a class, or of nothing that could be called."""
     if name.isidentifier():  # which is looked up among the classes that are known
         return True
+    if OWN_CLASS.fullmatch(name):  # to import the modules of tasks takes seconds, and who uses a model needs few
+        return True
     try:
         return isinstance(pkgutil.resolve_name(name), type)
     except ValueError:  # no name of a module, but for a class in a function, which nobody finds
@@ -117,6 +122,12 @@ def class_of(checkpoint: Mapping[str, Any], path: Path) -> str:
     if name is None or "pytorch-lightning_version" not in checkpoint:
         raise FaceExprError(f"{path} does not say what model it holds; expected {WRITTEN}")
     return str(name)
+
+
+def net_weights(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tensors of the network of a task's checkpoint, by their names in the network."""
+    state = checkpoint["state_dict"]
+    return {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
 
 
 def crop_of(checkpoint: Mapping[str, Any]) -> Crop:
@@ -353,6 +364,8 @@ def find_last(runs: list[Run], parameter: str = "ckpt_path", options: Mapping[st
         try:
             read_checkpoint(run.last)
         except FaceExprError as error:
+            from lightning.pytorch.utilities import rank_zero_warn  # which takes seconds, for files that nobody trains
+
             rank_zero_warn(f"{error}; it is passed over")
             runs = [other for other in runs if other is not run]
         else:

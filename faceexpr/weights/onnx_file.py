@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ONNX = ".onnx"
 
+Runtime: TypeAlias = Literal["torch", "onnx"]
+
 OPSET = 20
 """Version of ONNX's operators; anti-aliased resizing came with 18."""
 
@@ -28,6 +30,9 @@ INPUT = "images"
 
 LIMITS: Mapping[str, Any] = {"min_score": np.float32, "iou": np.float32, "max_faces": np.int64}
 """Further inputs of a detector, which have defaults: what they are is said in `Suppression`."""
+
+EVERYTHING: Mapping[str, int] = {"iou": 1, "max_faces": 10_000}
+"""Those by which a detector's program gives all candidates: none has more, or suppresses another."""
 
 SUPPRESSION = """
 suppression (float[N, K, 4] all_boxes, float[N, K] all_scores, float min_score, float iou, int64 max_faces)

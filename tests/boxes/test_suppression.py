@@ -134,3 +134,15 @@ def test_the_limit_is_said_where_it_is_reached(method):
 def test_bad_options_are_named(name, value):
     with pytest.raises(FaceExprError, match=f"{name} is {value}; expected"):
         Suppression(**{name: value})
+
+
+@pytest.mark.parametrize("iou", [0.3, 0.45, 0.7])
+def test_few_boxes_and_many_are_suppressed_alike_to_the_bit(iou, monkeypatch):
+    torch.manual_seed(0)
+    corners = 200 * torch.rand(600, 2)
+    boxes, scores = torch.cat([corners, corners + 5 + 60 * torch.rand(600, 2)], dim=1), torch.rand(600)
+    few = suppress(boxes, scores, Suppression(iou=iou))
+    monkeypatch.setattr("faceexpr.boxes.suppression.FEW", 0)
+    many = suppress(boxes, scores, Suppression(iou=iou))
+    assert torch.equal(few.boxes, many.boxes)
+    assert 20 < len(few) == len(many) < 600

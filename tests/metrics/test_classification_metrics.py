@@ -18,7 +18,8 @@ from faceexpr.metrics.classification import (
     metric_names,
     score,
 )
-from faceexpr.metrics.tables import SampleCollector, SampleTable
+from faceexpr.metrics.collecting import SampleCollector
+from faceexpr.metrics.tables import SampleTable
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 
