@@ -1,123 +1,109 @@
-"""Judge what an audit suspects of FER-2013's labels by the votes of FER+, and write tables for trainings without them.
+"""Judge what an audit of FER-2013 has found by the votes of FER+, and write tables for trainings without wrong labels.
 
 A label counts as wrong where at most one of FER+'s ten annotators has chosen it; the second share counts those images
 only on which more than half agree, and a label as wrong where they agree on something else. The file has to be in the
 original order of rows, by which the votes are joined.
 
-    python benchmarks/label_errors.py fer2013.csv.gz fer2013new.csv [--out tables]
+    faceexpr audit fer2013.csv.gz --out audit
+    python benchmarks/label_errors.py audit/audit.csv fer2013.csv.gz fer2013new.csv [--out tables]
 
-Prints, for the first suspects, how many labels are wrong, beside the share of all labels that are (the base rate), the
-share whose suggestion is what most annotators chose, and what is known of copies. Of suspects in the training split,
-``--out`` writes audit tables whose actions leave them out or give them the suggested label.
+Prints, for the first suspects, how many labels are wrong, beside the share of all labels that are (the base rate), and
+the share whose suggestion is what most annotators chose; then how many images without a face are none to annotators. Of
+the suspects in the training split, ``--out`` writes audit tables whose actions leave them out or give the suggestion.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+import csv
 from pathlib import Path
 
 import numpy as np
 from jsonargparse import auto_cli
 from numpy.typing import NDArray
 
+from faceexpr.data.base import Stage
 from faceexpr.data.corrections import COLUMNS, EXCLUDE
-from faceexpr.data.fer2013 import FER2013, read_table
-from faceexpr.data.ferplus import check_match, majority_labels, read_votes
-from faceexpr.pipeline.auditing import (
-    Album,
-    Embedder,
-    Finding,
-    count_copies,
-    find_copies,
-    find_wrong_labels,
-    read_faces,
-)
+from faceexpr.data.fer2013 import FerTable, read_table
+from faceexpr.data.ferplus import NOT_A_FACE, check_match, majority_labels, read_votes
 from faceexpr.utils.files import write_file
+from faceexpr.utils.labels import FER_NAMES
 from faceexpr.utils.text import csv_text
-from faceexpr.weights.model_file import CLASSIFIER
 
 FIRST = (100, 500, 2000)
 FEW = 1
 """Votes for a label that are no support for it."""
 
 
-def join_votes(album: Album, path: str, votes: str) -> NDArray[np.int64]:
-    """Return the votes on each image of an album, int64 (N, 10)."""
-    table, voted = read_table(Path(path), "skip", None), read_votes(votes)
-    check_match(voted, table)
-    rows = {f"{table.path.name}:{line}": row for row, line in enumerate(table.lines.tolist())}
-    return voted.counts[[rows[image] for image in album.images]]
-
-
-def judge(album: Album, suspects: Sequence[Finding], counts: NDArray[np.int64]) -> None:
-    """Print the precision of the first suspects, of all splits and of each."""
-    labels = np.array(album.labels, dtype=np.int64)
-    alone = counts[np.arange(len(labels)), labels] <= FEW
-    agreed = majority_labels(counts, 8)
-    other = agreed.targets != labels
-    splits = np.array(album.splits)
-    for name in ("all", *dict.fromkeys(album.splits)):
-        mine = splits == name if name != "all" else np.ones(len(splits), dtype=np.bool_)
-        base, sure = alone[mine].mean(), other[mine & agreed.kept].mean()
-        print(f"{name}: {mine.sum():,} images, base rate {base:.1%}; of those agreed on {sure:.1%}")
-        places = np.array([one.place for one in suspects if mine[one.place or 0]], dtype=np.int64)
-        said = {one.place: one.suggestion for one in suspects}
-        for first in (*FIRST, len(places)):
-            chosen = places[:first]
-            kept = chosen[agreed.kept[chosen]]
-            right = np.mean([said[place] == album.class_names[agreed.targets[place]] for place in kept.tolist()
-                             if agreed.targets[place] < len(album.class_names)])  # fmt: skip
-            if first <= len(places):
-                wrong = alone[chosen].mean()
-                print(
-                    f"  first {first:,}: wrong {wrong:.1%} ({wrong / base:.1f} x the base rate); of the {len(kept):,} "
-                    f"agreed on {other[kept].mean():.1%}, and {right:.1%} are what is suggested"
-                )
-
-
-def write_tables(suspects: Sequence[Finding], out: Path) -> None:
-    """Write tables for trainings: the first suspects of the training split left out, or with the suggested label."""
-    mine = [one for one in suspects if one.split == "train"]
-    for first in (500, 2000, len(mine)):
-        for name in ("excluded", "corrected"):
-            rows = [
-                (EXCLUDE if name == "excluded" else one.suggestion, one.issue, one.split, one.image, one.label,
-                 one.suggestion, f"{one.score:.4g}", "", "", "")
-                for one in mine[:first]
-            ]  # fmt: skip
-            write_file(out / f"{name}_{'all' if first == len(mine) else first}.csv", csv_text(COLUMNS, rows))
-
-
-def main(path: str, votes: str, classifier: str = CLASSIFIER, similarity: float = 0.9, out: Path | None = None) -> None:
-    """Audit FER-2013 and judge it.
+def main(audit: Path, path: Path, votes: str, out: Path | None = None) -> None:
+    """Judge the findings of an audit.
 
     Args:
-        path: fer2013.csv in the order of its original rows.
+        audit: audit.csv.
+        path: fer2013.csv, which was audited, in the order of its original rows.
         votes: FER+'s fer2013new.csv.
-        classifier: network whose features are used.
-        similarity: correlation from which images are near copies.
         out: folder for the tables.
     """
-    start = time.perf_counter()
-    album = read_faces(FER2013(path), Embedder(classifier))
-    print(f"{len(album.images):,} images read and described in {time.perf_counter() - start:.0f} s")
-    report(album, join_votes(album, path, votes), similarity, out)
-
-
-def report(album: Album, counts: NDArray[np.int64], similarity: float, out: Path | None) -> None:
-    """Find copies and suspects in an album, and print what they are worth."""
-    start, spent = time.perf_counter(), time.process_time()
-    copies, groups = find_copies(album, similarity)
-    print(f"copies in {time.perf_counter() - start:.0f} s, {time.process_time() - spent:.0f} s of CPU")
-    print(count_copies(album, groups), f"{sum(one.issue == 'near_duplicate' for one in copies):,} near duplicates")
-    start, spent = time.perf_counter(), time.process_time()
-    suspects = find_wrong_labels(album, groups)
-    took = f"{time.perf_counter() - start:.0f} s, {time.process_time() - spent:.0f} s of CPU"
-    print(f"{len(suspects):,} suspects in {took}")
-    judge(album, suspects, counts)
+    table, voted = read_table(path, "skip", None), read_votes(votes)
+    check_match(voted, table)
+    with audit.open(encoding="utf-8", newline="") as file:
+        findings = [*csv.DictReader(file)]
+    rows = {f"{table.path.name}:{line}": row for row, line in enumerate(table.lines.tolist())}
+    suspects = [(rows[one["image"]], one) for one in findings if one["issue"] == "wrong_label"]
+    suggested = np.array([FER_NAMES.index(one["suggestion"]) for _, one in suspects], dtype=np.int64)
+    judge(table, voted.counts, np.array([row for row, _ in suspects], dtype=np.int64), suggested)
+    judge_faces(voted.counts, np.array([rows[one["image"]] for one in findings if one["issue"] == "no_face"], np.int64))
     if out is not None:
-        write_tables(suspects, out)
+        write_tables([one for _, one in suspects if one["split"] == "train"], out)
+
+
+def judge(
+    table: FerTable, counts: NDArray[np.int64], suspects: NDArray[np.int64], suggested: NDArray[np.int64]
+) -> None:
+    """Print the precision of the first suspects, of all splits and of each.
+
+    Args:
+        table: the images.
+        counts: votes on each of them, int64 (N, 10).
+        suspects: their rows, the most doubtful first, int64 (S,).
+        suggested: the label that is suggested for each, int64 (S,).
+    """
+    alone = counts[np.arange(len(counts)), table.labels] <= FEW
+    agreed = majority_labels(counts, 8)
+    other = agreed.targets != table.labels
+    stages: tuple[Stage, ...] = ("train", "val", "test")
+    for name, members in (("all", np.arange(len(counts))), *((stage, table.rows(stage)) for stage in stages)):
+        base, sure = alone[members].mean(), other[members][agreed.kept[members]].mean()
+        print(f"{name}: {len(members):,} images, base rate {base:.1%}; of those agreed on {sure:.1%}")
+        mine = np.isin(suspects, members)
+        places, labels = suspects[mine], suggested[mine]
+        for first in (*(first for first in FIRST if first < len(places)), len(places)):
+            wrong, kept = alone[places[:first]].mean(), agreed.kept[places[:first]]
+            chosen = places[:first][kept]
+            right = (agreed.targets[chosen] == labels[:first][kept]).mean()
+            print(
+                f"  first {first:,}: wrong {wrong:.1%} ({wrong / base:.1f} x the base rate); of the {len(chosen):,} "
+                f"agreed on {other[chosen].mean():.1%}, and {right:.1%} are what is suggested"
+            )
+
+
+def judge_faces(counts: NDArray[np.int64], found: NDArray[np.int64]) -> None:
+    """Print how many of the images without a face, by their rows, annotators call no face, and of how many such."""
+    for least in (1, 6):
+        said = counts[:, NOT_A_FACE] >= least
+        print(
+            f"no_face: {len(found):,}; of them {said[found].sum():,} ({said[found].mean():.1%}) are no face to {least} "
+            f"or more annotators, as are {said.sum():,} ({said.mean():.1%}) of all"
+        )
+
+
+def write_tables(suspects: list[dict[str, str]], out: Path) -> None:
+    """Write tables for trainings: the first suspects of the training split left out, or with the suggested label."""
+    for first, name in ((500, "500"), (2000, "2000"), (len(suspects), "all")):
+        for action in ("excluded", "corrected"):
+            for one in suspects[:first]:
+                one["action"] = EXCLUDE if action == "excluded" else one["suggestion"]
+            rows = [[one[column] for column in COLUMNS] for one in suspects[:first]]
+            write_file(out / f"{action}_{name}.csv", csv_text(COLUMNS, rows))
 
 
 if __name__ == "__main__":

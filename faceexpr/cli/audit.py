@@ -8,6 +8,7 @@ from argparse import SUPPRESS
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from faceexpr.data.face_folder import FaceFolder
 from faceexpr.data.fer2013 import FER2013
 from faceexpr.data.image_reading import split_fragment
 from faceexpr.pipeline import auditing
-from faceexpr.pipeline.auditing import Album, Draw, Finding
+from faceexpr.pipeline.auditing import Draw, Finding
 from faceexpr.pipeline.detectors import Detector, GroundTruth, load_detector
 from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.files import keep_older, say, write_file
@@ -121,19 +122,29 @@ def audit(module: FaceDataModule, options: AuditOptions) -> dict[str, Any]:
     """
     start = time.perf_counter()
     if isinstance(module, DetectionDataModule):
-        album, findings, draw = look_at_boxes(module, options)
+        if isinstance(module, FaceBoxes):
+            module.reading = replace(module.reading or ReadOptions(), missing="leave_out")  # the notes name them
+        detector = find_detector(options, options.min_score) if options.faces else None
+        album, findings, draw = auditing.read_boxes(module, detector, options.min_side or MIN_BOX)
+        album.notes += dict.fromkeys(getattr(module, "notes", ()))
     else:
         assert isinstance(module, ExpressionDataModule)
-        if options.labels:
-            auditing.require_cleanlab()
+        if options.labels and find_spec("cleanlab") is None:
+            raise FaceExprError(
+                "labels is true, and cleanlab is not installed: pip install 'faceexpr[audit]'; expected that, or false"
+            )
         embed = auditing.Embedder(options.classifier, options.device) if options.labels or options.faces else None
         album, findings = auditing.read_faces(module, embed), []
-        draw = album.draw
+        thumbnails = album.thumbnails
+
+        def draw(finding: Finding) -> NDArray[np.uint8]:
+            return thumbnails[finding.place or 0]
+
     say(f"{counted(len(album.images), 'image')} read in {time.perf_counter() - start:.0f} s")
     started = time.perf_counter()
     copies, groups = auditing.find_copies(album, options.similarity)
     say(f"copies found in {time.perf_counter() - started:.0f} s")
-    findings += album.broken() + copies
+    findings += album.broken + copies
     if isinstance(module, ExpressionDataModule):
         findings += auditing.find_bad_faces(album, module, options.min_side or MIN_SIDE)
         if options.faces:
@@ -153,21 +164,6 @@ def audit(module: FaceDataModule, options: AuditOptions) -> dict[str, Any]:
     }
     write(options, type(module).__name__, facts, findings, draw)
     return facts
-
-
-def look_at_boxes(module: DetectionDataModule, options: AuditOptions) -> tuple[Album, list[Finding], Draw]:
-    """Return the images of a data set of boxes, what is wrong with their boxes, and what draws these."""
-    if isinstance(module, FaceBoxes):
-        module.reading = replace(module.reading or ReadOptions(), missing="leave_out")  # the notes name them
-    detector = find_detector(options, options.min_score) if options.faces else None
-    album, findings, records = auditing.read_boxes(module, detector, options.min_side or MIN_BOX)
-    album.notes += dict.fromkeys(getattr(module, "notes", ()))
-
-    def draw(finding: Finding) -> NDArray[np.uint8]:
-        assert finding.place is not None
-        return auditing.draw_box(module.read_pixels(records[finding.place]), finding.box)
-
-    return album, findings, draw
 
 
 def find_detector(options: AuditOptions, min_score: float) -> Detector:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import fft, sparse
 from sklearn.covariance import EmpiricalCovariance
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -118,7 +119,7 @@ class Album:
 
     Attributes:
         class_names: the classes in index order; none for images with boxes.
-        failures: split, image and reason of those that cannot be read.
+        broken: the images that cannot be read.
         leaks: by split, how many images are equal to one for training, as the data set itself says.
         notes: why a split is missing.
     """
@@ -130,7 +131,7 @@ class Album:
     thumbnails: list[NDArray[np.uint8]] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
     features: list[NDArray[np.float32]] = field(default_factory=list)
-    failures: list[tuple[str, str, str]] = field(default_factory=list)
+    broken: list[Finding] = field(default_factory=list)
     leaks: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -150,20 +151,11 @@ class Album:
         """All thumbnails, uint8 (N, 48, 48)."""
         return np.array(self.thumbnails, dtype=np.uint8).reshape(-1, SIDE, SIDE)
 
-    def draw(self, finding: Finding) -> NDArray[np.uint8]:
-        """Return the thumbnail of an image that could be read."""
-        assert finding.place is not None
-        return self.thumbnails[finding.place]
-
     def find(self, issue: str, place: int, **more: Any) -> Finding:
         """Return a finding about the image at a place."""
         label = self.labels[place]
         name = "" if label is None else self.class_names[label]
         return Finding(issue, place, self.splits[place], self.images[place], name, **more)
-
-    def broken(self) -> list[Finding]:
-        """Return the images that could not be read."""
-        return [Finding(BROKEN, None, split, image, note=reason) for split, image, reason in self.failures]
 
     def balance(self) -> dict[str, dict[str, int]]:
         """Return the number of images by split and class."""
@@ -227,14 +219,17 @@ def read_faces(module: ExpressionDataModule, embed: Callable[[Tensor], NDArray[n
             setattr(module, option, "skip")
     album = Album(module.class_names)
     for stage, split in read_splits(module, album.notes).items():
-        album.failures += [(stage, failure.source, failure.reason) for failure in split.failures]
+        album.broken += [Finding(BROKEN, None, stage, one.source, note=one.reason) for one in split.failures]
         leaked = module.leaked(stage) if stage in ("val", "test") else None
         if leaked is not None:
             album.leaks[stage] = int(leaked.sum())
         labels = split.targets if split.targets is None or split.targets.ndim == 1 else split.targets.argmax(1)
         for start in range(0, len(split), 128):
             found = split.read(BatchRequest([*range(start, min(start + 128, len(split)))]))
-            album.failures += [(stage, split.sources[place], reason) for place, reason in found.broken.items()]
+            album.broken += [
+                Finding(BROKEN, None, stage, split.sources[place], note=reason)
+                for place, reason in found.broken.items()
+            ]
             good = found.indices != PADDING
             for place, image in zip(found.indices[good].tolist(), found.image[good].numpy(), strict=True):
                 pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0).copy()
@@ -256,9 +251,7 @@ def find_copies(album: Album, similarity: float) -> tuple[list[Finding], NDArray
     """
     thumbnails = album.stacked
     first: dict[bytes, int] = {}
-    original = np.array(
-        [first.setdefault(*pair) for pair in zip(album.digests, range(len(thumbnails)), strict=True)], int
-    )
+    original = np.array([first.setdefault(digest, place) for place, digest in enumerate(album.digests)], dtype=np.int64)
     distinct = np.flatnonzero((original == np.arange(len(original))) & (thumbnails.std(axis=(1, 2)) >= BLANK))
     pairs = _near_pairs(thumbnails[distinct], similarity)
     left, right = distinct[np.array([pair[:2] for pair in pairs], dtype=np.int64).reshape(-1, 2).T]
@@ -350,14 +343,6 @@ def _correlate(images: Tensor, others: Tensor) -> Tensor:
     return torch.stack(values).amax(0)
 
 
-def require_cleanlab() -> None:
-    """Refuse what takes cleanlab where that is not installed."""
-    if find_spec("cleanlab") is None:
-        raise FaceExprError(
-            "labels is true, and cleanlab is not installed: pip install 'faceexpr[audit]'; expected that, or false"
-        )
-
-
 def find_wrong_labels(album: Album, groups: NDArray[np.int64]) -> list[Finding]:
     """Find labels that others contradict, by cleanlab (Northcutt et al., "Confident learning", 2021), worst first.
 
@@ -378,7 +363,9 @@ def find_wrong_labels(album: Album, groups: NDArray[np.int64]) -> list[Finding]:
     features = np.stack(album.features)[places]
     learner = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=200))
     folds = GroupKFold(FOLDS)
-    said = cross_val_predict(learner, features, labels, groups=groups[places], cv=folds, method="predict_proba")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # what more steps change is no matter of doubt
+        said = cross_val_predict(learner, features, labels, groups=groups[places], cv=folds, method="predict_proba")
     ranked = find_label_issues(labels, said, return_indices_ranked_by="normalized_margin", n_jobs=1)
     return [
         album.find(
@@ -432,15 +419,14 @@ def _enlarge(thumbnail: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def read_boxes(
-    module: DetectionDataModule, detector: Detector | None, min_side: float, reduce_to: int = 1000
-) -> tuple[Album, list[Finding], list[AnnotatedImage]]:
-    """Read all splits of a data set of images with boxes, find what is wrong with the boxes, and return the records.
+    module: DetectionDataModule, detector: Detector | None, min_side: float
+) -> tuple[Album, list[Finding], Draw]:
+    """Read all splits of a data set of images with boxes, find what is wrong with the boxes, and say how to draw it.
 
     Args:
         module: the data set.
         detector: finds faces that nobody has marked; None looks for none.
         min_side: boxes with a shorter side of fewer pixels are tiny, unless they are to be ignored.
-        reduce_to: the detector looks at images that are shrunk by a whole factor, to no less than this shorter side.
     """
     album, found, records = Album(), list[Finding](), list[AnnotatedImage]()
     for stage, split in read_splits(module, album.notes).items():
@@ -448,11 +434,11 @@ def read_boxes(
             try:
                 pixels = module.read_pixels(record)
             except ImageError as error:
-                album.failures.append((stage, str(record.path), error.reason))
+                album.broken.append(Finding(BROKEN, None, stage, str(record.path), note=error.reason))
                 continue
+            place, boxes = len(records), record.boxes
             album.add(stage, str(record.path), None, pixels)
             records.append(record)
-            place, boxes = len(album.images) - 1, record.boxes
             found += [album.find("outside", place, box=corners) for corners in record.clipped]
             sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf)
             for row in np.flatnonzero((sides < min_side) & ~record.ignored).tolist():
@@ -462,10 +448,13 @@ def read_boxes(
                 iou, box = float(overlap[row, other]), tuple(boxes[other].tolist())
                 found.append(album.find("doubled", place, score=iou, box=box))
             if detector is not None:
-                factor = max(1, min(pixels.shape[:2]) // reduce_to)
-                [faces] = detector([np.asarray(Image.fromarray(pixels).reduce(factor))])
-                found += _unmarked(album, place, faces.boxes.numpy() * factor, faces.scores.numpy(), boxes)
-    return album, found, records
+                [faces] = detector([pixels])
+                found += _unmarked(album, place, faces.boxes.numpy(), faces.scores.numpy(), boxes)
+
+    def draw(finding: Finding) -> NDArray[np.uint8]:
+        return draw_box(module.read_pixels(records[finding.place or 0]), finding.box)
+
+    return album, found, draw
 
 
 def _unmarked(
