@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -45,9 +44,7 @@ def _test_command(found: Mapping[str, Any]) -> str:
 def _calibration_command(found: Mapping[str, Any]) -> str:
     mirror = ["--model.mirror", "true"] if found["mirror"] else []
     fitted = found["calibration"]
-    options = {"method": _method(fitted), "balance": fitted.get("balance")}
-    if strength := re.search(r"corruptions of strength (\d)", fitted["source"]):
-        options["corruptions"] = strength[1]
+    options = {"method": _method(fitted), **{name: fitted.get(name) for name in ("balance", "corruptions")}}
     flags = [part for option, value in options.items() if value for part in (f"--calibration.{option}", str(value))]
     begun = ["faceexpr", "validate", "--ckpt_path", "RUN", *mirror]
     return shlex.join([*begun, "--calibration.enabled", "true", *flags])

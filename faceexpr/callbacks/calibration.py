@@ -31,7 +31,6 @@ from faceexpr.models.calibrator import (
     fit_temperature,
     fit_threshold,
     fit_vector,
-    mass_before,
 )
 from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.errors import FaceExprError, require
@@ -137,6 +136,7 @@ class Calibrate(Callback):
             origin += f", as it is and under {counted(len(CORRUPTIONS), 'corruption')} of strength {self.corruptions}"
         table = tables.pop(CLEAN)
         found = fit_calibration(table, self.coverages, self.method, origin, self.balance, [*tables.values()])
+        found = replace(found, corruptions=self.corruptions)
         pl_module.calibrate(found)
         if not trainer.is_global_zero:
             return
@@ -162,8 +162,9 @@ def fit_calibration(
 ) -> Calibration:
     """Find a calibration on samples with labels, whose probabilities are not calibrated.
 
-    Of votes the most frequent is the label: a probability is to be how often that is right, which is less modest than
-    the shares of the votes.
+    Of votes the most frequent is the label of a probability, which is to be how often that is right: that is less
+    modest than the shares of the votes. A prediction set is to hold what one of the voters says, which is more modest,
+    since others label other faces.
 
     Args:
         table: the samples.
@@ -197,9 +198,10 @@ def fit_calibration(
     found = balanced(found, _class_shares(table), balance)
     thresholds: dict[str, float] = {}
     for each in (table, *spoilt):
-        scores = mass_before(calibrated(each.probabilities, found))[np.arange(len(each.labels)), each.labels]
+        assert each.targets is not None, "the samples have no labels"
+        moved = calibrated(each.probabilities, found)
         for level in (f"{coverage:g}" for coverage in coverages):
-            thresholds[level] = max(thresholds.get(level, 0.0), fit_threshold(scores, level))
+            thresholds[level] = max(thresholds.get(level, 0.0), fit_threshold(moved, each.targets, level))
     return replace(found, thresholds=thresholds, samples=len(table.labels), source=source, method=method)
 
 

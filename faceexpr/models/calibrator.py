@@ -37,6 +37,7 @@ class Calibration:
         shifts: what is then added to each.
         balance: how far the classes' shares in the samples were made equal, 0 to 1; the shifts contain it.
         method: how it was fitted: ``temperature``, ``bias`` or ``vector``; empty where that is not known.
+        corruptions: strength of the corruptions under which the thresholds hold too; 0 where they were not fitted so.
     """
 
     temperature: float = 1.0
@@ -47,6 +48,7 @@ class Calibration:
     shifts: tuple[float, ...] = ()
     balance: float = 0.0
     method: str = ""
+    corruptions: int = 0
 
     def __post_init__(self) -> None:
         positive = isfinite(self.temperature) and self.temperature > 0
@@ -236,15 +238,27 @@ def mass_before(probabilities: NDArray[np.float32] | Sequence[Sequence[float]]) 
     return scores
 
 
-def fit_threshold(scores: NDArray[np.float64], coverage: str) -> float:
+def fit_threshold(
+    probabilities: NDArray[np.float32], targets: NDArray[np.int64] | NDArray[np.float32], coverage: str
+) -> float:
     """Return the threshold of split conformal prediction: the ceil((N + 1) coverage)-th smallest of N scores.
 
-    Of a new sample from where these are from, the score of the true class is at most that with a probability of
-    ``coverage`` or more. Where N is too small it is 1, with which all classes are in the set. The coverage is text:
-    written in binary, 0.9 is a little more than 0.9.
+    The score of a sample is `mass_before` its true class. That of a new sample from where these are from is at most the
+    threshold with a probability of ``coverage`` or more. Where N is too small it is 1, with which all classes are in
+    the set. The coverage is text: written in binary, 0.9 is a little more than 0.9.
+
+    Args:
+        probabilities: calibrated, (N, K).
+        targets: class indices (N,) or class distributions (N, K). Of votes, the true class is what one who is drawn
+            among those that voted says; of each sample all classes then count, each by its share.
+        coverage: above 0, below 1.
     """
-    rank = ceil((len(scores) + 1) * Fraction(coverage))
-    return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else 1.0
+    scores, weights = mass_before(probabilities).ravel(), _shares(targets, probabilities.shape[1]).ravel()
+    order = np.argsort(scores, kind="stable")
+    rank = ceil((len(probabilities) + 1) * Fraction(coverage))
+    # Shares such as 0.3 and 0.7 add up to 1 only within rounding.
+    place = int(np.searchsorted(np.cumsum(weights[order]), rank - 1e-6))
+    return float(scores[order[place]]) if place < len(order) else 1.0
 
 
 def prediction_sets(

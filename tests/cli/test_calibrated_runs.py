@@ -68,9 +68,9 @@ def test_a_calibrated_run_from_end_to_end(capsys, monkeypatch):
     with torch.inference_mode():
         plain = model(images).numpy()
     temperature = fit_temperature(plain, labels)
-    scores = mass_before(calibrated(plain, Calibration(temperature)))[np.arange(40), labels]
+    moved = calibrated(plain, Calibration(temperature))
     assert calibration["temperature"] == pytest.approx(temperature, rel=1e-3)
-    thresholds = {level: fit_threshold(scores, level) for level in ("0.5", "0.9")}
+    thresholds = {level: fit_threshold(moved, labels, level) for level in ("0.5", "0.9")}
     assert calibration["thresholds"] == pytest.approx(thresholds, abs=1e-3)
     assert calibration["samples"] == 40
     assert calibration["source"] == "SyntheticFaces, validation split"

@@ -67,7 +67,7 @@ def test_sets_and_thresholds_are_those_of_the_definition():
     probabilities = probabilities.astype(np.float64).round(2)  # so that some are equally probable
     scores = mass_before(probabilities)[np.arange(200), labels]
     for level in ("0.8", "0.9", "0.95"):
-        threshold = fit_threshold(scores, level)
+        threshold = fit_threshold(probabilities, labels, level)
         ordered = sorted(scores)
         rank = ceil(round(201 * float(level), 6))
         assert threshold == ordered[rank - 1]
@@ -81,16 +81,29 @@ def test_sets_and_thresholds_are_those_of_the_definition():
     assert prediction_sets(np.array([[0, 1, 0], [0.3333334] * 3], np.float32), 1.0).all()
     # Too few samples give all classes.
     few = np.linspace(0, 0.9, 9)
-    assert (fit_threshold(few, "0.9"), fit_threshold(few[:8], "0.9"), fit_threshold(few[:3], "0.5")) == (
-        few[8], 1.0, few[1],
-    )  # fmt: skip
+    before = np.stack([few, np.zeros(9)], axis=1)  # the score of class 1
+    seconds = np.ones(9, np.int64)
+    found = [
+        fit_threshold(before[:count], seconds[:count], level) for count, level in ((9, "0.9"), (8, "0.9"), (3, "0.5"))
+    ]
+    assert found == [few[8], 1.0, few[1]]
+
+
+def test_sets_of_votes_hold_what_a_voter_says():
+    probabilities, _ = drawn(200, seed=3, classes=3)
+    votes = np.random.default_rng(3).multinomial(10, [0.6, 0.3, 0.1], 200)
+    # Ten faces with a label each in the place of one face with ten votes.
+    scores = np.sort(np.repeat(mass_before(probabilities).ravel(), votes.ravel()))
+    for level in ("0.8", "0.9"):
+        rank = 10 * ceil(round(201 * float(level), 6))
+        assert fit_threshold(probabilities, (votes / 10).astype(np.float32), level) == scores[rank - 1]
 
 
 def test_sets_hold_the_true_class_as_often_as_stated():
     claimed, labels = drawn(6000, seed=4)
     claimed = calibrated(claimed, Calibration(0.4))  # far too sure: coverage does not depend on a good calibration
-    scores = mass_before(claimed)[np.arange(6000), labels]
-    held_out = prediction_sets(claimed[3000:], fit_threshold(scores[:3000], "0.9"))[np.arange(3000), labels[3000:]]
+    threshold = fit_threshold(claimed[:3000], labels[:3000], "0.9")
+    held_out = prediction_sets(claimed[3000:], threshold)[np.arange(3000), labels[3000:]]
     # The threshold varies as the share does.
     assert held_out.mean() == pytest.approx(0.9, abs=2 * 3.3 * np.sqrt(0.9 * 0.1 / 3000))
 
