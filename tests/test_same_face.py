@@ -104,6 +104,7 @@ TRAININGS = {
     "a colour network on FER-2013": ["--data=FER2013", "--data.path=fer.csv", *COLOUR],  # N17
     "neighbours by their colours in a grey folder": [*FOLDER, *NEIGHBOURS],
 }  # fmt: skip
+QUICK = ("a colour network on a grey folder", "neighbours by their colours in a grey folder")
 
 
 def table(path: str) -> list[dict[str, str]]:
@@ -144,7 +145,9 @@ def analyze(out: str, classifier: str, files: list[str], *args: str):
     return table(f"{out}/faces.csv")
 
 
-@pytest.mark.parametrize("training", TRAININGS)
+@pytest.mark.parametrize(
+    "training", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TRAININGS]
+)
 def test_a_face_has_the_same_probabilities_on_every_way(training, workdir, tmp_path):
     files = save_csv() if "FER" in training else save_folder()
     names = list(FER_NAMES) if "FER" in training else NAMES

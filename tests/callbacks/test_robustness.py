@@ -114,6 +114,7 @@ def test_the_page_has_the_table():
     assert table == {name: corruption.values for name, corruption in CORRUPTIONS.items()}
 
 
+@pytest.mark.slow
 def test_the_same_to_the_byte_with_two_processes_and_other_batches(run):
     run("fit", "--model=KNNClassifier", "--data.test_size=23", net=False)
     test = ["test", "--ckpt_path", BEST, "--trainer.accelerator=cpu", "--evaluation.figures=false",

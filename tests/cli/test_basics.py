@@ -28,6 +28,7 @@ def test_the_overview_names_every_verb_and_does_not_import_torch():
 NOTEBOOK = "module://kernel_that_is_not_here.backend_inline"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [

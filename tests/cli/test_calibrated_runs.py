@@ -139,6 +139,7 @@ def test_mirror_images_are_calibrated_together_and_exported(recwarn):
         torch.testing.assert_close(program(image), model(image), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_same_and_one_writes(workdir):
     size = "--data.val_size=41"  # one is seen by neither twice nor not at all
     calibrate(size)

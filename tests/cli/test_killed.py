@@ -18,6 +18,7 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_kills_at_the_ends_of_epochs_leave_no_trace(whole, tmp_path):
     for _ in range(2):  # the second of them after the last epoch, before its reports are written
         assert fit(tmp_path, FACES, "saved") == [KILLED]
@@ -41,8 +42,10 @@ def test_twenty_kills_leave_no_trace_in_a_network_with_dropout(tmp_path):
 @pytest.mark.parametrize(
     ("options", "where", "nth", "number", "code", "step"),
     [
-        ([], "saving", 2, signal.SIGKILL, KILLED, 7),  # the checkpoint before is left whole
-        (MID_EPOCH, "saved", 6, signal.SIGKILL, KILLED, 10),  # after the third step of the second epoch
+        # The checkpoint before is left whole.
+        pytest.param([], "saving", 2, signal.SIGKILL, KILLED, 7, marks=pytest.mark.slow),
+        # After the third step of the second epoch.
+        pytest.param(MID_EPOCH, "saved", 6, signal.SIGKILL, KILLED, 10, marks=pytest.mark.slow),
         ([], "batch", 10, signal.SIGTERM, PREEMPTED, 10),  # which saves between two steps
     ],
 )
@@ -55,6 +58,7 @@ def test_the_end_of_a_process_leaves_no_trace_wherever_it_is(options, where, nth
     assert not differences(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_alike(tmp_path):
     args = [*FACES, *DROPOUT, "--trainer.strategy=ddp", "--data.batch_size=3"]
     assert fit(tmp_path / "whole", args, processes=2) == [0, 0]
@@ -63,6 +67,7 @@ def test_two_processes_go_on_alike(tmp_path):
     assert not differences(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_images_that_workers_have_prepared_but_training_has_not_seen_come_again(tmp_path):
     assert fit(tmp_path / "whole", [*SCENES, *MID_EPOCH]) == [0]
     # In the middle of the second epoch: the workers must not begin with the order of the first.
@@ -72,6 +77,7 @@ def test_images_that_workers_have_prepared_but_training_has_not_seen_come_again(
     assert not differences(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, PREEMPTED), (signal.SIGINT, INTERRUPTED)])
 def test_no_worker_keeps_a_training_that_is_stopped_from_ending(number, code, tmp_path):
     assert fit(tmp_path, SCENES, "batch", 2, number) == [code]

@@ -132,6 +132,7 @@ def run_in_ascii(*args):
     assert done.returncode == 0, done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_utf_8_is_read_and_written_whatever_the_systems_encoding(workdir):  # case N28
     for split in ("train", "val", "test"):
         for seed, name in enumerate(("müde", "wach 顔")):

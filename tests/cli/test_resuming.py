@@ -51,6 +51,7 @@ def test_a_checkpoint_loads_safely_everywhere(run):
     assert isinstance(ExpressionClassifier.load_from_checkpoint(LAST).loss, Focal)
 
 
+@pytest.mark.slow
 def test_the_learning_rate_finder_works(run):
     finder = ["--trainer.callbacks+=LearningRateFinder", "--trainer.callbacks.num_training_steps=20"]
     run("fit", *finder, "--trainer.callbacks.early_stop_threshold=null", "--trainer.max_epochs=5")
@@ -107,8 +108,8 @@ def test_last_is_the_newest_run_and_best_needs_a_run(run, workdir, capsys, caplo
     ("interval", "change", "total"),
     [
         ("step", ["--data.batch_size=7"], 6),  # 3 epochs of 2 batches; they were 1 of 4
-        ("step", ["--trainer.accumulate_grad_batches=2"], 6),
-        ("epoch", [], 3),
+        pytest.param("step", ["--trainer.accumulate_grad_batches=2"], 6, marks=pytest.mark.slow),
+        pytest.param("epoch", [], 3, marks=pytest.mark.slow),
     ],
 )
 def test_a_schedule_over_the_whole_training_follows_its_new_length(interval, change, total, run):
@@ -149,7 +150,7 @@ def test_the_best_epoch_comes_along(moved, fitted):
     assert (best_epoch(newest_run()), measured(newest_run(), "val")["epoch"]) == (0, 0)
 
 
-@pytest.mark.parametrize("change", ["nothing", "monitor", "lost"])
+@pytest.mark.parametrize("change", [pytest.param("nothing", marks=pytest.mark.slow), "monitor", "lost"])
 def test_what_is_reported_as_best_are_the_weights_that_are_kept(change, fitted):
     if change == "lost":
         Path(BEST).unlink()
@@ -174,6 +175,7 @@ def test_a_best_checkpoint_of_a_later_epoch_is_not_taken_for_that_of_an_earlier_
 # Where a run goes on, and when there is nothing to go on with.
 
 
+@pytest.mark.slow
 def test_a_training_that_has_ended_early_does_not_go_on(run):
     # No epoch is better than the one before by 1, so that the second is the last.
     options = {"monitor": "val/accuracy", "mode": "max", "min_delta": 1, "patience": 1}

@@ -74,6 +74,7 @@ def test_what_is_written_is_told_by_its_content_and_becomes_every_other_format(f
         check_equal(images, read_again(*write_annotations(found, other, tmp_path / f"{format}_{other}")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES)
 def test_real_annotations_through_all_formats_and_back(source, tmp_path):
     file, folder = SOURCES[source]

@@ -234,6 +234,7 @@ def test_a_point_whose_process_was_killed_is_taken_over(workdir, capsys, monkeyp
     assert Path("args").read_text() in ran  # a search runs what it had drawn
 
 
+@pytest.mark.slow
 def test_draws_depend_on_seed_and_point_and_not_on_when_they_are_made(workdir, unresolved):
     parameters = {
         "model.lr": {"low": 1e-4, "high": 1e-1, "log": True},
