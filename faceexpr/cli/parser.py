@@ -19,6 +19,7 @@ from faceexpr.utils.configurations import find_config
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import write_file
 from faceexpr.utils.redirects import redirect
+from faceexpr.utils.text import nearest
 
 MODE = "faceexpr"
 """jsonargparse's name for how our parsers read values: by `load_yaml`, with the class paths of 0.1 redirected."""
@@ -96,6 +97,15 @@ set_loader(MODE, lambda text: redirect(load_yaml(text)), (yaml.YAMLError,))
 yaml.add_multi_representer(str, lambda dumper, text: dumper.represent_str("".join(text)), yaml.SafeDumper)
 
 
+CLASSES = re.compile(r",\s+known\s+subclasses:[^)]*(?=\))")
+"""What jsonargparse says of an option's classes, bases included; ``--OPTION.help`` lists those that can be chosen."""
+
+
+UNKNOWN = re.compile(
+    r"unrecognized arguments: --([^\s=]+)|Option '(.*)' is not|Group '(.*)' does not accept option '(.*)'"
+)
+
+
 class ConfigFile(ActionConfigFile):
     """jsonargparse's action for a configuration, which finds those that come with the package by their names."""
 
@@ -122,6 +132,9 @@ class Parser(ArgumentParser):
         if kwargs.get("action") in ("config", ActionConfigFile):
             kwargs["action"] = ConfigFile
         return super().add_argument(*args, **kwargs)
+
+    def format_help(self) -> str:
+        return CLASSES.sub("", super().format_help())
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         parsed: Namespace = super().parse_args(args if args is None else text_lists(args), *rest, **kwargs)
@@ -157,7 +170,10 @@ class Parser(ArgumentParser):
             path for path, config in self.configs.items() if any(f"'{name}'" in message for name, _ in flat(config))
         ]
         # argparse would print the usage, hundreds of lines for a verb, and then the message.
-        raise FaceExprError(": ".join([*names[:1], one_line(message, ex)])) from ex
+        unknown = UNKNOWN.match(message)
+        word = ".".join(filter(None, unknown.groups())) if unknown else ""
+        near = nearest(f"--{word}", [f"--{name}" for name, _ in self.get_defaults().items()]) if word else ""
+        raise FaceExprError(": ".join([*names[:1], one_line(message, ex)]) + near) from ex
 
 
 def one_line(message: str, error: BaseException | None) -> str:

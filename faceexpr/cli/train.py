@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pkgutil
+import re
 import shlex
 import sys
 import traceback
@@ -40,6 +41,7 @@ from faceexpr.callbacks.record import RunRecord
 from faceexpr.callbacks.robustness import Robustness
 from faceexpr.callbacks.runs import EpochSeed, LineProgress, RunChecks, SaveRunConfig, check_batch_norm, on_terminal
 from faceexpr.callbacks.slices import Slices
+from faceexpr.cli.help import BEGINNING, ClassHelp, choices
 from faceexpr.cli.parser import Parser, flat, name_option, naming_options, one_line, read_config
 from faceexpr.data.base import FaceDataModule
 from faceexpr.models.light_detector import LightDetector
@@ -47,8 +49,10 @@ from faceexpr.tasks.base import ExpressionTask, find_missing, without_missing
 from faceexpr.tasks.detect import FaceDetector
 from faceexpr.utils.configurations import find_config
 from faceexpr.utils.errors import INTERRUPTED, PREEMPTED, SOME_FAILED, FaceExprError, of_file
+from faceexpr.utils.files import say
 from faceexpr.utils.redirects import redirect
 from faceexpr.utils.specs import class_path, option_defaults
+from faceexpr.utils.text import nearest
 from faceexpr.weights.checkpoints import example, find_checkpoint, find_last, list_runs, remembered, run_of
 
 # The best epoch is saved before the newest state, which then knows of it.
@@ -101,8 +105,21 @@ ONE_IN_A_STEP = "Expected more than 1 value per channel when training"
 """What torch's batch normalisation says of a batch of one."""
 
 
+SECTIONS = {"model": LightningModule, "data": FaceDataModule, "trainer": Trainer, **CALLBACKS}
+"""The class that each section of options takes."""
+
+CKPT_PATH = """Checkpoint to go on from (fit) or to measure: a file, the folder of a run (its best checkpoint), the name
+of a model that comes with faceexpr, such as fer2013_compact (to measure), or last (the newest state of the training that
+the same command has started). Nothing is taken where nothing is given: fit starts anew, and the others are refused."""
+
+
 class TrainingParser(Parser, LightningArgumentParser):
     """Lightning's parser with our errors."""
+
+    beginning = ""
+
+    def format_help(self) -> str:
+        return self.beginning + super().format_help()
 
 
 class FaceExprCLI(LightningCLI):
@@ -122,6 +139,11 @@ class FaceExprCLI(LightningCLI):
         self.verb = verb
         self.args = args
         self.written = written_options(args)
+        self.classes = ClassHelp(SECTIONS, DEFAULTS | {"trainer.logger": "TensorBoardLogger"} | self.written)
+        for option, value in self.written.items():
+            if option.endswith(".help"):
+                say(self.classes.text(option.removesuffix(".help"), value, {*LINKS}))
+                raise SystemExit(0)
         for target, source in LINKS.items():
             if target in self.written:
                 raise FaceExprError(f"--{target} is taken from --{source} and cannot be given itself")
@@ -144,26 +166,46 @@ class FaceExprCLI(LightningCLI):
         plain = isinstance(self.written.get("trainer.logger", ""), str)
         if not plain or version is not None or (name and not name.endswith(MEASURING)):
             named = []  # the user says where it goes; a configuration that such a run has saved does not
-        super().__init__(
-            LightningModule,
-            FaceDataModule,
-            save_config_callback=SaveRunConfig,
-            save_config_kwargs={"save_to_log_dir": False},  # but to the run's folder
-            seed_everything_default=0,
-            trainer_defaults={"callbacks": [EpochSeed(), RunChecks(), *callbacks]},
-            parser_class=TrainingParser,
-            parser_kwargs={
-                "prog": f"faceexpr {verb}",
-                "version": __version__,
-                "description": None,
-                "left_out": self.unfit,  # which configurations saved by version 0.1 hold
-            },
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            run=False,
-            args=[*defaults, *redirect([*args]), *named],
-        )
+        with self.naming_nearest():
+            super().__init__(
+                LightningModule,
+                FaceDataModule,
+                save_config_callback=SaveRunConfig,
+                save_config_kwargs={"save_to_log_dir": False},  # but to the run's folder
+                seed_everything_default=0,
+                trainer_defaults={"callbacks": [EpochSeed(), RunChecks(), *callbacks]},
+                parser_class=TrainingParser,
+                parser_kwargs={
+                    "prog": f"faceexpr {verb}",
+                    "version": __version__,
+                    "usage": f"faceexpr {verb} [OPTION VALUE ...]",
+                    "description": None,
+                    "left_out": self.unfit,  # which configurations saved by version 0.1 hold
+                },
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                run=False,
+                args=[*defaults, *redirect([*args]), *named],
+            )
+
+    @contextmanager
+    def naming_nearest(self) -> Iterator[None]:
+        """Add the nearest to the error of an unknown class, or of an option that its class does not have."""
+        try:
+            yield
+        except FaceExprError as error:
+            found = re.search(
+                r"Parser key .*(?: path string: (\S+)|Option '(.*)' is not|unrecognized arguments: --([^\s.=]+))",
+                str(error),
+            )
+            option = ".".join(re.findall(r'Parser key "(.*?)"', str(error)))
+            if found is None or option.partition(".")[0] not in SECTIONS:
+                raise
+            names = choices(self.classes.kinds(option)) if found[1] else self.classes.options(option)
+            name = "" if found[1] else f" {self.classes.choose(option).base.__name__}"
+            near = nearest(found[1] or found[2] or found[3], names)
+            raise FaceExprError(f"{error}{near}; see --{option}.help{name}") from error
 
     def _check_importable(self) -> None:
         """Refuse a checkpoint whose classes are missing here; without a training, its loss need not be there."""
@@ -181,11 +223,12 @@ class FaceExprCLI(LightningCLI):
                 raise FaceExprError(f"{self.checkpoint} needs {missing}")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.beginning = BEGINNING if self.verb == "fit" else ""  # type: ignore[attr-defined]
         parser.add_argument(
             "--ckpt_path",
             type=str | None,
             default=None,
-            help="Checkpoint to go on from or to measure: a file, a run folder, last, or a model that faceexpr ships.",
+            help=CKPT_PATH,
         )
         for name in [name for name in CALLBACKS if name not in self.unfit]:
             parser.add_lightning_class_args(CALLBACKS[name], name)
@@ -347,11 +390,12 @@ class Flag(ActionFail):
     """
 
     def __init__(self, flags: list[tuple[str, Any]], **kwargs: Any) -> None:
-        super(ActionFail, self).__init__(**kwargs | {"default": SUPPRESS})
+        super(ActionFail, self).__init__(**kwargs | {"default": SUPPRESS, "nargs": "?"})
         self.flags = flags
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        *_, text, option = args
+        *_, value, option = args
+        text = value or ""  # of a flag such as --data.help
         special = text[:1] in ("", "{") or text.lower() in ("null", "false")
         self.flags.append((option.lstrip("-"), yaml.safe_load(text) if special else text))
 

@@ -1,0 +1,103 @@
+"""Help that lists classes and options as they are typed, and errors that name the nearest."""
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import exit_code
+
+import faceexpr.data
+from faceexpr.cli.main import main
+
+LISTS = [
+    ("data", faceexpr.data.__all__),
+    ("model", ["ExpressionClassifier", "FaceDetector", "KNNClassifier"]),
+    ("model.net", ["CompactResNet", "MLP", "ResNet", "SimpleCNN", "TimmNet", "TorchvisionNet"]),
+    ("model.loss", ["CrossEntropy", "Focal"]),
+    ("trainer.logger", ["CSVLogger", "CometLogger", "MLFlowLogger", "TensorBoardLogger", "WandbLogger"]),
+]
+
+
+def said(capsys, *args):
+    """Return what a command line prints that only helps."""
+    assert exit_code(lambda: main([*args])) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("option", "names"), LISTS)
+def test_the_classes_of_an_option_are_listed_with_a_line_each(option, names, workdir, capsys):
+    _, *lines = said(capsys, "fit", f"--{option}.help").splitlines()
+    listed = dict(re.fullmatch(r"  (\w+) +(\S.+)", line).groups() for line in lines if line)
+    own = {name: line for name, line in listed.items() if "." not in name and not name.startswith("Stub")}
+    assert set(own) >= set(names)
+    assert not [name for name in own if re.match("Base|Dummy|.*(Module|Task)$|_|ExpressionNet|ExpressionLoss", name)]
+    assert all(len(line) <= 90 for line in own.values())
+
+
+def test_callbacks_that_every_run_has_are_no_choice(workdir, capsys):
+    text = said(capsys, "fit", "--trainer.callbacks.help")
+    assert "\n  EarlyStopping  " in text
+    assert not re.search(r"\n  (Callback|Checkpoint|ProgressBar|BestCheckpoint|RunRecord|Slices) ", text)
+
+
+@pytest.mark.parametrize(
+    ("args", "flags"),
+    [
+        (["--model.net.help", "ResNet"], ["--model.net.depth {18,34,50}", "--model.net.final_relu {true,false}"]),
+        (["--data=FER2013", "--data.augment.help"], ["--data.augment.flip FLIP", "--data.augment.rotation ROTATION"]),
+        (["--data.augment.help"], ["--data.augment.flip FLIP"]),
+        (["--data.help=FER2013"], ["--data.path PATH", "--data.augment.flip FLIP"]),
+        (["--config=wider_light", "--model.net.suppression.help"], ["--model.net.suppression.iou IOU"]),
+        (["--model=FaceDetector", "--model.net.help=FasterRCNN"], ["--model.net.min_size MIN_SIZE"]),
+        (["--model.optimizer.help=torch.optim.SGD"], ["--model.optimizer.momentum MOMENTUM"]),
+        (["--trainer.help"], ["--trainer.max_epochs MAX_EPOCHS"]),
+        (["--checkpoint.help"], ["--checkpoint.save_top_k SAVE_TOP_K"]),
+    ],
+)
+def test_the_options_of_a_class_are_printed_as_they_are_typed(args, flags, workdir, capsys):
+    text = said(capsys, "fit", *args)
+    prefix = flags[0].rpartition(".")[0]
+    for flag in flags:
+        assert f"\n  {flag}" in text
+    assert set(re.findall(r"\n  (--\S+)", text)) == {
+        flag for flag in re.findall(r"\n  (--\S+)", text) if flag.startswith(f"{prefix}.")
+    }
+    assert "known subclasses" not in text
+    assert "num_classes" not in "".join(re.findall(r"\n  (--\S+)", text))  # which the program gives
+
+
+def test_the_help_of_fit_begins_with_what_a_newcomer_needs(workdir, capsys):
+    text = said(capsys, "fit", "--help")
+    beginning, _, rest = text.partition("usage: faceexpr fit [OPTION VALUE ...]\n")
+    assert beginning.startswith("Train a model.")
+    assert 18 <= len(beginning.splitlines()) <= 25
+    for flag in re.findall(r"--(?:config|data|model|trainer|ckpt_path|print_config)\b", beginning):
+        assert flag in rest
+    assert "known subclasses" not in rest
+    assert re.search(r"Nothing\s+is\s+taken\s+where\s+nothing\s+is\s+given", rest)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["fit", "--data=FER20133"], "FER20133; the nearest is FER2013; see --data.help\n"),
+        (["fit", "--model.net=ResNte"], "ResNte; the nearest is ResNet; see --model.net.help\n"),
+        (["fit", "--model.net=ResNet", "--model.net.dpeth=18"], "the nearest is depth; see --model.net.help ResNet"),
+        (["fit", "--model.nte.depth=18"], "the nearest is net; see --model.help ExpressionClassifier"),
+        (["fit", "--data.augment.flpi=1"], "the nearest is flip; see --data.augment.help Augmentation"),
+        (["fit", "--trainer.logger.nmae=x"], "the nearest is name; see --trainer.logger.help TensorBoardLogger"),
+        (["fit", "--trainer.callbacks+=EarlyStoping"], "the nearest is EarlyStopping; see --trainer.callbacks.help"),
+        (["fit", "--trainer.max_epochz=3"], "the nearest is --trainer.max_epochs"),
+        (["fit", "--config=typo.yaml"], "typo.yaml: Group 'trainer' does not accept option 'max_epoch'; the nearest is "
+            "--trainer.max_epochs"),
+        (["test", "--ckpt_pth=x"], "the nearest is --ckpt_path"),
+        (["analyze", "photos", "--detecter=x"], "the nearest is --detector"),
+        (["fit", "--model.net.help=ResNte"], "--model.net is ResNte; the nearest is ResNet"),
+        (["fit", "--data.agument.help"], "--data.agument is no option; the nearest is --data.augment"),
+        (["fit", "--data.batch_size.help"], "--data.batch_size takes no class"),
+    ],
+)  # fmt: skip
+def test_an_unknown_class_or_option_is_answered_with_the_nearest(args, message, workdir, capsys):
+    Path("typo.yaml").write_text("trainer: {max_epoch: 3}")
+    assert exit_code(lambda: main(args)) == 2
+    assert message in capsys.readouterr().err
