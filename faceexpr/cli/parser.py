@@ -165,14 +165,13 @@ class Parser(ArgumentParser):
             raise FaceExprError(
                 "--print_config=comments takes the package ruamel.yaml: pip install ruamel.yaml"
             ) from ex
-        # An unknown option of a file is noticed when all files have been read.
-        names = [
-            path for path, config in self.configs.items() if any(f"'{name}'" in message for name, _ in flat(config))
-        ]
-        # argparse would print the usage, hundreds of lines for a verb, and then the message.
         unknown = UNKNOWN.match(message)
         word = ".".join(filter(None, unknown.groups())) if unknown else ""
+        # An unknown option of a file is noticed when all files have been read.
+        given = {path: [name for name, _ in flat(config)] for path, config in self.configs.items()}
+        names = [path for path, each in given.items() if word in each or any(f"'{name}'" in message for name in each)]
         near = nearest(f"--{word}", [f"--{name}" for name, _ in self.get_defaults().items()]) if word else ""
+        # argparse would print the usage, hundreds of lines for a verb, and then the message.
         raise FaceExprError(": ".join([*names[:1], one_line(message, ex)]) + near) from ex
 
 

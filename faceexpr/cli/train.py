@@ -109,8 +109,8 @@ SECTIONS = {"model": LightningModule, "data": FaceDataModule, "trainer": Trainer
 """The class that each section of options takes."""
 
 CKPT_PATH = """Checkpoint to go on from (fit) or to measure: a file, the folder of a run (its best checkpoint), the name
-of a model that comes with faceexpr, such as fer2013_compact (to measure), or last (the newest state of the training that
-the same command has started). Nothing is taken where nothing is given: fit starts anew, and the others are refused."""
+of a model that comes with faceexpr, such as fer2013_compact (to measure), or last (the newest state of the training
+that the same command has started). Nothing is taken where nothing is given: fit starts anew, the others are refused."""
 
 
 class TrainingParser(Parser, LightningArgumentParser):
