@@ -233,5 +233,7 @@ def test_commands_parse(path, monkeypatch):
         except ParsedError:
             pass
         except (FaceExprError, SystemExit) as error:
+            if getattr(error, "code", 2) == 0:  # a command that asks for help
+                continue
             wrong.append((shlex.join(args), str(error)))
     assert wrong == []

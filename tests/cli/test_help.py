@@ -10,7 +10,7 @@ import faceexpr.data
 from faceexpr.cli.main import main
 
 LISTS = [
-    ("data", faceexpr.data.__all__),
+    ("data", {*faceexpr.data.__all__} - {"Augmentation", "ExpressionDataModule"}),
     ("model", ["ExpressionClassifier", "FaceDetector", "KNNClassifier"]),
     ("model.net", ["CompactResNet", "MLP", "ResNet", "SimpleCNN", "TimmNet", "TorchvisionNet"]),
     ("model.loss", ["CrossEntropy", "Focal"]),
