@@ -110,7 +110,8 @@ class ConfigFile(ActionConfigFile):
     """jsonargparse's action for a configuration, which finds those that come with the package by their names."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        super().__call__(parser, cfg, values if "{" in values else str(find_config(values)), option_string)
+        path = values if "{" in values else str(find_config(values))  # options may be written in the place of a file
+        super().__call__(parser, cfg, path, option_string)  # type: ignore[no-untyped-call]
 
 
 class Parser(ArgumentParser):

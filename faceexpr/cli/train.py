@@ -105,7 +105,7 @@ ONE_IN_A_STEP = "Expected more than 1 value per channel when training"
 """What torch's batch normalisation says of a batch of one."""
 
 
-SECTIONS = {"model": LightningModule, "data": FaceDataModule, "trainer": Trainer, **CALLBACKS}
+SECTIONS: dict[str, type] = {"model": LightningModule, "data": FaceDataModule, "trainer": Trainer, **CALLBACKS}
 """The class that each section of options takes."""
 
 CKPT_PATH = """Checkpoint to go on from (fit) or to measure: a file, the folder of a run (its best checkpoint), the name
