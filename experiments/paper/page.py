@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torch import nn
 
 from experiments.paper import figures, published
-from experiments.paper.dataset1 import METRICS
+from experiments.paper.dataset1 import AIM, METRICS
 from experiments.paper.experiments import EXPERIMENTS, RUNS, START, TEST, Experiment, experiment, training
 from experiments.paper.figures import Drawn, file_name
 from experiments.paper.published import Published
@@ -125,7 +125,7 @@ def render(project: Path, results: Results, drawn: dict[int, Drawn]) -> str:
         all_activations=lambda: all_activations(results), names_of_constant=names_of_constant,
         accuracy_after_one_epoch=accuracy_after_one_epoch, input_size=input_size, silent=silent,
         last_cells=lambda run: math.ceil(input_size(run) / 2**HALVINGS), highest_recall=highest_recall,
-        confused_among=confused_among, over_detecting=figures.over_detecting(results),
+        aim=AIM, confused_among=confused_among, over_detecting=figures.over_detecting(results),
     )  # fmt: skip
     return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
 
@@ -400,7 +400,7 @@ def dataset_1_table(results: Results) -> str:
         first = known.get(TEST) or {name: [runs[0].test[name]] for name in METRICS if name in runs[0].test}
         cells = [with_interval(first[metric]) if metric in first else "" for metric in METRICS]
         rows.append([one.title, theirs, *cells, _folds(known.get(f"{TEST}_folds"), runs), *made_by(one, runs)])
-    heads = ("AP50", "AP", "recall", "precision, best F1", "recall, best F1", "AP50, mean of five folds")
+    heads = ("AP50", "AP", "AP75", "recall", "precision, best F1", "recall, best F1", "AP50, mean of folds")
     return table(("detector on Dataset 1", "paper, AP50", *heads, *MADE_BY), rows)
 
 
@@ -414,7 +414,8 @@ def _folds(known: dict[str, Sequence[float]] | None, runs: Sequence[Run]) -> str
     if known is None:
         return ""
     each = [100 * run.test["ap50"] for run in runs]
-    return with_interval(known["ap50"]) + (f", standard deviation {np.std(each, ddof=1):.1f}" if len(each) > 1 else "")
+    folds = f", {len(each)} folds, standard deviation {np.std(each, ddof=1):.1f}" if len(each) > 1 else ""
+    return with_interval(known["ap50"]) + folds
 
 
 def ferplus_table(results: Results) -> str:

@@ -485,8 +485,9 @@ def _dataset1(out: Path) -> dict[str, Any]:
             found = [sorted((out / run_folder(one, seed)).glob(f"{folder}/{BOXES}"))[:1] for seed in range(FOLDS)]
             if found[0]:
                 runs.setdefault(one.name, {})[part] = measure(found[0], truths)
-            if all(found):
-                runs[one.name][f"{part}_folds"] = measure([file for (file,) in found], truths)
+                folds = [file for files in found for file in files]
+                if len(folds) > 1:
+                    runs[one.name][f"{part}_folds"] = measure(folds, truths)
     return {"images": len(read), "faces": sum(len(image.boxes) for image in read), "runs": runs}
 
 

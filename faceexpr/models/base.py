@@ -25,12 +25,14 @@ class Net(Described, nn.Module):
     frozen: tuple[str, ...] = ()
 
     def freeze(self, *names: str) -> None:
-        """Let parts, by their names in the network, learn no more, nor the statistics of their batch normalisation."""
-        parts = dict(self.named_modules())
+        """Let parts, or single weights, by their names learn no more, nor the statistics of batch normalisation."""
+        parts: dict[str, nn.Module | nn.Parameter] = dict(self.named_modules()) | dict(self.named_parameters())
         for name in names:
             require(name in parts, "frozen", name, f"parts of the network, such as {', '.join([*parts][1:4])}")
-            parts[name].requires_grad_(False).eval()
-        self.frozen += names
+            part = parts[name].requires_grad_(False)
+            if isinstance(part, nn.Module):
+                part.eval()
+                self.frozen += (name,)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

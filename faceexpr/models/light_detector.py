@@ -36,6 +36,9 @@ SCORE_POWER, OVERLAP_POWER = 0.5, 6.0
 
 BOX_WEIGHT = 5.0
 
+ONE_WAY = (1.0, 1.0, 1.0)
+"""The extent of boxes that are given as they are learnt."""
+
 
 class LightDetector(DetectionNet):
     """A small residual network with a feature pyramid; each cell gives a score and a box, no anchors.
@@ -54,6 +57,10 @@ class LightDetector(DetectionNet):
             follows the most of them; above 1, such as 4, all faces count alike, and boxes come to lie between.
         second_side: larger images are looked at again, reduced to this longer side, for the faces that fill them,
             which are larger than any that training shows; 0 for one look only.
+        extents: where annotators differ in how much of a head they draw: for each way of drawing, factors of a box's
+            width and height, and how likely it is beside the first, above 0 and up to 1. Every box is given once for
+            each way, its score times how likely that is; training fits the first. With ``suppression.inside`` only
+            the surest box of a face is left.
     """
 
     loss_names = ("score", "box")
@@ -66,6 +73,7 @@ class LightDetector(DetectionNet):
         min_face: float = 8.0,
         box_power: float = 1.0,
         second_side: int = 0,
+        extents: tuple[tuple[float, float, float], ...] = (ONE_WAY,),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -74,10 +82,14 @@ class LightDetector(DetectionNet):
         require(test_side >= 32, "test_side", test_side, "32 or more pixels")
         require(box_power >= 1, "box_power", box_power, "1 or more")
         require(second_side == 0 or second_side >= 32, "second_side", second_side, "0 for none, or 32 or more pixels")
+        usable = len(extents) > 0 and all(min(extent) > 0 and extent[2] <= 1 for extent in extents)
+        spoken = "one or more of three numbers above 0, the last up to 1"
+        require(usable, "extents", [list(extent) for extent in extents], spoken)
         self.test_side = test_side
         self.min_face = min_face
         self.box_power = box_power
         self.second_side = second_side
+        self.extents = extents
         first, second = widths[:2]
         halvings = _convolution(3, first, 2), _convolution(first, second, 2)
         self.stem = nn.Sequential(*halvings, _Block(second, second))
@@ -120,7 +132,7 @@ class LightDetector(DetectionNet):
         scaled = [box.float() * scale for box, scale in zip(boxes, scales, strict=True)]
         outputs = self.features(batch)
         centres, strides = grid(batch.shape[-2], batch.shape[-1], batch.device)
-        decoded = decode(outputs, centres, strides)
+        decoded = drawn(decode(outputs, centres, strides), self.extents[0])
         return detection_losses(outputs[..., 0], decoded, centres, strides, scaled, self.min_face, self.box_power)
 
     def candidates(self, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -134,15 +146,21 @@ class LightDetector(DetectionNet):
             found[place] = torch.cat([first_boxes, boxes[filling]]), torch.cat([first_scores, scores[filling]])
         return found
 
+    def _found(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Return boxes (N, K, 4) in pixels of the batch and scores (N, K), every box in each of its extents."""
+        outputs = self.features(batch)
+        boxes = decode(outputs, *grid(batch.shape[-2], batch.shape[-1], batch.device))
+        scores = outputs[..., 0].sigmoid()
+        every_box = torch.cat([drawn(boxes, extent) for extent in self.extents], dim=1)
+        return every_box, torch.cat([scores * likely for _, _, likely in self.extents], dim=1)
+
     def _look(self, images: Sequence[Tensor], side: int) -> list[tuple[Tensor, Tensor]]:
         """Return boxes in pixels of each image and their scores, seen with a longer side of this many pixels."""
         found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(images)
         fitted = [_fit(image, side) for image in images]
         for members in group_equal([(*image.shape[-2:], image.dtype) for image, _ in fitted]):
             batch = as_unit(_stack([fitted[place][0] for place in members]))  # bytes are moved sooner than numbers
-            outputs = self.features(batch)
-            centres, strides = grid(batch.shape[-2], batch.shape[-1], batch.device)
-            boxes, scores = decode(outputs, centres, strides), outputs[..., 0].sigmoid()
+            boxes, scores = self._found(batch)
             for place, own_boxes, own_scores in zip(members, boxes, scores, strict=True):
                 height, width = images[place].shape[-2:]
                 own_scores, kept = own_scores.topk(min(MOST_CANDIDATES, len(own_scores)))
@@ -174,9 +192,8 @@ class LightDetector(DetectionNet):
         rows, columns = (torch.sym_max(length.item(), 1) for length in lengths)
         down, across = (torch.sym_max(((length + step - 1) // step).item(), 1) * step for length in lengths)
         batch = pad(as_unit(resize(images, (rows, columns))), (0, across - columns, 0, down - rows))
-        outputs = self.features(batch)
-        boxes = decode(outputs, *grid(batch.shape[-2], batch.shape[-1], batch.device))
-        scores, kept = outputs[..., 0].sigmoid().topk(torch.sym_min(MOST_CANDIDATES, outputs.shape[1]), dim=1)
+        boxes, scores = self._found(batch)
+        scores, kept = scores.topk(torch.sym_min(MOST_CANDIDATES, scores.shape[1]), dim=1)
         boxes = boxes.gather(1, kept[..., None].expand(-1, -1, 4)) / scale.float()
         left, top, right, bottom = boxes.unbind(dim=-1)
         sides = left.clamp(0, width), top.clamp(0, height), right.clamp(0, width), bottom.clamp(0, height)
@@ -221,6 +238,15 @@ def decode(outputs: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
     """Return boxes (N, cells, 4) as left, top, right, bottom in pixels."""
     middle = centres + outputs[..., 1:3] * strides[:, None]
     half = outputs[..., 3:5].clamp(-4, 6).exp() * strides[:, None] / 2
+    return torch.cat([middle - half, middle + half], dim=-1)
+
+
+def drawn(boxes: Tensor, extent: tuple[float, float, float]) -> Tensor:
+    """Return boxes (..., 4) with width and height times the extent's, about the same centres."""
+    if tuple(extent) == ONE_WAY:
+        return boxes
+    middle, half = (boxes[..., :2] + boxes[..., 2:]) / 2, (boxes[..., 2:] - boxes[..., :2]) / 2
+    half = half * half.new_tensor(extent[:2])
     return torch.cat([middle - half, middle + half], dim=-1)
 
 

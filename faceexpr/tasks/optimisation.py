@@ -57,7 +57,8 @@ class Optimised(Task):
             network's own options say, without it. A classifier's last layer is taken over where it tells the same
             classes.
         frozen: parts of the network that do not learn, by their names in it, such as ``[backbone]`` of a ResNet or
-            ``[backbone.conv1, backbone.bn1, backbone.layer1]``; their batch normalisation and dropout rest too.
+            ``[backbone.conv1, backbone.bn1, backbone.layer1]``, or single weights, such as ``fc.weight``; the batch
+            normalisation and dropout of parts rest too.
     """
 
     net: Net

@@ -71,7 +71,7 @@ def test_every_figure_is_drawn_and_every_row_has_its_number(project, tmp_path):
     # Dataset 1 with its intervals, before the training and after it, and no other photographs in its place.
     row = row_of(text, "### Table 1: Detectron2", "Light detector")
     assert row[2:4] == ["80.0 (70.0 to 90.0)"] * 2
-    assert row[7] == "81.0 (78.0 to 84.0), standard deviation 0.0"
+    assert row[8] == "81.0 (78.0 to 84.0), 5 folds, standard deviation 0.0"
     assert row_of(text, "### Table 1: Detectron2", "Light detector, WIDER FACE alone")[2] == "50.0 (40.0 to 60.0)"
     assert "The light detector has an AP50 of 80.0%, 10.00 points above the paper's 70%" in text
     assert "stands in for them" not in text

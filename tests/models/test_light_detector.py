@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from faceexpr.boxes.suppression import Suppression
-from faceexpr.models.light_detector import PRIOR, LightDetector, detection_losses, grid
+from faceexpr.models.light_detector import PRIOR, LightDetector, detection_losses, drawn, grid
 from faceexpr.utils.errors import FaceExprError
 
 
@@ -128,6 +128,29 @@ def test_the_second_look_adds_what_fills_a_large_image_and_nothing_else():
     assert torch.equal(both[1][0], first[1][0])  # no larger than the second look's side
 
 
+def test_boxes_come_in_every_extent_and_training_fits_the_first():
+    image = torch.randint(0, 256, (3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    net = small(test_side=96, suppression=Suppression(min_score=0.0)).eval()
+    faces = [torch.tensor([[24.0, 24.0, 56.0, 56.0]])]
+    with torch.inference_mode():
+        ((boxes, scores),) = net.candidates([image])
+        net.extents = ((1.0, 1.0, 1.0), (1.5, 1.25, 0.25))
+        ((both, likely),) = net.candidates([image])
+        dense, certain = net.dense_candidates(image[None])
+        first = net.losses([image], faces)
+        net.extents = net.extents[1:]
+        second = net.losses([image], faces)
+        net.extents = ((1.0, 1.0, 1.0),)
+        alone = net.losses([image], faces)
+    assert torch.equal(both[: len(boxes)], boxes)  # the surest come first
+    assert sorted(likely[len(boxes) :].tolist()) == pytest.approx(sorted((scores / 4).tolist()))
+    assert torch.allclose(certain[0].sort().values, likely.sort().values)
+    assert torch.allclose(dense[0].sum(dim=0), both.sum(dim=0))
+    assert torch.equal(first["box"], alone["box"])
+    assert not torch.equal(second["box"], alone["box"])
+    assert drawn(torch.tensor([10.0, 20.0, 30.0, 60.0]), (1.5, 0.5, 1.0)).tolist() == [5.0, 30.0, 35.0, 50.0]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -136,6 +159,8 @@ def test_the_second_look_adds_what_fills_a_large_image_and_nothing_else():
         ({"test_side": 8}, "test_side is 8"),
         ({"box_power": 0.5}, "box_power is 0.5"),
         ({"second_side": 8}, "second_side is 8"),
+        ({"extents": ((1.0, 1.0, 2.0),)}, "extents is"),
+        ({"extents": ()}, "extents is"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

@@ -178,8 +178,9 @@ def trained_parts(frozen):
 
 
 def test_what_is_frozen_keeps_its_weights_and_its_statistics():
-    changed, task = trained_parts(["features.0", "features.1", "features.3"])
+    changed, task = trained_parts(["features.0", "features.1", "features.3", "head.2.bias"])
     assert not [name for name in changed if name.startswith(("features.0", "features.1.", "features.3"))]
+    assert "head.2.bias" not in changed  # a single weight
     assert {"head.2.weight", "features.2.before.0.running_mean", "features.2.before.0.weight"} <= changed
     assert task.net.training
     assert not task.net.get_submodule("features.1").training
