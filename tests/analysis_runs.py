@@ -40,7 +40,8 @@ def analyzer(models):
     """Return the verb: ``analyze("photos", "--pictures=true")`` gives its exit code."""
 
     def analyze(*args, classifier="classifier.ckpt", out="out"):
-        given = ["--detector", str(models / "detector.ckpt"), "--classifier", str(models / classifier), "--out", out]
+        given = ["--detector", str(models / "detector.ckpt"), "--classifier", str(models / classifier)]
+        given += [] if out is None else ["--out", out]
         with pytest.MonkeyPatch.context() as patch:
             for module in (detectors, classifiers):
                 patch.setattr(module, "load_trained", partial(load_copy, module.load_trained))

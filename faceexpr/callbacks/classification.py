@@ -112,7 +112,6 @@ class ClassificationEvaluation(Evaluation[SampleTable, Scores]):
         # All processes compute together, also one that has had no sample.
         if self._running is not None and self._counts:
             accuracy = float(self._running.compute())
-            self.training_metrics = {"final/train_accuracy": accuracy}
             log_values(pl_module, {"train/accuracy": accuracy})
             self._running.reset()
 

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.tensorboard.summary import hparams
 from torchmetrics import Metric
 
 from faceexpr.callbacks.record import run_folder
@@ -81,8 +82,6 @@ class Evaluation(Callback, Generic[Table, Scores]):
         self.gallery_size = gallery_size
         self.monitor = monitor
         self.folder: Path | None = None
-        self.training_metrics: dict[str, float] = {}
-        """What was measured on the training samples, by name, for the row of hyper-parameters."""
         self._collector: Metric | None = None
         self.latest: Pass[Table, Scores] | None = None
         """The last pass over a split."""
@@ -133,7 +132,7 @@ class Evaluation(Callback, Generic[Table, Scores]):
         if stage == "fit":
             # A checkpoint to resume from is loaded later, and brings the best epoch with it.
             self.latest = self._best = self._best_value = None
-            self._training_shown, self.training_metrics = False, {}
+            self._training_shown = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if not self._training_shown and self.figures and self.gallery_size and trainer.is_global_zero:
@@ -142,17 +141,16 @@ class Evaluation(Callback, Generic[Table, Scores]):
 
     # Not when training ends: a run that was killed after its last epoch is resumed, and has only this left to do.
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metrics = dict(self.training_metrics)
-        for when, result in (("final", self.latest), ("best", self._best)):
-            for name, value in ({} if result is None else result.scores.values).items():
-                if value is not None and "/" not in name:
-                    metrics[f"{when}/val_{name}"] = value
-        if metrics and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
+        best = {} if self._best is None else self._best.scores.values
+        row = {f"best/val_{name}": value for name, value in best.items() if value is not None and "/" not in name}
+        # Of these the table shows the last values: the curves are there already.
+        curves = {name: 0.0 for name in trainer.callback_metrics if name.count("/") == 1 and name != "train/loss_step"}
+        if (row or curves) and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
-                    # Writes hparams.yaml while the logger's hyper-parameters are still those of the run, nested.
-                    logger.save()
-                    logger.log_hyperparams(flat_hparams(trainer, pl_module), metrics, step=trainer.global_step)
+                    writer: Any = logger.experiment
+                    for summary in hparams(flat_hparams(trainer, pl_module) | row, curves):
+                        writer.file_writer.add_summary(summary)
         if self._best is not None:
             self._report(trainer, "val", self._best, full=False)
 
@@ -249,11 +247,15 @@ def flat_hparams(trainer: Trainer, pl_module: LightningModule) -> dict[str, Plai
     ``lr``, ``batch_size``, ``epochs``, ``seed`` and ``data`` always have these names. Of the data's options, its
     augmentation's and the trainer's there are those that differ from their defaults.
     """
-    hparams = pl_module.hparams.items()
-    values = {key: value for key, value in hparams if key[0] != "_" and key not in ("class_names", "monitor")}
+    values = {
+        key: value
+        for key, value in pl_module.hparams.items()
+        if key[0] != "_" and key not in ("class_names", "monitor")
+    }
     row = dict(_flatten("", values))
-    # The optimizer's own default where no configuration names a learning rate.
-    rates = [row.get("lr"), row.pop("optimizer.lr", None), *(one.defaults.get("lr") for one in trainer.optimizers)]
+    # The peak of a schedule that has one; the optimizer's own default where no configuration names a learning rate.
+    rates = [row.get("lr"), row.get("scheduler.max_lr"), row.pop("optimizer.lr", None)]
+    rates += [one.defaults.get("lr") for one in trainer.optimizers]
     options = {name: getattr(trainer, name, default) for name, default in TRAINER_OPTIONS.items()}
     more: dict[str, Any] = {
         "lr": next((rate for rate in rates if rate is not None), None),

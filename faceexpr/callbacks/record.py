@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,6 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 
 from faceexpr import __version__
 from faceexpr.utils.errors import FaceExprError
@@ -49,6 +52,9 @@ class RunRecord(Callback):
         self.options = dict(options or {})
         self.runs = Path(runs)
         self.folder: Path | None = None
+        self.made: list[Path] = []
+        """The folder of the run and those around it, as far as the run makes them."""
+        self.begun = False
         self.content: dict[str, Any] = {}
 
     def place(self, trainer: Trainer) -> Path:
@@ -76,6 +82,7 @@ class RunRecord(Callback):
                 except FileExistsError:
                     raise FaceExprError(f"{logger}: another run has just begun there; expected a new start") from None
             return logger
+        around = missing(self.runs)
         taken = [int(path.name[8:]) for path in self.runs.glob("version_*") if path.name[8:].isdigit()]
         number = max(taken, default=-1) + 1
         while True:
@@ -84,7 +91,8 @@ class RunRecord(Callback):
             except FileExistsError:
                 number += 1  # another run has begun at the same time
             else:
-                return self.runs / f"version_{number}"
+                self.made = [self.runs / f"version_{number}", *around]
+                return self.made[0]
 
     def check(self, trainer: Trainer) -> Path | None:
         """Return the folder of the first logger that has one; a `FaceExprError` where it holds another run."""
@@ -93,6 +101,7 @@ class RunRecord(Callback):
             return None
         version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
         folder = Path(os.path.expandvars(logger.root_dir)).expanduser() / version
+        self.made = self.made or missing(folder)
         record = read_record(folder) or {}
         holds = files_of(record, folder) or [*folder.glob("checkpoints/*.ckpt")]
         # One that has failed before it has left anything to go on with may be started again.
@@ -139,6 +148,31 @@ class RunRecord(Callback):
             **{name: resumed.get(name) if goes_on else None for name in ("last", "calibrated")},
         }  # fmt: skip
         write_record(folder, self.content)
+        if stage == "fit":
+            rank_zero_info(f"the run is in {folder}")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.begun |= batch_idx > 0
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.begun |= not trainer.sanity_checking
+
+    on_validation_end = on_test_end = on_predict_end = on_train_epoch_end
+
+    def discard(self) -> None:
+        """Remove the folder of a run that has failed at its first step or before, unless it or another run was there.
+
+        The loggers have to be closed.
+        """
+        if self.begun or not self.made:
+            return
+        folder, *around = self.made
+        others = [path for path in folder.glob("events.*") if f".{os.getpid()}." not in path.name]
+        if not others and (self.folder == folder or not (folder / RECORD).exists()):
+            shutil.rmtree(folder, ignore_errors=True)
+            for each in around:
+                with suppress(OSError):  # it holds something else by now
+                    each.rmdir()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.note(trainer, pixels=pixels(pl_module))
@@ -207,6 +241,11 @@ def note_calibrated(source: Path, target: Path) -> None:
 def files_of(record: Mapping[str, Any], folder: Path) -> list[Path]:
     """Return the checkpoints that a record names."""
     return [(folder / entry["path"]).resolve() for entry in map(record.get, CHECKPOINTS) if entry]
+
+
+def missing(folder: Path) -> list[Path]:
+    """Return a folder and those around it that are not there, the inner ones first."""
+    return [each for each in (folder, *folder.parents) if not each.exists()]
 
 
 def now() -> str:

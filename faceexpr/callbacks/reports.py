@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 
@@ -16,6 +17,19 @@ from faceexpr.utils.files import write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+class RunTensorBoardLogger(TensorBoardLogger):
+    """Lightning's logger, with which TensorBoard opens on the curves of ``train`` and ``val``.
+
+    It opens the two groups of curves that are first in the alphabet. Those of the epoch and the learning rate, which
+    Lightning names ``epoch`` and ``lr-Adam``, are therefore in the group of what is measured with them.
+    """
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        group = next((name.partition("/")[0] for name in metrics if "/" in name), "train")
+        moved = {name: f"{group}/{name}" for name in metrics if name == "epoch" or name.startswith("lr-")}
+        super().log_metrics({moved.get(name, name): value for name, value in metrics.items()}, step)
 
 
 def class_names(pl_module: LightningModule) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, TQDMProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ParallelStrategy
@@ -91,8 +91,8 @@ class RunChecks(Callback):
         loss = outputs.get("loss") if isinstance(outputs, dict) and batch_idx % every == 0 else None
         if loss is not None and not torch.isfinite(loss):
             raise FaceExprError(
-                f"the training loss is {loss.item()} at step {trainer.global_step} (epoch {trainer.current_epoch}): "
-                "training has diverged; lower the learning rate, and look at the data of this run"
+                f"the training loss is {loss.item()} at step {trainer.global_step} ({epoch_name(trainer)}): training "
+                "has diverged; lower the learning rate, and look at the data of this run"
             )
 
 
@@ -168,6 +168,42 @@ def on_terminal() -> bool:
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 
+def epoch_name(trainer: Trainer) -> str:
+    """Return which epoch this is, counted from 1, of how many."""
+    known = trainer.max_epochs is not None and trainer.max_epochs > 0
+    return f"epoch {trainer.current_epoch + 1}{f'/{trainer.max_epochs}' if known else ''}"
+
+
+def learning_rate(trainer: Trainer) -> dict[str, float]:
+    """Return the learning rate of the first parameters, by its name; nothing where there is no optimizer."""
+    return {"lr": trainer.optimizers[0].param_groups[0]["lr"]} if trainer.optimizers else {}
+
+
+class EpochBar(TQDMProgressBar):
+    """Lightning's bar with epochs that count from 1, and with the loss and the learning rate from the first step on."""
+
+    EVERY = 0.5
+    """Seconds between two looks at the metrics: each waits for the device."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._shown: dict[str, Any] = {}
+        self._looked = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description(epoch_name(trainer))
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        now = time.monotonic()
+        if not trainer.training or trainer.is_last_batch or now - self._looked > self.EVERY:
+            loss = trainer.callback_metrics.get("train/loss_step")
+            first = {} if loss is None else {"loss": float(loss)}
+            self._shown = {**first, **learning_rate(trainer), **trainer.progress_bar_metrics}
+            self._looked = now
+        return self._shown
+
+
 class LineProgress(Callback):
     """Print one line an epoch, with its metrics and times, where no progress bar can be drawn.
 
@@ -190,10 +226,10 @@ class LineProgress(Callback):
         if not (self.enabled and trainer.is_global_zero):
             return
         now = time.monotonic()
-        of = f"/{trainer.max_epochs}" if trainer.max_epochs is not None and trainer.max_epochs > 0 else ""
-        metrics = " ".join(f"{name} {float(value):.4f}" for name, value in sorted(shown.items()) if name != "v_num")
+        metrics = [f"{name} {float(value):.4f}" for name, value in sorted(shown.items())]
+        metrics += [f"{name} {value:.4g}" for name, value in learning_rate(trainer).items()]
         times = f"({now - self._epoch_start:.1f} s, {now - self._start:.0f} s in all)"
-        print(f"epoch {trainer.current_epoch + 1}{of}  {metrics}  {times}", flush=True)
+        print(f"{epoch_name(trainer)}  {' '.join(metrics)}  {times}", flush=True)
 
 
 class SaveRunConfig(SaveConfigCallback):

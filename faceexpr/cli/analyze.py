@@ -3,42 +3,41 @@
 from __future__ import annotations
 
 import os
-import sys
 from argparse import SUPPRESS
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any, Literal
 
 import faceexpr.pipeline
 from faceexpr.cli.parser import Parser, naming_options
 from faceexpr.data.annotations.reading import read_annotations
-from faceexpr.pipeline.inputs import VIDEOS, collect_inputs
-from faceexpr.pipeline.output import Output, Shard, check_options, fingerprint, report, write_coco
-from faceexpr.pipeline.records import MIN_SCORE, RECORDS, ROWS
+from faceexpr.pipeline.inputs import VIDEOS, Item, collect_inputs
+from faceexpr.pipeline.output import Output, Shard, Summary, check_options, fingerprint, report, write_coco
+from faceexpr.pipeline.records import FACE_HEAD, MIN_SCORE, RECORDS, ROWS, face_lines, read_records
 from faceexpr.utils.errors import INTERRUPTED, SOME_FAILED, FaceExprError
-from faceexpr.utils.files import say
+from faceexpr.utils.files import progress, say
 from faceexpr.utils.images import DEFAULT_MAX_PIXELS
-from faceexpr.utils.text import counted
+from faceexpr.utils.text import counted, printable
 from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
 
+if TYPE_CHECKING:
+    from faceexpr.pipeline.analysis import ImageFiles
+
 DESCRIPTION = (
-    "Find the faces in photographs and tell the expression of each: faces.jsonl has a record for each image, faces.csv "
-    "a row for each face. Interrupted, the same command goes on where it stopped. With --shard several processes "
-    "analyse a part each, and `faceexpr merge OUT` puts the parts together; --engine ray uses several processes of one "
-    "machine or of a cluster. Of a video faces.jsonl has a record for each frame, and tracks.csv a row for each face "
-    "that was followed."
+    "Find the faces in photographs and tell the expression of each. Without --out each face is printed; with it, "
+    "faces.jsonl in that folder has a record for each image, faces.csv a row for each face. Interrupted, the same "
+    "command goes on where it stopped. With --shard several processes analyse a part each, and `faceexpr merge OUT` "
+    "puts the parts together; --engine ray uses several processes of one machine or of a cluster. Of a video "
+    "faces.jsonl has a record for each frame, and tracks.csv a row for each face that was followed."
 )
 PATHS = "Images, folders and tar files with images, - for a list at standard input; or videos and URLs of streams."
 LIST = "File with further paths of images and tar files, one a line; - is standard input."
 
 DEPENDENT = (
-    "min_score", "min_face", "reduce_to", "max_pixels", "pictures", "crops", "explain",
-    "coverage", "min_probability",
+    "min_score", "min_face", "reduce_to", "max_pixels", "crops", "explain", "coverage", "min_probability",
 )  # fmt: skip
 """Options that results depend on, beside the models and the suppression."""
 
@@ -62,8 +61,9 @@ class AnalyzeOptions:
             annotations, whose boxes are then taken.
         classifier: name of a classifier of expressions that comes with the package, model file, checkpoint or run
             folder.
-        out: folder of the results.
-        pictures: also write each image with its boxes, expressions and probabilities, below OUT/pictures.
+        out: folder of the results; without it each face is printed, and nothing is written.
+        pictures: also write each image with its boxes, expressions and probabilities, below OUT/pictures; images of an
+            earlier run without it are drawn from their records.
         crops: also write each face as it was cut out, below OUT/crops.
         explain: also write each face beside the parts of it that speak for its expression, below OUT/explained.
         coco: also write the boxes as COCO detections, to OUT/detections.json.
@@ -105,7 +105,7 @@ class AnalyzeOptions:
             of a video; 0 smooths nothing.
     """
 
-    out: Path
+    out: Path | None = None
     detector: str = DETECTOR
     classifier: str = CLASSIFIER
     pictures: bool = False
@@ -190,15 +190,24 @@ def analyze(paths: Sequence[Path], options: AnalyzeOptions, listed: str | None =
     shard = Shard.parse(options.shard or "0/1")
     if options.coco and shard.count > 1:
         raise FaceExprError("coco needs the records of all parts; expected it with `faceexpr merge`")
+    for name in ("pictures", "crops", "explain", "coco"):
+        if options.out is None and getattr(options, name):
+            raise FaceExprError(f"{name} is True; expected --out with it, the folder of what it writes")
     inputs = collect_inputs(paths, listed)
     annotations = None if options.annotations is None else read_annotations(options.annotations, options.images)
-    from faceexpr.pipeline.analysis import ImageFiles, analyze_items, analyze_with_ray
+    from faceexpr.pipeline.analysis import ImageFiles, draw_recorded
 
     # The pipelines of Ray's processes are on their devices; this one tells what is wrong before they are started.
     pipeline = build(options if options.engine == "local" else replace(options, device="cpu"), shard.index)
     dependent = find_dependent_options(options, pipeline)
     if shard.count > 1:
         dependent |= {"shards": shard.count, "inputs": {"count": len(inputs.images), "sha256": inputs.digest()}}
+    if options.out is None:
+        items = inputs.items({})[shard.index :: shard.count]
+        records = analyzed(pipeline, items, ImageFiles(Path()), options)
+        if report(printed(records, max(len(printable(item.source)) for item in items)), printed=True):
+            raise SystemExit(SOME_FAILED)
+        return
     check_options(options.out, dependent)
     part = "" if shard.count == 1 else f"part {shard}: "
     with closing(Output(shard.folder(options.out), pipeline.classifier.class_names)) as output:
@@ -210,27 +219,25 @@ def analyze(paths: Sequence[Path], options: AnalyzeOptions, listed: str | None =
         remaining = [item for item in items if item.source not in output.done]
         if before := len(items) - len(remaining):
             say(f"{part}{counted(before, 'image was', 'images were')} done before; {len(remaining):,} to go")
+        undrawn = []
+        if options.pictures and before:
+            done = read_records(output.folder / RECORDS)
+            late = draw_recorded(pipeline, {item.source: item for item in items}, done, options.out)
+            drawn = [*progress(late, desc=f"{part}drawing", unit="image")]
+            undrawn = [*filter(None, drawn)]
+            say("\n".join([f"{part}{len(drawn) - len(undrawn):,} drawn from records", *undrawn]))
         files = ImageFiles(options.out, options.pictures, options.crops, options.explain)
-        if options.engine == "local":
-            records = analyze_items(pipeline, remaining, files)
-        else:
-            gpu = None if options.device == "auto" else options.device.startswith("cuda")
-            records = analyze_with_ray(
-                partial(build, options), remaining, files, options.workers, options.batch_size, gpu
-            )
         found = 0
         try:
-            # A bar on a terminal; elsewhere, such as in a log file, a line now and then.
-            often = 0.1 if sys.stderr.isatty() else 10
-            with tqdm(desc=part.rstrip(": "), total=len(items), initial=before, unit="image", mininterval=often) as bar:
-                for record in records:
+            with progress(desc=part.rstrip(": "), total=len(items), initial=before, unit="image") as bar:
+                for record in analyzed(pipeline, remaining, files, options):
                     output.write(record)
                     found += len(record["faces"])
                     bar.set_postfix_str(f"{found:,} faces", refresh=False)
                     bar.update()
         except KeyboardInterrupt:
-            done = sum(item.source in output.done for item in items)
-            say(f"{part}interrupted: {done:,} of {len(items):,} images are done; the same command goes on from there")
+            number = sum(item.source in output.done for item in items)
+            say(f"{part}interrupted: {number:,} of {len(items):,} images are done; the same command goes on from there")
             raise SystemExit(INTERRUPTED) from None
         failed = report((output.done[item.source] for item in items), part)
     if part:
@@ -240,8 +247,29 @@ def analyze(paths: Sequence[Path], options: AnalyzeOptions, listed: str | None =
     say(f"written to {output.folder / RECORDS} and {output.folder / ROWS}")
     if options.coco:
         write_coco(options.out, annotations, str(options.annotations))
-    if failed:
+    if failed or undrawn:
         raise SystemExit(SOME_FAILED)
+
+
+def analyzed(
+    pipeline: faceexpr.pipeline.FacePipeline, items: Sequence[Item], files: ImageFiles, options: AnalyzeOptions
+) -> Iterator[dict[str, Any]]:
+    """Return the records of images, made by the engine that is asked for."""
+    from faceexpr.pipeline.analysis import analyze_items, analyze_with_ray
+
+    if options.engine == "local":
+        return analyze_items(pipeline, items, files)
+    gpu = None if options.device == "auto" else options.device.startswith("cuda")
+    return analyze_with_ray(partial(build, options), items, files, options.workers, options.batch_size, gpu)
+
+
+def printed(records: Iterable[Mapping[str, Any]], width: int) -> Iterator[Summary]:
+    """Print a line for each face, below names of columns, and yield what is to be remembered of each image."""
+    width = min(max(width, len("image")), 60)  # longer names move their lines
+    say(f"{'image':<{width}}  {FACE_HEAD}")
+    for record in records:
+        say("\n".join(face_lines(record, width)))
+        yield Summary.of(record)
 
 
 def analyze_videos(paths: Sequence[str], options: AnalyzeOptions) -> None:
@@ -256,19 +284,21 @@ def analyze_videos(paths: Sequence[str], options: AnalyzeOptions) -> None:
     for name in OF_IMAGES:
         if (value := getattr(options, name)) != AnalyzeOptions.__dataclass_fields__[name].default:
             raise FaceExprError(f"{name} is {value}; expected it with images, not with a video")
+    if options.out is None:
+        raise FaceExprError("out is None; expected a folder for the results of a video")
     chosen = options.every, options.per_second, options.seconds
     videos = [Video(path, not paths, *chosen) for path in paths or [str(options.camera)]]
     names = [Path(video.source).name for video in videos]
     if len(set(names)) < len(names):
         raise FaceExprError("two videos have the same name; expected names of their own, which their results have")
     pipeline = build(options)
-    dependent = find_dependent_options(options, pipeline) | {name: getattr(options, name) for name in OF_VIDEOS}
+    own = {name: getattr(options, name) for name in (*OF_VIDEOS, "pictures")}
+    dependent = find_dependent_options(options, pipeline) | own
     for video, name in zip(videos, names, strict=True):
         out = options.out / name if len(videos) > 1 else options.out
         size = None if video.live else Path(video.source).stat().st_size
         check_options(out, dependent | {"video": {"path": video.source, "bytes": size}})
-        often = 0.1 if sys.stderr.isatty() else 10
-        with tqdm(desc=video.name, total=video.expected, unit="frame", mininterval=often) as bar:
+        with progress(desc=video.name, total=video.expected, unit="frame") as bar:
             try:
                 found = analyze_video(pipeline, video, out, options.pictures, options.smoothing, bar.update)
             except KeyboardInterrupt:

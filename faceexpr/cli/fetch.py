@@ -6,12 +6,10 @@ from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 
-from tqdm import tqdm
-
 from faceexpr.cli.parser import Parser, naming_options
 from faceexpr.data.download import Limits, Link, fetch, list_links, write_report
 from faceexpr.utils.errors import SOME_FAILED, FaceExprError
-from faceexpr.utils.files import say
+from faceexpr.utils.files import progress, say
 
 SHOWN = 10
 """Failed links that are named on the console."""
@@ -38,8 +36,7 @@ def run(args: list[str]) -> None:
         links = list_links(config.annotations, config.format)
     done: dict[str, Link] = {}
     try:
-        # disable=None: a bar on a terminal only.
-        for link in tqdm(fetch(links, config.out, config.workers, limits), total=len(links), unit="link", disable=None):
+        for link in progress(fetch(links, config.out, config.workers, limits), total=len(links), unit="link"):
             done[link.url] = link
     finally:
         if done:

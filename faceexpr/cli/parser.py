@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -66,6 +66,15 @@ def text_lists(args: Sequence[str]) -> list[str]:
                     text = yaml.serialize(root, allow_unicode=True, width=math.inf).strip()
                     changed[place] = f"{name}={text}" if equals else text
     return changed
+
+
+def complete_switches(args: Sequence[str], defaults: Iterable[tuple[str, Any]]) -> list[str]:
+    """Return arguments in which an option that is true or false is true where neither follows it: ``--pictures``."""
+    switches = {f"--{name}" for name, value in defaults if isinstance(value, bool)}
+    return [
+        f"{argument}=true" if argument in switches and not USUAL.fullmatch(after) else argument
+        for argument, after in pairwise([*args, ""])
+    ]
 
 
 def _keep_text(node: yaml.Node, seen: set[int], expected: bool = False) -> bool:
@@ -138,7 +147,10 @@ class Parser(ArgumentParser):
         return CLASSES.sub("", super().format_help())
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
-        parsed: Namespace = super().parse_args(args if args is None else text_lists(args), *rest, **kwargs)
+        given = args if args is None else text_lists(args)
+        if given and type(self) is Parser:  # the options of a training are many, and parsed twice
+            given = complete_switches(given, flat(self.get_defaults().as_dict()))
+        parsed: Namespace = super().parse_args(given, *rest, **kwargs)
         return parsed
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:

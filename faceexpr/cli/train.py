@@ -21,11 +21,12 @@ import yaml
 from jsonargparse import SUPPRESS, ActionFail, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import faceexpr.data
@@ -38,8 +39,17 @@ from faceexpr.callbacks.classification import ClassificationEvaluation
 from faceexpr.callbacks.detection import DetectionEvaluation
 from faceexpr.callbacks.predictions import PredictionWriter
 from faceexpr.callbacks.record import RunRecord
+from faceexpr.callbacks.reports import RunTensorBoardLogger
 from faceexpr.callbacks.robustness import Robustness
-from faceexpr.callbacks.runs import EpochSeed, LineProgress, RunChecks, SaveRunConfig, check_batch_norm, on_terminal
+from faceexpr.callbacks.runs import (
+    EpochBar,
+    EpochSeed,
+    LineProgress,
+    RunChecks,
+    SaveRunConfig,
+    check_batch_norm,
+    on_terminal,
+)
 from faceexpr.callbacks.slices import Slices
 from faceexpr.cli.help import BEGINNING, ClassHelp, choices
 from faceexpr.cli.parser import Parser, flat, name_option, naming_options, one_line, read_config
@@ -52,7 +62,7 @@ from faceexpr.utils.errors import INTERRUPTED, PREEMPTED, SOME_FAILED, FaceExprE
 from faceexpr.utils.files import say
 from faceexpr.utils.redirects import redirect
 from faceexpr.utils.specs import class_path, option_defaults
-from faceexpr.utils.text import nearest
+from faceexpr.utils.text import counted, nearest
 from faceexpr.weights.checkpoints import example, find_checkpoint, find_last, list_runs, remembered, run_of
 
 # The best epoch is saved before the newest state, which then knows of it.
@@ -88,6 +98,9 @@ DEFAULTS = {"model": "ExpressionClassifier", "data": "SyntheticFaces"}
 LOGGER = ("=TensorBoardLogger", f".save_dir={RUNS}", ".name=", ".default_hp_metric=false")
 """The logger of runs that name none, as flags of ``--trainer.logger``."""
 
+EPOCHS = 20
+"""Length of a training for which none is given, neither in epochs nor in steps or hours."""
+
 LINKS = {
     "evaluation.monitor": "checkpoint.monitor",
     "detection_evaluation.monitor": "checkpoint.monitor",
@@ -100,6 +113,19 @@ VALUE_CHECKERS = ("lightning.", "torch.optim.")
 
 MODULE, CALLBACK = "torch.nn.modules.module", "lightning.pytorch.callbacks."
 """Modules that say which attribute a network does not have, and that use networks."""
+
+NOTHING_NEW = (
+    "Tip: ", "TPU available: ", "`Trainer.fit` stopped: `max_", " was configured so ", "Restoring states from ",
+    "Seed set to ", "Initializing distributed: ", "LOCAL_RANK: ", "Automatic Mixed Precision (AMP)",
+    "Found current_model_state in the checkpoint", "`weights_only` was not set", "to estimate number of stepping",
+)  # fmt: skip
+"""Parts of what Lightning logs of every run that tell what the options say, or what nobody here can act on."""
+
+TELLERS = (
+    "lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed", "lightning.pytorch.accelerators.cuda",
+    "lightning.fabric.utilities.distributed", "lightning.pytorch.trainer.connectors.checkpoint_connector",
+)  # fmt: skip
+"""Loggers that do."""
 
 ONE_IN_A_STEP = "Expected more than 1 value per channel when training"
 """What torch's batch normalisation says of a batch of one."""
@@ -153,6 +179,8 @@ class FaceExprCLI(LightningCLI):
         name = self.written.get("model") or self.remembered.get("model", {}).get("class_path") or DEFAULTS["model"]
         model = model_class(str(name))
         self.unfit = UNFIT[getattr(model, "gives", "probabilities")]
+        # A second look at the same samples changes nothing in a model that remembers them.
+        self.epochs = 1 if getattr(model, "remembers", False) else EPOCHS
         if model is FaceDetector and "model" not in self.remembered and "model.net" not in self.written:
             # The net that it has by default, but whoever reads the configuration sees its name and its options.
             net = {"net": {"class_path": class_path(LightDetector)}}
@@ -242,6 +270,8 @@ class FaceExprCLI(LightningCLI):
             apply_on="instantiate",
         )
         parser.set_defaults({option: self.remembered[option] for option in DEFAULTS if option in self.remembered})
+        if self.verb == "fit" and not any(self.written.get(f"trainer.max_{unit}") for unit in ("steps", "time")):
+            parser.set_defaults({"trainer.max_epochs": self.epochs})
 
     def before_instantiate_classes(self) -> None:
         config = self.config
@@ -257,9 +287,11 @@ class FaceExprCLI(LightningCLI):
             warnings.filterwarnings("ignore", message=r"You're using the WeightAveraging callback, but loading")
         logger = config.trainer.logger
         run_place(config.trainer)
-        if getattr(logger, "class_path", "").endswith(".TensorBoardLogger"):
-            # Lightning would write a placeholder of -1 in the place of the final metrics.
-            logger.init_args.default_hp_metric = False
+        for each in logger if isinstance(logger, list) else [logger]:
+            if getattr(each, "class_path", "").endswith(".TensorBoardLogger"):
+                each.class_path = class_path(RunTensorBoardLogger)
+                # Lightning would write a placeholder of -1 in the place of the final metrics.
+                each.init_args.default_hp_metric = False
         version = str(self.written.get("trainer.logger.version"))
         if version.isdecimal() and (number := str(int(version))) != version:
             raise FaceExprError(
@@ -277,8 +309,19 @@ class FaceExprCLI(LightningCLI):
         lost = [name for name, default in defaults.items() if self.written.get(name, default) != default]
         kind = config.model.class_path.rpartition(".")[2]
         notes = [f"{kind} has no use for {', '.join(lost)}; left out"] if lost else []
-        for note in notes + dropped_options(self.written, config):
-            print(f"note: {note}", file=sys.stderr)
+        notes += dropped_options(self.written, config)
+        trainer = config.trainer
+        if self.verb == "fit":
+            if "data" not in self.written and "data" not in self.remembered:
+                own = "--data FaceFolder --data.path FOLDER names images of your own"
+                notes.append(f"no --data is given: this training is on drawn faces (SyntheticFaces); {own}")
+            endless = trainer.max_steps == -1 and trainer.max_time is None
+            if trainer.max_epochs is None and (endless or self.epochs == 1):
+                trainer.max_epochs = self.epochs  # null in a configuration that an earlier version has saved
+            if trainer.max_epochs == self.epochs and self.written.get("trainer.max_epochs") is None:
+                notes.append(f"no --trainer.max_epochs is given: this training has {counted(self.epochs, 'epoch')}")
+        for note in notes:
+            rank_zero_only(print)(f"note: {note}", file=sys.stderr)
 
     def instantiate_classes(self) -> None:
         with self.explained():
@@ -290,19 +333,19 @@ class FaceExprCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         check_match(self.model, self.datamodule, self.verb)
         options = self.config_init.trainer
-        if options.max_epochs is None and getattr(self.model, "remembers", False):
-            kwargs["max_epochs"] = 1  # a second look at the same samples changes nothing
         if any(word in str(self.config.trainer.strategy) for word in ("spawn", "fork", "notebook")):
             reason = "starts processes to which what a command line has built cannot be sent, or from which it cannot"
             raise FaceExprError(f"--trainer.strategy {reason} come back; expected ddp, which runs the command in each")
         runs = Path(options.default_root_dir or ".") / RUNS / self.name
-        record = RunRecord([self.verb, *self.args], identity(self.written), runs)
+        self.record = RunRecord([self.verb, *self.args], identity(self.written), runs)
         callbacks = options.callbacks or []
-        callbacks = [record, *(callbacks if isinstance(callbacks, list) else [callbacks])]
+        callbacks = [self.record, *(callbacks if isinstance(callbacks, list) else [callbacks])]
         if not on_terminal():
             # Bars redraw themselves with control characters, which flood a file; LineProgress stands in.
             callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
             kwargs["enable_progress_bar"] = False
+        elif options.enable_progress_bar is not False and not any(isinstance(one, ProgressBar) for one in callbacks):
+            callbacks.append(EpochBar())
         if options.enable_model_summary is not False:
             # The plain table; Lightning's default draws boxes where rich happens to be installed.
             kwargs["enable_model_summary"] = False
@@ -318,11 +361,12 @@ class FaceExprCLI(LightningCLI):
             for callback in trainer.checkpoint_callbacks:
                 callback.save_top_k = 0  # type: ignore[attr-defined]
             rank_zero_info("trainer.enable_checkpointing is false: no checkpoint is kept")
+        check_devices(trainer, options.accelerator)
         check_batch_norm(trainer, bool(options.sync_batchnorm))
         # The model asks for it in `setup`, and leaves its first weights alone where a checkpoint brings others.
         trainer.ckpt_path = self.config.ckpt_path
         if trainer.is_global_zero and not options.fast_dev_run:
-            record.check(trainer)  # before a logger begins to write there
+            self.record.check(trainer)  # before a logger begins to write there
         return trainer
 
     def execute(self) -> None:
@@ -334,16 +378,17 @@ class FaceExprCLI(LightningCLI):
         """
         trainer: Any = self.trainer
         options = {"model": self.model, "datamodule": self.datamodule}
-        with self.explained():
-            if self.verb == "fit":
-                trainer.fit(**options)
-                self._report_best()
-            elif self.verb == "predict":
-                trainer.predict(**options, return_predictions=False)
-                if any(isinstance(callback, PredictionWriter) and callback.failed for callback in trainer.callbacks):
-                    raise SystemExit(SOME_FAILED)
-            else:
-                getattr(trainer, self.verb)(**options, verbose=False)
+        more = {"fit": {}, "predict": {"return_predictions": False}}.get(self.verb, {"verbose": False})
+        try:
+            with self.explained():
+                getattr(trainer, self.verb)(**options, **more)
+        except BaseException:
+            self.record.discard()
+            raise
+        if self.verb == "fit":
+            self._report_best()
+        if any(isinstance(callback, PredictionWriter) and callback.failed for callback in trainer.callbacks):
+            raise SystemExit(SOME_FAILED)
 
     def _report_best(self) -> None:
         checkpoint = next((one for one in self.trainer.checkpoint_callbacks if isinstance(one, BestCheckpoint)), None)
@@ -364,6 +409,19 @@ class FaceExprCLI(LightningCLI):
             if known is None:
                 raise
             raise name_option(known, self.config) from None
+
+
+def check_devices(trainer: Trainer, accelerator: str) -> None:
+    """Ask back, with a `FaceExprError`, where several devices are named, not of which kind, and there is but a CPU."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    started = environment is not None and environment.creates_processes_externally  # by torchrun or SLURM
+    number, on_cpu = trainer.num_devices, isinstance(trainer.accelerator, CPUAccelerator)
+    if accelerator == "auto" and on_cpu and number > 1 and not started:
+        raise FaceExprError(
+            f"--trainer.devices is {number}, and this machine has no GPU that torch can use, but "
+            f"{counted(os.cpu_count() or 1, 'CPU core')}; expected --trainer.devices 1, or --trainer.accelerator cpu "
+            f"beside it for {number} processes on the CPU"
+        )
 
 
 def model_class(name: str) -> Any:
@@ -498,7 +556,8 @@ def trainer_options(args: Sequence[str], written: Mapping[str, Any]) -> Namespac
 def logger_flags(written: Mapping[str, Any]) -> list[str]:
     """Return the options of the usual logger; none where another kind is written, whose folder is its own affair."""
     kind = written.get("trainer.logger", "")
-    ours = not isinstance(kind, str) or kind.rpartition(".")[2] in ("", "TensorBoardLogger", "CSVLogger")
+    usual = ("", "TensorBoardLogger", RunTensorBoardLogger.__name__, "CSVLogger")
+    ours = not isinstance(kind, str) or kind.rpartition(".")[2] in usual
     return [f"--trainer.logger{option}" for option in LOGGER] if ours else []
 
 
@@ -638,9 +697,9 @@ def import_short_names() -> None:
             import_module(module.name)
 
 
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
+def _says_something_new(record: logging.LogRecord) -> bool:
     # A function of its own, which is added once however often `run` is called in a process.
-    return not record.getMessage().startswith("\N{ELECTRIC LIGHT BULB} Tip")
+    return not any(part in record.getMessage() for part in NOTHING_NEW)
 
 
 def quieten_libraries() -> None:
@@ -660,4 +719,5 @@ def quieten_libraries() -> None:
         "`isinstance.treespec, LeafSpec.` is deprecated",
     ):
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+    for name in TELLERS:
+        logging.getLogger(name).addFilter(_says_something_new)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
@@ -18,8 +18,9 @@ from PIL import Image, ImageDraw
 from faceexpr.pipeline.classifiers import TaskClassifier
 from faceexpr.pipeline.inputs import Item
 from faceexpr.pipeline.pipeline import Analysis, FacePipeline
-from faceexpr.pipeline.records import CROPS, EXPLAINED, PICTURES, UNKNOWN, caption, write_image
+from faceexpr.pipeline.records import CROPS, EXPLAINED, PICTURES, UNKNOWN, ImageResult, caption, write_image
 from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import ImageError
 from faceexpr.utils.labels import colour
 from faceexpr.visualization.boxes import draw_boxes, font_for
 from faceexpr.visualization.explain import side_by_side
@@ -66,6 +67,28 @@ def analyze_items(pipeline: FacePipeline, items: Iterable[Item], files: ImageFil
     for analysis, item in zip(pipeline.run_with_pixels(paths), items, strict=True):
         files.write(item.name, analysis, pipeline)
         yield {"image": item.source, "name": item.name, **analysis.result.record()}
+
+
+def draw_recorded(
+    pipeline: FacePipeline, items: Mapping[str, Item], records: Iterable[Mapping[str, Any]], out: Path
+) -> Iterator[str]:
+    """Draw those of some images, by their names, that were analysed before and not drawn: as the analysis would have.
+
+    Yields:
+        For each why it could not be drawn; an empty text where it could.
+    """
+    for record in records:
+        result, place = ImageResult.of_record(record), out / PICTURES / record["name"]
+        if result.source not in items or result.size is None or place.exists():
+            continue
+        image = pipeline.read(items[result.source].read or result.source)
+        if isinstance(image, ImageError) or image.size != result.size:
+            reason = image.reason if isinstance(image, ImageError) else "another image than the one that was analysed"
+            yield f"{result.source} is not drawn: {reason}"
+            continue
+        drawn = draw_faces(Analysis(result, image.pixels, image.reduction), pipeline.classifier.class_names)
+        write_image(drawn, place)
+        yield ""
 
 
 class AnalysisActor:

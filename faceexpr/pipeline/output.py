@@ -29,7 +29,10 @@ from faceexpr.pipeline.records import (
 )
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import as_bytes, digest, replacing, say, write_file
-from faceexpr.utils.text import counted, some
+from faceexpr.utils.text import counted, printable, some
+
+FEW = 10
+"""Images that could not be analysed, of which the reasons are printed."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ def check_options(out: Path, options: Mapping[str, Any]) -> None:
                 )
         _write_options(out, options)
         return
+    if PICTURES not in options:
+        before.pop(PICTURES, None)  # as of 0.1; images that were not drawn are drawn later
     for name in {**before, **options}:
         old, new = before.get(name), options.get(name)
         # The same weights may lie elsewhere by now, and others in their place.
@@ -115,16 +120,18 @@ def fingerprint(path: Path) -> dict[str, str]:
 
 
 class Summary(NamedTuple):
-    """What an analysis remembers of an image that is done: the name of its files, and what was found."""
+    """What an analysis remembers of an image that is done: its path, the name of its files, and what was found."""
 
+    image: str
     name: str
-    failed: bool
+    failed: str | None
     faces: int
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Summary:
         """Return what is to be remembered of a record."""
-        return cls(record["name"], record["status"] != "ok", len(record["faces"]))
+        failed = None if record["status"] == "ok" else str(record["reason"])
+        return cls(record["image"], record["name"], failed, len(record["faces"]))
 
 
 class Output:
@@ -228,17 +235,25 @@ def remove_parts(out: Path) -> None:
     shutil.rmtree(out / PARTS, ignore_errors=True)
 
 
-def report(done: Iterable[Summary], part: str = "") -> int:
-    """Say what was found in images, and return the number of those that could not be analysed."""
+def report(done: Iterable[Summary], part: str = "", printed: bool = False) -> int:
+    """Say what was found in images, and return the number of those that could not be analysed.
+
+    Where these are few, their reasons are said too, unless they were ``printed`` before.
+    """
     images = faces = empty = failed = 0
+    reasons = []
     for image in done:
         images += 1
         faces += image.faces
-        empty += not image.failed and not image.faces
-        failed += image.failed
+        empty += image.failed is None and not image.faces
+        if image.failed is not None:
+            failed += 1
+            reasons += [f"  {printable(image.image)}: {image.failed}"] if failed <= FEW else []
     say(f"{part}{counted(faces, 'face')} in {counted(images, 'image')}; {empty:,} of {images:,} without face")
     if failed:
-        say(f"{part}{failed:,} of {images:,} could not be analysed; the reason of each is in its record")
+        few = not printed and failed <= FEW
+        where = "" if printed else ":" if few else "; the reason of each is in its record"
+        say("\n".join([f"{part}{failed:,} of {images:,} could not be analysed{where}", *(reasons if few else ())]))
     return failed
 
 

@@ -176,7 +176,7 @@ class FacePipeline:
             if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] not in (3, 4):
                 raise FaceExprError("bgr is true, but the image is not an array (height, width, 3); expected one")
             image = image[:, :, [2, 1, 0, 3][: image.shape[2]]]
-        decoded = self._read(image)
+        decoded = self.read(image)
         if isinstance(decoded, ImageError):
             raise decoded
         result = self._analyze([(source_name(image), decoded)])[0].result
@@ -199,7 +199,7 @@ class FacePipeline:
             path if isinstance(path, tuple) else (source_name(path), path) for path in paths
         )
         with ThreadPoolExecutor(max_workers=READERS) as readers:
-            reading = ((name, readers.submit(self._read, file)) for name, file in named)
+            reading = ((name, readers.submit(self.read, file)) for name, file in named)
             coming = [*islice(reading, self.batch_size)]
             while coming:
                 batch = [(source, future.result()) for source, future in coming]
@@ -217,7 +217,8 @@ class FacePipeline:
         sure = [each.above(score) for each, score in zip(found, min_scores, strict=True)]
         return self._classify([self._cut_faces(*given, each) for given, each in zip(images, sure, strict=True)])
 
-    def _read(self, source: Source | Callable[[], Source]) -> DecodedImage | ImageError:
+    def read(self, source: Source | Callable[[], Source]) -> DecodedImage | ImageError:
+        """Return an image as it is analysed, or why it cannot be read."""
         try:
             return read_image(source() if callable(source) else source, "RGB", self.max_pixels, self.reduce_to)
         except ImageError as error:

@@ -18,7 +18,7 @@ from PIL import Image
 from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.files import as_bytes, replacing, write_file
 from faceexpr.utils.images import ImageError, Source, read_image
-from faceexpr.utils.text import class_columns, column_classes, counted, some
+from faceexpr.utils.text import class_columns, column_classes, counted, printable, some
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +37,12 @@ UNKNOWN = "?"
 
 DRAWN = 1000
 """Pixels that the shorter side of an image keeps where a result is drawn; in a notebook, the longer side at most."""
+
+LIKELIEST = 3
+"""Expressions of a face that are printed."""
+
+FACE_HEAD = "  left    top  right bottom  score  expressions"
+"""Names of the columns that `face_lines` prints beside an image: pixels of the upright image, and what was found."""
 
 NOT_FINITE = "the classifier's probabilities are not finite"
 
@@ -163,6 +169,13 @@ class ImageResult:
         text = csv_header(self.class_names) + csv_rows(self.record(), self.class_names)
         return pandas.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""], dtype={"image": str})
 
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> ImageResult:
+        """Return the result that a line of ``faces.jsonl`` holds."""
+        faces = (FaceResult(**{**face, "box": tuple(face["box"])}) for face in record["faces"])
+        size = None if record["width"] is None else (record["width"], record["height"])
+        return cls(record["image"], record["status"], record["reason"], size, (*faces,), (*record["notes"],))
+
     def record(self) -> dict[str, Any]:
         """Return the result as plain values, ready for JSON; every result has the same fields."""
         width, height = self.size or (None, None)
@@ -208,6 +221,26 @@ def caption(face: FaceResult) -> str:
     if len(names) > 3:
         names = (*names[:2], f"{len(names) - 2} more")
     return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def face_lines(record: Mapping[str, Any], width: int) -> list[str]:
+    """Return a record as lines under `FACE_HEAD`, with the name in ``width`` characters: one a face, or one in all."""
+    lines = []
+    for face in record["faces"]:
+        given = face["probabilities"] or {}
+        ranked = sorted(given, key=given.__getitem__, reverse=True)[:LIKELIEST]
+        names = face["expressions"] or [name for name in ranked if given[name] >= 0.005]  # of others, 0% would stand
+        text = ", ".join(f"{name} {given[name]:.0%}" for name in names)
+        left, top, right, bottom = face["box"]
+        box = f"{left:6.0f} {top:6.0f} {right:6.0f} {bottom:6.0f}"
+        lines.append(f"{box}  {face['score']:5.2f}  {'' if face['expression'] else UNKNOWN + ' '}{text}".rstrip())
+    if record["status"] != "ok":
+        lines.append(f"failed: {record['reason']}")
+    elif not lines:
+        lines.append("no face")
+    return [
+        f"{printable(record['image']):<{width}}  {line}" for line in (*lines, *map("note: {}".format, record["notes"]))
+    ]
 
 
 def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:

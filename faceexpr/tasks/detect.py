@@ -93,7 +93,7 @@ class FaceDetector(Optimised, Task):
         files = [datamodule.source("train", index) for index in indices] if datamodule is not None else []
         return FaceExprError(
             f"the training loss is not finite ({wrong or 'the sum of its parts'}) at step {self.trainer.global_step} "
-            f"(epoch {self.trainer.current_epoch}), on the images {', '.join(files)}: lower the learning rate, "
+            f"(epoch {self.trainer.current_epoch + 1}), on the images {', '.join(files)}: lower the learning rate, "
             "and look at the boxes of these images"
         )
 

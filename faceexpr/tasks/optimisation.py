@@ -277,8 +277,13 @@ class Optimised(Task):
         if self.scheduler is not None and (length := self._total_steps()):
             self._fit_schedule(length["total_steps"])
         optimizer, factor = self.trainer.optimizers[0], self.lr_factor
+        group, schedules = optimizer.param_groups[0], [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        # A schedule begins, or goes on, below its highest rate.
+        rates = [group["lr"], group.get("initial_lr", 0), group.get("max_lr", 0)]
+        rates += [getattr(schedule, "max_lrs", [0])[0] for schedule in schedules]
         rank_zero_info(
-            f"{type(optimizer).__name__} with learning rate {optimizer.param_groups[0]['lr']:g}"
+            f"{type(optimizer).__name__} with {'peak ' if schedules else ''}learning rate {max(rates):g}"
+            + "".join(f" ({type(schedule).__name__})" for schedule in schedules)
             + ("" if factor == 1 else f", with rates {factor:g} times those written, {self.lr_scaling} scaling")
         )
 

@@ -7,10 +7,10 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.text import printable_lines
@@ -79,6 +79,26 @@ def keep_older(path: Path) -> None:
     while (copy := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
         number += 1
     path.rename(copy)
+
+
+class _Lines:
+    """What tqdm writes to where there is no terminal: each state of the bar is a line."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            print(text.strip(), file=sys.stderr)
+
+    def flush(self) -> None:
+        """Do nothing: lines are written at once."""
+
+
+def progress(items: Iterable[Any] | None = None, **options: Any) -> Any:
+    """Return a bar of tqdm; where there is no terminal, such as in a pipe or a log file, it prints a line a minute."""
+    from tqdm import tqdm
+
+    if sys.stderr is None or not sys.stderr.isatty():
+        options |= {"file": _Lines(), "mininterval": 60, "delay": 60, "miniters": 1}
+    return tqdm(items, **options)
 
 
 def say(text: str) -> None:

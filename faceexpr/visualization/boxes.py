@@ -13,11 +13,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
-from tqdm import tqdm
 
 from faceexpr.data.annotations.reading import AnnotatedImage
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.files import write_file
+from faceexpr.utils.files import progress, write_file
 from faceexpr.utils.images import ImageError, read_image
 
 Pixels: TypeAlias = "NDArray[np.uint8]"
@@ -239,7 +238,7 @@ def draw_annotations(records: Sequence[AnnotatedImage], out: Path) -> list[Image
     """
     failed: list[ImageError] = []
     cells: list[Image.Image] = []
-    for number, record in enumerate(tqdm(records, unit="image", disable=None), 1):
+    for number, record in enumerate(progress(records, unit="image"), 1):
         try:
             image = Image.fromarray(read_image(record.path).pixels)
         except ImageError as error:

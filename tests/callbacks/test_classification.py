@@ -90,10 +90,12 @@ def test_a_run_has_its_row_of_hyper_parameters_with_final_metrics(training):  # 
     net = {"net": "PixelNet", "net.depth": 3, "optimizer": "SGD", "optimizer.weight_decay": 0.01}
     assert {**net, "lr": 0.1, "batch_size": 4, "epochs": 3}.items() <= row.items()
     assert not [name for name in row if name.startswith(("augment.", "_"))]  # all of it is off
-    finals = {name: events.Scalars(name)[0].value for name in events.Tags()["scalars"] if "/" in name}
-    assert (finals["best/val_accuracy"], finals["final/val_accuracy"]) == pytest.approx((7 / 8, 1 / 8))
-    assert finals["final/train_accuracy"] == 1
-    assert "hp_metric" not in events.Tags()["scalars"]
+    assert row["best/val_accuracy"] == pytest.approx(7 / 8)
+    # The last values of these curves are the final metrics: no scalar stands beside them.
+    content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
+    metrics = {one.name.tag for one in HParamsPluginData.FromString(content).experiment.metric_infos}
+    assert {"val/accuracy", "val/ece", "train/accuracy"} <= metrics <= set(events.Tags()["scalars"])
+    assert {name.partition("/")[0] for name in events.Tags()["scalars"]} == {"train", "val", "test", "epoch"}
 
 
 def test_logged_names_are_known_in_advance_with_their_direction(training):

@@ -291,7 +291,8 @@ def test_an_interrupted_first_save_advises_nothing_that_is_not_there(run, workdi
     assert exit_code(lambda: run("fit")) == 130
     assert "no state is saved yet" in caplog.text
     assert "last.ckpt" not in caplog.text
-    assert read(Path("lightning_logs/version_1"))["stopped_by"] == "KeyboardInterrupt"
+    assert [path.name for path in Path("lightning_logs").iterdir()] == ["version_0"]  # the first left none
+    assert read()["stopped_by"] == "KeyboardInterrupt"
 
 
 def test_finished_rows_of_a_prediction_survive_ctrl_c(run, workdir, monkeypatch, capsys):
@@ -311,3 +312,21 @@ def test_finished_rows_of_a_prediction_survive_ctrl_c(run, workdir, monkeypatch,
     rows = Path("lightning_logs/version_0-predict/version_0/predictions.csv").read_text().splitlines()[1:]
     assert [row.split(",")[-2] for row in rows] == ["ok"] * 3 + ["skipped"] * 4
     assert "4 of 7 inputs were left out, since prediction was stopped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("logger", [[], ["--trainer.logger=CSVLogger"], ["--trainer.logger=false"]])
+def test_a_run_that_fails_before_it_has_done_anything_leaves_no_folder(logger, run, workdir, capsys):
+    for options in (["--checkpoint.monitor=val_acc"], ["--data.train_size=1"]):
+        assert exit_code(lambda options=options: run("fit", *logger, *options)) == 2
+        assert not [*workdir.iterdir()]
+    Path("lightning_logs/version_0").mkdir(parents=True)  # somebody's own
+    assert exit_code(lambda: run("fit", *logger, *options)) == 2
+    assert [str(path) for path in workdir.rglob("*")] == [str(workdir / "lightning_logs"), str(workdir / RUN)]
+
+
+def test_a_run_that_fails_later_keeps_its_folder(run, workdir, monkeypatch, caplog):
+    monkeypatch.setattr(LastCheckpoint, "_save", lambda *args: 1 / 0)  # at the end of the first epoch
+    with pytest.raises(ZeroDivisionError):
+        run("fit")
+    assert read()["stopped_by"] == "ZeroDivisionError"
+    assert f"the run is in {RUN}" in caplog.text

@@ -179,6 +179,48 @@ def test_a_bad_option_is_one_sentence_and_nothing_is_written(analyze, option, me
     assert not Path("out").exists()
 
 
+def test_without_a_folder_each_face_is_printed_and_nothing_is_written(analyze, capsys):
+    write("photos/a.png")
+    write("photos/b.png", None)
+    Path("photos/text.jpg").write_text("no image")
+    assert analyze("photos", out=None) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["image", "left", "top", "right", "bottom", "score", "expressions"]
+    name, *numbers, expressions = lines[1].split(maxsplit=6)
+    assert [name, *map(float, numbers)] == ["photos/a.png", *BOX, 0.9]
+    assert all(part.split()[0] in FER_NAMES and part.endswith("%") for part in expressions.split(", "))
+    assert [line.split(maxsplit=1) for line in lines[2:4]] == [
+        ["photos/b.png", "no face"], ["photos/text.jpg", "failed: not an image"]
+    ]  # fmt: skip
+    assert {line.index(word) for line, word in zip(lines[2:4], ("no face", "failed"), strict=True)} == {17}
+    assert lines[4:] == ["1 face in 3 images; 1 of 3 without face", "1 of 3 could not be analysed"]
+    assert [path.name for path in Path().iterdir()] == ["photos"]
+    with pytest.raises(FaceExprError, match=r"^--crops is True; expected --out with it"):
+        analyze("photos", "--crops", out=None)
+
+
+def test_images_are_drawn_later_from_their_records_as_they_would_have_been(analyze, capsys):
+    write("photos/a.png")
+    write("photos/gone.png")
+    write("photos/wide.png", width=1100, height=1050)
+    Path("photos/text.jpg").write_text("no image")
+    options = ["photos", "--reduce_to=500"]
+    assert analyze(*options, "--pictures=true", out="whole") == 3
+    assert analyze(*options) == 3
+    assert "1 of 4 could not be analysed:\n  photos/text.jpg: not an image\n" in capsys.readouterr().out
+    before = Path("out/faces.jsonl").read_bytes()
+    write("photos/gone.png", width=50)
+    assert analyze("--pictures", *options) == 3
+    printed = capsys.readouterr().out
+    assert "2 drawn from records\nphotos/gone.png is not drawn: another image than the one that was analysed" in printed
+    assert Path("out/faces.jsonl").read_bytes() == before
+    for name in ("a.png", "wide.png"):
+        assert Path("out/pictures", name).read_bytes() == Path("whole/pictures", name).read_bytes()
+    assert not Path("out/pictures/gone.png").exists()
+    assert analyze(*options, "--pictures") == 3
+    assert "0 drawn from records" in capsys.readouterr().out
+
+
 def test_a_file_that_is_reached_in_two_ways_is_taken_once(workdir):
     write("photos/a.png")
     Path("link").symlink_to("photos")

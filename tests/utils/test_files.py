@@ -7,7 +7,7 @@ import pytest
 
 from faceexpr.cli.main import main
 from faceexpr.utils.errors import FaceExprError
-from faceexpr.utils.files import replacing, say, write_file
+from faceexpr.utils.files import progress, replacing, say, write_file
 from faceexpr.utils.text import printable
 
 
@@ -26,3 +26,15 @@ def test_a_full_disk_is_told_from_a_wrong_place(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(FaceExprError, match="expected a file name in a folder"):
         write_file(Path("/dev/null/a"), b"")
+
+
+def test_progress_is_a_line_a_minute_where_there_is_no_terminal(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    for _ in progress(range(10), unit="link"):
+        now[0] += 20
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("| ")[1].split(" ")[0] for line in lines] == ["3/10", "6/10", "9/10", "10/10"]
+    for _ in progress(range(10)):
+        pass
+    assert not capsys.readouterr().err
