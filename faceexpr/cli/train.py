@@ -26,7 +26,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelSummary, Progr
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import faceexpr.data
@@ -309,19 +309,12 @@ class FaceExprCLI(LightningCLI):
         lost = [name for name, default in defaults.items() if self.written.get(name, default) != default]
         kind = config.model.class_path.rpartition(".")[2]
         notes = [f"{kind} has no use for {', '.join(lost)}; left out"] if lost else []
-        notes += dropped_options(self.written, config)
+        for note in notes + dropped_options(self.written, config):
+            print(f"note: {note}", file=sys.stderr)
         trainer = config.trainer
-        if self.verb == "fit":
-            if "data" not in self.written and "data" not in self.remembered:
-                own = "--data FaceFolder --data.path FOLDER names images of your own"
-                notes.append(f"no --data is given: this training is on drawn faces (SyntheticFaces); {own}")
-            endless = trainer.max_steps == -1 and trainer.max_time is None
-            if trainer.max_epochs is None and (endless or self.epochs == 1):
-                trainer.max_epochs = self.epochs  # null in a configuration that an earlier version has saved
-            if trainer.max_epochs == self.epochs and self.written.get("trainer.max_epochs") is None:
-                notes.append(f"no --trainer.max_epochs is given: this training has {counted(self.epochs, 'epoch')}")
-        for note in notes:
-            rank_zero_only(print)(f"note: {note}", file=sys.stderr)
+        endless = trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None
+        if self.verb == "fit" and (endless or (trainer.max_epochs is None and self.epochs == 1)):
+            trainer.max_epochs = self.epochs  # null in a configuration that an earlier version has saved
 
     def instantiate_classes(self) -> None:
         with self.explained():
@@ -379,6 +372,8 @@ class FaceExprCLI(LightningCLI):
         trainer: Any = self.trainer
         options = {"model": self.model, "datamodule": self.datamodule}
         more = {"fit": {}, "predict": {"return_predictions": False}}.get(self.verb, {"verbose": False})
+        for note in self._unasked() if self.verb == "fit" else ():
+            rank_zero_info(f"note: {note}")
         try:
             with self.explained():
                 getattr(trainer, self.verb)(**options, **more)
@@ -389,6 +384,14 @@ class FaceExprCLI(LightningCLI):
             self._report_best()
         if any(isinstance(callback, PredictionWriter) and callback.failed for callback in trainer.callbacks):
             raise SystemExit(SOME_FAILED)
+
+    def _unasked(self) -> Iterator[str]:
+        """Yield what this training does that nobody has asked for."""
+        if "data" not in self.written and "data" not in self.remembered:
+            own = "--data FaceFolder --data.path FOLDER names images of your own"
+            yield f"no --data is given: this training is on drawn faces (SyntheticFaces); {own}"
+        if self.trainer.max_epochs == self.epochs and self.written.get("trainer.max_epochs") is None:
+            yield f"no --trainer.max_epochs is given: this training has {counted(self.epochs, 'epoch')}"
 
     def _report_best(self) -> None:
         checkpoint = next((one for one in self.trainer.checkpoint_callbacks if isinstance(one, BestCheckpoint)), None)

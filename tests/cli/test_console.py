@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY_RUN, exit_code, read_table
+from conftest import TINY_DATA, TINY_RUN, exit_code, read_table
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -51,14 +51,18 @@ def test_the_bar_has_the_loss_and_the_rate_from_the_first_step_on(run, monkeypat
 
 
 @pytest.mark.parametrize("length", [None, "max_steps", "max_epochs"])
-def test_a_training_says_what_nobody_has_asked_for(length, run, capsys, workdir):
-    own = [] if length is None else [f"--trainer.{length}=1"]
+def test_a_training_of_no_given_length_has_a_usual_one(length, workdir):
     (workdir / "old.yaml").write_text("trainer: {max_epochs: null}\n")
-    options = FaceExprCLI("fit", ["--config", "old.yaml", *own]).config.trainer
-    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    own = [] if length is None else [f"--trainer.{length}=1"]
+    config = FaceExprCLI("fit", ["--config", "old.yaml", *own]).config.trainer
+    assert config.max_epochs == {None: 20, "max_steps": None, "max_epochs": 1}[length]
+
+
+def test_a_training_says_what_nobody_has_asked_for(workdir, caplog):
+    main(["fit", *TINY_DATA, *TINY_RUN[1:], "--model=KNNClassifier", "--evaluation.figures=false"])
+    notes = [record.getMessage() for record in caplog.records if record.getMessage().startswith("note: ")]
     assert notes[0].startswith("note: no --data is given: this training is on drawn faces (SyntheticFaces); ")
-    assert len(notes) == (2 if length is None else 1)
-    assert options.max_epochs == {None: 20, "max_steps": None, "max_epochs": 1}[length]
+    assert notes[1:] == ["note: no --trainer.max_epochs is given: this training has 1 epoch"]
 
 
 def test_several_devices_without_a_gpu_are_asked_back_about(run, capsys):
