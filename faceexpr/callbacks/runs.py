@@ -175,8 +175,9 @@ def epoch_name(trainer: Trainer) -> str:
 
 
 def learning_rate(trainer: Trainer) -> dict[str, float]:
-    """Return the learning rate of the first parameters, by its name; nothing where there is no optimizer."""
-    return {"lr": trainer.optimizers[0].param_groups[0]["lr"]} if trainer.optimizers else {}
+    """Return the learning rate of the first parameters, by its name; nothing where a model has no optimizer."""
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    return {"lr": groups[0]["lr"]} if groups else {}
 
 
 class EpochBar(TQDMProgressBar):

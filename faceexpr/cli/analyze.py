@@ -219,7 +219,7 @@ def analyze(paths: Sequence[Path], options: AnalyzeOptions, listed: str | None =
         remaining = [item for item in items if item.source not in output.done]
         if before := len(items) - len(remaining):
             say(f"{part}{counted(before, 'image was', 'images were')} done before; {len(remaining):,} to go")
-        undrawn = []
+        undrawn: list[str] = []
         if options.pictures and before:
             done = read_records(output.folder / RECORDS)
             late = draw_recorded(pipeline, {item.source: item for item in items}, done, options.out)
