@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace, get_loader, set_loader
+from jsonargparse import (  # type: ignore[attr-defined]  # which has the first for programs such as Lightning's
+    ActionConfigFile,
+    ArgumentError,
+    ArgumentParser,
+    Namespace,
+    get_loader,
+    set_loader,
+)
 from jsonargparse.typing import Path_fr
 
 from faceexpr.utils.configurations import find_config
@@ -143,8 +150,8 @@ class Parser(ArgumentParser):
             kwargs["action"] = ConfigFile
         return super().add_argument(*args, **kwargs)
 
-    def format_help(self) -> str:
-        return CLASSES.sub("", super().format_help())
+    def format_help(self, *args: Any, **kwargs: Any) -> str:  # a formatter, from Python 3.15 on
+        return CLASSES.sub("", super().format_help(*args, **kwargs))
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         given = args if args is None else text_lists(args)

@@ -144,8 +144,8 @@ class TrainingParser(Parser, LightningArgumentParser):
 
     beginning = ""
 
-    def format_help(self) -> str:
-        return self.beginning + super().format_help()
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        return self.beginning + super().format_help(*args, **kwargs)
 
 
 class FaceExprCLI(LightningCLI):

@@ -11,7 +11,7 @@ from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -220,8 +220,7 @@ def load_task(path: Path, kinds: Sequence[type[TaskType]], role: str, wanted: st
     torch.save(checkpoint, content)
     content.seek(0)
     try:
-        task: TaskType = kind.load_from_checkpoint(content, map_location="cpu")
-        return task
+        return cast("type[TaskType]", kind).load_from_checkpoint(content, map_location="cpu")
     except (FaceExprError, ArgumentError, ValueError, TypeError, RuntimeError) as error:
         raise FaceExprError(
             f"{path} cannot be loaded as {role}: its weights do not fit what it says of its network and its classes; "
