@@ -52,7 +52,7 @@ def test_fit_with_defaults_of_everything_but_size(workdir):
     main(["fit", *TINY_DATA, *TINY_RUN])
     config = yaml.safe_load((workdir / "lightning_logs/version_0/config.yaml").read_text())
     assert config["data"]["class_path"] == "faceexpr.data.SyntheticFaces"
-    assert config["model"]["init_args"]["net"]["class_path"] == "faceexpr.models.simple_cnn.SimpleCNN"
+    assert config["model"]["init_args"]["net"]["class_path"] == "faceexpr.models.SimpleCNN"
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])

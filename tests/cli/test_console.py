@@ -89,7 +89,7 @@ def test_tensorboard_holds_scalars_images_hyper_parameters_and_the_configuration
     }  # fmt: skip
     assert b"MLP" in accumulator.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     text = accumulator.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
-    assert "class_path: faceexpr.models.mlp.MLP" in text
+    assert "class_path: faceexpr.models.MLP" in text
 
 
 # Case C09

@@ -46,16 +46,23 @@ def run(folder, processes, **commands):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Folders of runs by the number of processes: a training, its test and predictions, KNN, batch normalisation."""
+def trained(tmp_path_factory):
+    """Folders of runs by the number of processes: a training."""
     top = tmp_path_factory.mktemp("runs")
-    found = {count: top / str(count) / "lightning_logs" for count in COUNTS}
-    best = f"--ckpt_path={found[1] / 'fit/checkpoints/best.ckpt'}"
-    fit, knn = ["fit", *FACES, *NETWORK, *KEEPING], ["fit", *FACES, "--model=KNNClassifier"]
     for count in COUNTS:
+        run(top / str(count), count, fit=["fit", *FACES, *NETWORK, *KEEPING])
+    return {count: top / str(count) / "lightning_logs" for count in COUNTS}
+
+
+@pytest.fixture(scope="module")
+def runs(trained):
+    """The same with a test and predictions of the first training, KNN, and a training with batch normalisation."""
+    best = f"--ckpt_path={trained[1] / 'fit/checkpoints/best.ckpt'}"
+    for count, folder in trained.items():
         norm = {"norm": ["fit", *FACES, *NETWORK, *BETWEEN]} if count > 1 else {}
-        run(top / str(count), count, fit=fit, test=["test", best], predict=["predict", best], knn=knn, **norm)
-    return found
+        knn = ["fit", *FACES, "--model=KNNClassifier"]
+        run(folder.parent, count, test=["test", best], predict=["predict", best], knn=knn, **norm)
+    return trained
 
 
 def weights_of_ranks(run, processes):
@@ -70,8 +77,8 @@ def checkpoint(run, name="best"):
     return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
-def test_training_is_the_same_whatever_the_number_of_processes(runs):
-    one, other = (curves(runs[count] / "fit") for count in COUNTS)
+def test_training_is_the_same_whatever_the_number_of_processes(trained):
+    one, other = (curves(trained[count] / "fit") for count in COUNTS)
     assert len(one["train/loss_step"]) == 8
     assert len(one["val/accuracy"]) == 2
     assert other.keys() == one.keys()
@@ -79,11 +86,11 @@ def test_training_is_the_same_whatever_the_number_of_processes(runs):
     for tag, values in one.items():
         assert other[tag] == pytest.approx(values, rel=1e-5, abs=1e-6), tag
     for name in ("best", "last"):
-        weights, others = (checkpoint(runs[count] / "fit", name)["state_dict"] for count in COUNTS)
+        weights, others = (checkpoint(trained[count] / "fit", name)["state_dict"] for count in COUNTS)
         for key, value in weights.items():
             torch.testing.assert_close(others[key], value, rtol=1e-5, atol=1e-6)
     # All processes end with equal weights.
-    first, second = weights_of_ranks(runs[2] / "fit", 2)
+    first, second = weights_of_ranks(trained[2] / "fit", 2)
     assert all(torch.equal(value, second[key]) for key, value in first.items())
 
 
@@ -107,6 +114,7 @@ def assert_measured_alike(runs):
         assert other[name] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), name
 
 
+@pytest.mark.slow
 def test_a_checkpoint_measures_the_same(runs):
     assert_measured_alike(runs)
     one, two = ((runs[count] / "test/confusion_matrix_test.csv").read_bytes() for count in COUNTS)
@@ -115,6 +123,7 @@ def test_a_checkpoint_measures_the_same(runs):
     assert sum(value for name, value in numbers.items() if "per_class" in name and name.endswith("/n")) == 23
 
 
+@pytest.mark.slow
 def test_predictions_are_the_same(runs):
     rows = []
     for count in COUNTS:
@@ -127,6 +136,7 @@ def test_predictions_are_the_same(runs):
             assert (float(two[name]) if name in FER_NAMES else two[name]) == same
 
 
+@pytest.mark.slow
 def test_knn_remembers_and_measures_the_same(runs):
     one, two = (checkpoint(runs[count] / "knn")["state_dict"]["_extra_state"] for count in COUNTS)
     assert one["bank"].shape == (45, 2304)
@@ -145,6 +155,7 @@ def assert_validates_as_logged(fit):
         assert alone[tag] == pytest.approx(logged[tag], rel=1e-6), tag
 
 
+@pytest.mark.slow
 def test_with_batch_norm_the_checkpoint_is_what_was_measured(runs, workdir):
     assert_validates_as_logged(runs[2] / "norm")
 
