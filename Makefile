@@ -12,7 +12,7 @@ GROUP := 'import numpy, PIL.Image; from faceexpr.data.synthetic.drawing import d
 run = --trainer.logger TensorBoardLogger --trainer.logger.save_dir demo --trainer.logger.name '' --trainer.logger.version $(1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint bench paper site clean
+.PHONY: help setup demo test test-all lint bench paper site release-check clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -61,8 +61,24 @@ site: setup  ## Build the site into site/, and refuse links that lead nowhere
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
+release-check: setup  ## Build sdist and wheel, and try the wheel in an environment and a folder of its own
+	rm -rf dist release && mkdir release
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile build
+	@# The wheel is built from the sdist.
+	$(BIN)/python -m build
+	tar tzf dist/*.tar.gz | sed 's,^[^/]*/,,' | sort > release/packed
+	git ls-files | sort | comm -23 - release/packed > release/missing
+	@test ! -s release/missing || { echo "not in the sdist:"; cat release/missing; exit 1; }
+	$(PYTHON) -m venv release/venv
+	release/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile dist/*.whl
+	cd release && venv/bin/faceexpr analyze "$$(venv/bin/python -c $(PORTRAIT))"
+	cd release && venv/bin/faceexpr init synthetic_simple_cnn
+	cd release && venv/bin/faceexpr fit --config synthetic_simple_cnn --trainer.max_epochs 1
+	cd release && venv/bin/faceexpr test --ckpt_path last
+	cd release && venv/bin/faceexpr runs
+
 bench: setup  ## Run the benchmarks; each prints ratios measured in one run
 	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean:  ## Remove what was built, but not your runs
-	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist release site *.egg-info .mypy_cache .ruff_cache .pytest_cache
