@@ -159,6 +159,12 @@ class RunRecord(Callback):
 
     on_validation_end = on_test_end = on_predict_end = on_train_epoch_end
 
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        self.begun = True  # rows are written
+
     def discard(self) -> None:
         """Remove the folder of a run that has failed at its first step or before, unless it or another run was there.
 

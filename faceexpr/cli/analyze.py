@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import faceexpr.pipeline
 from faceexpr.cli.parser import Parser, naming_options
@@ -22,9 +22,6 @@ from faceexpr.utils.files import progress, say
 from faceexpr.utils.images import DEFAULT_MAX_PIXELS
 from faceexpr.utils.text import counted, printable
 from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
-
-if TYPE_CHECKING:
-    from faceexpr.pipeline.analysis import ImageFiles
 
 DESCRIPTION = (
     "Find the faces in photographs and tell the expression of each. Without --out each face is printed; with it, "
@@ -252,7 +249,10 @@ def analyze(paths: Sequence[Path], options: AnalyzeOptions, listed: str | None =
 
 
 def analyzed(
-    pipeline: faceexpr.pipeline.FacePipeline, items: Sequence[Item], files: ImageFiles, options: AnalyzeOptions
+    pipeline: faceexpr.pipeline.FacePipeline,
+    items: Sequence[Item],
+    files: faceexpr.pipeline.ImageFiles,
+    options: AnalyzeOptions,
 ) -> Iterator[dict[str, Any]]:
     """Return the records of images, made by the engine that is asked for."""
     from faceexpr.pipeline.analysis import analyze_items, analyze_with_ray

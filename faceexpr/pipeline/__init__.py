@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from faceexpr.utils.lazy import classes_of
 
 if TYPE_CHECKING:
+    from faceexpr.pipeline.analysis import ImageFiles
     from faceexpr.pipeline.classifiers import Classifier, OnnxClassifier, TaskClassifier, load_classifier
     from faceexpr.pipeline.detectors import Detector, GroundTruth, NetDetector, OnnxDetector, load_detector
     from faceexpr.pipeline.pipeline import Analysis, FacePipeline
@@ -12,9 +13,9 @@ if TYPE_CHECKING:
     from faceexpr.utils.crop import Crop
 
 __all__ = [
-    "Analysis", "Classifier", "Crop", "Detector", "FacePipeline", "FaceResult", "GroundTruth", "ImageResult",
-    "NetDetector", "OnnxClassifier", "OnnxDetector", "TaskClassifier", "load_classifier", "load_detector",
-    "read_records",
+    "Analysis", "Classifier", "Crop", "Detector", "FacePipeline", "FaceResult", "GroundTruth", "ImageFiles",
+    "ImageResult", "NetDetector", "OnnxClassifier", "OnnxDetector", "TaskClassifier", "load_classifier",
+    "load_detector", "read_records",
 ]  # fmt: skip
 
 __getattr__, __dir__ = classes_of(
@@ -30,5 +31,6 @@ __getattr__, __dir__ = classes_of(
             ("Detector", "GroundTruth", "NetDetector", "OnnxDetector", "load_detector"), "faceexpr.pipeline.detectors"
         ),
         "Crop": "faceexpr.utils.crop",
+        "ImageFiles": "faceexpr.pipeline.analysis",
     },
 )
