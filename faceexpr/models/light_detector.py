@@ -166,8 +166,7 @@ class LightDetector(DetectionNet):
                 own_scores, kept = own_scores.topk(min(MOST_CANDIDATES, len(own_scores)))
                 sure = own_scores >= self.suppression.min_score
                 own_boxes = own_boxes[kept][sure] / fitted[place][1]
-                limits = zip(own_boxes.unbind(dim=1), (width, height, width, height), strict=True)
-                own_boxes = torch.stack([side.clamp(0, limit) for side, limit in limits], dim=1)
+                own_boxes = _clip(own_boxes, height, width)
                 real = (own_boxes[:, 2:] > own_boxes[:, :2]).all(dim=1)
                 found[place] = own_boxes[real], own_scores[sure][real]
         return found
@@ -195,9 +194,7 @@ class LightDetector(DetectionNet):
         boxes, scores = self._found(batch)
         scores, kept = scores.topk(torch.sym_min(MOST_CANDIDATES, scores.shape[1]), dim=1)
         boxes = boxes.gather(1, kept[..., None].expand(-1, -1, 4)) / scale.float()
-        left, top, right, bottom = boxes.unbind(dim=-1)
-        sides = left.clamp(0, width), top.clamp(0, height), right.clamp(0, width), bottom.clamp(0, height)
-        boxes = torch.stack(sides, dim=-1)
+        boxes = _clip(boxes, height, width)
         return boxes, torch.where((boxes[..., 2:] > boxes[..., :2]).all(dim=-1), scores, -1.0)
 
 
@@ -248,6 +245,13 @@ def drawn(boxes: Tensor, extent: tuple[float, float, float]) -> Tensor:
     middle, half = (boxes[..., :2] + boxes[..., 2:]) / 2, (boxes[..., 2:] - boxes[..., :2]) / 2
     half = half * half.new_tensor(extent[:2])
     return torch.cat([middle - half, middle + half], dim=-1)
+
+
+def _clip(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Return boxes (..., 4) within an image; torchvision does the same, but takes seconds to import."""
+    left, top, right, bottom = boxes.unbind(dim=-1)
+    sides = left.clamp(0, width), top.clamp(0, height), right.clamp(0, width), bottom.clamp(0, height)
+    return torch.stack(sides, dim=-1)
 
 
 def _fit(image: Tensor, side: int) -> tuple[Tensor, float]:
