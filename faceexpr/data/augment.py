@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from math import pi
+from math import log1p, pi
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +47,8 @@ class Augmentation:
         rotation: largest rotation in degrees, either way, 0 to 180.
         scale: largest change of size, as a fraction: 0.15 draws factors from 0.85 to 1.15; 0 to below 1.
         shift: largest shift along each axis, as a fraction of the image's side, 0 to 1.
+        aspect: largest stretch of the width against the height or the other way round, as a fraction at the same area:
+            0.3 draws ratios from 1 / 1.3 to 1.3, as of faces that others have squeezed into a square; 0 or more.
         brightness: largest change of brightness, as a fraction: 0.25 multiplies pixels by 0.75 to 1.25; 0 to 1.
         contrast: largest change of contrast about the image's mean, as a fraction like brightness; 0 to 1.
         erasing: probability of covering a square with mid-grey, 0 to 1.
@@ -60,6 +62,7 @@ class Augmentation:
     rotation: float = 0.0
     scale: float = 0.0
     shift: float = 0.0
+    aspect: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
     erasing: float = 0.0
@@ -71,6 +74,7 @@ class Augmentation:
             self._require(name, 0 <= getattr(self, name) <= 1, "0 to 1")
         self._require("rotation", 0 <= self.rotation <= 180, "0 to 180 degrees")
         self._require("scale", 0 <= self.scale < 1, "0 or more and below 1")
+        self._require("aspect", 0 <= self.aspect < float("inf"), "0 (off) or a positive number")
         self._require("erasing_size", 0 < self.erasing_size <= 1, "above 0 and up to 1")
         self._require("mixup", 0 <= self.mixup < float("inf"), "0 (off) or a positive number")
 
@@ -81,7 +85,7 @@ class Augmentation:
     @property
     def warps(self) -> bool:
         """Whether images are resampled, rather than at most flipped."""
-        return self.rotation > 0 or self.scale > 0 or self.shift > 0
+        return max(self.rotation, self.scale, self.shift, self.aspect) > 0
 
     @property
     def active(self) -> bool:
@@ -92,8 +96,8 @@ class Augmentation:
 class _Draws(NamedTuple):
     """One random number a sample for everything that can change, shape (N,) each, uniform in [0, 1).
 
-    All are drawn whatever is on, so that switching one change on leaves the others as they were. Where mixup is on, the
-    last two are the place of the partner in the batch, and the weight itself, Beta-distributed.
+    All are drawn whatever is on, so that switching one change on leaves the others as they were. Where mixup is on,
+    ``partner`` is a place in the batch, and ``mixup`` the weight itself, Beta-distributed.
     """
 
     flip: Tensor
@@ -108,6 +112,7 @@ class _Draws(NamedTuple):
     erased_y: Tensor
     partner: Tensor
     mixup: Tensor
+    aspect: Tensor
 
 
 def augment_batch(
@@ -153,10 +158,11 @@ def _draw(index: Tensor, settings: Augmentation, key: tuple[int, ...], device: t
         from scipy.special import betaincinv  # the Beta sampler of torch takes no numbers drawn before
 
         real = (index != PADDING).numpy()
+        partner, weight = _Draws._fields.index("partner"), _Draws._fields.index("mixup")
         # Places in a batch are small enough to be exact as float32.
-        numbers[real, -2] = real.nonzero()[0][numbers[real, -2].argsort(kind="stable")]
-        numbers[~real, -2] = (~real).nonzero()[0]
-        numbers[:, -1] = betaincinv(settings.mixup, settings.mixup, numbers[:, -1].astype("float64"))
+        numbers[real, partner] = real.nonzero()[0][numbers[real, partner].argsort(kind="stable")]
+        numbers[~real, partner] = (~real).nonzero()[0]
+        numbers[:, weight] = betaincinv(settings.mixup, settings.mixup, numbers[:, weight].astype("float64"))
     drawn = torch.from_numpy(numbers)
     if device.type == "cuda":
         drawn = drawn.pin_memory()  # or the transfer would wait for the work queued before it
@@ -168,18 +174,19 @@ def _between(low: float, high: float, draw: Tensor) -> Tensor:
 
 
 def _warp(pixels: Tensor, settings: Augmentation, draws: _Draws) -> Tensor:
-    """Flip, rotate, scale and shift in one resampling; what comes in from outside repeats the border."""
+    """Flip, rotate, scale, stretch and shift in one resampling; what comes in from outside repeats the border."""
     height, width = pixels.shape[-2:]
     angle = _between(-settings.rotation, settings.rotation, draws.rotation) * (pi / 180)
     size = _between(1 - settings.scale, 1 + settings.scale, draws.scale)
     mirror = 1 - 2 * (draws.flip < settings.flip).float()
+    stretch = (draws.aspect * 2 - 1).mul(log1p(settings.aspect) / 2).exp()  # of the width; the height shrinks by it
     cosine, sine = angle.cos() / size, angle.sin() / size
     # From output to input, in coordinates that span -1 to 1 on both axes: a shift by a whole side is 2, and where the
     # sides differ, so do the units that a rotation exchanges.
     shift_x = _between(-2 * settings.shift, 2 * settings.shift, draws.shift_x)
     shift_y = _between(-2 * settings.shift, 2 * settings.shift, draws.shift_y)
-    across = torch.stack([cosine, -sine * (height / width), shift_x], dim=1) * mirror[:, None]
-    down = torch.stack([sine * (width / height), cosine, shift_y], dim=1)
+    across = torch.stack([cosine / stretch, -sine * stretch * (height / width), shift_x], dim=1) * mirror[:, None]
+    down = torch.stack([sine / stretch * (width / height), cosine * stretch, shift_y], dim=1)
     grid = affine_grid(torch.stack([across, down], dim=1), list(pixels.shape), align_corners=False)
     warped = grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return warped.clamp_(0, 1)  # the four weights of a pixel add up to 1 only within rounding

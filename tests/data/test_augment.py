@@ -10,7 +10,7 @@ from faceexpr.data.augment import ERASED, Augmentation, augment_batch, uniform
 from faceexpr.data.loading import PADDING
 from faceexpr.utils.errors import FaceExprError
 
-EVERYTHING = Augmentation(0.5, 12, 0.15, 0.08, 0.25, 0.25, 0.5, 0.3, 0.4)
+EVERYTHING = Augmentation(0.5, 12, 0.15, 0.08, 0.3, 0.25, 0.25, 0.5, 0.3, 0.4)
 CLASSES = 7
 
 
@@ -71,6 +71,18 @@ def test_flip_is_the_same_flip_when_images_are_warped_too():
     for flip in (0.0, 0.5):
         warped, exact = changed(image, flip=flip, rotation=1e-4), changed(image, flip=flip, brightness=1e-9)
         assert torch.allclose(warped, exact, atol=1e-3)
+
+
+def test_aspect_stretches_one_axis_by_what_it_shrinks_the_other():
+    image = torch.zeros(400, 1, 96, 96, dtype=torch.uint8)
+    image[..., 32:64, 32:64] = 255
+    stretched = changed(image, aspect=0.44)[:, 0]
+    width, height = stretched[:, 48].sum(1), stretched[:, :, 48].sum(1)
+    ratio = width / height
+    assert torch.allclose(width * height, torch.tensor(32.0 * 32), rtol=0.02)
+    assert 1 / 1.46 < ratio.min() < 1 / 1.38
+    assert 1.38 < ratio.max() < 1.46
+    assert ratio.log().mean().abs() < 0.03
 
 
 def test_a_sample_does_not_depend_on_the_rest_of_the_batch():
