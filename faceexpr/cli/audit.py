@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceexpr import __version__
+from faceexpr.cli.help import BEGINNINGS, without_all
 from faceexpr.cli.parser import Parser, naming_options
 from faceexpr.cli.train import CALLBACKS, import_short_names
 from faceexpr.data.annotations.reading import ReadOptions
@@ -43,12 +44,6 @@ MIN_SIDE, MIN_BOX = 24, 8
 NO_FACE = 0.3
 """Score below which what a detector finds in an odd image is no face."""
 
-DESCRIPTION = (
-    "Look through a data set: equal and nearly equal images within and across splits, equal images with different "
-    "labels, suspects of a wrong label, broken, blank and tiny images and such without a face; of boxes those outside, "
-    "tiny or doubled, and faces that nobody has marked. Written are audit.json with the numbers, audit.html with the "
-    "images, and audit.csv: fill in its column action, and --data.exclude audit.csv does it."
-)
 PATH = "In the place of --data: a folder of classes or of faces, a file of FER-2013, or annotations of boxes."
 
 
@@ -90,8 +85,9 @@ class AuditOptions:
 def run(args: list[str]) -> None:
     """Run ``faceexpr audit``, given the arguments with the verb."""
     import_short_names()
+    args = without_all(args)
     unread = ("model", "trainer", "ckpt_path", "seed_everything", *CALLBACKS)
-    parser = Parser(prog="faceexpr audit", description=DESCRIPTION, left_out=unread)
+    parser = Parser(prog="faceexpr audit", description=BEGINNINGS["audit"].partition("\n\n")[0], left_out=unread)
     parser.add_argument("path", nargs="?", default=SUPPRESS, type=str, help=PATH)
     parser.add_argument("--config", action="config", help="YAML file with the options below, such as that of a run.")
     parser.add_subclass_arguments(FaceDataModule, "data", required=False, help="The data set.")

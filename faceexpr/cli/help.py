@@ -16,7 +16,7 @@ from faceexpr.utils.redirects import redirect
 from faceexpr.utils.specs import class_path, option_defaults
 from faceexpr.utils.text import nearest
 
-BEGINNING = """\
+FIT = """\
 Train a model. Ready-made configurations come with faceexpr; `faceexpr init --help` lists them:
 
   faceexpr fit --config folder_compact --data.path faces             your faces, a folder for each expression
@@ -37,15 +37,102 @@ Options come from files and flags, of which the later one goes before. Those tha
 
 A run goes to lightning_logs/NAME/version_N (RUN): checkpoints, config.yaml, metrics.json, figures. Then:
   faceexpr test --ckpt_path RUN, faceexpr analyze photo.jpg --classifier RUN, tensorboard --logdir lightning_logs
-
 """
-"""What the help of ``fit`` begins with."""
+
+MEASURE = """\
+{what}
+The data and all options are those that the checkpoint was trained with, unless others are given:
+
+{examples}
+
+Options come from files (--config FILE) and flags, of which the later one goes before. Those that are changed first:
+
+  --ckpt_path CHECKPOINT                 a run's folder (RUN, its best checkpoint), a file, or a model that comes along
+  --data CLASS, --data.OPTION            which data; --data.help lists classes, --data.help CLASS its options
+  --data.batch_size N                    images in a batch of one process
+{options}
+  --trainer.devices N                    GPUs or processes; --trainer.help lists what else Lightning's Trainer takes
+  --print_config                         show what would be used, and measure nothing
+
+A run goes to lightning_logs/NAME-{verb}/version_N: {files}
+"""
+
+AUDIT = """\
+Look through a data set: equal and nearly equal images within and across splits, equal images with different labels,
+suspects of a wrong label, broken, blank and tiny images and such without a face; of boxes those outside, tiny or
+doubled, and faces that nobody has marked.
+
+  faceexpr audit faces --out audit                         a folder of classes, or of faces
+  faceexpr audit fer2013.csv --out audit                   FER-2013
+  faceexpr audit boxes.json --out audit                    images with boxes, in any format of annotations
+  faceexpr audit --data FERPlus --data.path fer2013.csv --data.votes fer2013new.csv --out audit
+
+Options that are changed first:
+
+  --data CLASS, --data.OPTION    the data set; --data.help CLASS lists the options of a class
+  --labels false                 look for no wrong labels, which takes cleanlab: pip install 'faceexpr[audit]'
+  --faces false                  look neither for images without a face nor for faces without a box
+  --similarity 0.9               correlation of pixels from which images are near copies
+
+Written are audit.json with the numbers, audit.html with the images, and audit.csv: fill in its column action, and
+--data.exclude audit.csv does it in a training.
+"""
+
+BEGINNINGS = {
+    "fit": FIT,
+    "validate": MEASURE.format(
+        verb="validate",
+        what="Measure a checkpoint on the validation split (PublicTest of FER-2013), and calibrate it.",
+        examples="""\
+  faceexpr validate --ckpt_path lightning_logs/NAME/version_0              the best checkpoint of a run
+  faceexpr validate --ckpt_path RUN --calibration.enabled true             and fit its probabilities to what is found
+  faceexpr validate --ckpt_path RUN --data FaceFolder --data.path faces    on other faces, a folder a class""",
+        options="""\
+  --calibration.enabled true             calibrate probabilities and prediction sets; see --calibration.help""",
+        files="metrics.json and figures. Calibrated weights are calibrated.ckpt\nbeside the checkpoint, "
+        "and go before it where the run is named.",
+    ),
+    "test": MEASURE.format(
+        verb="test",
+        what="Measure a checkpoint on the test split (PrivateTest of FER-2013).",
+        examples="""\
+  faceexpr test --ckpt_path lightning_logs/NAME/version_0                  the best checkpoint of a run
+  faceexpr test --ckpt_path RUN --data FaceFolder --data.path faces        on other faces, a folder a class
+  faceexpr test --ckpt_path wider_light --data FaceBoxes --data.test b.json      a detector that comes with faceexpr""",
+        options="""\
+  --slices.path groups.csv               every metric by group; see --slices.help
+  --robustness.enabled true              also under blur, noise, low resolution and so on; see --robustness.help""",
+        files="metrics.json, a table of every image's result, figures.\n"
+        "`faceexpr compare RUN RUN` tells whether two differ by more than chance.",
+    ),
+    "predict": MEASURE.format(
+        verb="predict",
+        what="Write the class probabilities of images of faces; for photographs see `faceexpr analyze --help`.",
+        examples="""\
+  faceexpr predict --ckpt_path lightning_logs/NAME/version_0 --data FaceFiles --data.paths '[faces/, a.jpg]'
+  faceexpr predict --ckpt_path ferplus_compact_robust --data FaceFiles --data.paths faces
+  faceexpr predict --ckpt_path RUN --predictions.path faces.csv            the images that the run was tested on""",
+        options="""\
+  --predictions.path FILE                the table""",
+        files="predictions.csv, a row for each image.",
+    ),
+    "audit": AUDIT,
+}
+"""What is printed as the help of verbs whose other options are those of classes that take seconds to load."""
+
+ALL = "`faceexpr {} --help all` lists every option."
+"""What is said after it where it is all."""
 
 BASES = {
     "BaseFinetuning", "BasePredictionWriter", "Checkpoint", "DetectionDataModule", "DummyLogger", "Optimised",
     "ProgressBar", "SaveConfigCallback",
 }  # fmt: skip
 """Classes that only others are made of, beside those of modules called ``base``."""
+
+
+def without_all(args: list[str]) -> list[str]:
+    """Return the arguments with ``--help`` in the place of ``--help all``."""
+    return args[:-1] if args[1:] in (["-h", "all"], ["--help", "all"]) else args
 
 
 class Kind(NamedTuple):

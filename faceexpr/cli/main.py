@@ -16,6 +16,7 @@ from typing import NoReturn
 from jsonargparse import ArgumentParser
 
 from faceexpr import __version__
+from faceexpr.cli.help import ALL, BEGINNINGS
 from faceexpr.utils.errors import BAD_INPUT, INTERRUPTED, PIPE_CLOSED, FaceExprError, of_file
 from faceexpr.utils.text import nearest, printable_lines
 
@@ -68,6 +69,9 @@ def main(args: Sequence[str] | None = None) -> None:
         _refuse("", FaceExprError(f"{verb} is no verb{nearest(verb, VERBS)}; `faceexpr --help` lists them"))
     if verb not in VERBS:
         _overview().parse_args([verb])
+        return
+    if verb in BEGINNINGS and arguments[1:] in (["-h"], ["--help"]):
+        print(f"{BEGINNINGS[verb]}\n{ALL.format(verb)}")
         return
     # Torch's C++ part would warn with a stack trace where another process has gone, which a sentence says already.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -51,7 +51,7 @@ from faceexpr.callbacks.runs import (
     on_terminal,
 )
 from faceexpr.callbacks.slices import Slices
-from faceexpr.cli.help import BEGINNING, ClassHelp, choices
+from faceexpr.cli.help import BEGINNINGS, ClassHelp, choices, without_all
 from faceexpr.cli.parser import Parser, flat, name_option, naming_options, one_line, read_config
 from faceexpr.data.base import FaceDataModule
 from faceexpr.models.light_detector import LightDetector
@@ -251,7 +251,7 @@ class FaceExprCLI(LightningCLI):
                 raise FaceExprError(f"{self.checkpoint} needs {missing}")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.beginning = BEGINNING if self.verb == "fit" else ""  # type: ignore[attr-defined]
+        parser.beginning = f"{BEGINNINGS[self.verb]}\n"  # type: ignore[attr-defined]
         parser.add_argument(
             "--ckpt_path",
             type=str | None,
@@ -677,6 +677,7 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
     """
     import_short_names()
     quieten_libraries()
+    args = without_all(args)
     try:
         FaceExprCLI(args[0], args[1:], callbacks).execute()
     except SIGTERMException:

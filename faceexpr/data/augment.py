@@ -158,7 +158,7 @@ def _draw(index: Tensor, settings: Augmentation, key: tuple[int, ...], device: t
         from scipy.special import betaincinv  # the Beta sampler of torch takes no numbers drawn before
 
         real = (index != PADDING).numpy()
-        partner, weight = _Draws._fields.index("partner"), _Draws._fields.index("mixup")
+        partner, weight = map([*_Draws.__annotations__].index, ("partner", "mixup"))
         # Places in a batch are small enough to be exact as float32.
         numbers[real, partner] = real.nonzero()[0][numbers[real, partner].argsort(kind="stable")]
         numbers[~real, partner] = (~real).nonzero()[0]

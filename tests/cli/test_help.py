@@ -24,6 +24,12 @@ def said(capsys, *args):
     return capsys.readouterr().out
 
 
+def said_of_help(capsys, verb, flag):
+    """Return what ``faceexpr VERB --help`` prints, which takes no parser and ends as any function does."""
+    main([verb, flag])
+    return capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("option", "names"), LISTS)
 def test_the_classes_of_an_option_are_listed_with_a_line_each(option, names, workdir, capsys):
     _, *lines = said(capsys, "fit", f"--{option}.help").splitlines()
@@ -66,15 +72,30 @@ def test_the_options_of_a_class_are_printed_as_they_are_typed(args, flags, workd
     assert f"{prefix}.num_classes" not in typed  # which the program gives
 
 
-def test_the_help_of_fit_begins_with_what_a_newcomer_needs(workdir, capsys):
-    text = said(capsys, "fit", "--help")
-    beginning, _, rest = text.partition("usage: faceexpr fit [OPTION VALUE ...]\n")
+def test_the_help_of_fit_is_what_a_newcomer_needs_and_then_all_options(workdir, capsys):
+    beginning = said_of_help(capsys, "fit", "--help")
+    whole = said(capsys, "fit", "--help", "all")
+    short, _, pointer = beginning.rstrip().rpartition("\n\n")
+    assert pointer == "`faceexpr fit --help all` lists every option."
     assert beginning.startswith("Train a model.")
-    assert 18 <= len(beginning.splitlines()) <= 25
+    assert 18 <= len(short.splitlines()) <= 25
+    assert whole.startswith(f"{short}\n\nusage: faceexpr fit [OPTION VALUE ...]\n")
+    rest = whole.removeprefix(short)
     for flag in re.findall(r"--(?:config|data|model|trainer|ckpt_path|print_config)\b", beginning):
         assert flag in rest
     assert "known subclasses" not in rest
     assert re.search(r"Nothing\s+is\s+taken\s+where\s+nothing\s+is\s+given", rest)
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_each_option_that_help_begins_with_is_one(verb, workdir, capsys):
+    beginning = said_of_help(capsys, verb, "-h")
+    whole = said(capsys, verb, "-h", "all")
+    known = {*re.findall(r"\n  (?:-\w \S+, )?(--[\w.]+)", whole.removeprefix(beginning.rpartition("\n\n")[0]))}
+    written = {*re.findall(r"--[\w.]*\w", beginning)} - {"--help", "--data.test", "--data.path", "--data.paths"}
+    named = {flag.removesuffix(".help") for flag in written} - {"--data.OPTION", "--data.batch_size"}
+    assert len(named) > 4
+    assert named - known == set()
 
 
 @pytest.mark.parametrize(

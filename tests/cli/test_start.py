@@ -29,9 +29,9 @@ def test_help_and_verbs_without_a_network_load_neither_torch_nor_lightning(workd
     first, second = run_folder("runs/first", range(10)), run_folder("runs/second", range(40))
     code = f"""
 from contextlib import suppress
-from faceexpr.cli.main import main
+from faceexpr.cli.main import VERBS, main
 
-for verb in ("merge", "compare", "runs", "fetch", "annotate", "analyze", "serve", "export", "sweep", "detectron2"):
+for verb in VERBS:
     with suppress(SystemExit):
         main([verb, "--help"])
 main(["runs", "logs"])
