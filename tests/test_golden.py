@@ -24,7 +24,6 @@ DETECTOR_ONLY = {"detection_evaluation"}
 CONFIGS = {
     "expression/fer2013_simple_cnn": DETECTOR_ONLY,
     "expression/fer2013_knn": DETECTOR_ONLY,
-    "expression/folder_compact": DETECTOR_ONLY,
     "detection/wider_light": CLASSIFIER_ONLY,
     "detection/wider_faster_rcnn": CLASSIFIER_ONLY,
 }
