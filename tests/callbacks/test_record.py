@@ -19,6 +19,11 @@ from faceexpr.weights.checkpoints import best_checkpoint
 RUN = Path("lightning_logs/version_0")
 
 
+def later(*values):
+    """Return a case of a table that only `make test-all` tries."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 class Uploads(Logger):
     """Uploads checkpoints and takes figures as Lightning's loggers of Weights & Biases and MLflow do.
 
@@ -155,7 +160,7 @@ def test_what_is_uploaded_as_the_best_is_the_best(log_model, one, run, uploads):
     assert ("last.ckpt", 2, False) in sent
 
 
-@pytest.mark.parametrize("one", [False, True])
+@pytest.mark.parametrize("one", [False, later(True)])
 def test_each_run_has_a_folder_of_its_own_and_figures_reach_the_logger(one, run, uploads, workdir):
     for _ in range(2):
         run("fit", *uploads(one=one), "--evaluation.figures=true", "--trainer.default_root_dir=out")
@@ -208,13 +213,15 @@ LISTS = "[{class_path: CSVLogger, init_args: {save_dir: a, name: b}}, {class_pat
     ("logger", "folder"),
     [
         (["--trainer.logger.save_dir=runs", "--trainer.logger.version=1.0"], "runs/1.0"),
-        (["--trainer.logger.save_dir=runs", "--trainer.logger.version=2024-05-01"], "runs/2024-05-01"),
-        (["--trainer.logger.name=2024-05-01"], "lightning_logs/2024-05-01/version_{}"),
+        later(["--trainer.logger.save_dir=runs", "--trainer.logger.version=2024-05-01"], "runs/2024-05-01"),
+        later(["--trainer.logger.name=2024-05-01"], "lightning_logs/2024-05-01/version_{}"),
         (["--trainer.logger=CSVLogger", "--trainer.default_root_dir=out"], "out/lightning_logs/version_{}"),
-        (["--trainer.logger=test_record.Uploads", "--trainer.default_root_dir=out"], "out/lightning_logs/version_{}"),
-        (["--trainer.logger=false", "--trainer.default_root_dir=out"], "out/lightning_logs/version_{}"),
-        ([f"--trainer.logger={LISTS}"], "a/b/version_{}"),
-        (["--config=named.yaml"], "lightning_logs/2024-05-01"),
+        later(
+            ["--trainer.logger=test_record.Uploads", "--trainer.default_root_dir=out"], "out/lightning_logs/version_{}"
+        ),
+        later(["--trainer.logger=false", "--trainer.default_root_dir=out"], "out/lightning_logs/version_{}"),
+        later([f"--trainer.logger={LISTS}"], "a/b/version_{}"),
+        later(["--config=named.yaml"], "lightning_logs/2024-05-01"),
     ],
 )
 def test_the_same_command_goes_on_where_its_run_was(logger, folder, run, workdir):
@@ -231,6 +238,7 @@ def test_the_same_command_goes_on_where_its_run_was(logger, folder, run, workdir
     assert len(records) == (2 if "{}" in folder else 1)
 
 
+@pytest.mark.slow
 def test_a_training_is_the_same_run_with_every_logger(run, uploads, workdir):
     kinds = {
         "tensorboard": [],
@@ -314,7 +322,7 @@ def test_finished_rows_of_a_prediction_survive_ctrl_c(run, workdir, monkeypatch,
     assert "4 of 7 inputs were left out, since prediction was stopped" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("logger", [[], ["--trainer.logger=CSVLogger"], ["--trainer.logger=false"]])
+@pytest.mark.parametrize("logger", [[], later(["--trainer.logger=CSVLogger"]), later(["--trainer.logger=false"])])
 def test_a_run_that_fails_before_it_has_done_anything_leaves_no_folder(logger, run, workdir, capsys):
     for options in (["--checkpoint.monitor=val_acc"], ["--data.train_size=1"]):
         assert exit_code(lambda options=options: run("fit", *logger, *options)) == 2

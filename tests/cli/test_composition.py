@@ -141,7 +141,7 @@ def test_a_model_that_only_remembers_its_data_looks_at_them_once(workdir):
 
 @pytest.mark.parametrize("text", [
     "callbacks:\n    class_path: EarlyStopping\n    init_args: {monitor: val/accuracy, mode: max}",
-    "callbacks: {class_path: Timer, init_args: {duration: 1:00:00:00}}",
+    pytest.param("callbacks: {class_path: Timer, init_args: {duration: 1:00:00:00}}", marks=pytest.mark.slow),
     "callbacks+:\n    - class_path: Timer\n      init_args: {duration: 00:00:10:00}",
 ])  # fmt: skip
 def test_lightnings_callbacks_are_named_alone_or_in_a_list(text, workdir):  # case N31

@@ -46,7 +46,8 @@ def test_twenty_kills_leave_no_trace_in_a_network_with_dropout(tmp_path):
         pytest.param([], "saving", 2, signal.SIGKILL, KILLED, 7, marks=pytest.mark.slow),
         # After the third step of the second epoch.
         pytest.param(MID_EPOCH, "saved", 6, signal.SIGKILL, KILLED, 10, marks=pytest.mark.slow),
-        ([], "batch", 10, signal.SIGTERM, PREEMPTED, 10),  # which saves between two steps
+        # Which saves between two steps.
+        pytest.param([], "batch", 10, signal.SIGTERM, PREEMPTED, 10, marks=pytest.mark.slow),
     ],
 )
 def test_the_end_of_a_process_leaves_no_trace_wherever_it_is(options, where, nth, number, code, step, whole, tmp_path):

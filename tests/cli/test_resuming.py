@@ -104,12 +104,13 @@ def test_last_is_the_newest_run_and_best_needs_a_run(run, workdir, capsys, caplo
     assert "knows of no run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("interval", "change", "total"),
     [
         ("step", ["--data.batch_size=7"], 6),  # 3 epochs of 2 batches; they were 1 of 4
-        pytest.param("step", ["--trainer.accumulate_grad_batches=2"], 6, marks=pytest.mark.slow),
-        pytest.param("epoch", [], 3, marks=pytest.mark.slow),
+        ("step", ["--trainer.accumulate_grad_batches=2"], 6),
+        ("epoch", [], 3),
     ],
 )
 def test_a_schedule_over_the_whole_training_follows_its_new_length(interval, change, total, run):

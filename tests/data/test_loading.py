@@ -191,6 +191,7 @@ print(len(list(BatchLoader(split, BatchSampler(4, 2, training=False), num_worker
 """
 
 
+@pytest.mark.slow
 def test_a_script_that_its_own_processes_run_anew_is_told_so(tmp_path):  # case N31
     (tmp_path / "script.py").write_text(SCRIPT)
     result = subprocess.run([sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, check=False)

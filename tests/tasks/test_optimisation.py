@@ -117,7 +117,11 @@ FINDER = [
 
 @pytest.mark.parametrize(
     "schedule",
-    [["OneCycleLR", "max_lr=0.3"], ["WarmupMultiStepLR", "warmup_steps=2"], ["CyclicLR", "base_lr=0.1", "max_lr=0.3"]],
+    [
+        ["OneCycleLR", "max_lr=0.3"],
+        pytest.param(["WarmupMultiStepLR", "warmup_steps=2"], marks=pytest.mark.slow),
+        pytest.param(["CyclicLR", "base_lr=0.1", "max_lr=0.3"], marks=pytest.mark.slow),
+    ],
     ids=lambda words: words[0],
 )
 def test_the_rate_that_is_found_rules_the_whole_schedule(schedule, run, workdir, caplog):  # case N03

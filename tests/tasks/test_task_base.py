@@ -191,7 +191,7 @@ USES = {
 }
 
 
-@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("use", [pytest.param(use, marks=[pytest.mark.slow] * (use != "test")) for use in USES])
 def test_without_a_training_a_loss_of_ones_own_is_not_asked_for(use, own_module, run, workdir, capsys):
     run("fit", "--model.loss=ownparts.Loss")
     own_module()
