@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 from faceexpr.detectron2.detectron2_options import Detectron2Options, flat
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import say
+from faceexpr.utils.text import nearest
 
 TRAIN, VAL = "faceexpr_train", "faceexpr_val"  # in Detectron2's catalogue of data
 
@@ -88,8 +88,7 @@ def set_options(cfg: CfgNode, options: Detectron2Options, own_values: dict[str, 
         if key in own_values:
             raise FaceExprError(f"opts: {key} cannot be given here; an option of its own sets it, to {own_values[key]}")
         if key not in defaults:
-            (nearest,) = difflib.get_close_matches(key.upper(), defaults, n=1, cutoff=0)
-            raise FaceExprError(f"opts: Detectron2 has no key {key}; did you mean {nearest}?")
+            raise FaceExprError(f"opts: Detectron2 has no key {key}{nearest(key.upper(), defaults)}")
         whole = type(value) is int and isinstance(defaults[key], float)
         try:
             cfg.merge_from_list([key, float(value) if whole else value])  # Detectron2 takes no 1 for 1.0
