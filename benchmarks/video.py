@@ -119,6 +119,7 @@ def main(
     runtime: Literal["torch", "onnx"] = "torch",
     detector: str = DETECTOR,
     classifier: str = CLASSIFIER,
+    test_side: int | None = None,
 ) -> None:
     """Measure the analysis of videos.
 
@@ -132,11 +133,13 @@ def main(
         runtime: as of ``faceexpr analyze``.
         detector: likewise.
         classifier: likewise.
+        test_side: likewise.
     """
     torch.set_num_threads(threads)
-    pipeline = FacePipeline.from_checkpoints(detector, classifier, runtime=runtime)
+    pipeline = FacePipeline.from_checkpoints(detector, classifier, runtime=runtime, test_side=test_side)
     images = read_clip(clip)
-    print(f"{width} x {height}, {frames} frames, {threads} threads, {runtime}, {Path(detector).name}", flush=True)
+    models = f"{runtime}, {Path(detector).name}, {test_side or 640} pixels"
+    print(f"{width} x {height}, {frames} frames, {threads} threads, {models}", flush=True)
     with tempfile.TemporaryDirectory() as place:
         for number in faces:
             video = Path(place, f"{number}.mp4")

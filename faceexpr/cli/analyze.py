@@ -73,6 +73,8 @@ class AnalyzeOptions:
         iou: overlap above which two boxes are of one face; by default as the detector was trained with.
         inside: part of the smaller of two boxes, such as 0.8, above which the other holds it, and both are of one face;
             by default as the detector was trained with.
+        test_side: pixels to which the longer side of larger images is reduced before a light detector looks for faces;
+            less is faster and misses small faces; by default as the detector was trained with, which is 640.
         coverage: also give each face all expressions that it may be: a set that holds the true one this often, such as
             0.9; for classifiers that were calibrated for it.
         min_probability: a face whose most probable expression has less than this, from 0 to 1, is given none; its
@@ -116,6 +118,7 @@ class AnalyzeOptions:
     suppression: Literal["nms", "soft_nms", "wbf", "none"] | None = None
     iou: float | None = None
     inside: float | None = None
+    test_side: int | None = None
     coverage: float | None = None
     min_probability: float | None = None
     margin: float | None = None
@@ -324,6 +327,7 @@ def build(options: AnalyzeOptions, index: int = 0) -> faceexpr.pipeline.FacePipe
         images=options.images,
         suppression=find_suppression(options),
         runtime=options.runtime,
+        test_side=options.test_side,
         batch_size=options.batch_size,
         face_batch=options.face_batch,
         coverage=options.coverage,
@@ -366,6 +370,7 @@ def find_dependent_options(options: AnalyzeOptions, pipeline: faceexpr.pipeline.
         "classifier": fingerprint(find_checkpoint(options.classifier, RUNS, "classifier")),
         **find_suppression(options),
         **({} if options.runtime == "torch" else {"runtime": options.runtime}),
+        **({} if options.test_side is None else {"test_side": options.test_side}),
         **used,
         "max_faces": (suppression or Suppression).max_faces,
         **{name: getattr(options, name) for name in DEPENDENT},

@@ -24,8 +24,8 @@ DESCRIPTION = (
 )
 
 PIPELINE = {
-    "detector", "classifier", "min_score", "max_faces", "suppression", "iou", "inside", "min_probability", "margin",
-    "shape", "min_face", "reduce_to", "device", "runtime", "batch_size", "face_batch",
+    "detector", "classifier", "min_score", "max_faces", "suppression", "iou", "inside", "test_side",
+    "min_probability", "margin", "shape", "min_face", "reduce_to", "device", "runtime", "batch_size", "face_batch",
 }  # fmt: skip
 """Options that are those of ``faceexpr analyze``."""
 

@@ -18,8 +18,9 @@ from faceexpr.data.annotations.reading import Annotations, read_annotations
 from faceexpr.detectron2.detectron2_options import find_weights
 from faceexpr.models.base import speed_up
 from faceexpr.models.detector import DetectionNet
+from faceexpr.models.light_detector import LightDetector
 from faceexpr.models.trained import load_trained
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.weights.checkpoints import find_checkpoint
 from faceexpr.weights.model_file import is_model_file, shipped_models
 from faceexpr.weights.onnx_file import EVERYTHING, ONNX, Runtime, open_onnx
@@ -125,6 +126,7 @@ def load_detector(
     batch_size: int = 8,
     images: Path | None = None,
     runtime: Runtime = "torch",
+    test_side: int | None = None,
 ) -> Detector | GroundTruth:
     """Load a detector.
 
@@ -137,6 +139,7 @@ def load_detector(
         batch_size: images in a batch of the network.
         images: folder of the images, for a file of annotations.
         runtime: ``onnx`` has ONNX Runtime run it, on the CPU; a checkpoint is written as an ONNX file first.
+        test_side: side to which a `LightDetector` in torch reduces larger images; by default as it was trained with.
 
     Raises:
         FaceExprError: nothing of these is there, or it cannot be loaded.
@@ -153,6 +156,8 @@ def load_detector(
     if runtime == "onnx" or path.suffix == ONNX:
         if path.suffix == ".pth":
             raise FaceExprError(f"runtime is onnx, and {path} is Detectron2's; expected torch")
+        if test_side is not None:
+            raise FaceExprError(f"test_side is {test_side}, and an ONNX file has its own; expected runtime torch")
         from faceexpr.pipeline.programs import converted
 
         return OnnxDetector(converted(path), suppression or {})
@@ -167,6 +172,11 @@ def load_detector(
 
         net = load_task(path, [FaceDetector], "a detector", "a FaceDetector").net
     net.set_suppression(**(suppression or {}))
+    if test_side is not None:
+        if not isinstance(net, LightDetector):
+            raise FaceExprError(f"test_side is {test_side}, and {path} is a {type(net).__name__}; expected none")
+        require(test_side >= 32, "test_side", test_side, "32 or more pixels")
+        net.test_side = test_side
     speed_up(net)
     return NetDetector(net, device, batch_size)
 

@@ -126,6 +126,7 @@ class FacePipeline:
         images: Path | None = None,
         suppression: Mapping[str, float | int | str] | None = None,
         runtime: Runtime = "torch",
+        test_side: int | None = None,
         **kwargs: Any,
     ) -> FacePipeline:
         """Build a pipeline from files, or from the models that come with the package.
@@ -141,6 +142,7 @@ class FacePipeline:
             images: folder of the images that a file of annotations names.
             suppression: further options of `Suppression` that differ from those of the detector's training.
             runtime: ``onnx`` has ONNX Runtime run both, on the CPU; checkpoints are written as ONNX files first.
+            test_side: side to which a light detector reduces larger images; by default as it was trained with.
             kwargs: see `FacePipeline`.
 
         Raises:
@@ -153,7 +155,7 @@ class FacePipeline:
         if runtime == "onnx" and str(device) not in ("auto", "cpu"):
             raise FaceExprError(f"runtime is onnx, which runs on the CPU, and device is {device}; expected cpu")
         device = find_device("cpu" if runtime == "onnx" else device)
-        found = load_detector(detector, device, changes, kwargs.get("batch_size", 8), images, runtime)
+        found = load_detector(detector, device, changes, kwargs.get("batch_size", 8), images, runtime, test_side)
         return cls(found, load_classifier(classifier, device, runtime), **kwargs)
 
     def __call__(self, image: Source, bgr: bool = False) -> ImageResult:

@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.cbook import get_sample_data
+from PIL import Image
 from red_finder import RedFinder, red_picture, save_task, tiny_classifier
+from torchvision.ops import box_iou
 
 from faceexpr.data.annotations.reading import AnnotatedImage, Annotations
 from faceexpr.models.light_detector import LightDetector
@@ -53,6 +56,25 @@ def test_a_run_folder_or_its_file_is_loaded_and_its_suppression_can_be_changed(t
     ):
         (found,) = load_detector(str(checkpoint), suppression=changes)([red_picture(BOX)])
         assert (len(found), found.limited) == (number, limited)
+
+
+def test_a_light_detector_looks_at_images_as_small_as_is_asked(tmp_path, workdir):
+    portrait = np.array(Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)))
+    (usual,), (quick,) = (
+        load_detector("wider_light", suppression={"min_score": 0.5}, test_side=side)([portrait]) for side in (None, 256)
+    )
+    assert len(usual) == len(quick) == 1
+    assert not torch.equal(usual.boxes, quick.boxes)
+    assert box_iou(usual.boxes, quick.boxes).item() > 0.75
+    other = save_task(FaceDetector(net=RedFinder()), tmp_path / "other.ckpt")
+    Path("net.onnx").write_bytes(b"")
+    for source, side, message in (
+        ("wider_light", 31, "test_side is 31; expected 32 or more pixels"),
+        (other, 256, "is a RedFinder; expected none"),
+        ("net.onnx", 256, "an ONNX file has its own"),
+    ):
+        with pytest.raises(FaceExprError, match=message):
+            load_detector(source, test_side=side)
 
 
 def test_batch_normalisation_is_a_part_of_the_convolutions_that_find_faces_and_not_of_those_that_are_trained(tmp_path):
