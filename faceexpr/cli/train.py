@@ -148,6 +148,34 @@ class TrainingParser(Parser, LightningArgumentParser):
         return self.beginning + super().format_help(*args, **kwargs)
 
 
+class RunTrainer(Trainer):
+    """Lightning's Trainer, to which a limit of 1 is one batch and 1.0 are all batches, whatever was imported before.
+
+    Its own annotations are of ``typing.Union``, which gives out unions of the same types in the order in which somebody
+    has first written them; where that is float and int, 1 is 1.0.
+    """
+
+    def __init__(
+        self,
+        limit_train_batches: int | float | None = None,
+        limit_val_batches: int | float | None = None,
+        limit_test_batches: int | float | None = None,
+        limit_predict_batches: int | float | None = None,
+        overfit_batches: int | float = 0.0,
+        val_check_interval: int | float | str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            limit_train_batches=limit_train_batches,
+            limit_val_batches=limit_val_batches,
+            limit_test_batches=limit_test_batches,
+            limit_predict_batches=limit_predict_batches,
+            overfit_batches=overfit_batches,
+            val_check_interval=val_check_interval,
+            **kwargs,
+        )
+
+
 class FaceExprCLI(LightningCLI):
     """Lightning's command line with this project's defaults: parse the options, and build what they name.
 
@@ -201,6 +229,7 @@ class FaceExprCLI(LightningCLI):
                 save_config_callback=SaveRunConfig,
                 save_config_kwargs={"save_to_log_dir": False},  # but to the run's folder
                 seed_everything_default=0,
+                trainer_class=RunTrainer,
                 trainer_defaults={"callbacks": [EpochSeed(), RunChecks(), *callbacks]},
                 parser_class=TrainingParser,
                 parser_kwargs={

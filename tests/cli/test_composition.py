@@ -1,8 +1,11 @@
 """How configurations and flags come together."""
 
+from typing import get_args, get_type_hints
+
 import pytest
 import yaml
 from conftest import TINY_DATA, TINY_NET, TINY_RUN, built, exit_code
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, Timer
 
 from faceexpr.callbacks.checkpointing import BestCheckpoint, LastCheckpoint
@@ -10,6 +13,7 @@ from faceexpr.callbacks.classification import ClassificationEvaluation
 from faceexpr.callbacks.predictions import PredictionWriter
 from faceexpr.callbacks.runs import LineProgress
 from faceexpr.cli.main import main
+from faceexpr.cli.train import RunTrainer
 
 PRODUCT_CALLBACKS = (
     BestCheckpoint, LastCheckpoint, LearningRateMonitor, ClassificationEvaluation, PredictionWriter, LineProgress,
@@ -151,3 +155,18 @@ def test_lightnings_callbacks_are_named_alone_or_in_a_list(text, workdir):  # ca
     cli.parser.save(cli.config, "saved.yaml")
     again = built(["--config", "saved.yaml"])
     assert sum(isinstance(callback, wanted) for callback in again.trainer.callbacks) == 1
+
+
+def test_one_batch_and_all_batches_are_told_apart_whatever_was_imported_before():
+    own = get_type_hints(RunTrainer.__init__)
+    both = [
+        name
+        for name, hint in get_type_hints(Trainer.__init__).items()
+        if {int, float} <= {*get_args(hint)} and name != "gradient_clip_val"  # to which 1 and 1.0 are the same
+    ]
+    assert len(both) == 6
+    assert all(get_args(own[name])[:2] == (int, float) for name in both)
+    options = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1.0", "--trainer.overfit_batches=2"]
+    config = built(options).config.trainer
+    limits = config.limit_train_batches, config.limit_val_batches, config.overfit_batches
+    assert [type(limit) for limit in limits] == [int, float, int]
