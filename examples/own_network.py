@@ -1,4 +1,4 @@
-"""Train the network of ``small_net.py``, and use it in the place of the classifier that comes with the package.
+"""Train the network of ``small_net.py``, and use it in the place of ``ferplus_compact_robust``.
 
     python examples/own_network.py
 

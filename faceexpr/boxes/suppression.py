@@ -37,7 +37,7 @@ class Suppression:
         sigma: width of the Gaussian by which ``soft_nms`` lowers scores.
         inside: boxes within one another, such as a face's and a head's, are of the same face too, whatever ``iou``
             says: where they share more than this part of the smaller one (0.8 suits), and that is no smaller than
-            `SMALLEST_PART` of the larger one. None joins no such boxes.
+            an eighth of the larger one. None joins no such boxes.
     """
 
     method: Method = "nms"

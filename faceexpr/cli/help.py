@@ -24,7 +24,7 @@ Train a model. Ready-made configurations come with faceexpr; `faceexpr init --he
   faceexpr fit --config wider_light --data.train boxes.json          a face detector, from images with boxes
   faceexpr fit --config synthetic_simple_cnn                         drawn faces: nothing has to be there
 
-Options come from files and flags, of which the later one goes before. Those that are changed first:
+Options come from files and flags, of which a later one takes precedence. Those that are changed first:
 
   --data CLASS, --data.OPTION            what is learned from; --data.help lists classes, --data.help CLASS its options
   --model.net CLASS, --model.net.OPTION  the network; --model.net.help lists them
@@ -45,7 +45,7 @@ The data and all options are those that the checkpoint was trained with, unless 
 
 {examples}
 
-Options come from files (--config FILE) and flags, of which the later one goes before. Those that are changed first:
+Options come from files (--config FILE) and flags, of which a later one takes precedence. Those that are changed first:
 
   --ckpt_path CHECKPOINT                 a run's folder (RUN, its best checkpoint), a file, or a model that comes along
   --data CLASS, --data.OPTION            which data; --data.help lists classes, --data.help CLASS its options
@@ -60,7 +60,7 @@ A run goes to lightning_logs/NAME-{verb}/version_N: {files}
 AUDIT = """\
 Look through a data set: equal and nearly equal images within and across splits, equal images with different labels,
 suspects of a wrong label, broken, blank and tiny images and such without a face; of boxes those outside, tiny or
-doubled, and faces that nobody has marked.
+doubled, and faces that nobody has marked. Wrong labels take cleanlab: pip install 'faceexpr[audit]', or --labels false.
 
   faceexpr audit faces --out audit                         a folder of classes, or of faces
   faceexpr audit fer2013.csv --out audit                   FER-2013
@@ -70,7 +70,7 @@ doubled, and faces that nobody has marked.
 Options that are changed first:
 
   --data CLASS, --data.OPTION    the data set; --data.help CLASS lists the options of a class
-  --labels false                 look for no wrong labels, which takes cleanlab: pip install 'faceexpr[audit]'
+  --labels false                 look for no wrong labels, and do without cleanlab
   --faces false                  look neither for images without a face nor for faces without a box
   --similarity 0.9               correlation of pixels from which images are near copies
 
@@ -90,7 +90,7 @@ BEGINNINGS = {
         options="""\
   --calibration.enabled true             calibrate probabilities and prediction sets; see --calibration.help""",
         files="metrics.json and figures. Calibrated weights are calibrated.ckpt\nbeside the checkpoint, "
-        "and go before it where the run is named.",
+        "and are taken in its place where the run is named.",
     ),
     "test": MEASURE.format(
         verb="test",

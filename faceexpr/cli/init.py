@@ -12,7 +12,7 @@ from faceexpr.utils.text import nearest, some
 
 DESCRIPTION = (
     "Copy configurations that come with faceexpr into a folder, to edit them there. As they are, each is found by its "
-    "name: `faceexpr fit --config fer2013_compact`. A copy in ./configs is found by that name too and goes before."
+    "name: `faceexpr fit --config fer2013_compact`. A copy in ./configs is found by that name too and takes precedence."
 )
 
 

@@ -52,10 +52,10 @@ class Optimised(Task):
             ``accumulate_grad_batches``): they stay (``none``), grow as much (``linear``), or by the square root
             (``sqrt``).
         channels_last: memory format of images and weights; faster for convolutions on most devices.
-        weights: what training starts with: the name of a model that comes with the package (``fer2013_compact``,
-            ``wider_light``), a model file, a checkpoint or a run folder, of the same network; from scratch, or as the
-            network's own options say, without it. A classifier's last layer is taken over where it tells the same
-            classes.
+        weights: what training starts with: the name of a model that comes with the package (``wider_light``,
+            ``ferplus_compact_robust``, ``fer2013_compact``), a model file, a checkpoint or a run folder, of the same
+            network; from scratch, or as the network's own options say, without it. A classifier's last layer is taken
+            over where it tells the same classes.
         frozen: parts of the network that do not learn, by their names in it, such as ``[backbone]`` of a ResNet or
             ``[backbone.conv1, backbone.bn1, backbone.layer1]``, or single weights, such as ``fc.weight``; the batch
             normalisation and dropout of parts rest too.

@@ -46,7 +46,7 @@ def find_config(name: str) -> Path:
 def shipped_file(path: Path) -> Path:
     """Return the file that comes with the package under a path such as ``configs/paper/dataset1/test_0.txt``.
 
-    A file that is there goes before it, and any other path is returned as it is.
+    A file that is there takes precedence, and any other path is returned as it is.
     """
     own = SHIPPED.parent / path
     return own if path.parts[:1] == (FOLDER,) and own.is_file() and not path.exists() else path

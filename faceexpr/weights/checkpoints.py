@@ -178,7 +178,7 @@ def find_checkpoint(written: str | Path, runs: Path, parameter: str = "ckpt_path
     Args:
         written: a file, a run folder (its best checkpoint, calibrated where that was done since), ``last`` (the newest
             state of the training below ``runs`` that was started last), or the name of a model that comes with the
-            package, which goes before a file of that name.
+            package, which takes precedence over a file of that name.
         runs: folder of the runs, such as ``lightning_logs``.
         parameter: the name of the parameter that names the file, for messages.
         resumes: a training shall go on from it, which takes more than the weights.
