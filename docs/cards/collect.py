@@ -62,7 +62,8 @@ def collect(
     if shipped is not None and _told(shipped).get("calibration") != fitted:
         raise FaceExprError(f"{test} has measured {tested}, which is calibrated otherwise than {shipped}; test {name}")
     model = load_exportable(shipped or tested)
-    chosen = read_checkpoint(find_checkpoint(str(train[-1]), train[-1]))
+    measured = str(train[-1]) if validation is None else _config(validation)["ckpt_path"]
+    chosen = read_checkpoint(find_checkpoint(measured, validation or train[-1]))
     corrupted, grouped = (robustness or test) / "robustness.json", test / "slices_test.json"
     data = config["data"]["init_args"]
     return {
