@@ -182,7 +182,7 @@ def test_a_card_is_collected_from_the_folders_of_runs(run, workdir):
     assert found["parameters"] == learned
     text = (cards / "tiny.md").read_text()
     assert f"| accuracy | {found['validation']['accuracy']:.2%} | {metrics['accuracy']:.2%} |" in text
-    assert re.search(r"--model.net faceexpr.models.mlp.MLP .*--data.train_size 14 .*\n(.*\n)*Not measured\.", text)
+    assert re.search(r"--model.net faceexpr.models.MLP .*--data.train_size 14 .*\n(.*\n)*Not measured\.", text)
     shown = [figure for figure in FIGURES if (cards / f"tiny_{figure}.png").exists()]
     assert shown == ["confusion_matrix", "reliability"]
     assert "(tiny_confusion_matrix.png)" in text
