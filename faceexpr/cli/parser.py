@@ -141,6 +141,7 @@ class Parser(ArgumentParser):
 
     def __init__(self, *args: Any, left_out: Collection[str] = (), **kwargs: Any) -> None:
         kwargs.setdefault("parser_mode", MODE)
+        kwargs.setdefault("allow_abbrev", False)  # a misspelt option may be the beginning of another
         super().__init__(*args, **kwargs)
         self.left_out = left_out
         self.configs: dict[str, dict[str, Any]] = {}  # what the configuration files hold, by their paths

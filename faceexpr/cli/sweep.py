@@ -9,6 +9,8 @@ from pathlib import Path
 
 from faceexpr.cli.parser import Parser
 from faceexpr.sweep.options import SweepOptions
+from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.text import nearest
 
 OPTION = re.compile("--?[A-Za-z]")  # and no negative number
 
@@ -49,6 +51,13 @@ def _divide(args: Sequence[str], names: set[str]) -> tuple[list[str], list[str]]
 def run(args: list[str]) -> None:
     """Run ``faceexpr sweep``, given the arguments with the verb; `Sweep.run` says how it ends."""
     options = read_options(args[1:])
+    if not options[0].parameters:
+        raise FaceExprError("--sweep is missing; expected a YAML file whose parameters are options of fit with values")
     from faceexpr.sweep.study import Sweep  # and with it torch, which the options do not need
 
-    Sweep(*options).run()
+    try:
+        Sweep(*options).run()
+    except FaceExprError as error:  # of an option that is none of fit's, and may be meant for the sweep
+        word = re.search(r"unrecognized arguments: (--[^\s=;]+)[^;]*$", str(error))
+        near = nearest(word[1], [f"--{option.name}" for option in fields(SweepOptions)]) if word else ""
+        raise FaceExprError(f"{error}{near}") from error

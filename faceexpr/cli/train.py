@@ -153,6 +153,15 @@ class RunTrainer(Trainer):
 
     Its own annotations are of ``typing.Union``, which gives out unions of the same types in the order in which somebody
     has first written them; where that is float and int, 1 is 1.0.
+
+    Args:
+        limit_train_batches: batches of an epoch (a whole number), or the part of them (0.0 to 1.0).
+        limit_val_batches: likewise, of a validation.
+        limit_test_batches: likewise, of a test.
+        limit_predict_batches: likewise, of a prediction.
+        overfit_batches: likewise, of training images that are trained on and validated on; 0 for all of both.
+        val_check_interval: batches after which a validation follows, or a part of an epoch.
+        **kwargs: of Lightning's.
     """
 
     def __init__(

@@ -78,16 +78,21 @@ def check_options(out: Path, options: Mapping[str, Any]) -> None:
         return
     if PICTURES not in options:
         before.pop(PICTURES, None)  # as of 0.1; images that were not drawn are drawn later
-    for name in {**before, **options}:
-        old, new = before.get(name), options.get(name)
+    if "suppression" not in before:  # as of 0.1
+        options = {name: value for name, value in options.items() if name != "suppression"}
+    before, now, changed = _plain(before), _plain(options), []
+    for name in {**before, **now}:
+        old, new = before.get(name), now.get(name)
         # The same weights may lie elsewhere by now, and others in their place.
         content = [value.get("sha256", value) if isinstance(value, dict) else value for value in (old, new)]
-        # An option that is false may not have been there when the folder was begun; 0.1 told no whole suppression.
-        if content[0] != content[1] and (name in before or (new is not False and name != "suppression")):
-            raise FaceExprError(
-                f"out: {out} holds results with {name} {_show(old)}, and this run has {_show(new)}; expected the same "
-                "options, with which it goes on, or another folder"
-            )
+        # An option that is false may not have been there when the folder was begun.
+        if content[0] != content[1] and (name in before or new is not False):
+            changed.append(f"{name} {_show(old)} -> {_show(new)}")
+    if changed:
+        raise FaceExprError(
+            f"out: {out} holds results of other options than this run has: {', '.join(changed)}; expected the same, "
+            "with which it goes on, or another folder"
+        )
 
 
 def read_options(out: Path) -> dict[str, Any]:
@@ -108,10 +113,17 @@ def _write_options(out: Path, options: Mapping[str, Any]) -> None:
     write_file(out / OPTIONS, json.dumps(options, ensure_ascii=False, indent=2) + "\n")
 
 
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with those of the suppression among them, named as the command's are."""
+    whole = {**options, **options.get("suppression", {})}
+    return {"suppression" if name == "method" else name: whole[name] for name in whole if name != "suppression"}
+
+
 def _show(value: Any) -> str:
-    if not isinstance(value, dict) or "sha256" not in value:
-        return str(value)
-    return f"{value.get('path', value.get('count'))} ({value['sha256'][:8]})"
+    if not isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False).strip('"')
+    content = value["sha256"][:8] if "sha256" in value else f"{value.get('bytes')} bytes"
+    return f"{value.get('path', value.get('count'))} ({content})"
 
 
 def fingerprint(path: Path) -> dict[str, str]:

@@ -109,6 +109,11 @@ def test_each_option_that_help_begins_with_is_one(verb, workdir, capsys):
         (["fit", "--trainer.logger.nmae=x"], "the nearest is name; see --trainer.logger.help TensorBoardLogger"),
         (["fit", "--trainer.callbacks+=EarlyStoping"], "the nearest is EarlyStopping; see --trainer.callbacks.help"),
         (["fit", "--trainer.max_epochz=3"], "the nearest is --trainer.max_epochs"),
+        (["fit", "--trainer.max_epoch", "3"], "--trainer.max_epoch 3; the nearest is --trainer.max_epochs"),
+        (["fit", "--data=FER2013", "--data.pat=x"], "the nearest is path; see --data.help FER2013"),
+        (["analyze", "photos", "--min_scor=0.9"], "--min_scor=0.9; the nearest is --min_score"),
+        (["sweep", "--parameters={seed_everything: [1]}", "--limi=1"], "--limi=1; the nearest is --limit"),
+        (["detectron2", "fit", "--max_ite=1"], "--max_ite=1; the nearest is --max_iter"),
         (["fit", "--config=typo.yaml"], "typo.yaml: Group 'trainer' does not accept option 'max_epoch'; the nearest is "
             "--trainer.max_epochs"),
         (["test", "--ckpt_pth=x"], "the nearest is --ckpt_path"),

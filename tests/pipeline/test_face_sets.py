@@ -72,7 +72,7 @@ def test_records_and_rows_have_the_sets_and_belong_to_their_coverage(analyze, mo
     assert face["expressions"][0] == face["expression"]
     assert [row["expressions"] for row in rows()] == ["; ".join(face["expressions"]), ""]
 
-    with pytest.raises(FaceExprError, match=r"holds results with coverage 0.9, and this run has None"):
+    with pytest.raises(FaceExprError, match=r"has: coverage 0\.9 -> null; expected"):
         analyze("photos", classifier="calibrated.ckpt")
     assert analyze("photos", classifier="calibrated.ckpt", out="plain") == 0
     assert records("plain")[0]["faces"] == [{**face, "expressions": None}]
