@@ -1,6 +1,7 @@
 """The models that come with the package: small, explained, used where no other is named, and right about a portrait."""
 
 import json
+import re
 
 import pytest
 from analysis_runs import records
@@ -30,7 +31,7 @@ def test_each_is_small_and_says_where_it_comes_from(name):
     header = read_header(path)
     assert path.stat().st_size < 2e6
     assert [field for field in ("data", "licence", "command") if not header.get(field)] == []
-    assert f"configs/{'expression' if name == CLASSIFIER else 'detection'}/{name}.yaml" in header["command"]
+    assert re.search(rf"--config (configs/\w+/)?{name}(\.yaml)? ", header["command"])
     assert "research" in header["licence"]
     assert header["preprocess"]["channels"] == (1 if name == CLASSIFIER else 3)
     assert not any(place in json.dumps(header) for place in ("/work", "/home"))
