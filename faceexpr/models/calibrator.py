@@ -68,10 +68,11 @@ class Calibration:
         """Return the threshold of a stated coverage, such as 0.9; a `FaceExprError` where it was not calibrated for."""
         found = {float(level): threshold for level, threshold in self.thresholds.items()}
         if coverage not in found:
-            levels = ", ".join(self.thresholds) or "none"
+            levels = ", ".join(self.thresholds)
+            expected = f"one of these, or that with {coverage:g} among its coverages" if levels else "that first"
             raise FaceExprError(
-                f"coverage is {coverage:g}, but the classifier was calibrated for {levels}; "
-                f"expected one of these, or a calibration by `faceexpr validate` with {coverage:g} among its coverages"
+                f"coverage is {coverage:g}, but the classifier was calibrated for {levels or 'none'}; "
+                f"`faceexpr validate --calibration.enabled true` calibrates: expected {expected}"
             )
         return found[coverage]
 

@@ -16,7 +16,7 @@ from faceexpr.utils.crop import FACE_SIZE, Crop
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import write_file
 from faceexpr.utils.redirects import redirect
-from faceexpr.utils.text import some
+from faceexpr.utils.text import nearest, some
 from faceexpr.weights.model_file import is_model_file, read_model_file, shipped_models
 from faceexpr.weights.pretrained import load_tensors
 
@@ -210,6 +210,7 @@ def find_checkpoint(written: str | Path, runs: Path, parameter: str = "ckpt_path
         raise FaceExprError(
             f"{parameter}: {written} does not exist; expected a checkpoint, a model file, a run folder or one of the "
             f"models that come with faceexpr: {', '.join(shipped) or 'none in this installation'}"
+            f"{nearest(str(written), shipped)}"
         )
     return path
 

@@ -167,6 +167,7 @@ def test_annotations_may_stand_in_for_the_detector(analyze):
     [
         ("--min_score=2", "min_score is 2"), ("--margin=-1", "margin is -1"), ("--device=warp", "device is warp"),
         ("--no_such=1", "no_such"), ("--classifier=absent.ckpt", r"classifier: absent\.ckpt does not exist"),
+        ("--detector=wider_ligth", "; the nearest is wider_light$"),
         ("--images=elsewhere", "images is for the images that annotations name"),
         ("--annotations=truth.json", "expected coco true with it"),
         ("--coverage=0.7", "^--coverage is 0.7, but the classifier was calibrated for none;"),

@@ -50,7 +50,7 @@ def test_a_face_that_is_not_surely_one_expression_has_none(min_probability, expr
     ("classifier", "coverage", "message"),
     [
         (Calibrated, 0.8, "coverage is 0.8, but the classifier was calibrated for 0.5, 0.9, 0.99;"),
-        (Levels, 0.9, "coverage is 0.9, but the classifier was calibrated for none; expected"),
+        (Levels, 0.9, "coverage is 0.9, but the classifier was calibrated for none; `faceexpr validate"),
         (Calibrated, 90, "coverage has 90; expected numbers between 0 and 1, such as 0.9$"),
     ],
 )
