@@ -72,7 +72,7 @@ class Calibration:
             expected = f"one of these, or that with {coverage:g} among its coverages" if levels else "that first"
             raise FaceExprError(
                 f"coverage is {coverage:g}, but the classifier was calibrated for {levels or 'none'}; "
-                f"`faceexpr validate --calibration.enabled true` calibrates: expected {expected}"
+                f"`faceexpr validate` calibrates: expected {expected}"
             )
         return found[coverage]
 
