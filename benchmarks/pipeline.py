@@ -142,7 +142,7 @@ def against_ray(scenes: Sequence[Scene], detector: str, classifier: str, workers
     """Compare actors of Ray with one process, and print images/s of each round and their ratio."""
     torch.set_num_threads(1)
     items = [Item(str(scene.path), str(number), None) for number, scene in enumerate([*scenes] * REPEATS)]
-    make, files = partial(FacePipeline.from_checkpoints, detector, classifier), ImageFiles(Path())
+    make, files = partial(FacePipeline, detector, classifier), ImageFiles(Path())
     few = len(items) // REPEATS
     print(f"{len(items)} images; one process, and {workers} actors of Ray, a thread each", flush=True)
     ratios = []

@@ -136,7 +136,7 @@ def main(
         test_side: likewise.
     """
     torch.set_num_threads(threads)
-    pipeline = FacePipeline.from_checkpoints(detector, classifier, runtime=runtime, test_side=test_side)
+    pipeline = FacePipeline(detector, classifier, runtime=runtime, test_side=test_side)
     images = read_clip(clip)
     models = f"{runtime}, {Path(detector).name}, {test_side or 640} pixels"
     print(f"{width} x {height}, {frames} frames, {threads} threads, {models}", flush=True)

@@ -39,7 +39,7 @@ def ours(detector: str = DETECTOR, classifier: str = CLASSIFIER) -> System:
         detector: a checkpoint, a run folder or the name of a model that comes with the package.
         classifier: the same.
     """
-    pipeline = FacePipeline.from_checkpoints(detector, classifier)
+    pipeline = FacePipeline(detector, classifier)
 
     def analyse(path: Path) -> list[Face]:
         return [Face(face.box, canonical(face.expression or "")) for face in pipeline(path).faces]

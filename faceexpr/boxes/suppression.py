@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faceexpr.boxes.detections import Detections
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import require
 
 Method = Literal["nms", "soft_nms", "wbf", "none"]
 
@@ -49,12 +49,9 @@ class Suppression:
 
     def __post_init__(self) -> None:
         for name, value in (("iou", self.iou), ("min_score", self.min_score), ("inside", self.inside)):
-            if value is not None and not 0 <= value <= 1:
-                raise FaceExprError(f"{name} is {value}; expected 0 to 1")
-        if self.max_faces < 1:
-            raise FaceExprError(f"max_faces is {self.max_faces}; expected 1 or more")
-        if not self.sigma > 0:
-            raise FaceExprError(f"sigma is {self.sigma}; expected more than 0")
+            require(value is None or 0 <= value <= 1, name, value, "0 to 1")
+        require(self.max_faces >= 1, "max_faces", self.max_faces, "1 or more")
+        require(self.sigma > 0, "sigma", self.sigma, "more than 0")
 
 
 def suppress(boxes: Tensor, scores: Tensor, options: Suppression) -> Detections:

@@ -75,6 +75,8 @@ class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
         kwargs: see `Evaluation`.
     """
 
+    measures = "detections"
+
     def __init__(
         self, score: float = 0.5, iou: float = 0.5, max_detections: int = 300, wider: str | None = None, **kwargs: Any
     ) -> None:

@@ -72,6 +72,8 @@ class Evaluation(Callback, Generic[Table, Scores]):
         monitor: the metric that tells which epoch is the best; none takes the last epoch.
     """
 
+    measures = "probabilities"  # what the models that a subclass is for give
+
     def __init__(
         self, figures: bool = True, figures_every_n_epochs: int = 0, gallery_size: int = 9, monitor: str | None = AUTO
     ) -> None:
@@ -127,6 +129,9 @@ class Evaluation(Callback, Generic[Table, Scores]):
     # When.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        gives = getattr(pl_module, "gives", self.measures)
+        suits = f"for models that give {self.measures}, and {type(pl_module).__name__} gives {gives}"
+        require(gives == self.measures, type(self).__name__, suits, "another evaluation")
         self.folder = run_folder(trainer)
         self.monitor = resolve_monitor(self.monitor, pl_module)
         if stage == "fit":
@@ -135,7 +140,8 @@ class Evaluation(Callback, Generic[Table, Scores]):
             self._training_shown = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if not self._training_shown and self.figures and self.gallery_size and trainer.is_global_zero:
+        shows = self.figures and self.gallery_size and isinstance(batch, Mapping)  # the model refuses others
+        if not self._training_shown and shows and trainer.is_global_zero:
             self._training_shown = True
             show_figures(trainer, "train", self.draw_training(trainer, pl_module, batch), self.folder)
 

@@ -65,11 +65,9 @@ class Robustness(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not self.enabled or stage != "test":
             return
-        if getattr(pl_module, "gives", "probabilities") != "probabilities":
-            raise FaceExprError(
-                f"enabled is true for the robustness of {type(pl_module).__name__}, which is a detector; expected a "
-                "classifier of expressions"
-            )
+        fits = getattr(pl_module, "gives", "probabilities") == "probabilities"
+        found = f"true for the robustness of {type(pl_module).__name__}, which is a detector"
+        require(fits, "enabled", found, "a classifier of expressions")
         self._folder = run_folder(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -319,11 +319,11 @@ def build(options: AnalyzeOptions, index: int = 0) -> faceexpr.pipeline.FacePipe
     from faceexpr.pipeline.pipeline import find_device
     from faceexpr.visualization.explain import explained_network
 
-    pipeline = faceexpr.pipeline.FacePipeline.from_checkpoints(
+    pipeline = faceexpr.pipeline.FacePipeline(
         options.detector,
         options.classifier,
-        options.device if options.runtime == "onnx" else find_device(options.device, index),
-        options.min_score,
+        device=options.device if options.runtime == "onnx" else find_device(options.device, index),
+        min_score=options.min_score,
         images=options.images,
         suppression=find_suppression(options),
         runtime=options.runtime,

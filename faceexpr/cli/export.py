@@ -72,6 +72,7 @@ def export(
         command: how it was trained.
         seed: the seed of its training.
     """
+    out = Path(out)  # in Python a text will do
     origin = {"data": data, "licence": licence, "command": command, "seed": seed}
     files = [PROGRAM, ONNX, ENDING]
     kinds: dict[str, tuple[Any, list[str]]] = {

@@ -17,6 +17,9 @@ from torchvision.transforms.v2 import functional as change
 from torchvision.transforms.v2.functional import InterpolationMode
 
 from faceexpr.data.augment import uniform
+from faceexpr.utils.errors import FaceExprError, require
+from faceexpr.utils.images import as_faces
+from faceexpr.utils.text import nearest
 
 REFERENCE_SIDE = 48
 """Side in pixels of the face that lengths in the table are given for; with a larger image they grow."""
@@ -52,12 +55,21 @@ def corrupt(image: Tensor, index: Tensor, name: str, strength: int, seed: int = 
     the same on every device.
 
     Args:
-        image: uint8 (N, C, H, W) with C = 1 or 3, any size.
+        image: uint8 (N, C, H, W) with C = 1 or 3, any size; an array will do.
         index: int64 (N,), each image's position in its split; on the host.
         name: of the corruption.
         strength: one of `STRENGTHS`.
         seed: of the draws.
+
+    Raises:
+        FaceExprError: they are something else.
     """
+    image, index = as_faces(image), torch.as_tensor(index)
+    require(image.dtype == torch.uint8, "image", image.dtype, "uint8")
+    require(index.shape == image.shape[:1], "index", f"of shape {(*index.shape,)}", f"{len(image)}, one for each image")
+    if name not in CORRUPTIONS:
+        raise FaceExprError(f"name is {name}; expected one of {', '.join(CORRUPTIONS)}{nearest(name, CORRUPTIONS)}")
+    require(strength in STRENGTHS, "strength", strength, "1 to 5")
     corruption = CORRUPTIONS[name]
     # The name's letters, and not its place in the table, which may get further rows.
     draw = partial(uniform, index, key=(seed, *name.encode(), strength))

@@ -44,6 +44,7 @@ class ResNet(ExpressionNet):
         final_relu: bool = False,
     ) -> None:
         require(input_size >= 1, "input_size", input_size, "1 pixel or more")
+        require(depth in (18, 34, 50), "depth", depth, "18, 34 or 50")
         pretrained = weights != "none"
         if pretrained and stem == "small":
             raise FaceExprError(

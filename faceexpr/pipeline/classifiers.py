@@ -17,6 +17,7 @@ from faceexpr.models.preprocess import as_grey
 from faceexpr.models.trained import TrainedClassifier, load_trained
 from faceexpr.utils.crop import FACE_SIZE, Crop
 from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import as_faces
 from faceexpr.visualization.explain import class_maps, explained_network
 from faceexpr.weights.checkpoints import find_checkpoint
 from faceexpr.weights.onnx_file import ONNX, Runtime, open_onnx
@@ -55,10 +56,7 @@ class TaskClassifier:
     """
 
     def __init__(
-        self,
-        task: TrainedClassifier | ExpressionTask,
-        device: str | torch.device = "cpu",
-        name: str = "the classifier",
+        self, task: TrainedClassifier | ExpressionTask, device: str | torch.device = "cpu", name: str = "the classifier"
     ) -> None:
         self.device = torch.device(device)
         self.task = task.to(self.device).eval()
@@ -79,7 +77,7 @@ class TaskClassifier:
     @torch.inference_mode()
     def __call__(self, faces: Tensor) -> NDArray[np.float32]:
         """Classify faces, grey or RGB; see `Classifier`."""
-        probabilities: Tensor = self.task(faces.to(self.device))
+        probabilities: Tensor = self.task(as_faces(faces, "faces").to(self.device))
         return probabilities.float().cpu().numpy()
 
     def explain(self, faces: Tensor, expressions: Sequence[str] | None = None) -> NDArray[np.float32]:
@@ -118,6 +116,7 @@ class OnnxClassifier:
 
     def __call__(self, faces: Tensor) -> NDArray[np.float32]:
         """Classify faces, grey or RGB; see `Classifier`."""
+        faces = as_faces(faces, "faces")
         faces = as_grey(faces) if self.channels == 1 else faces.expand(-1, 3, -1, -1)
         return np.asarray(self.run(faces.contiguous().numpy())[0])
 

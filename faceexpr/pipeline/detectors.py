@@ -21,6 +21,8 @@ from faceexpr.models.detector import DetectionNet
 from faceexpr.models.light_detector import LightDetector
 from faceexpr.models.trained import load_trained
 from faceexpr.utils.errors import FaceExprError, require
+from faceexpr.utils.images import EXTENSIONS
+from faceexpr.utils.text import kind_of
 from faceexpr.weights.checkpoints import find_checkpoint
 from faceexpr.weights.model_file import is_model_file, shipped_models
 from faceexpr.weights.onnx_file import EVERYTHING, ONNX, Runtime, open_onnx
@@ -48,8 +50,7 @@ class NetDetector:
     """
 
     def __init__(self, net: DetectionNet, device: str | torch.device = "cpu", batch_size: int = 8) -> None:
-        if batch_size < 1:
-            raise FaceExprError(f"batch_size is {batch_size}; expected 1 or more")
+        require(batch_size >= 1, "batch_size", batch_size, "1 or more")
         self.device = torch.device(device)
         self.net = net.to(self.device).eval()
         self.suppression = net.suppression
@@ -58,6 +59,8 @@ class NetDetector:
     @torch.inference_mode()
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
         """Find faces; see `Detector`."""
+        if any(not isinstance(image, np.ndarray) or image.shape[2:] != (3,) for image in images):
+            raise FaceExprError("images are of another kind; expected a list of arrays (height, width, 3), RGB, uint8")
         found: dict[int, Detections] = {}
         in_groups = sorted(range(len(images)), key=lambda index: images[index].shape)
         for _, group in groupby(in_groups, key=lambda index: images[index].shape):
@@ -120,14 +123,10 @@ class GroundTruth:
 
 
 def load_detector(
-    source: str | Path,
-    device: str | torch.device = "cpu",
-    suppression: Mapping[str, float | int | str] | None = None,
-    batch_size: int = 8,
-    images: Path | None = None,
-    runtime: Runtime = "torch",
-    test_side: int | None = None,
-) -> Detector | GroundTruth:
+    source: str | Path, device: str | torch.device = "cpu",
+    suppression: Mapping[str, float | int | str] | None = None, batch_size: int = 8, images: Path | None = None,
+    runtime: Runtime = "torch", test_side: int | None = None,
+) -> Detector | GroundTruth:  # fmt: skip
     """Load a detector.
 
     Args:
@@ -145,6 +144,7 @@ def load_detector(
         FaceExprError: nothing of these is there, or it cannot be loaded.
     """
     path = find_detector_file(source)
+    require(path.suffix.lower() not in EXTENSIONS, "detector", f"{path}, an image", "a model, or annotations")
     try:
         with path.open("rb") as file:
             start = file.read(2)
@@ -171,18 +171,26 @@ def load_detector(
         from faceexpr.tasks.detect import FaceDetector
 
         net = load_task(path, [FaceDetector], "a detector", "a FaceDetector").net
-    net.set_suppression(**(suppression or {}))
-    if test_side is not None:
+    return fast_detector(net, device, suppression or {}, batch_size, test_side)
+
+
+def fast_detector(
+    net: DetectionNet, device: str | torch.device, suppression: Mapping[str, Any], batch_size: int, side: int | None
+) -> NetDetector:
+    """Return a detector of a network, which is changed and will learn no more; see `load_detector`."""
+    net.set_suppression(**suppression)
+    if side is not None:
         if not isinstance(net, LightDetector):
-            raise FaceExprError(f"test_side is {test_side}, and {path} is a {type(net).__name__}; expected none")
-        require(test_side >= 32, "test_side", test_side, "32 or more pixels")
-        net.test_side = test_side
+            raise FaceExprError(f"test_side is {side}, and the detector is a {type(net).__name__}; expected none")
+        require(side >= 32, "test_side", side, "32 or more pixels")
+        net.test_side = side
     speed_up(net)
     return NetDetector(net, device, batch_size)
 
 
 def find_detector_file(source: str | Path) -> Path:
     """Return the file that a detector is loaded from; a `FaceExprError` where there is none."""
+    require(isinstance(source, str | Path), "detector", kind_of(source), "a name or a file")
     path = Path(source)
     of_detectron2 = any(path.rglob("*.pth")) and not any(path.rglob("*.ckpt"))
     if of_detectron2 and source not in shipped_models():

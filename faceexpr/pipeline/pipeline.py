@@ -10,8 +10,9 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import isfinite
+from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -22,16 +23,15 @@ from torch import Tensor, nn
 from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.suppression import Suppression
 from faceexpr.data.image_reading import face_tensor
-from faceexpr.models.base import speed_up
 from faceexpr.models.calibrator import Calibration, check_coverage, prediction_sets
 from faceexpr.models.detector import DetectionNet
 from faceexpr.pipeline.classifiers import Classifier, TaskClassifier, load_classifier
-from faceexpr.pipeline.detectors import Detector, GroundTruth, NetDetector, load_detector
+from faceexpr.pipeline.detectors import Detector, GroundTruth, fast_detector, load_detector
 from faceexpr.pipeline.records import MIN_SCORE, NOT_FINITE, FaceResult, ImageResult
 from faceexpr.utils.crop import Crop, clip_box, cut_face
 from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.images import DEFAULT_MAX_PIXELS, DecodedImage, ImageError, Source, read_image, source_name
-from faceexpr.utils.text import counted
+from faceexpr.utils.text import counted, kind_of
 from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
 from faceexpr.weights.onnx_file import Runtime
 
@@ -66,9 +66,8 @@ class FacePipeline:
     """Finds the faces in images and tells the expression of each.
 
     Args:
-        detector: finds the faces: a name or a file (see `load_detector`), a trained `FaceDetector` or its network, each
-            at a score of 0.5 or more; or any `Detector`, or annotations, whose boxes are taken. By default the detector
-            that comes with the package.
+        detector: finds the faces: a name or a file (see `load_detector`), a trained `FaceDetector` or its network; or
+            any `Detector`, or annotations, whose boxes are taken. By default the detector that comes with the package.
         classifier: tells the expressions: a name or a file (see `load_classifier`), a trained `ExpressionTask`, or any
             `Classifier`. Their number and their names are its own. By default the one that comes with the package.
         crop: how a face is cut out; by default as the classifier's training had it.
@@ -80,28 +79,53 @@ class FacePipeline:
         coverage: also give each face its prediction set, which holds the true expression this often, such as 0.9; for
             classifiers that were calibrated for it.
         min_probability: a face whose most probable expression has less than this is given none.
+        device: where both shall run; ``auto`` takes the GPU where there is one. By default names and files run on the
+            CPU, and what is trained already where it is.
+        min_score: faces that a network is less sure of are left out; by default 0.5.
+        max_faces: at most so many faces an image are returned, the surest; by default as many as in the detector's
+            training.
+        images: folder of the images that a file of annotations names.
+        suppression: further options of `Suppression` that differ from those of the detector's training.
+        runtime: ``onnx`` has ONNX Runtime run both, on the CPU; checkpoints are written as ONNX files first.
+        test_side: side to which a light detector reduces larger images; by default as it was trained with.
+
+    Raises:
+        FaceExprError: an option is out of range, or one of both cannot be loaded.
     """
 
     def __init__(
         self,
         detector: str | Path | FaceDetector | DetectionNet | Detector | GroundTruth | None = None,
         classifier: str | Path | ExpressionTask | Classifier | None = None,
-        crop: Crop | None = None,
-        batch_size: int = 8,
-        face_batch: int = 64,
-        reduce_to: int | None = 1000,
-        max_pixels: int = DEFAULT_MAX_PIXELS,
-        coverage: float | None = None,
-        min_probability: float | None = None,
-    ) -> None:
+        crop: Crop | None = None, batch_size: int = 8, face_batch: int = 64, reduce_to: int | None = 1000,
+        max_pixels: int = DEFAULT_MAX_PIXELS, coverage: float | None = None, min_probability: float | None = None, *,
+        device: str | torch.device | None = None, min_score: float | None = None, max_faces: int | None = None,
+        images: Path | None = None, suppression: Mapping[str, float | int | str] | None = None,
+        runtime: Runtime = "torch", test_side: int | None = None,
+    ) -> None:  # fmt: skip
+        limits = {"batch_size": batch_size, "face_batch": face_batch, "max_pixels": max_pixels, "reduce_to": reduce_to}
+        asked = {"min_score": min_score, "max_faces": max_faces}
+        numbers: dict[str, Any] = {**limits, **asked, "coverage": coverage, "min_probability": min_probability}
+        for name, value in numbers.items():
+            require(value is None or isinstance(value, Real), name, repr(value), "a number")
+            require(value is None or name not in limits or value >= 1, name, value, "1 or more")
         if min_probability is not None:
             require(0 < min_probability < 1, "min_probability", min_probability, "a number between 0 and 1")
-        limits = {"batch_size": batch_size, "face_batch": face_batch, "max_pixels": max_pixels, "reduce_to": reduce_to}
-        for name, value in limits.items():
-            if value is not None and value < 1:
-                raise FaceExprError(f"{name} is {value}; expected 1 or more")
-        self.detector = as_detector(DETECTOR if detector is None else detector, batch_size)
-        self.classifier = as_classifier(CLASSIFIER if classifier is None else classifier)
+        require(crop is None or isinstance(crop, Crop), "crop", crop, "a Crop, such as Crop(margin=0.3)")
+        require(runtime in get_args(Runtime), "runtime", runtime, " or ".join(get_args(Runtime)))
+        changes = {**(suppression or {}), **{name: value for name, value in asked.items() if value is not None}}
+        Suppression(**changes)  # type: ignore[arg-type]
+        models = [DETECTOR if detector is None else detector, CLASSIFIER if classifier is None else classifier]
+        if runtime == "onnx":
+            fits = device is None or str(device) in ("auto", "cpu")
+            require(fits, "runtime", f"onnx, which runs on the CPU, and device is {device}", "cpu")
+            named = all(isinstance(model, str | Path) for model in models)
+            require(named, "runtime", "onnx, and a model is an object", "names or files of both")
+            device = "cpu"
+        place = None if device is None else find_device(device)
+        self._names = [repr(str(each)) if isinstance(each, str | Path) else type(each).__name__ for each in models]
+        self.detector = as_detector(models[0], place, changes, batch_size, images, runtime, test_side)
+        self.classifier = as_classifier(models[1], place, runtime)
         own = getattr(self.classifier, "crop", Crop())
         self.crop = own if crop is None else replace(crop, channels=crop.channels or own.channels)
         self.batch_size = batch_size
@@ -117,46 +141,14 @@ class FacePipeline:
 
     @classmethod
     def from_checkpoints(
-        cls,
-        detector: str | Path = DETECTOR,
-        classifier: str | Path = CLASSIFIER,
-        device: str | torch.device = "cpu",
-        min_score: float = MIN_SCORE,
-        max_faces: int | None = None,
-        images: Path | None = None,
-        suppression: Mapping[str, float | int | str] | None = None,
-        runtime: Runtime = "torch",
-        test_side: int | None = None,
-        **kwargs: Any,
-    ) -> FacePipeline:
-        """Build a pipeline from files, or from the models that come with the package.
+        cls, detector: str | Path = DETECTOR, classifier: str | Path = CLASSIFIER, device: str | torch.device = "cpu",
+        min_score: float = MIN_SCORE, **kwargs: Any,
+    ) -> FacePipeline:  # fmt: skip
+        """Build a pipeline from names or files, as version 0.2 did it; `FacePipeline` itself takes the same options."""
+        return cls(detector, classifier, device=device, min_score=min_score, **kwargs)
 
-        Args:
-            detector: a checkpoint, a run folder, a model file, the name of a model that comes with the package, or a
-                file of annotations; see `load_detector`.
-            classifier: a checkpoint, a run folder, a model file or the name of a model, of any classifier.
-            device: where both shall run; ``auto`` takes the GPU where there is one.
-            min_score: faces that the detector is less sure of are left out.
-            max_faces: at most so many faces an image are returned, the surest; by default as many as in the detector's
-                training.
-            images: folder of the images that a file of annotations names.
-            suppression: further options of `Suppression` that differ from those of the detector's training.
-            runtime: ``onnx`` has ONNX Runtime run both, on the CPU; checkpoints are written as ONNX files first.
-            test_side: side to which a light detector reduces larger images; by default as it was trained with.
-            kwargs: see `FacePipeline`.
-
-        Raises:
-            FaceExprError: an option is out of range, or one of them cannot be loaded.
-        """
-        changes = {"min_score": min_score, **(suppression or {})}
-        if max_faces is not None:
-            changes["max_faces"] = max_faces
-        Suppression(**changes)  # type: ignore[arg-type]
-        if runtime == "onnx" and str(device) not in ("auto", "cpu"):
-            raise FaceExprError(f"runtime is onnx, which runs on the CPU, and device is {device}; expected cpu")
-        device = find_device("cpu" if runtime == "onnx" else device)
-        found = load_detector(detector, device, changes, kwargs.get("batch_size", 8), images, runtime, test_side)
-        return cls(found, load_classifier(classifier, device, runtime), **kwargs)
+    def __repr__(self) -> str:
+        return f"FacePipeline(detector={self._names[0]}, classifier={self._names[1]})"
 
     def __call__(self, image: Source, bgr: bool = False) -> ImageResult:
         """Analyse one image.
@@ -222,9 +214,13 @@ class FacePipeline:
     def read(self, source: Source | Callable[[], Source]) -> DecodedImage | ImageError:
         """Return an image as it is analysed, or why it cannot be read."""
         try:
-            return read_image(source() if callable(source) else source, "RGB", self.max_pixels, self.reduce_to)
+            source = source() if callable(source) else source
+            require_one_image(source)
+            return read_image(source, "RGB", self.max_pixels, self.reduce_to)
         except ImageError as error:
             return error
+        except FaceExprError as error:
+            return ImageError("image", str(error))
         except OSError as error:  # of what reads the bytes; `read_image` raises none
             return ImageError("bytes", f"cannot be opened: {error.strerror}")
 
@@ -312,34 +308,38 @@ def _round(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def as_detector(given: Any, batch_size: int = 8) -> Detector | GroundTruth:
-    """Return what finds faces, given in any of the ways that `FacePipeline` takes."""
+def as_detector(
+    given: Any, device: torch.device | None = None, changes: Mapping[str, Any] | None = None, batch_size: int = 8,
+    images: Path | None = None, runtime: Runtime = "torch", test_side: int | None = None,
+) -> Detector | GroundTruth:  # fmt: skip
+    """Return what finds faces, given in any of the ways that `FacePipeline` takes, with its options."""
+    options = {"min_score": MIN_SCORE, **(changes or {})}
     if isinstance(given, str | Path):
-        return load_detector(given, suppression={"min_score": MIN_SCORE}, batch_size=batch_size)
+        return load_detector(given, device or "cpu", options, batch_size, images, runtime, test_side)
     net = getattr(given, "net", None) if getattr(given, "gives", None) == "detections" else given
     if isinstance(net, DetectionNet):
         net = deepcopy(net)  # the one that was given may be trained and measured on, with its own scores
-        net.set_suppression(min_score=MIN_SCORE)
-        speed_up(net)
-        return NetDetector(net, next(net.parameters()).device, batch_size)
+        return fast_detector(net, device or next(net.parameters()).device, options, batch_size, test_side)
     if isinstance(given, GroundTruth) or (callable(given) and not isinstance(given, nn.Module | type)):
+        expected = f"a name, a file or a network for {', '.join(changes or ())}"
+        require(not changes, "detector", f"{kind_of(given)}, which decides itself", expected)
         return given
     raise FaceExprError(
-        f"detector is {_kind(given)}; expected a name, a file, a FaceDetector, or a function from arrays to Detections"
+        f"detector is {kind_of(given)}; expected a name, a file, a FaceDetector or a function from arrays to Detections"
     )
 
 
-def as_classifier(given: Any) -> Classifier:
-    """Return what tells expressions, given in any of the ways that `FacePipeline` takes."""
+def as_classifier(given: Any, device: torch.device | None, runtime: Runtime) -> Classifier:
+    """Return what tells expressions, given in any of the ways that `FacePipeline` takes, with its options."""
     if isinstance(given, str | Path):
-        return load_classifier(given)
+        return load_classifier(given, device or "cpu", runtime)
     if getattr(given, "gives", None) == "probabilities" and not isinstance(given, type):  # a task
-        return TaskClassifier(given, given.device)
+        return TaskClassifier(given, device or given.device)
     named = hasattr(given, "class_names") and hasattr(given, "image_size")
     if named and callable(given) and not isinstance(given, nn.Module | type):
         return given  # type: ignore[no-any-return]
     raise FaceExprError(
-        f"classifier is {_kind(given)}; expected a name, a file, a network as ExpressionClassifier(net=...), or a "
+        f"classifier is {kind_of(given)}; expected a name, a file, a network as ExpressionClassifier(net=...), or a "
         "function from faces to probabilities with class_names and an image_size"
     )
 
@@ -352,21 +352,16 @@ def require_one_image(image: Any) -> None:
         change = "pipeline(image.permute(1, 2, 0).cpu().numpy())"
         each = change if image.ndim == 3 else f"[{change} for image in images]"
         raise FaceExprError(f"image is a tensor {tuple(image.shape)}; expected an array (height, width, 3): {each}")
+    if hasattr(image, "read"):
+        raise FaceExprError(f"image is {kind_of(image)}, an open file; expected what is in it: pipeline(file.read())")
     several = isinstance(image, Sequence | Iterator) and not isinstance(image, str | bytes | bytearray)
     if several or (isinstance(image, np.ndarray) and image.ndim == 4):
         raise FaceExprError(
-            f"image is {_kind(image)}, not one image; expected [pipeline(image) for image in images], or "
+            f"image is {kind_of(image)}, not one image; expected [pipeline(image) for image in images], or "
             "pipeline.run(paths), which looks at several files together"
         )
     if not isinstance(image, str | os.PathLike | bytes | Image.Image | np.ndarray):
-        raise FaceExprError(f"image is {_kind(image)}; expected a path, a file's bytes, a PIL image or an array")
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return f"an array {value.shape}"
-    name = value.__name__ if isinstance(value, type) else type(value).__name__
-    return f"the class {name}" if isinstance(value, type) else f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
+        raise FaceExprError(f"image is {kind_of(image)}; expected a path, a file's bytes, a PIL image or an array")
 
 
 def find_device(device: str | torch.device, index: int = 0) -> torch.device:

@@ -115,6 +115,16 @@ class ImageResult:
         found = some([caption(face) for face in self.faces])
         return f"ImageResult({self.source!r}, {counted(len(self.faces), 'face')}{': ' if found else ''}{found})"
 
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __getitem__(self, place: int) -> FaceResult:
+        return self.faces[place]
+
+    def __getattr__(self, name: str) -> Any:
+        hint = f", each of its faces has one: result.faces[0].{name}" if name in _FACE_FIELDS else ""
+        raise AttributeError(f"an ImageResult has no {name}{hint}")
+
     def _repr_png_(self) -> bytes | None:
         try:
             image = Image.fromarray(self.draw())
@@ -243,11 +253,12 @@ def face_lines(record: Mapping[str, Any], width: int) -> list[str]:
     ]
 
 
-def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+def read_lines(path: str | Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Yield each whole line of a file of records with the record that it holds; nothing where there is no file.
 
     A last line without an end is left out. A line that is no record is a `FaceExprError`.
     """
+    path = Path(path)
     if not path.is_file():
         return
     with path.open("rb") as file:  # as bytes: text would end lines at other characters too
@@ -263,7 +274,7 @@ def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             yield line, record
 
 
-def read_records(path: Path) -> Iterator[dict[str, Any]]:
+def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a file; see `read_lines`."""
     for _, record in read_lines(path):
         yield record

@@ -30,7 +30,7 @@ from faceexpr.pipeline.pipeline import FacePipeline
 from faceexpr.pipeline.records import PARTS, PICTURES, RECORDS, ImageResult, caption, read_lines, read_records
 from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.files import as_bytes, replacing, write_file
-from faceexpr.utils.text import class_columns, counted, csv_text
+from faceexpr.utils.text import class_columns, counted, csv_text, kind_of
 
 TRACKS, TIMELINE = "tracks.csv", "timeline.png"
 SEGMENT = 512
@@ -339,7 +339,7 @@ class AnnotatedVideo:
 
 
 def analyze_video(
-    pipeline: FacePipeline, video: Video, out: Path, pictures: bool = False, smoothing: float = 0.5,
+    pipeline: FacePipeline, video: Video, out: str | Path, pictures: bool = False, smoothing: float = 0.5,
     progress: Callable[[int], object] = bool,
 ) -> str:  # fmt: skip
     """Analyse a video, or go on with it: a record a frame, a row a track, a timeline, and the annotated video.
@@ -362,7 +362,9 @@ def analyze_video(
     """
     if isinstance(pipeline.detector, GroundTruth):
         raise FaceExprError(f"detector is {pipeline.detector.name}; expected one that finds faces in a video")
-    tracks = Tracks(video.interval, smoothing)
+    if not isinstance(video, Video):
+        raise FaceExprError(f"video is {kind_of(video)}; expected a Video, such as Video('clip.mp4')")
+    tracks, out = Tracks(video.interval, smoothing), Path(out)
     records, parts = out / RECORDS, out / PARTS
     if video.live and records.exists():
         raise FaceExprError(f"out: {out} holds a camera's or a stream's results, which end; expected another folder")

@@ -11,7 +11,7 @@ from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -22,11 +22,15 @@ from torch import Tensor, nn
 from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.loading import PADDING
 from faceexpr.utils.crop import Crop
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.labels import FER_NAMES, canonical, index_map
 from faceexpr.utils.redirects import redirect
 from faceexpr.utils.specs import Described, class_path, describe
+from faceexpr.utils.text import kind_of
 from faceexpr.weights.checkpoints import class_of, crop_of, find_checkpoint, net_weights, read_checkpoint
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 TaskType = TypeVar("TaskType", bound="Task")
 
@@ -60,6 +64,30 @@ class Task(Described, LightningModule):
             return self.trainer.state.fn == TrainerFn.FITTING
         except RuntimeError:  # what Lightning raises outside a Trainer, as in load_from_checkpoint
             return False
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, map_location: Any = "cpu", **kwargs: Any) -> Self:  # type: ignore[override]
+        """Load a model, on the CPU unless ``map_location`` names another device.
+
+        ``checkpoint_path`` is a checkpoint, a run folder (its best checkpoint), a model file, the name of a model that
+        comes with the package, or an open file. Where there is none, or another model, it is a `FaceExprError`.
+        """
+        if hasattr(checkpoint_path, "read"):
+            return super().load_from_checkpoint(checkpoint_path, map_location, **kwargs)
+        path = find_checkpoint(checkpoint_path, Path("lightning_logs"), "checkpoint_path")
+        return load_task(path, [cls], cls.__name__, "one", map_location=map_location, **kwargs)
+
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        fits = getattr(data, "suits", self.gives) == self.gives
+        require(fits, "data", type(data).__name__, f"a data module for models that give {self.gives}")
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Refuse batches of other loaders."""
+        fits = isinstance(batch, Mapping) and {"image", "index"} <= batch.keys()
+        require(fits, "a batch", kind_of(batch), "those of a data module of faceexpr.data, such as FaceFolder")
+
+    on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
 
     def on_validation_epoch_start(self) -> None:
         """Let all processes measure the network that is saved.
@@ -108,6 +136,7 @@ class ExpressionTask(Task):
     main_metric = "val/accuracy"
 
     def __init__(self, class_names: Sequence[str] = FER_NAMES) -> None:
+        require(not isinstance(class_names, str | int), "class_names", repr(class_names), "a list of names")
         super().__init__()
         self.class_names = tuple(class_names)
         self.crop: Crop | None = None
@@ -134,6 +163,7 @@ class ExpressionTask(Task):
             self._use_crop_of_data()
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         if stage == "fit":
             self._use_crop_of_data()
         self._label_map = None
@@ -191,7 +221,7 @@ def without_missing(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in TRAINING_ONLY or not find_missing(value)}
 
 
-def load_task(path: Path, kinds: Sequence[type[TaskType]], role: str, wanted: str) -> TaskType:
+def load_task(path: Path, kinds: Sequence[type[TaskType]], role: str, wanted: str, **kwargs: Any) -> TaskType:
     """Return the model of a checkpoint or a model file, on the CPU.
 
     Args:
@@ -199,6 +229,7 @@ def load_task(path: Path, kinds: Sequence[type[TaskType]], role: str, wanted: st
         kinds: the classes that it may hold, or classes derived from them.
         role: what it is loaded as, for the message.
         wanted: what it may hold, for the message.
+        kwargs: other options of the model's, and of Lightning's ``load_from_checkpoint``.
 
     Raises:
         FaceExprError: the file is no checkpoint, it holds another model, a class of its network cannot be imported,
@@ -220,7 +251,7 @@ def load_task(path: Path, kinds: Sequence[type[TaskType]], role: str, wanted: st
     torch.save(checkpoint, content)
     content.seek(0)
     try:
-        return cast("type[TaskType]", kind).load_from_checkpoint(content, map_location="cpu")
+        return cast("type[TaskType]", kind).load_from_checkpoint(content, **kwargs)
     except (FaceExprError, ArgumentError, ValueError, TypeError, RuntimeError) as error:
         raise FaceExprError(
             f"{path} cannot be loaded as {role}: its weights do not fit what it says of its network and its classes; "

@@ -21,6 +21,7 @@ from faceexpr.tasks.optimisation import Optimised, mean_over_processes
 from faceexpr.utils.crop import Crop
 from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.specs import Described, describe
+from faceexpr.utils.text import kind_of
 
 
 class ExpressionLoss(Described, nn.Module):
@@ -126,8 +127,11 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         if built is not None:  # a checkpoint keeps how one is built
             options = {name: value for name, value in built.init_args.items() if name != "num_classes"}
             self.init_args["net"] = partial(type(built), **options)
-        elif isinstance(net, nn.Module):
-            raise FaceExprError(f"net is a {type(net).__name__}; expected an ExpressionNet, or a class derived from it")
+        elif isinstance(net, nn.Module) or not callable(net):
+            expected = "an ExpressionNet, or a class derived from it, such as SimpleCNN of faceexpr.models"
+            raise FaceExprError(f"net is {kind_of(net)}; expected {expected}")
+        fits = loss is None or isinstance(loss, ExpressionLoss)
+        require(fits, "loss", kind_of(loss), "an ExpressionLoss, such as CrossEntropy() or Focal()")
         super().__init__(**kwargs)
         classes = len(self.class_names)
         if built is not None:

@@ -16,7 +16,8 @@ from faceexpr.models.detector import DetectionNet
 from faceexpr.models.light_detector import LightDetector
 from faceexpr.tasks.base import Task
 from faceexpr.tasks.optimisation import Optimised, mean_over_processes
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError, require
+from faceexpr.utils.text import kind_of
 
 
 class FaceDetector(Optimised, Task):
@@ -44,6 +45,7 @@ class FaceDetector(Optimised, Task):
         monitor: str = "val/ap50",
         **kwargs: Any,
     ) -> None:
+        require(net is None or isinstance(net, DetectionNet), "net", kind_of(net), "a network, such as LightDetector()")
         super().__init__(optimizer=optimizer, monitor=monitor, **kwargs)
         self.net: DetectionNet = net or LightDetector()
         self.prepare_network()

@@ -20,6 +20,7 @@ from faceexpr.tasks.classify import ExpressionClassifier
 from faceexpr.utils.crop import FACE_SIZE
 from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.redirects import redirect
+from faceexpr.utils.text import kind_of
 from faceexpr.weights.checkpoints import find_checkpoint, read_checkpoint
 
 
@@ -158,8 +159,12 @@ class KNNClassifier(ExpressionTask):
         cache_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
+        fits = representation is None or isinstance(representation, Representation)
+        require(fits, "representation", kind_of(representation), "an object, such as Histogram()")
         super().__init__(**kwargs)
         require(k >= 1, "k", k, "1 or more")
+        require(p in (1, 2, 3), "p", p, "1, 2 or 3")
+        require(weights in ("uniform", "distance"), "weights", weights, "uniform or distance")
         self.automatic_optimization = False
         self.k = k
         self.p = p
@@ -191,6 +196,8 @@ class KNNClassifier(ExpressionTask):
         Returns:
             float32 (N, C); each row sums to 1.
         """
+        if not len(self.bank):
+            raise FaceExprError("KNNClassifier remembers no image yet; expected a trained one, by fit or a checkpoint")
         faces = image if self.crop is None else as_trained(image, self.crop, FACE_SIZE)
         queries = with_float64(self.representation(faces))
         self.bank, self.labels = self.bank.to(queries.device), self.labels.to(queries.device)
@@ -225,10 +232,8 @@ class KNNClassifier(ExpressionTask):
             )
         self.bank = features[order]
         self.labels = labels[order]
-        if self.k > len(self.bank):
-            raise FaceExprError(
-                f"k is {self.k}, but there are {len(self.bank):,} training images; expected at most as many"
-            )
+        images = f"there are {len(self.bank):,} training images"
+        require(self.k <= len(self.bank), "k", f"{self.k}, but {images}", "at most as many")
         rank_zero_info(f"remembering {len(self.bank):,} images of {self.bank.shape[1]:,} numbers each")
 
     def on_train_epoch_end(self) -> None:

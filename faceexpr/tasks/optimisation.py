@@ -20,6 +20,7 @@ from faceexpr.models.base import Net
 from faceexpr.tasks.base import Task, check_weights, load_weights
 from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.specs import callable_class
+from faceexpr.utils.text import kind_of
 
 LRScaling = Literal["none", "linear", "sqrt"]
 
@@ -76,6 +77,9 @@ class Optimised(Task):
         frozen: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
+        for name, given in (("optimizer", optimizer), ("scheduler", scheduler)):
+            fits = given is None or callable(given)
+            require(fits, name, kind_of(given), "a class of torch.optim, or a functools.partial of one")
         super().__init__(**kwargs)
         self.optimizer = optimizer
         self.scheduler = scheduler

@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 from PIL import ExifTags, Image, features
 
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError, require
+from faceexpr.utils.text import kind_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -229,6 +230,16 @@ def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
     return interpolate(image, size=size, mode="bilinear", antialias=True, align_corners=False)
 
 
+def as_faces(images: Any, name: str = "image") -> Tensor:
+    """Return faces, a tensor or an array (N, 1 or 3, H, W), as a tensor; a `FaceExprError` where it is neither."""
+    import torch
+
+    images = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+    fits = isinstance(images, torch.Tensor) and images.ndim == 4 and images.shape[1] in (1, 3)
+    require(fits, name, kind_of(images), "faces, a tensor or an array (N, 1 or 3, height, width)")
+    return images  # type: ignore[no-any-return]
+
+
 def source_name(source: Source) -> str:
     """Return what an image is called in messages and results: its path, or what it was given as."""
     if isinstance(source, np.ndarray):
@@ -248,7 +259,7 @@ def _open(source: str | os.PathLike[str] | bytes, name: str) -> BinaryIO:
     except (FileNotFoundError, NotADirectoryError, ValueError):  # a name with a null character is no file's
         raise ImageError(name, "no such file") from None
     if stat.S_ISDIR(mode):
-        raise ImageError(name, "a folder, not a file")
+        raise ImageError(name, "a folder, not a file; in Python sorted(Path(folder).rglob('*.jpg')) are its images")
     if not stat.S_ISREG(mode):  # reading a pipe or a device might never end
         raise ImageError(name, "not a regular file")
     return Path(source).open("rb")

@@ -35,6 +35,15 @@ def nearest(word: str, names: Iterable[str]) -> str:
     return f"; the nearest is {found[0]}" if found else ""
 
 
+def kind_of(value: object) -> str:
+    """Return what was given in the place of something else: "a list", "the class Focal", "'SimpleCNN'"."""
+    if isinstance(value, str):
+        return repr(value)
+    name = value.__name__ if isinstance(value, type) else type(value).__name__.replace("ndarray", "array")
+    shape = f" {tuple(value.shape)}" if hasattr(value, "shape") else ""
+    return f"the class {name}" if isinstance(value, type) else f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}{shape}"
+
+
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Return the lines of a table in Markdown."""
     first, *others = (f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in (heads, *rows))

@@ -16,6 +16,7 @@ from torch.nn import functional
 from faceexpr.models.base import ExpressionNet
 from faceexpr.models.preprocess import LUMA
 from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.images import as_faces
 
 LEAST_SIDE = 3
 """Cells a side below which a feature map says next to nothing of places."""
@@ -63,7 +64,7 @@ def class_maps(net: ExpressionNet, faces: Tensor, classes: Sequence[int] | None 
 
     Args:
         net: the network, on any device.
-        faces: uint8 in 0 to 255 or floating point in 0 to 1, shape (N, 1 or 3, H, W).
+        faces: uint8 in 0 to 255 or floating point in 0 to 1, shape (N, 1 or 3, H, W); an array will do.
         classes: the index of the class for each face; by default the one that the network gives it.
 
     Returns:
@@ -76,6 +77,7 @@ def class_maps(net: ExpressionNet, faces: Tensor, classes: Sequence[int] | None 
     from captum.attr import LayerAttribution, LayerGradCam, Saliency
     from torchvision.transforms.v2.functional import gaussian_blur
 
+    faces = as_faces(faces, "faces")
     if not len(faces):
         return np.zeros((0, *faces.shape[-2:]), dtype=np.float32)
     # Evaluations run in inference mode, whose tensors take part in no gradient.

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from faceexpr.utils.crop import FACE_SIZE, Crop
-from faceexpr.utils.errors import FaceExprError
+from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.files import write_file
 from faceexpr.utils.redirects import redirect
-from faceexpr.utils.text import nearest, some
+from faceexpr.utils.text import kind_of, nearest, some
 from faceexpr.weights.model_file import is_model_file, read_model_file, shipped_models
 from faceexpr.weights.pretrained import load_tensors
 
@@ -172,7 +172,7 @@ def remembered(path: Path) -> dict[str, Any]:
     return found
 
 
-def find_checkpoint(written: str | Path, runs: Path, parameter: str = "ckpt_path", resumes: bool = False) -> Path:
+def find_checkpoint(written: str | Path, runs: str | Path, parameter: str = "ckpt_path", resumes: bool = False) -> Path:
     """Return the checkpoint or model file that somebody names.
 
     Args:
@@ -186,7 +186,8 @@ def find_checkpoint(written: str | Path, runs: Path, parameter: str = "ckpt_path
     Raises:
         FaceExprError: there is no such checkpoint, or nothing says which one it is.
     """
-    shipped = shipped_models()
+    require(isinstance(written, str | os.PathLike), parameter, kind_of(written), "a file or a name")
+    shipped, runs = shipped_models(), Path(runs)
     # A `Path` is the file, as is ``./NAME``.
     path = shipped.get(written, Path(written)) if isinstance(written, str) else written
     if resumes and is_model_file(path):
@@ -246,7 +247,7 @@ def calibrated_copy(path: Path) -> Path:
     return path.with_name(CALIBRATED if path.stem == "best" else f"{path.stem}.{CALIBRATED}")
 
 
-def best_checkpoint(folder: Path, parameter: str = "ckpt_path") -> Path:
+def best_checkpoint(folder: str | Path, parameter: str = "ckpt_path") -> Path:
     """Return the best checkpoint of a run, or its calibrated copy, as its record says.
 
     Without a record, as in runs of version 0.1, the checkpoints themselves say it: each holds its own score.
@@ -258,6 +259,7 @@ def best_checkpoint(folder: Path, parameter: str = "ckpt_path") -> Path:
     Raises:
         FaceExprError: there is none, or nothing says which one is the best.
     """
+    folder = Path(folder)
     record = read_record(folder) or {}
     best = _file_in(record, "best", folder)
     if best is not None:

@@ -10,6 +10,7 @@ from torchvision.transforms.v2 import functional as change
 
 from faceexpr.data.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from faceexpr.data.synthetic.drawing import draw_face
+from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 
 AT_RANDOM = {"noise", "rotation", "shift"}
@@ -54,6 +55,32 @@ def test_an_image_comes_out_the_same_in_every_batch(grey, name):
         assert (whole.shape, whole.dtype) == (images.shape, torch.uint8)
         for rows in ([5], [9, 2, 2, 15]):
             assert torch.equal(corrupt(images[rows], torch.tensor(rows), name, 3), whole[rows])
+
+
+def test_an_array_will_do(grey):
+    assert torch.equal(corrupt(grey[:2].numpy(), np.arange(2), "noise", 3), spoilt(grey[:2], "noise", 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "blurr"}, "name is blurr; expected one of blur, .*; the nearest is blur"),
+        ({"strength": 6}, "strength is 6; expected 1 to 5"),
+        ({"image": torch.zeros(1, 8, 8)}, r"image is a Tensor \(1, 8, 8\); expected faces"),
+        ({"image": torch.zeros(2, 1, 8, 8)}, "image is torch.float32; expected uint8"),
+        ({"image": "a.jpg"}, "image is 'a.jpg'; expected faces"),
+        ({"index": 0}, r"index is of shape \(\); expected 2, one for each image"),
+    ],
+)
+def test_what_cannot_be_spoilt_is_said(change, said):
+    given = {
+        "image": torch.zeros(2, 1, 8, 8, dtype=torch.uint8),
+        "index": torch.arange(2),
+        "name": "blur",
+        "strength": 3,
+    }
+    with pytest.raises(FaceExprError, match=said):
+        corrupt(**{**given, **change})
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)

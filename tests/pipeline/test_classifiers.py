@@ -63,6 +63,17 @@ def test_k_nearest_neighbours_are_a_classifier_too(tmp_path):
         assert (face.expression, face.probabilities[name]) == (name, 1.0)
 
 
+def test_a_classifier_takes_arrays_and_refuses_what_is_no_batch_of_faces():
+    classifier = TaskClassifier(tiny_classifier())
+    faces = np.random.default_rng(0).integers(0, 256, (2, 1, 48, 48), dtype=np.uint8)
+    assert (classifier(faces) == classifier(torch.from_numpy(faces))).all()
+    for given, kind in ((faces[0, 0], r"a Tensor \(48, 48\)"), ("photo.jpg", "'photo.jpg'"), ([faces], "a list")):
+        with pytest.raises(FaceExprError, match=f"faces is {kind}; expected faces, a tensor or an array"):
+            classifier(given)
+    with pytest.raises(FaceExprError, match="classifier is a Linear; expected a file or a name"):
+        load_classifier(torch.nn.Linear(2, 7))
+
+
 def test_the_pipeline_is_the_package_s_public_name():
     import faceexpr
 

@@ -103,6 +103,20 @@ def test_what_is_no_detector_is_refused_by_name(tmp_path):
             load_detector(path)
 
 
+def test_what_is_no_list_of_images_is_refused(tmp_path):
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    assert len(NetDetector(RedFinder())([pixels])) == 1
+    for images in (pixels, ["photo.jpg"], [torch.zeros(3, 20, 30)]):
+        with pytest.raises(FaceExprError, match="expected a list of arrays"):
+            NetDetector(RedFinder())(images)
+    for source in (None, RedFinder()):
+        with pytest.raises(FaceExprError, match=r"detector is a .*; expected a name or a file"):
+            load_detector(source)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    with pytest.raises(FaceExprError, match=r"photo.png, an image; expected a model, or annotations"):
+        load_detector(tmp_path / "photo.png")
+
+
 def annotated(path, boxes, ignored=(), labelled=True):
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     return AnnotatedImage(Path(path), (100, 80), boxes, np.isin(np.arange(len(boxes)), ignored), labelled)

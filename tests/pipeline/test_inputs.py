@@ -54,7 +54,7 @@ def test_a_list_gives_the_results_of_its_files_and_records_of_what_is_missing(an
     assert analyze("--list=list.txt", "--pictures=true") == 3
     assert [(record["image"], record["reason"]) for record in records()] == [
         ("y/a.png", None), ("x/a.png", None), ("../outside.png", None), ("absent.png", "no such file"),
-        ("folder", "a folder, not a file"),
+        ("folder", "a folder, not a file; in Python sorted(Path(folder).rglob('*.jpg')) are its images"),
     ]  # fmt: skip
     drawn = {str(path.relative_to("out/pictures")) for path in Path("out/pictures").rglob("*.png")}
     assert drawn == {"y/a.png", "x/a.png", "outside.png"}

@@ -77,6 +77,15 @@ def test_a_table_has_a_row_a_face_and_the_columns_of_the_csv_file():
     assert (len(none), none["status"][0], pandas.isna(none["face"][0])) == (1, "ok", True)
 
 
+def test_a_result_is_a_sequence_of_its_faces_and_points_to_them():
+    result = pipeline(BOX, [0, 0, 30, 30])(red_picture(tuple(BOX)))
+    assert (len(result), [*result], result[1]) == (2, [*result.faces], result.faces[1])
+    with pytest.raises(AttributeError, match=r"has no expression, .*: result.faces\[0\].expression"):
+        _ = result.expression
+    with pytest.raises(AttributeError, match=r"has no nonsense$"):
+        _ = result.nonsense
+
+
 def test_the_image_is_no_part_of_the_record_nor_of_what_makes_results_equal():
     result = pipeline(BOX)(red_picture(tuple(BOX)))
     assert result.record()["image"] == "array"
@@ -93,11 +102,20 @@ def test_the_image_is_no_part_of_the_record_nor_of_what_makes_results_equal():
         (torch.zeros(3, 8, 8), r"image is a tensor \(3, 8, 8\); .*: pipeline\(image.permute\(1, 2, 0\)"),
         (torch.zeros(2, 3, 8, 8), r"image is a tensor \(2, 3, 8, 8\); .* for image in images\]"),
         (None, "image is a NoneType; expected a path, a file's bytes, a PIL image or an array"),
+        (io.BytesIO(b""), r"image is a BytesIO, an open file; expected what is in it: pipeline\(file.read\(\)\)"),
+        (".", r"\.: a folder, not a file; in Python sorted\(Path\(folder\).rglob\('\*.jpg'\)\) are its images"),
     ],
 )
 def test_what_is_not_one_image_is_refused_with_what_to_call(image, said):
     with pytest.raises(FaceExprError, match=said):
         pipeline()(image)
+
+
+def test_run_says_of_each_that_is_no_file_what_to_call():
+    given = ["https://example.org/a.jpg", ".", torch.zeros(3, 8, 8), ["a.jpg"]]
+    reasons = [result.reason for result in pipeline().run(given)]
+    for reason, said in zip(reasons, ["image is a link", "rglob", "image is a tensor", "image is a list"], strict=True):
+        assert said in reason
 
 
 def test_run_takes_images_in_memory_too():
@@ -116,6 +134,14 @@ def test_a_pipeline_takes_names_files_and_objects(tmp_path):
     for given in (files, map(str, files), (detector, classifier), (detector.net, classifier)):
         assert FacePipeline(*given)(pixels).faces == wanted.faces
     assert detector.net.suppression.min_score == 0.01  # that of the one that was given stays
+    for given in (files, (detector, classifier)):
+        system = FacePipeline(*given, min_score=0.95, max_faces=7, device="cpu")
+        assert len(system(pixels)) == 0
+        assert (system.detector.suppression.min_score, system.detector.suppression.max_faces) == (0.95, 7)
+    assert len(FacePipeline.from_checkpoints(*files)(pixels)) == 1
+    assert repr(FacePipeline("wider_light", classifier)) == (
+        "FacePipeline(detector='wider_light', classifier=ExpressionClassifier)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,6 +153,18 @@ def test_a_pipeline_takes_names_files_and_objects(tmp_path):
         ({"classifier": SimpleCNN(7)}, r"classifier is a SimpleCNN; .* a network as ExpressionClassifier\(net=...\)"),
         ({"classifier": len}, "classifier is a builtin_function_or_method; expected"),
         ({"detector": "no_such_model"}, "no_such_model"),
+        ({"detector": "photo.jpg"}, "photo.jpg"),
+        (
+            {"min_score": 0.7},
+            "detector is a Boxes, which decides itself; expected a name, a file or a network for min_s",
+        ),
+        ({"min_score": "0.7"}, "min_score is '0.7'; expected a number"),
+        ({"coverage": "0.9"}, "coverage is '0.9'; expected a number"),
+        ({"batch_size": "8"}, "batch_size is '8'; expected a number"),
+        ({"crop": 0.3}, r"crop is 0.3; expected a Crop, such as Crop\(margin=0.3\)"),
+        ({"runtime": "onx"}, "runtime is onx; expected torch or onnx"),
+        ({"runtime": "onnx"}, "runtime is onnx, and a model is an object; expected names or files of both"),
+        ({"device": "gpu"}, "device is gpu, which is not there"),
     ],
 )
 def test_what_is_no_model_is_refused(options, said):

@@ -1,6 +1,7 @@
 """Weights that a task starts from: what is taken over, what is not, and that they are read once; copies of a task."""
 
 import importlib
+import io
 import shutil
 import sys
 import threading
@@ -11,16 +12,21 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY_RUN, exit_code, measured
+from lightning.pytorch import Trainer
 from red_finder import save_task, tiny_classifier
+from torch.utils.data import DataLoader, TensorDataset
 
+from faceexpr.callbacks import ClassificationEvaluation, DetectionEvaluation
 from faceexpr.cli.main import main
+from faceexpr.data import SyntheticFaces, SyntheticScenes
 from faceexpr.models.light_detector import LightDetector
 from faceexpr.models.mlp import MLP
+from faceexpr.models.resnet import ResNet
 from faceexpr.pipeline.classifiers import load_classifier
 from faceexpr.tasks.base import load_weights
-from faceexpr.tasks.classify import ExpressionClassifier
+from faceexpr.tasks.classify import ExpressionClassifier, Focal
 from faceexpr.tasks.detect import FaceDetector
-from faceexpr.tasks.knn import NetworkFeatures
+from faceexpr.tasks.knn import KNNClassifier, NetworkFeatures
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 from faceexpr.weights.checkpoints import read_checkpoint
@@ -98,6 +104,71 @@ def test_weights_of_another_network_are_refused(start, folder):
         load_weights(detector.net, detector.hparams["net"], str(folder / "trained.ckpt"))
     with pytest.raises(FaceExprError, match=r"nowhere does not exist; .*fer2013_compact"):
         start(fresh(), "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: ExpressionClassifier(net="SimpleCNN"), "net is 'SimpleCNN'; .* such as SimpleCNN of faceexpr.models"),
+        (lambda: ExpressionClassifier(net=None), "net is a NoneType; expected an ExpressionNet"),
+        (lambda: ExpressionClassifier(loss="Focal"), r"loss is 'Focal'; .* such as CrossEntropy\(\) or Focal\(\)"),
+        (lambda: ExpressionClassifier(loss=Focal), "loss is the class Focal; expected an ExpressionLoss"),
+        (lambda: ExpressionClassifier(optimizer="SGD"), "optimizer is 'SGD'; expected a class of torch.optim"),
+        (lambda: ExpressionClassifier(scheduler="StepLR"), "scheduler is 'StepLR'; expected a class of torch.optim"),
+        (lambda: ExpressionClassifier(class_names="a,b"), "class_names is 'a,b'; expected a list of names"),
+        (lambda: ExpressionClassifier(class_names=7), "class_names is 7; expected a list of names"),
+        (lambda: FaceDetector(net="LightDetector"), r"net is 'LightDetector'; .* such as LightDetector\(\)"),
+        (lambda: FaceDetector(net=LightDetector), "net is the class LightDetector; expected a network"),
+        (lambda: KNNClassifier(representation="Histogram"), r"representation is 'Histogram'; .* such as Histogram\(\)"),
+        (lambda: KNNClassifier(p=4), "p is 4; expected 1, 2 or 3"),
+        (lambda: KNNClassifier(weights="distnce"), "weights is distnce; expected uniform or distance"),
+        (lambda: KNNClassifier()(FACES), "KNNClassifier remembers no image yet; expected a trained one"),
+        (lambda: ResNet(7, depth=17), "depth is 17; expected 18, 34 or 50"),
+        (
+            lambda: fresh().on_test_batch_start([FACES, FACES], 0),
+            "a batch is a list; expected those of a data mod",
+        ),
+        (lambda: ClassificationEvaluation().setup(None, FaceDetector(), "fit"), "FaceDetector gives detections; expec"),
+        (lambda: DetectionEvaluation().setup(None, fresh(), "fit"), "ExpressionClassifier gives probabilities; expect"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused_in_one_sentence(build, said):
+    with pytest.raises(FaceExprError, match=said):
+        build()
+
+
+def test_data_of_another_kind_are_refused():
+    for task, data in ((fresh(), SyntheticScenes()), (FaceDetector(), SyntheticFaces())):
+        task.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+        task.trainer.datamodule = data
+        with pytest.raises(FaceExprError, match=f"data is {type(data).__name__}; expected a data module for models"):
+            task.setup("fit")
+
+
+def test_a_loader_of_others_is_refused_with_a_sentence():
+    loader = DataLoader(TensorDataset(FACES, torch.zeros(5, dtype=torch.int64)), 5)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = Trainer(accelerator="cpu", logger=False, callbacks=ClassificationEvaluation(), max_epochs=1, **quiet)
+    with pytest.raises(FaceExprError, match=r"a batch is a list; expected those of a data module of faceexpr\.data"):
+        trainer.fit(fresh(), loader)
+
+
+def test_a_task_is_loaded_from_all_that_stands_for_its_checkpoint(trained, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("*.safetensors"))
+    content = io.BytesIO((folder / "trained.ckpt").read_bytes())
+    for path in (tmp_path / "run", str(folder / "trained.ckpt"), content):
+        loaded = ExpressionClassifier.load_from_checkpoint(path).eval()
+        assert torch.equal(loaded(FACES), trained(FACES))
+    half = ExpressionClassifier.load_from_checkpoint(folder / "trained.safetensors", mirror=True)
+    assert half.mirror
+    assert ExpressionClassifier.load_from_checkpoint("fer2013_compact").class_names == FER_NAMES
+    for kind, path, said in (
+        (ExpressionClassifier, "absent.ckpt", "checkpoint_path: absent.ckpt does not exist"),
+        (KNNClassifier, folder / "trained.ckpt", "cannot be loaded as KNNClassifier: it holds ExpressionClassifier"),
+        (ExpressionClassifier, 3, "checkpoint_path is an int; expected a file or a name"),
+    ):
+        with pytest.raises(FaceExprError, match=said):
+            kind.load_from_checkpoint(path)
 
 
 def test_a_run_starts_from_them_once(trained, folder, run, workdir):
