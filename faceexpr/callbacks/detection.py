@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from faceexpr.visualization.detection import draw_evaluation, training_images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 LABELS = {
     "ap": "AP, IoU 0.50 to 0.95",
@@ -52,6 +53,9 @@ LABELS = {
 }
 
 HEIGHTS = "heights"
+
+LIMITS = "the suppression's max_faces", "the evaluation's max_detections"
+"""What to raise where more was found in an image than is returned or looked at."""
 
 
 class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
@@ -76,6 +80,7 @@ class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
     """
 
     measures = "detections"
+    limits = LIMITS
 
     def __init__(
         self, score: float = 0.5, iou: float = 0.5, max_detections: int = 300, wider: str | None = None, **kwargs: Any
@@ -156,13 +161,13 @@ class DetectionEvaluation(Evaluation[DetectionTable, DetectionScores]):
     def report(self, trainer: Trainer, stage: Stage, result: Pass[DetectionTable, DetectionScores], full: bool) -> None:
         table, scores, data = result.table, result.scores, data_of(trainer, DetectionDataModule)
         if full:
-            say(summarise(stage, table, scores))
+            say(summarise(stage, table, scores, self.limits))
             if self._levels:
                 say(f"  WIDER FACE's levels are of {len(table.found):,} of its {len(self._levels):,} photographs")
         else:
             named = (("ap50", "AP50"), ("ap", "AP"), ("best_f1", "best F1"))
             values = ", ".join(f"{label} {_value(scores, name)}" for name, label in named)
-            say("\n".join([f"{stage}: best{result.when}, {values}", *_limit_note(scores)]))
+            say("\n".join([f"{stage}: best{result.when}, {values}", *_limit_note(table, scores, self.limits)]))
         if self.folder is not None:
             epoch = {} if result.epoch is None else {"epoch": result.epoch}
             protocol = {} if self.wider is None else {"wider": self.wider}
@@ -217,12 +222,14 @@ def make_record(table: DetectionTable, scores: DetectionScores) -> dict[str, Any
     return record
 
 
-def summarise(stage: str, table: DetectionTable, scores: DetectionScores) -> str:
+def summarise(stage: str, table: DetectionTable, scores: DetectionScores, limits: Sequence[str] = LIMITS) -> str:
     """Return the metrics of a pass over a split as tables for the console; ``stage`` says what was evaluated."""
     ignored = f" and {scores.ignored:,} ignored" if scores.ignored else ""
+    unsure = [float(each[-1]) for each in _scores_looked_at(table, scores) if len(each)]
+    least = f", down to a score of {min(unsure):.2g}" if unsure else ""
     lines = [
         f"{stage}: {counted(scores.images, 'image')}, {counted(scores.faces, 'face')}{ignored}, "
-        f"{counted(scores.detections, 'detection')}"
+        f"{counted(scores.detections, 'detection')}{least}"
     ]
     lines += [f"  {label:<28} {_value(scores, name)}" for name, label in LABELS.items() if name in scores.values]
     lines.append(f"  {'recall, any score':<28} {_value(scores, 'recall')}   (IoU {scores.iou:g}, as below)")
@@ -238,7 +245,7 @@ def summarise(stage: str, table: DetectionTable, scores: DetectionScores) -> str
             if scores.values[metric] is not None or scores.undefined[metric] != scores.undefined.get(f1):
                 line += f"   {name} {_value(scores, metric)}"
         lines.append(line)
-    lines += _limit_note(scores)
+    lines += _limit_note(table, scores, limits)
     if table.counts is not None:
         boxes = f"boxes, score >= {scores.score:g}"
         lines.append(f"  {boxes:<28} {'all':>7} {'faces found':>12} {'beyond one':>11} {'false':>7}")
@@ -249,13 +256,23 @@ def summarise(stage: str, table: DetectionTable, scores: DetectionScores) -> str
     return "\n".join(lines)
 
 
-def _limit_note(scores: DetectionScores) -> list[str]:
-    """Say in how many images more was found than may be returned, if in any."""
-    if not scores.limited:
+def _scores_looked_at(table: DetectionTable, scores: DetectionScores) -> list[Tensor]:
+    """Return for each image the scores of those detections that are measured, the surest first."""
+    return [found.scores.sort(descending=True).values[: scores.max_detections] for found in table.found]
+
+
+def _limit_note(table: DetectionTable, scores: DetectionScores, limits: Sequence[str] = LIMITS) -> list[str]:
+    """Say in how many images more was found than may be returned that is sure enough to matter, if in any."""
+    sure = min(scores.score, scores.values["best_f1_threshold"] or 1.0)
+    cut = sum(
+        (found.limited or len(found) > scores.max_detections) and bool(each[-1] >= sure)
+        for found, each in zip(table.found, _scores_looked_at(table, scores), strict=True)
+    )
+    if not cut:
         return []
     return [
-        f"  in {counted(scores.limited, 'image')} more was found than the detector may return or the metrics look at "
-        f"({scores.max_detections} an image): raise the suppression's max_faces and the evaluation's max_detections"
+        f"  in {counted(cut, 'image')} more was found than the detector may return or the metrics look at "
+        f"({scores.max_detections} an image): raise {' and '.join(limits)}"
     ]
 
 

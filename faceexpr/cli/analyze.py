@@ -10,16 +10,17 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import faceexpr.pipeline
 from faceexpr.cli.parser import Parser, naming_options
 from faceexpr.data.annotations.reading import read_annotations
 from faceexpr.pipeline.inputs import VIDEOS, Item, collect_inputs
-from faceexpr.pipeline.output import Output, Shard, Summary, check_options, fingerprint, report, write_coco
-from faceexpr.pipeline.records import FACE_HEAD, MIN_SCORE, RECORDS, ROWS, face_lines, read_records
+from faceexpr.pipeline.output import PLACES, Output, Shard, Summary, check_options, fingerprint, report, write_coco
+from faceexpr.pipeline.records import FACE_HEAD, MIN_SCORE, RECORDS, face_lines, read_records
 from faceexpr.utils.errors import INTERRUPTED, SOME_FAILED, FaceExprError
 from faceexpr.utils.files import progress, say
-from faceexpr.utils.images import DEFAULT_MAX_PIXELS
+from faceexpr.utils.images import DEFAULT_MAX_PIXELS, EXTENSIONS
 from faceexpr.utils.text import counted, printable
 from faceexpr.weights.model_file import CLASSIFIER, DETECTOR
 
@@ -158,6 +159,9 @@ def run(args: list[str]) -> None:
     with naming_options(config):
         videos = [path for path in paths if VIDEOS.fullmatch(path)]
         if videos or options.camera is not None:
+            for path in videos:
+                if "://" in path and Path(urlsplit(path).path).suffix.lower() in EXTENSIONS:
+                    raise FaceExprError(f"{path} is a link to an image; expected a file: download it first")
             if config["list"] is not None or len(videos) < len(paths) or (videos and options.camera is not None):
                 raise FaceExprError("images, videos and a camera are named; expected only one kind in a command")
             analyze_videos(videos, options)
@@ -244,7 +248,8 @@ def analyze(paths: Sequence[Path], options: AnalyzeOptions, listed: str | None =
         # A code other than 0 would make launchers end the other processes; merging tells what has failed.
         say(f"{part}written to {output.folder}; `faceexpr merge {options.out}` puts all parts together")
         return
-    say(f"written to {output.folder / RECORDS} and {output.folder / ROWS}")
+    *first, last = [str(place) for name in PLACES if (place := output.folder / name).exists()]
+    say(f"written to {', '.join(first)} and {last}")
     if options.coco:
         write_coco(options.out, annotations, str(options.annotations))
     if failed or undrawn:
@@ -288,7 +293,7 @@ def analyze_videos(paths: Sequence[str], options: AnalyzeOptions) -> None:
         if (value := getattr(options, name)) != AnalyzeOptions.__dataclass_fields__[name].default:
             raise FaceExprError(f"{name} is {value}; expected it with images, not with a video")
     if options.out is None:
-        raise FaceExprError("out is None; expected a folder for the results of a video")
+        raise FaceExprError("out is not given; expected a folder for the results of a video")
     chosen = options.every, options.per_second, options.seconds
     videos = [Video(path, not paths, *chosen) for path in paths or [str(options.camera)]]
     names = [Path(video.source).name for video in videos]

@@ -98,12 +98,19 @@ def run(args: list[str]) -> None:
         if (config.get("path") is None) == (config.get("data") is None):
             raise FaceExprError("expected a path or --data, and not both")
         module = parser.instantiate_classes(config).data if config.get("path") is None else open_path(config["path"])
-        audit(module, options)
+        try:
+            audit(module, options)
+        except FaceExprError as error:
+            boxes = f"--data FaceBoxes --data.train {config['path']} " if "path" in config else ""
+            said = str(error).replace("that which images names", f"FOLDER by {boxes}--data.images FOLDER")
+            raise FaceExprError(said) from error
 
 
 def open_path(path: str) -> FaceDataModule:
     """Return the data set that a path stands for."""
     place = Path(path).expanduser()
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+        raise FaceExprError(f"{path} is not there or empty; expected a folder of faces, FER-2013's file or annotations")
     if place.is_dir():
         holds_folders = any(entry.is_dir() and not entry.name.startswith((".", "__")) for entry in place.iterdir())
         return FaceFolder(path) if holds_folders else FaceFiles(path)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import codecs
 import errno
+import linecache
 import locale
+import logging
 import os
 import pkgutil
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -79,6 +82,10 @@ def main(args: Sequence[str] | None = None) -> None:
     os.environ["MPLBACKEND"] = "agg"
     # Pillow warns of odd images without their names; what matters becomes a reason or a note.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    shown = logging.StreamHandler(sys.stderr)
+    shown.setFormatter(WarningLines())
+    logging.getLogger("py.warnings").addHandler(shown)
+    logging.captureWarnings(True)
     try:
         _check_ranks()
         pkgutil.resolve_name(VERBS[verb][0])(arguments)
@@ -95,6 +102,19 @@ def main(args: Sequence[str] | None = None) -> None:
         if error.filename is None and error.errno != errno.ENOSPC:
             raise
         _refuse(verb, of_file(error))
+    finally:
+        logging.captureWarnings(False)
+        logging.getLogger("py.warnings").removeHandler(shown)
+
+
+class WarningLines(logging.Formatter):
+    """Show the warnings of this package as lines, without their place in its source; others as Python does."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage().rstrip("\n")
+        own = re.match(rf"({re.escape(str(Path(__file__).parents[1]))}\S+?):(\d+): \w+: ", text)
+        source = linecache.getline(own[1], int(own[2])).strip() if own else ""
+        return f"warning: {text[own.end() :].removesuffix(source).rstrip()}" if own else text
 
 
 def _use_utf8() -> None:
@@ -130,7 +150,7 @@ def _overview() -> ArgumentParser:
         description="Train, compare and ship face detection and facial-expression recognition. "
         "`faceexpr VERB --help` lists the options of a verb.",
     )
-    verbs = parser.add_subcommands(title="verbs", metavar="VERB")
+    verbs = parser.add_subcommands(required=False, title="verbs", metavar="VERB", description=None)
     for verb, (_, line) in VERBS.items():
         verbs.add_subcommand(verb, ArgumentParser(prog=f"faceexpr {verb}"), help=line)
     return parser

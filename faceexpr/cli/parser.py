@@ -116,10 +116,21 @@ yaml.add_multi_representer(str, lambda dumper, text: dumper.represent_str("".joi
 CLASSES = re.compile(r",\s+known\s+subclasses:[^)]*(?=\))")
 """What jsonargparse says of an option's classes, bases included; ``--OPTION.help`` lists those that can be chosen."""
 
-
 UNKNOWN = re.compile(
     r"unrecognized arguments: --([^\s=]+)|Option '(.*)' is not|Group '(.*)' does not accept option '(.*)'"
 )
+
+PLACE = re.compile(r"Parser key \"(.*?)\":|Problem with given class_path '[\w.]*?(\w+)':|Type .*? callable class:")
+"""Where jsonargparse has found an error: a key in what stands before it, or the class whose options it reads."""
+
+KINDS = {
+    "<class 'float'>": "a number", "<class 'int'>": "a whole number", "<class 'bool'>": "true or false",
+    "string to float": "a number", "literal for int": "a whole number", "<class 'dict'>": "a mapping, as {a: 1, b: 2}",
+    "<class 'list'>": "a list, as [a, b]", "<class 'tuple'>": "a list, as [a, b]", ".Sequence'>": "a list, as [a, b]",
+}  # fmt: skip
+"""Kinds of values in a user's words, by what its messages call them."""
+
+NEEDED = "the following arguments are required: "
 
 
 class ConfigFile(ActionConfigFile):
@@ -192,8 +203,13 @@ class Parser(ArgumentParser):
         given = {path: [name for name, _ in flat(config)] for path, config in self.configs.items()}
         names = [path for path, each in given.items() if word in each or any(f"'{name}'" in message for name in each)]
         near = nearest(f"--{word}", [f"--{name}" for name, _ in self.get_defaults().items()]) if word else ""
+        line = one_line(message, ex)
+        if line.startswith(NEEDED):
+            flags = {*self.format_usage().split()}
+            needed = [f"--{name}" if f"--{name}" in flags else name for name in line.removeprefix(NEEDED).split(", ")]
+            line = f"missing: {' and '.join(needed)}; see `{self.prog} --help`"
         # argparse would print the usage, hundreds of lines for a verb, and then the message.
-        raise FaceExprError(": ".join([*names[:1], one_line(message, ex)]) + near) from ex
+        raise FaceExprError(": ".join([*names[:1], line]) + near) from ex
 
 
 def one_line(message: str, error: BaseException | None) -> str:
@@ -218,7 +234,32 @@ def one_line(message: str, error: BaseException | None) -> str:
         if depth < deepest:
             deepest = depth
             above.append(line)
-    return " ".join([*(line for line in reversed(above) if line.endswith(":") and " " in line), reason])
+    places = [line for line in reversed(above) if line.endswith(":") and " " in line]
+    return in_words(" ".join([*places, reason]), [line for _, line in reasons])
+
+
+def in_words(line: str, reasons: Sequence[str]) -> str:
+    """Return a line of jsonargparse's in a user's words: ``--data.batch_size is x; expected a whole number``.
+
+    ``reasons`` are those of each type that the option may be of.
+    """
+    places = [*PLACE.finditer(line)]
+    option = ".".join(place[1] for place in places if place[1])
+    owner = (places[-1][2] or "") if places else ""
+    reason = line[places[-1].end() :].strip() if places else line
+    if unknown := UNKNOWN.match(reason):
+        name = ".".join(filter(None, (option, *unknown.groups())))
+        return f"--{name} is no option{f' of {owner}' if owner else ''}" if option or not unknown[1] else line
+    if not option:
+        return line
+    if reason.startswith(NEEDED):
+        return f"--{option}.{reason.removeprefix(NEEDED).split(', ')[0]} is required{f' by {owner}' if owner else ''}"
+    value = re.search(r"(?:Got value|base 10|to float|import path string): '?(.*?)'?$", reason, re.DOTALL)
+    literals = re.findall(r"Expected a typing\.Literal\[(.*?)\]", " ".join(reasons).replace("'", ""))
+    kinds = [words for each in reasons for sign, words in KINDS.items() if sign in each]
+    kinds += [f"one of {', '.join(dict.fromkeys(', '.join(literals).split(', ')))}"] if literals else []
+    kinds = [*dict.fromkeys(kinds)] or ["a class"] * ("import path" in reason)
+    return f"--{option} is {value[1]}; expected {' or '.join(kinds)}" if value and kinds else f"--{option}: {reason}"
 
 
 def read_config(path: Path) -> dict[str, Any]:

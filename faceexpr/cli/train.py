@@ -115,7 +115,8 @@ MODULE, CALLBACK = "torch.nn.modules.module", "lightning.pytorch.callbacks."
 """Modules that say which attribute a network does not have, and that use networks."""
 
 NOTHING_NEW = (
-    "Tip: ", "TPU available: ", "`Trainer.fit` stopped: `max_", " was configured so ", "Restoring states from ",
+    "Tip: ", "TPU available: ", "GPU available: False", "Running in `fast_dev_run` mode", "Restoring states from ",
+    "`Trainer.fit` stopped: `max_", " was configured so ",
     "Seed set to ", "Initializing distributed: ", "LOCAL_RANK: ", "Automatic Mixed Precision (AMP)",
     "Found current_model_state in the checkpoint", "`weights_only` was not set", "to estimate number of stepping",
 )  # fmt: skip
@@ -212,6 +213,7 @@ class FaceExprCLI(LightningCLI):
                 raise FaceExprError(f"--{target} is taken from --{source} and cannot be given itself")
         self.checkpoint = _checkpoint(verb, args, self.written)
         self.remembered = {} if self.checkpoint is None else remembered(self.checkpoint)
+        self.classes.chosen |= {**dict(flat(self.remembered)), **self.written}
         self._check_importable()
         name = self.written.get("model") or self.remembered.get("model", {}).get("class_path") or DEFAULTS["model"]
         model = model_class(str(name))
@@ -257,21 +259,28 @@ class FaceExprCLI(LightningCLI):
 
     @contextmanager
     def naming_nearest(self) -> Iterator[None]:
-        """Add the nearest to the error of an unknown class, or of an option that its class does not have."""
+        """Say what may be meant where a class is unknown, an option is none of its class's, or a word follows none."""
         try:
             yield
         except FaceExprError as error:
-            found = re.search(
-                r"Parser key .*(?: path string: (\S+)|Option '(.*)' is not|unrecognized arguments: --([^\s.=]+))",
-                str(error),
-            )
-            option = ".".join(re.findall(r'Parser key "(.*?)"', str(error)))
-            if found is None or option.partition(".")[0] not in SECTIONS:
+            if word := re.search("unrecognized arguments: ([^-].*)", str(error)):
+                data = "FaceFiles --data.paths" if self.verb == "predict" else "FaceFolder --data.path"
+                raise FaceExprError(f"{word[1]} follows no option; expected such as --data {data} {word[1]}") from error
+            found = re.search(r"--([\w.]+?)\+? is (?:(\S+); expected a class|no option(?: of \w+)?)$", str(error))
+            if found is None or found[1].partition(".")[0] not in SECTIONS:
                 raise
-            names = choices(self.classes.kinds(option)) if found[1] else self.classes.options(option)
-            name = "" if found[1] else f" {self.classes.choose(option).base.__name__}"
-            near = nearest(found[1] or found[2] or found[3], names)
-            raise FaceExprError(f"{error}{near}; see --{option}.help{name}") from error
+            option, *names = str(found[1]).split("." if found[2] is None else None)  # or the whole takes a class
+            while len(names) > 1 and names[0] in self.classes.options(option):
+                option, *names = f"{option}.{names[0]}", *names[1:]
+            known = choices(self.classes.kinds(option))
+            if found[2]:
+                near = nearest(found[2], known)
+                said = str(error).removesuffix("; expected a class" if near else "")
+                raise FaceExprError(f"{said}{near}; see --{option}.help") from error
+            if others := [each for each, (base, _) in known.items() if names[0] in option_defaults(base)]:
+                raise FaceExprError(f"{error}; expected --{option} {' or '.join(others)} with it") from error
+            near, owner = nearest(names[0], self.classes.options(option)), self.classes.choose(option).base.__name__
+            raise FaceExprError(f"{error}{near}; see --{option}.help {owner}") from error
 
     def _check_importable(self) -> None:
         """Refuse a checkpoint whose classes are missing here; without a training, its loss need not be there."""
@@ -388,6 +397,9 @@ class FaceExprCLI(LightningCLI):
         if options.enable_checkpointing is False:
             kwargs["enable_checkpointing"] = None  # Lightning refuses callbacks that keep checkpoints, which ours are
         trainer = super().instantiate_trainer(**kwargs, callbacks=callbacks)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set at run time
+            if isinstance(callback, DetectionEvaluation):
+                callback.limits = "--model.net.suppression.max_faces", "--detection_evaluation.max_detections"
         if options.enable_checkpointing is False:
             for callback in trainer.checkpoint_callbacks:
                 callback.save_top_k = 0  # type: ignore[attr-defined]
@@ -428,6 +440,8 @@ class FaceExprCLI(LightningCLI):
         if "data" not in self.written and "data" not in self.remembered:
             own = "--data FaceFolder --data.path FOLDER names images of your own"
             yield f"no --data is given: this training is on drawn faces (SyntheticFaces); {own}"
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set at run time
+            yield "trainer.fast_dev_run is on: a few batches are tried, and nothing is saved"
         if self.trainer.max_epochs == self.epochs and self.written.get("trainer.max_epochs") is None:
             yield f"no --trainer.max_epochs is given: this training has {counted(self.epochs, 'epoch')}"
 
@@ -435,9 +449,9 @@ class FaceExprCLI(LightningCLI):
         checkpoint = next((one for one in self.trainer.checkpoint_callbacks if isinstance(one, BestCheckpoint)), None)
         if self.trainer.interrupted or checkpoint is None or not checkpoint.best_model_path:
             return
-        score = checkpoint.best_model_score
-        best = f"best {checkpoint.monitor} {float(score):.4f}: " if score is not None and checkpoint.monitor else ""
-        rank_zero_info(f"{best}{checkpoint.best_model_path}")
+        score, monitor = checkpoint.best_model_score, checkpoint.monitor
+        best = f"best {monitor} {float(score):.4f}" if monitor and score is not None else "the last epoch"
+        rank_zero_info(f"{best}: {checkpoint.best_model_path}")
         rank_zero_info(f"measure it with: faceexpr test --ckpt_path {shlex.quote(checkpoint.best_model_path)}")
 
     @contextmanager
@@ -756,6 +770,7 @@ def quieten_libraries() -> None:
         # Nothing in it is overwritten but what is gone on from.
         "Checkpoint directory .* exists and is not empty",
         ".*number of training batches .* smaller than the logging interval",
+        "Precision .* is not supported by the model summary",
         # What `main` was given is what the process was given, or it is called from Python.
         "LightningCLI's args parameter is intended to run from within Python",
         "`isinstance.treespec, LeafSpec.` is deprecated",

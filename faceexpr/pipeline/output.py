@@ -31,6 +31,8 @@ from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.files import as_bytes, digest, replacing, say, write_file
 from faceexpr.utils.text import counted, printable, some
 
+PLACES = RECORDS, ROWS, PICTURES, CROPS, EXPLAINED
+
 FEW = 10
 """Images that could not be analysed, of which the reasons are printed."""
 
@@ -69,7 +71,7 @@ def check_options(out: Path, options: Mapping[str, Any]) -> None:
     """
     before = read_options(out)
     if not before:
-        for place in (out / name for name in (RECORDS, ROWS, COCO, PICTURES, CROPS, EXPLAINED, PARTS)):
+        for place in (out / name for name in (*PLACES, COCO, PARTS)):
             if place.is_file() or (place.is_dir() and any(place.iterdir())):
                 raise FaceExprError(
                     f"out: {place} is there already, and no analysis has written it; expected a folder without it"
@@ -261,7 +263,8 @@ def report(done: Iterable[Summary], part: str = "", printed: bool = False) -> in
         if image.failed is not None:
             failed += 1
             reasons += [f"  {printable(image.image)}: {image.failed}"] if failed <= FEW else []
-    say(f"{part}{counted(faces, 'face')} in {counted(images, 'image')}; {empty:,} of {images:,} without face")
+    without = f"; {empty:,} of {images:,} without face" if empty else ""
+    say(f"{part}{counted(faces, 'face')} in {counted(images, 'image')}{without}")
     if failed:
         few = not printed and failed <= FEW
         where = "" if printed else ":" if few else "; the reason of each is in its record"

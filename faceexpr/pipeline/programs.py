@@ -34,7 +34,7 @@ from faceexpr.utils.files import digest, say, write_file
 from faceexpr.utils.images import find_images, read_image
 from faceexpr.utils.specs import describe
 from faceexpr.weights.checkpoints import read_checkpoint
-from faceexpr.weights.onnx_file import EVERYTHING, ONNX, open_onnx, quantise, write_onnx
+from faceexpr.weights.onnx_file import EVERYTHING, ONNX, open_onnx, quantise, require_package, write_onnx
 
 Exportable: TypeAlias = "ExpressionClassifier | FaceDetector"
 Program: TypeAlias = Callable[..., Sequence[Tensor]]
@@ -350,6 +350,7 @@ def converted(source: Path) -> Path:
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = user / "faceexpr" / f"{source.stem}-{digest(source)[:16]}-{__version__}{ONNX}"
     if not path.is_file():
+        require_package("onnx", "onnxscript", "onnxruntime")
         say(f"{source} is written as an ONNX file first, {path}")
         with TemporaryDirectory() as folder:
             out = Path(folder, path.name)

@@ -105,6 +105,8 @@ class Video:
         self.ending: str | None = None
         place: tuple[str, str | None] = find_camera(source, sys.platform) if camera else (source, None)
         self._place, self._kind = place
+        if not self.live and not Path(source).exists():
+            raise FaceExprError(f"{source} does not exist; expected a video")
         self._av = require_package("av")
         self._container = self.open()
         self._stream = self._container.streams.best("video")

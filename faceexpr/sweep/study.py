@@ -119,6 +119,7 @@ class Sweep:
             say("note: each trial has a TensorBoard logger of its own in the place of trainer.logger")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+            warnings.filterwarnings("ignore", message="Attempting to set identical")  # limits of an axis, of one trial
             optuna.logging.set_verbosity(optuna.logging.ERROR)
             study = self.open_study()
             say(f"{self.options.method} of {len(self.points)} trials of {', '.join(self.space)} in {self.folder}")

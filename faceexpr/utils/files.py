@@ -52,6 +52,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
+        if taken := next((place for place in path.parents if place.is_file()), None):
+            raise FaceExprError(f"{taken} is a file; expected a folder") from error
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         expected = "more room there" if full else "a file name in a folder that may be written to"
         raise FaceExprError(f"{path} cannot be written ({error.strerror or error}); expected {expected}") from error

@@ -17,7 +17,7 @@ from faceexpr.utils.errors import FaceExprError, require
 from faceexpr.utils.files import write_file
 from faceexpr.utils.redirects import redirect
 from faceexpr.utils.text import kind_of, nearest, some
-from faceexpr.weights.model_file import is_model_file, read_model_file, shipped_models
+from faceexpr.weights.model_file import DETECTOR, is_model_file, read_model_file, shipped_models
 from faceexpr.weights.pretrained import load_tensors
 
 NAMING = ("class_path", "_class_path", "net", "optimizer", "scheduler")
@@ -208,10 +208,11 @@ def find_checkpoint(written: str | Path, runs: str | Path, parameter: str = "ckp
     if path.is_dir():
         return best_checkpoint(path, parameter)
     if not path.is_file():
+        named = [name for name in shipped if parameter != ("classifier" if name == DETECTOR else "detector")]
         raise FaceExprError(
             f"{parameter}: {written} does not exist; expected a checkpoint, a model file, a run folder or one of the "
-            f"models that come with faceexpr: {', '.join(shipped) or 'none in this installation'}"
-            f"{nearest(str(written), shipped)}"
+            f"models that come with faceexpr: {', '.join(named) or 'none in this installation'}"
+            f"{nearest(str(written), named)}"
         )
     return path
 

@@ -139,15 +139,25 @@ def test_without_any_face_nothing_is_logged_as_a_number(make_trainer, tmp_path, 
 
 def test_a_limit_that_is_reached_is_said(make_trainer, tmp_path, capsys):
     crowd = [(4 * x, 4 * y, 4 * x + 3, 4 * y + 3) for x in range(15) for y in range(10)]
-    found = [[(*box, 0.9 - place / 1000) for place, box in enumerate(crowd)], [], []]
+    found, unsure = [[[(*box, sure - place / step) for place, box in enumerate(crowd)], [], []] for sure, step in
+        ((0.9, 1000), (0.02, 10000))]  # fmt: skip
     records = []
-    for max_faces, max_detections in ((300, 300), (100, 300), (300, 100)):
+    for boxes, faces, max_faces, max_detections in (
+        (found, crowd, 300, 300), (found, crowd, 100, 300), (found, crowd, 300, 100), (unsure, crowd[:0], 100, 99),
+    ):  # fmt: skip
         trainer = make_trainer(DetectionEvaluation(figures=False, max_detections=max_detections))
-        trainer.test(KnowsTheBoxes(found, max_faces), datamodule=scenes([crowd, [], []]), verbose=False)
-        said = "in 1 image more was found than the detector may return" in capsys.readouterr().out
+        trainer.test(KnowsTheBoxes(boxes, max_faces), datamodule=scenes([faces, [], []]), verbose=False)
+        lines = capsys.readouterr().out.splitlines()
+        said = any("in 1 image more was found than the detector may return" in line for line in lines)
         record = read_metrics(tmp_path, "test", len(records))
-        records.append((record["detections"], record["images_at_the_limit"], said))
-    assert records == [(150, 0, False), (100, 1, True), (100, 1, True)]
+        (first,) = [line for line in lines if line.startswith("test: 3 images")]
+        records.append(
+            (record["images_at_the_limit"], said, first.partition(" faces, ")[2] or first.partition(" face, ")[2])
+        )
+    assert records == [
+        (0, False, "150 detections, down to a score of 0.75"), (1, True, "100 detections, down to a score of 0.8"),
+        (1, True, "100 detections, down to a score of 0.8"), (1, False, "99 detections, down to a score of 0.01"),
+    ]  # fmt: skip
 
 
 def test_ignored_faces_are_neither_missed_nor_false(make_trainer, tmp_path):

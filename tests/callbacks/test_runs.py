@@ -42,6 +42,7 @@ def test_a_run_that_cannot_end_well_is_stopped_at_its_first_batch(options, messa
 def test_without_validation_the_last_epoch_is_saved_and_said(args, run, caplog):
     run("fit", *args)
     assert "no epoch can be the best by val/accuracy: the last epoch is saved" in caplog.text
+    assert "\nthe last epoch: lightning_logs/version_0/checkpoints/best.ckpt\n" in "\n".join(caplog.messages)
     best, last = stored("best"), stored("last")
     assert last["epoch"] == (2 if len(args) > 1 else 0)
     assert all(torch.equal(best["state_dict"][name], value) for name, value in last["state_dict"].items())

@@ -28,7 +28,7 @@ def test_output_in_a_file_is_a_few_lines_an_epoch(bar, run, capfd):
     assert "train/loss" in epochs[1]
     assert " lr 0.001 " in epochs[0]
     assert len(text.splitlines()) < 40
-    for part in ("Seed set", "TPU", "`Trainer"):
+    for part in ("Seed set", "TPU", "GPU", "`Trainer"):
         assert part not in text
 
 

@@ -73,7 +73,7 @@ def test_without_a_face_to_validate_on_the_run_stops_before_it_trains(workdir, c
         ([*NET, *SCENES, "--data.augment.mosaic", "2"], "data.augment.mosaic is 2.0; expected 0 to 1"),
         (
             ["--model=FaceDetector", *SCENES, "--model.net=FasterRCNN", "--model.net.backbone=vgg"],
-            'Parser key "backbone": Expected a typing.Literal',
+            "--model.net.backbone is vgg; expected one of ",
         ),
         ([*NET, *SCENES, "--model.net.suppression.iou", "3"], "suppression.iou is 3.0; expected 0 to 1"),
     ],

@@ -7,7 +7,7 @@ import pytest
 from conftest import exit_code
 
 import faceexpr.data
-from faceexpr.cli.main import main
+from faceexpr.cli.main import VERBS, main
 
 LISTS = [
     ("data", {*faceexpr.data.__all__} - {"Augmentation", "ExpressionDataModule"}),
@@ -28,6 +28,12 @@ def said_of_help(capsys, verb, flag):
     """Return what ``faceexpr VERB --help`` prints, which takes no parser and ends as any function does."""
     main([verb, flag])
     return capsys.readouterr().out
+
+
+def test_the_overview_has_a_line_for_each_verb_and_no_word_of_the_parser(capsys):
+    text = said(capsys, "--help")
+    assert all(f"\n    {verb} " in text for verb in VERBS)
+    assert not re.search("required|each subcommand", text)
 
 
 @pytest.mark.parametrize(("option", "names"), LISTS)
@@ -114,16 +120,27 @@ def test_each_option_that_help_begins_with_is_one(verb, workdir, capsys):
         (["analyze", "photos", "--min_scor=0.9"], "--min_scor=0.9; the nearest is --min_score"),
         (["sweep", "--parameters={seed_everything: [1]}", "--limi=1"], "--limi=1; the nearest is --limit"),
         (["detectron2", "fit", "--max_ite=1"], "--max_ite=1; the nearest is --max_iter"),
-        (["fit", "--config=typo.yaml"], "typo.yaml: Group 'trainer' does not accept option 'max_epoch'; the nearest is "
-            "--trainer.max_epochs"),
+        (["fit", "--config=typo.yaml"], "typo.yaml: --trainer.max_epoch is no option; the nearest is --trainer.max_"),
         (["test", "--ckpt_pth=x"], "the nearest is --ckpt_path"),
         (["analyze", "photos", "--detecter=x"], "the nearest is --detector"),
+        (["predict", "--ckpt_path=fer2013_compact", "--data.paths=[faces]"], "--data.paths is no option of FER2013; "
+            "expected --data FaceFiles with it\n"),
+        (["predict", "--ckpt_path=fer2013_compact", "faces/"], "error: faces/ follows no option; expected such "
+            "as --data FaceFiles --data.paths faces/\n"),
+        (["fit", "--data=FaceFolder"], "error: --data.path is required by FaceFolder\n"),
+        (["fit", "--trainer.max_epochs=two"], "error: --trainer.max_epochs is two; expected a whole number\n"),
+        (["fit", "--data=FaceFolder", "--data.path=a", "--data.class_names=b"], "is b; expected a list, as [a, b]\n"),
+        (["fit", "--model.optimizer.lr=high"], "error: --model.optimizer.lr is high; expected a number\n"),
+        (["analyze", "photos", "--min_score=high"], "error: --min_score is high; expected a number\n"),
+        (["analyze", "photos", "--coco=maybe"], "error: --coco is maybe; expected true or false\n"),
+        (["analyze", "photos", "--shape=round"], "error: --shape is round; expected one of square, stretched\n"),
+        (["sweep", "--limit=x"], "error: --limit is x; expected a whole number\n"),
         (["fit", "--model.net.help=ResNte"], "--model.net is ResNte; the nearest is ResNet"),
         (["fit", "--data.agument.help"], "--data.agument is no option; the nearest is --data.augment"),
         (["fit", "--data.batch_size.help"], "--data.batch_size takes no class"),
     ],
 )  # fmt: skip
-def test_an_unknown_class_or_option_is_answered_with_the_nearest(args, message, workdir, capsys):
+def test_a_wrong_option_class_or_value_is_answered_with_what_may_be_meant(args, message, workdir, capsys):
     Path("typo.yaml").write_text("trainer: {max_epoch: 3}")
     assert exit_code(lambda: main(args)) == 2
     assert message in capsys.readouterr().err

@@ -73,13 +73,38 @@ def test_output_that_goes_nowhere_ends_without_a_traceback(annotations, output, 
         (["sweep", "--sweep"], b"a: [1\nb: 2", "bad.yaml, line 2: "),
         (["fit", "--config"], b"a: [1\nb: 2", "bad.yaml, line 2: "),
         (["fit", "--config"], b"\xff\xfe\x00", "bad.yaml"),
-        (["fit", "--config"], b"trainr: {max_epochs: 1}", "bad.yaml: Option 'trainr.max_epochs' is not accepted"),
-        (["fit", "--config"], b"model: {class_path: KNNClassifier, init_args: {kk: 3}}", 'yaml: Parser key "model": '),
+        (["fit", "--config"], b"trainr: {max_epochs: 1}", "bad.yaml: --trainr.max_epochs is no option; the nearest"),
+        (["fit", "--config"], b"model: {class_path: KNNClassifier, init_args: {kk: 3}}", "yaml: --model.kk is no "),
     ],
 )
 def test_a_wrong_configuration_is_named_by_every_verb(workdir, verb, text, message, capsys):
     Path("bad.yaml").write_bytes(text)
     assert exit_code(lambda: main([*verb, "bad.yaml"])) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["analyze", "https://host/a.JPG?x=1"], "https://host/a.JPG?x=1 is a link to an image; expected a file: "),
+        (["analyze", "rtsp://host/a"], "--out is not given; expected a folder for the results of a video"),
+        (["analyze", "absent.mp4", "--out=o"], "absent.mp4 does not exist; expected a video\n"),  # without the extra
+        (["annotate", "boxes.txt", "--out=a.png"], "a.png is a file; expected a folder\n"),
+        (["annotate", "boxes.txt", "--out=a.png/drawn"], "a.png is a file; expected a folder\n"),
+        (["audit", "absent", "--out=o"], "absent is not there or empty; expected a folder of faces, FER-"),
+        (["audit", "empty", "--out=o"], "empty is not there or empty; expected a folder of faces"),
+        (["audit", "lost.txt", "--out=o"], "lost.txt: 1 of 1 image missing or unreadable: b.png (no such file); "
+            "expected them beside the annotations, in a folder named for them, or in FOLDER by --data FaceBoxes "
+            "--data.train lost.txt --data.images FOLDER\n"),
+        (["audit", "--data=FaceBoxes", "--data.train=lost.txt", "--out=o"], "or in FOLDER by --data.images FOLDER\n"),
+        (["export"], "error: missing: --out; see `faceexpr export --help`\n"),
+        (["annotate"], "error: missing: annotations and --out; see `faceexpr annotate --help`\n"),
+    ],
+)  # fmt: skip
+def test_inputs_and_outputs_that_are_not_there_or_are_something_else_are_named(args, message, annotations, capsys):
+    Path("empty").mkdir()
+    Path("lost.txt").write_text(Path("boxes.txt").read_text().replace("a.png", "b.png"))
+    assert exit_code(lambda: main(args)) == 2
     assert message in capsys.readouterr().err
 
 

@@ -29,7 +29,9 @@ def test_a_folder_with_and_without_faces_of_which_crops_and_drawings_keep_red_re
     assert [(record["image"], record["status"], len(record["faces"])) for record in records()] == [
         ("photos/a.png", "ok", 0), ("photos/b.png", "ok", 1), ("photos/c.png", "ok", 0),
     ]  # fmt: skip
-    assert "1 face in 3 images; 2 of 3 without face" in capsys.readouterr().out
+    found, written = capsys.readouterr().out.splitlines()
+    assert found == "1 face in 3 images; 2 of 3 without face"
+    assert written == "written to out/faces.jsonl, out/faces.csv, out/pictures and out/crops"
     assert [(row["status"], row["face"]) for row in rows()] == [("ok", ""), ("ok", "1"), ("ok", "")]
     crop, drawing = (np.asarray(Image.open(f"out/{name}")) for name in ("crops/b.png.1.png", "pictures/b.png"))
     assert np.array_equal(crop, np.full((50, 40, 3), RED))

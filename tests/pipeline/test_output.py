@@ -15,7 +15,7 @@ from processes import start
 from faceexpr.cli.analyze import refuse_several_tasks
 from faceexpr.cli.main import main
 from faceexpr.cli.merge import run as run_merge
-from faceexpr.pipeline.output import Output, Shard
+from faceexpr.pipeline.output import Output, Shard, Summary, report
 from faceexpr.pipeline.pipeline import FacePipeline
 from faceexpr.pipeline.records import PARTS
 from faceexpr.utils.errors import FaceExprError
@@ -55,6 +55,18 @@ def results(out):
 def command(models, path):
     steps = ["--detector", str(models / "detector.ckpt"), "--classifier", str(models / "classifier.ckpt")]
     return ["analyze", path, *steps, "--device=cpu", "--out=out"]
+
+
+@pytest.mark.parametrize(
+    ("failed", "lines"),
+    [
+        (None, ["0 faces in 1 image; 1 of 1 without face"]),
+        ("no such file", ["0 faces in 1 image", "1 of 1 could not be analysed:", "  a: no such file"]),
+    ],
+)
+def test_only_images_that_were_analysed_are_without_a_face(failed, lines, capsys):
+    assert report([Summary("a", "a", failed, 0)]) == len(lines) // 2
+    assert capsys.readouterr().out.splitlines() == lines
 
 
 @pytest.mark.parametrize("torn", [b'{"image": "photos/2.png", "na', b""])

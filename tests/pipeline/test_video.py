@@ -231,7 +231,7 @@ def test_probabilities_are_drawn_to_what_a_track_had_before():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["absent.mp4"], "absent.mp4 cannot be read as a video: No such file or directory"),
+        (["absent.mp4"], "absent.mp4 does not exist; expected a video"),
         (["text.mp4"], "text.mp4 cannot be read as a video: Invalid data found when processing input"),
         (["--camera=77"], "camera 77 cannot be read as a video"),
         (["clip.mp4", "photo.jpg"], "images, videos and a camera are named; expected only one kind in a command"),

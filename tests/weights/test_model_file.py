@@ -219,7 +219,7 @@ def test_weights_that_do_not_fit_half_precision_are_refused(workdir, capsys):
         (["--out=a.pth"], "ends in none of .pt2, .onnx, .safetensors"),
         (["--out=a.safetensors", "--channels=3"], "--channels is for .pt2 files and .onnx files"),
         (["--out=a.pt2", "--channels=2"], "--channels is 2"),
-        (["--out=file/a.pt2"], "cannot be written"),
+        (["--out=file/a.pt2"], "file is a file; expected a folder"),
         (["--out=a.pt2", "--ckpt_path=knn.ckpt"], "it holds KNNClassifier; expected the checkpoint of an Expression"),
     ],
 )
@@ -242,8 +242,14 @@ def test_a_name_is_a_shipped_model_and_a_path_is_a_file(workdir):
     assert find_checkpoint(f"./{CLASSIFIER}", runs) == Path(CLASSIFIER)
     assert find_checkpoint(Path(CLASSIFIER), runs) == Path(CLASSIFIER)
     assert find_checkpoint("model.safetensors", runs) == Path("model.safetensors")
-    with pytest.raises(FaceExprError, match=f"classifier: fer2013 does not exist; .*{CLASSIFIER}, .*{DETECTOR}"):
-        find_checkpoint("fer2013", runs, "classifier")
+    for parameter, named in (
+        ("classifier", {CLASSIFIER}),
+        ("detector", {DETECTOR}),
+        ("weights", {CLASSIFIER, DETECTOR}),
+    ):
+        with pytest.raises(FaceExprError, match=f"{parameter}: absent does not exist; ") as caught:
+            find_checkpoint("absent", runs, parameter)
+        assert {name for name in (CLASSIFIER, DETECTOR) if name in str(caught.value)} == named
     for name in (CLASSIFIER, "model.safetensors"):
         with pytest.raises(FaceExprError, match=rf"whose model begins with these weights \(weights: {name}\)"):
             find_checkpoint(name, runs, resumes=True)

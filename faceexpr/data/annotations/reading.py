@@ -420,14 +420,14 @@ class _Collector:
         if broken:
             count = f"{len(broken):,} of {counted(len(found), 'image')} missing or unreadable"
             names = some([f"{image.path} ({image.problem})" for image in broken], most=10)
-            if self.options.missing == "refuse":
-                where = f"below {images}" if images else "beside the annotations or in a folder named for them"
+            refuses = self.options.missing == "refuse"
+            if refuses or (self.options.missing == "leave_out" and len(broken) == len(found)):
+                usual = "beside the annotations, in a folder named for them, or in that which images names"
+                where = f"below {images}" if images else usual
                 linked = any(image.entry.url for image in broken)
                 fetch = "; `faceexpr fetch` gets those that have links" if linked else ""
-                raise FaceExprError(
-                    f"{self.path}: {count}: {names}; expected them {where}{fetch}; with missing=leave_out they are left"
-                    " out"
-                )
+                left = "; with missing=leave_out they are left out" if refuses else ""
+                raise FaceExprError(f"{self.path}: {count}: {names}; expected them {where}{fetch}{left}")
             if self.options.missing == "leave_out":
                 found = [image for image in found if not image.problem]
             fate = "left out" if self.options.missing == "leave_out" else "kept with the size that is stated"
