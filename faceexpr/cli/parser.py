@@ -163,7 +163,7 @@ class Parser(ArgumentParser):
         return super().add_argument(*args, **kwargs)
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:  # a formatter, from Python 3.15 on
-        return CLASSES.sub("", super().format_help(*args, **kwargs))
+        return CLASSES.sub("", super().format_help(*args, **kwargs)).replace("``", "`")  # of docstrings
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         given = args if args is None else text_lists(args)

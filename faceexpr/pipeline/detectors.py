@@ -144,7 +144,8 @@ def load_detector(
         FaceExprError: nothing of these is there, or it cannot be loaded.
     """
     path = find_detector_file(source)
-    require(path.suffix.lower() not in EXTENSIONS, "detector", f"{path}, an image", "a model, or annotations")
+    is_image = path.suffix.lower() in EXTENSIONS
+    require(not is_image, "detector", f"{path}, an image", "a model, or annotations; in Python, FacePipeline()(image)")
     try:
         with path.open("rb") as file:
             start = file.read(2)

@@ -187,8 +187,9 @@ class FacePipeline:
 
     def run_with_pixels(self, paths: Iterable[Input]) -> Iterator[Analysis]:
         """Analyse files as `run` does, and give the pixels and the crops too."""
-        if isinstance(paths, str | bytes | os.PathLike):
-            raise FaceExprError(f"paths is {paths!r}; expected a list, or a call of the pipeline with this one")
+        one = not isinstance(paths, Iterable) or isinstance(paths, str | bytes | os.PathLike)
+        if one or (isinstance(paths, np.ndarray | Tensor) and paths.ndim < 4):
+            raise FaceExprError(f"paths is {kind_of(paths)}; expected a list, or a call of the pipeline with this one")
         named: Iterator[tuple[str, Source | Callable[[], Source]]] = (
             path if isinstance(path, tuple) else (source_name(path), path) for path in paths
         )

@@ -80,7 +80,10 @@ class Task(Described, LightningModule):
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
         fits = getattr(data, "suits", self.gives) == self.gives
-        require(fits, "data", type(data).__name__, f"a data module for models that give {self.gives}")
+        wanted = (
+            "a classifier, such as FaceFolder" if self.gives == "probabilities" else "a detector, such as FaceBoxes"
+        )
+        require(fits, "data", type(data).__name__, f"a data module for {wanted}")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Refuse batches of other loaders."""

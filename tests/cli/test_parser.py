@@ -11,7 +11,7 @@ from conftest import REPOSITORY, TINY_DATA, TINY_NET, TINY_RUN, built, exit_code
 from image_files import encoded, smooth_image
 
 from faceexpr.cli.main import main
-from faceexpr.cli.parser import load_yaml, read_config
+from faceexpr.cli.parser import Parser, load_yaml, read_config
 from faceexpr.cli.sweep import read_options
 from faceexpr.utils.errors import FaceExprError
 
@@ -161,3 +161,9 @@ def test_a_file_that_is_not_utf_8_is_refused(workdir):
     Path("latin.yaml").write_bytes("name: größe".encode("latin-1"))
     with pytest.raises(FaceExprError, match=r"latin\.yaml: not a text file; expected YAML"):
         read_config(Path("latin.yaml"))
+
+
+def test_help_quotes_names_once():
+    parser = Parser()
+    parser.add_argument("--net", help="such as ``SimpleCNN``")
+    assert "such as `SimpleCNN`" in parser.format_help()

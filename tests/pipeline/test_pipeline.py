@@ -157,7 +157,7 @@ def test_a_device_that_is_not_there_is_named():
             FacePipeline.from_checkpoints("detector.ckpt", "classifier.ckpt", device=device)
 
 
-@pytest.mark.parametrize("path", ["photo.jpg", b"photo.jpg", Path("photo.jpg")])
+@pytest.mark.parametrize("path", ["photo.jpg", b"photo.jpg", Path("photo.jpg"), red_picture(BOX), None])
 def test_one_path_in_the_place_of_several_is_refused(path):
     with pytest.raises(FaceExprError, match="expected a list"):
         next(pipeline(WHOLE).run(path))

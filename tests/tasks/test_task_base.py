@@ -141,7 +141,7 @@ def test_data_of_another_kind_are_refused():
     for task, data in ((fresh(), SyntheticScenes()), (FaceDetector(), SyntheticFaces())):
         task.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
         task.trainer.datamodule = data
-        with pytest.raises(FaceExprError, match=f"data is {type(data).__name__}; expected a data module for models"):
+        with pytest.raises(FaceExprError, match=f"data is {type(data).__name__}; expected a data module for a "):
             task.setup("fit")
 
 
