@@ -265,7 +265,7 @@ class FaceExprCLI(LightningCLI):
         except FaceExprError as error:
             if word := re.search("unrecognized arguments: ([^-].*)", str(error)):
                 data = "FaceFiles --data.paths" if self.verb == "predict" else "FaceFolder --data.path"
-                raise FaceExprError(f"{word[1]} follows no option; expected such as --data {data} {word[1]}") from error
+                raise FaceExprError(f"{word[1]} follows no option; expected as in --data {data} {word[1]}") from error
             found = re.search(r"--([\w.]+?)\+? is (?:(\S+); expected a class|no option(?: of \w+)?)$", str(error))
             if found is None or found[1].partition(".")[0] not in SECTIONS:
                 raise

@@ -125,8 +125,8 @@ def test_each_option_that_help_begins_with_is_one(verb, workdir, capsys):
         (["analyze", "photos", "--detecter=x"], "the nearest is --detector"),
         (["predict", "--ckpt_path=fer2013_compact", "--data.paths=[faces]"], "--data.paths is no option of FER2013; "
             "expected --data FaceFiles with it\n"),
-        (["predict", "--ckpt_path=fer2013_compact", "faces/"], "error: faces/ follows no option; expected such "
-            "as --data FaceFiles --data.paths faces/\n"),
+        (["predict", "--ckpt_path=fer2013_compact", "faces/"], "error: faces/ follows no option; expected as "
+            "in --data FaceFiles --data.paths faces/\n"),
         (["fit", "--data=FaceFolder"], "error: --data.path is required by FaceFolder\n"),
         (["fit", "--trainer.max_epochs=two"], "error: --trainer.max_epochs is two; expected a whole number\n"),
         (["fit", "--data=FaceFolder", "--data.path=a", "--data.class_names=b"], "is b; expected a list, as [a, b]\n"),
