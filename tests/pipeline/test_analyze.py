@@ -182,6 +182,15 @@ def test_a_bad_option_is_one_sentence_and_nothing_is_written(analyze, option, me
     assert not Path("out").exists()
 
 
+def test_without_the_extra_nothing_is_promised_before_it_is_named(analyze, workdir, monkeypatch, capsys):
+    write("photos/a.png")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(workdir))
+    monkeypatch.setattr("faceexpr.weights.onnx_file.find_spec", lambda name: None)
+    with pytest.raises(FaceExprError, match=r"^onnx is not installed; install it with pip"):
+        analyze("photos", "--runtime=onnx")
+    assert capsys.readouterr().out == ""
+
+
 def test_without_a_folder_each_face_is_printed_and_nothing_is_written(analyze, capsys):
     write("photos/a.png")
     write("photos/b.png", None)
