@@ -48,11 +48,12 @@ class CompactResNet(ExpressionNet):
         require(fits, "depths", list(depths), f"1 or more blocks for each of {len(widths)} stages")
         require(0 <= dropout < 1, "dropout", dropout, "0 to below 1")
         layers: list[nn.Module] = [nn.Conv2d(1, stem, 3, padding=1, bias=False)]
-        inputs = stem
+        inputs, side = stem, input_size
         for width, depth in zip(widths, depths, strict=True):
             for number in range(depth):
-                layers.append(_Block(inputs, width, 2 if number == 0 else 1, squeeze))
+                layers.append(_Block(inputs, width, 2 if number == 0 else 1, squeeze, uneven=side % 2 == 1))
                 inputs = width
+            side = (side + 1) // 2
         self.features = nn.Sequential(*layers, nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1))
         self.head = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(inputs, num_classes))
         for module in self.modules():
@@ -67,7 +68,7 @@ class CompactResNet(ExpressionNet):
 class _Block(nn.Module):
     """Two convolutions, the first with the stride, whose channels are weighed before the shortcut is added."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, squeeze: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, squeeze: bool, uneven: bool) -> None:
         super().__init__()
         self.before = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=False))
         self.body = nn.Sequential(
@@ -79,7 +80,7 @@ class _Block(nn.Module):
         self.squeeze = _Squeeze(outputs) if squeeze else nn.Identity()
         self.shortcut = None
         if stride > 1 or inputs != outputs:
-            pooling = nn.AvgPool2d(stride, ceil_mode=True)
+            pooling = nn.AvgPool2d(stride, ceil_mode=uneven)  # which is slow in ONNX Runtime, and else changes nothing
             self.shortcut = nn.Sequential(pooling, nn.Conv2d(inputs, outputs, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -127,7 +127,8 @@ class LightDetector(DetectionNet):
         return torch.cat([output.flatten(2).transpose(1, 2).float() for output in outputs], dim=1)
 
     def losses(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> dict[str, Tensor]:
-        fitted, scales = zip(*(_fit(image, self.test_side) for image in images), strict=True)
+        scales = [_scale(image, self.test_side) for image in images]
+        fitted = [_fit(image, image, scale) for image, scale in zip(images, scales, strict=True)]
         batch = _stack([as_unit(image) for image in fitted])
         scaled = [box.float() * scale for box, scale in zip(boxes, scales, strict=True)]
         outputs = self.features(batch)
@@ -136,9 +137,9 @@ class LightDetector(DetectionNet):
         return detection_losses(outputs[..., 0], decoded, centres, strides, scaled, self.min_face, self.box_power)
 
     def candidates(self, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        found = self._look(images, self.test_side)
+        found, seen = self._look(images, images, self.test_side)
         larger = [place for place, image in enumerate(images) if 0 < self.second_side < max(image.shape[-2:])]
-        again = self._look([images[place] for place in larger], self.second_side)
+        again, _ = self._look([images[at] for at in larger], [seen[at] for at in larger], self.second_side)
         for place, (boxes, scores) in zip(larger, again, strict=True):
             least = FILLS * max(images[place].shape[-2:])
             filling = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1) >= least
@@ -154,33 +155,45 @@ class LightDetector(DetectionNet):
         every_box = torch.cat([drawn(boxes, extent) for extent in self.extents], dim=1)
         return every_box, torch.cat([scores * likely for _, _, likely in self.extents], dim=1)
 
-    def _look(self, images: Sequence[Tensor], side: int) -> list[tuple[Tensor, Tensor]]:
-        """Return boxes in pixels of each image and their scores, seen with a longer side of this many pixels."""
+    def _look(
+        self, images: Sequence[Tensor], seen: Sequence[Tensor], side: int
+    ) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
+        """Look at images with a longer side of at most so many pixels.
+
+        Args:
+            images: of which the boxes shall be.
+            seen: the same, or reduced already: what is reduced further is read sooner.
+            side: in pixels.
+
+        Returns:
+            Boxes in pixels of each image with their scores, and the images as they were looked at.
+        """
         found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(images)
-        fitted = [_fit(image, side) for image in images]
-        for members in group_equal([(*image.shape[-2:], image.dtype) for image, _ in fitted]):
-            batch = as_unit(_stack([fitted[place][0] for place in members]))  # bytes are moved sooner than numbers
+        scales = [_scale(image, side) for image in images]
+        fitted = [_fit(*each) for each in zip(seen, images, scales, strict=True)]
+        for members in group_equal([(*image.shape[-2:], image.dtype) for image in fitted]):
+            batch = as_unit(_stack([fitted[place] for place in members]))  # bytes are moved sooner than numbers
             boxes, scores = self._found(batch)
             for place, own_boxes, own_scores in zip(members, boxes, scores, strict=True):
                 height, width = images[place].shape[-2:]
                 own_scores, kept = own_scores.topk(min(MOST_CANDIDATES, len(own_scores)))
                 sure = own_scores >= self.suppression.min_score
-                own_boxes = own_boxes[kept][sure] / fitted[place][1]
+                own_boxes = own_boxes[kept][sure] / scales[place]
                 own_boxes = _clip(own_boxes, height, width)
                 real = (own_boxes[:, 2:] > own_boxes[:, :2]).all(dim=1)
                 found[place] = own_boxes[real], own_scores[sure][real]
-        return found
+        return found, fitted
 
     def dense_candidates(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        boxes, scores = self._dense_look(images, self.test_side)
+        boxes, scores, seen = self._dense_look(images, images, self.test_side)
         if not self.second_side:
             return boxes, scores
-        again, filling = self._dense_look(images, self.second_side)
+        again, filling, _ = self._dense_look(images, seen, self.second_side)
         longer = boxes.new_ones(()) * torch.sym_max(*images.shape[-2:])
         large = ((again[..., 2:] - again[..., :2]).amax(dim=-1) >= FILLS * longer) & (longer > self.second_side)
         return torch.cat([boxes, again], dim=1), torch.cat([scores, torch.where(large, filling, -1.0)], dim=1)
 
-    def _dense_look(self, images: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    def _dense_look(self, images: Tensor, seen: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `_look` does as `dense_candidates`."""
         height, width = images.shape[-2:]
         longer: Any = torch.sym_max(height, width)
@@ -190,12 +203,13 @@ class LightDetector(DetectionNet):
         # As numbers of which nothing else is known: what torch derives from formulas takes it minutes.
         rows, columns = (torch.sym_max(length.item(), 1) for length in lengths)
         down, across = (torch.sym_max(((length + step - 1) // step).item(), 1) * step for length in lengths)
-        batch = pad(as_unit(resize(images, (rows, columns))), (0, across - columns, 0, down - rows))
+        seen = resize(seen, (rows, columns))
+        batch = pad(as_unit(seen), (0, across - columns, 0, down - rows))
         boxes, scores = self._found(batch)
         scores, kept = scores.topk(torch.sym_min(MOST_CANDIDATES, scores.shape[1]), dim=1)
         boxes = boxes.gather(1, kept[..., None].expand(-1, -1, 4)) / scale.float()
         boxes = _clip(boxes, height, width)
-        return boxes, torch.where((boxes[..., 2:] > boxes[..., :2]).all(dim=-1), scores, -1.0)
+        return boxes, torch.where((boxes[..., 2:] > boxes[..., :2]).all(dim=-1), scores, -1.0), seen
 
 
 def _convolution(before: int, after: int, stride: int = 1, last: bool = False) -> nn.Sequential:
@@ -254,16 +268,19 @@ def _clip(boxes: Tensor, height: int, width: int) -> Tensor:
     return torch.stack(sides, dim=-1)
 
 
-def _fit(image: Tensor, side: int) -> tuple[Tensor, float]:
-    """Return the image reduced to a longer side of this many pixels where it is larger, and the factor."""
-    height, width = image.shape[-2:]
-    scale = min(1.0, side / max(height, width))
+def _scale(image: Tensor, side: int) -> float:
+    """Return the factor that reduces an image to a longer side of this many pixels, 1 for one that is no larger."""
+    return min(1.0, side / max(image.shape[-2:]))
+
+
+def _fit(seen: Tensor, image: Tensor, scale: float) -> Tensor:
+    """Return pixels of an image, reduced already or not, in the image's size times a factor."""
     if scale == 1.0:
-        return image, scale
-    size = max(round(height * scale), 1), max(round(width * scale), 1)
+        return seen
+    height, width = (max(round(length * scale), 1) for length in image.shape[-2:])
     # On the host, bytes are resized several times faster than floating-point numbers.
-    pixels = image if image.dtype == torch.uint8 and image.device.type == "cpu" else as_unit(image)
-    return resize(pixels[None], size)[0], scale
+    pixels = seen if seen.dtype == torch.uint8 and seen.device.type == "cpu" else as_unit(seen)
+    return resize(pixels[None], (height, width))[0]
 
 
 def _stack(images: Sequence[Tensor]) -> Tensor:
