@@ -222,16 +222,11 @@ def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
     """
     from torch.compiler import is_exporting
     from torch.nn.functional import interpolate
-    from torch.onnx import is_in_onnx_export
 
     # An exported program takes any size, so it must not be written down which one its example had.
     size = (size, size) if isinstance(size, int) else size
     if not is_exporting() and image.shape[-2:] == size:
         return image
-    if is_in_onnx_export() and not image.is_floating_point():
-        # ONNX Runtime takes less time over numbers. Rounded after each axis, they are what torch makes of bytes.
-        across = resize(image.float(), (image.shape[-2], size[1])).round()
-        return resize(across, size).round().to(image.dtype)
     return interpolate(image, size=size, mode="bilinear", antialias=True, align_corners=False)
 
 
