@@ -113,6 +113,11 @@ class FERPlus(ExpressionDataModule):
         on_mismatch: what to do where votes and FER-2013's own labels agree hardly more often than by chance, as they do
             where one of the files is in another order: ``stop``, or ``warn`` and use the votes all the same.
         drop_leaked: leave out of validation and test the images that are pixel-equal to a training image.
+        own_share: share of FER-2013's own label in the targets of the training images, from 0 to 1; the votes have the
+            rest. It raises the rarest emotions, which ten voters seldom agree on. Not with majority labels.
+
+    Raises:
+        FaceExprError: if own_share is not from 0 to 1, or above 0 with majority labels.
     """
 
     def __init__(
@@ -126,8 +131,13 @@ class FERPlus(ExpressionDataModule):
         evaluate: Literal["majority", "soft"] = "majority",
         on_mismatch: Literal["stop", "warn"] = "stop",
         drop_leaked: bool = False,
+        own_share: float = 0.0,
         **kwargs: Any,
     ) -> None:
+        if not 0 <= own_share <= (labels != "majority"):
+            raise FaceExprError(
+                f"own_share is {own_share:g} with {labels} labels; expected 0 to 1, and 0 with majority labels"
+            )
         super().__init__(**kwargs)
         self.class_names = FER_NAMES if classes == 7 else FERPLUS_NAMES
         self.path = path
@@ -139,6 +149,7 @@ class FERPlus(ExpressionDataModule):
         self.cache_dir = cache_dir
         self.on_mismatch = on_mismatch
         self.drop_leaked = drop_leaked
+        self.own_share = own_share
 
     def prepare_data(self) -> None:
         # One process a node fills the cache before the others look for it.
@@ -164,6 +175,11 @@ class FERPlus(ExpressionDataModule):
             )
         # A majority label is the highest share of the soft one, which every row with a majority has.
         targets = labels.targets if stage == "train" else soft_labels(votes, self.classes).targets
+        if stage == "train" and self.own_share:
+            if not table.has_labels:
+                raise FaceExprError(f"own_share is {self.own_share:g}, and {self.path} has no labels; expected 0")
+            own = np.eye(self.classes, dtype=np.float32)[table.labels[rows[readable]]]
+            targets = (1 - self.own_share) * targets + self.own_share * own
         belongs = ~readable
         belongs[readable] = labels.kept
         split = table.split(rows[belongs], torch.from_numpy(targets[labels.kept]))

@@ -65,6 +65,19 @@ def test_rows_are_matched_by_order(tmp_path, caplog):
     assert list(data.split("train").sources) == [f"fer.csv:{line}" for line in (2, 3, 5, 6)]
 
 
+def test_its_own_label_takes_a_share_of_each_training_target(tmp_path):
+    fer = images(tmp_path / "fer.csv", [5, 6], ["Training", "PublicTest"])  # both labelled Angry, index 0
+    votes = votes_file(
+        tmp_path / "ferplus.csv", *(vote_line(usage, fear=6, sadness=4) for usage in ("Training", "PublicTest"))
+    )
+    data = FERPlus(fer, votes, labels="soft", own_share=0.25)
+    assert data.split("train").targets.tolist() == [pytest.approx([0.25, 0, 0.45, 0, 0.3, 0, 0])]
+    assert data.split("val").targets.tolist() == [pytest.approx([0, 0, 0.6, 0, 0.4, 0, 0])]
+    for options in ({"own_share": 0.25}, {"own_share": 1.5, "labels": "drawn"}):
+        with pytest.raises(FaceExprError, match=r"own_share is .*; expected 0 to 1, and 0 with majority labels"):
+            FERPlus(fer, votes, **options)
+
+
 def test_other_column_order_and_blank_lines_change_nothing(tmp_path):
     fer, votes = five(tmp_path)
     lines = [line.split(",") for line in Path(votes).read_text().splitlines()]
