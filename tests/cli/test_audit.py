@@ -329,4 +329,5 @@ def test_a_path_stands_for_its_data_set(folder, scenes, tmp_path):
         scenes: "FaceBoxes",
         tmp_path / "a.csv": "FER2013",
     }
+    (tmp_path / "a.csv").write_text("emotion,pixels,Usage\n")
     assert {path: type(open_path(str(path))).__name__ for path in kinds} == kinds
