@@ -263,8 +263,8 @@ class FaceExprCLI(LightningCLI):
         try:
             yield
         except FaceExprError as error:
+            data = "FaceFiles --data.paths" if self.verb == "predict" else "FaceFolder --data.path"
             if word := re.search("unrecognized arguments: ([^-].*)", str(error)):
-                data = "FaceFiles --data.paths" if self.verb == "predict" else "FaceFolder --data.path"
                 raise FaceExprError(f"{word[1]} follows no option; expected as in --data {data} {word[1]}") from error
             found = re.search(r"--([\w.]+?)\+? is (?:(\S+); expected a class|no option(?: of \w+)?)$", str(error))
             if found is None or found[1].partition(".")[0] not in SECTIONS:
@@ -274,6 +274,8 @@ class FaceExprCLI(LightningCLI):
                 option, *names = f"{option}.{names[0]}", *names[1:]
             known = choices(self.classes.kinds(option))
             if found[2]:
+                if option == "data" and Path(found[2]).exists():
+                    raise FaceExprError(f"{error}, as in --data {data} {found[2]}") from error
                 near = nearest(found[2], known)
                 said = str(error).removesuffix("; expected a class" if near else "")
                 raise FaceExprError(f"{said}{near}; see --{option}.help") from error

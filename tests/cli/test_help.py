@@ -128,6 +128,7 @@ def test_each_option_that_help_begins_with_is_one(verb, workdir, capsys):
         (["predict", "--ckpt_path=fer2013_compact", "faces/"], "error: faces/ follows no option; expected as "
             "in --data FaceFiles --data.paths faces/\n"),
         (["fit", "--data=FaceFolder"], "error: --data.path is required by FaceFolder\n"),
+        (["fit", "--data=typo.yaml"], "expected a class, as in --data FaceFolder --data.path typo.yaml\n"),
         (["fit", "--trainer.max_epochs=two"], "error: --trainer.max_epochs is two; expected a whole number\n"),
         (["fit", "--data=FaceFolder", "--data.path=a", "--data.class_names=b"], "is b; expected a list, as [a, b]\n"),
         (["fit", "--model.optimizer.lr=high"], "error: --model.optimizer.lr is high; expected a number\n"),
