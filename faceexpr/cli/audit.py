@@ -110,7 +110,8 @@ def open_path(path: str) -> FaceDataModule:
     """Return the data set that a path stands for."""
     place = Path(path).expanduser()
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
-        raise FaceExprError(f"{path} is not there or empty; expected a folder of faces, FER-2013's file or annotations")
+        state = "is empty" if place.exists() else "is not there"
+        raise FaceExprError(f"{path} {state}; expected a folder of faces, FER-2013's file or annotations")
     if place.is_dir():
         holds_folders = any(entry.is_dir() and not entry.name.startswith((".", "__")) for entry in place.iterdir())
         return FaceFolder(path) if holds_folders else FaceFiles(path)

@@ -108,6 +108,8 @@ def export(
     from faceexpr.weights.checkpoints import find_checkpoint
 
     source = find_checkpoint(ckpt_path, Path("lightning_logs"))
+    if out.suffix != ENDING:
+        say(f"{ckpt_path}: writing the program and comparing it with the model, which takes a minute")
     with TemporaryDirectory() as folder:
         written = Path(folder, out.name)
         if out.suffix == ENDING:
@@ -135,6 +137,7 @@ def write_bundle(out: Path, detector: str, classifier: str, images: Path | None)
         for name, (ckpt_path, channels, own_images) in models.items():
             written = Path(folder, f"{name}{ONNX}")
             source = find_checkpoint(ckpt_path, Path("lightning_logs"), name)
+            say(f"{ckpt_path}: writing the program and comparing it with the model, which takes a minute")
             say(f"{out / written.name}: {write_program(source, written, channels, own_images)}")
             described[name] = {"file": written.name, **open_onnx(written)[1]}
             if ("class_names" in described[name]) != (name == "classifier"):

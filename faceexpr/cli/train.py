@@ -52,6 +52,7 @@ from faceexpr.callbacks.runs import (
 )
 from faceexpr.callbacks.slices import Slices
 from faceexpr.cli.help import BEGINNINGS, ClassHelp, choices, without_all
+from faceexpr.cli.main import VERBS
 from faceexpr.cli.parser import Parser, flat, name_option, naming_options, one_line, read_config
 from faceexpr.data.base import FaceDataModule
 from faceexpr.models.light_detector import LightDetector
@@ -265,6 +266,8 @@ class FaceExprCLI(LightningCLI):
         except FaceExprError as error:
             data = "FaceFiles --data.paths" if self.verb == "predict" else "FaceFolder --data.path"
             if word := re.search("unrecognized arguments: ([^-].*)", str(error)):
+                if word[1].split()[0] in VERBS:
+                    raise FaceExprError(f"{word[1]} begins with another verb; expected one") from error
                 raise FaceExprError(f"{word[1]} follows no option; expected as in --data {data} {word[1]}") from error
             found = re.search(r"--([\w.]+?)\+? is (?:(\S+); expected a class|no option(?: of \w+)?)$", str(error))
             if found is None or found[1].partition(".")[0] not in SECTIONS:

@@ -69,7 +69,7 @@ class Calibration:
         found = {float(level): threshold for level, threshold in self.thresholds.items()}
         if coverage not in found:
             levels = ", ".join(self.thresholds)
-            expected = f"one of these, or that with {coverage:g} among its coverages" if levels else "that first"
+            expected = f"one of these, or a calibration for {coverage:g} too" if levels else "that first"
             raise FaceExprError(
                 f"coverage is {coverage:g}, but the classifier was calibrated for {levels or 'none'}; "
                 f"`faceexpr validate` calibrates: expected {expected}"

@@ -39,7 +39,7 @@ def find_config(name: str) -> Path:
                 return path
     raise FaceExprError(
         f"{name} is neither a file nor a configuration that comes with faceexpr{nearest(wanted, shipped_configs())}; "
-        "`faceexpr init` copies all of them to edit"
+        "the help of `faceexpr init` lists them"
     )
 
 

@@ -127,8 +127,9 @@ def test_each_option_that_help_begins_with_is_one(verb, workdir, capsys):
             "expected --data FaceFiles with it\n"),
         (["predict", "--ckpt_path=fer2013_compact", "faces/"], "error: faces/ follows no option; expected as "
             "in --data FaceFiles --data.paths faces/\n"),
+        (["fit", "analyze", "photo.jpg"], "error: analyze photo.jpg begins with another verb; expected one\n"),
         (["fit", "--data=FaceFolder"], "error: --data.path is required by FaceFolder\n"),
-        (["fit", "--data=typo.yaml"], "expected a class, as in --data FaceFolder --data.path typo.yaml\n"),
+        (["fit", "--data=faces"], "--data is faces; expected a class, as in --data FaceFolder --data.path faces\n"),
         (["fit", "--trainer.max_epochs=two"], "error: --trainer.max_epochs is two; expected a whole number\n"),
         (["fit", "--data=FaceFolder", "--data.path=a", "--data.class_names=b"], "is b; expected a list, as [a, b]\n"),
         (["fit", "--model.optimizer.lr=high"], "error: --model.optimizer.lr is high; expected a number\n"),
@@ -143,5 +144,6 @@ def test_each_option_that_help_begins_with_is_one(verb, workdir, capsys):
 )  # fmt: skip
 def test_a_wrong_option_class_or_value_is_answered_with_what_may_be_meant(args, message, workdir, capsys):
     Path("typo.yaml").write_text("trainer: {max_epoch: 3}")
+    Path("faces").mkdir()
     assert exit_code(lambda: main(args)) == 2
     assert message in capsys.readouterr().err

@@ -32,7 +32,7 @@ def test_a_training_and_a_sweep_take_them_by_name_in_any_folder(workdir):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["fit", "--config=fer2013_compcat"], "the nearest is fer2013_compact; `faceexpr init` copies all"),
+        (["fit", "--config=fer2013_compcat"], "the nearest is fer2013_compact; the help of `faceexpr init` lists"),
         (["fit", "--config=configs/expresion/fer2013_mlp.yaml"], "the nearest is fer2013_mlp"),
         (["sweep", "--sweep=paper_activaton"], "the nearest is paper_activation"),
         (["analyze", "--config=mine.yaml"], "mine.yaml is neither a file nor a configuration that comes with faceexpr"),

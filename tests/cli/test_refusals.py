@@ -91,8 +91,8 @@ def test_a_wrong_configuration_is_named_by_every_verb(workdir, verb, text, messa
         (["analyze", "absent.mp4", "--out=o"], "absent.mp4 does not exist; expected a video\n"),  # without the extra
         (["annotate", "boxes.txt", "--out=a.png"], "a.png is a file; expected a folder\n"),
         (["annotate", "boxes.txt", "--out=a.png/drawn"], "a.png is a file; expected a folder\n"),
-        (["audit", "absent", "--out=o"], "absent is not there or empty; expected a folder of faces, FER-"),
-        (["audit", "empty", "--out=o"], "empty is not there or empty; expected a folder of faces"),
+        (["audit", "absent", "--out=o"], "absent is not there; expected a folder of faces, FER-"),
+        (["audit", "empty", "--out=o"], "empty is empty; expected a folder of faces"),
         (["audit", "lost.txt", "--out=o"], "lost.txt: 1 of 1 image missing or unreadable: b.png (no such file); "
             "expected them beside the annotations, in a folder named for them, or in FOLDER by --data FaceBoxes "
             "--data.train lost.txt --data.images FOLDER\n"),
