@@ -51,7 +51,9 @@ def run(args: list[str]) -> None:
         with naming_options(config):
             place, root = write_annotations(records, config.write, config.out)
         faces = counted(sum(len(record.boxes) for record in records), "face")
-        say(f"{place}: {counted(len(records), 'image')} with {faces}, named from {root} on: --images {root}")
+        say(
+            f"{place}: {counted(len(records), 'image')} with {faces}, named from {root} on; to read it: --images {root}"
+        )
         return
     failed = draw_annotations(records, config.out)
     say(f"{counted(len(records) - len(failed), 'image')} and {SHEET} written to {config.out}")

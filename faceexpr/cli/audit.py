@@ -198,7 +198,7 @@ def write(options: AuditOptions, name: str, facts: dict[str, Any], findings: Seq
         *(f"{split}: {', '.join(f'{number:,} {label}' for label, number in row.items())}"
           for split, row in facts["splits"].items()),
         f"{counted(copies['groups'], 'group')} of equal images, {copies['contradictions']:,} with different labels",
-        *(f"{split}: {leak['equal']:,} equal to a training image, {leak['near']:,} more nearly"
+        *(f"{split}: {leak['equal']:,} equal to a training image, {leak['near']:,} more nearly equal"
           for split, leak in copies["leaks"].items()),
         *(f"{issue}: {count:,}" for issue, count in facts["issues"].items()),
         f"written to {options.out}: audit.json, audit.csv and audit.html, in {facts['seconds']:.0f} s",

@@ -93,7 +93,8 @@ def test_the_verb_says_how_to_read_what_it_wrote(images, tmp_path, capsys):
     place, root = write_annotations(images, "wider", tmp_path)
     run(["annotate", str(place), "--images", str(root), "--write", "yolo", "--out", str(tmp_path / "yolo")])
     assert (
-        f"{tmp_path / 'yolo'}: 4 images with 5 faces, named from {root} on: --images {root}" in capsys.readouterr().out
+        f"{tmp_path / 'yolo'}: 4 images with 5 faces, named from {root} on; to read it: --images {root}"
+        in capsys.readouterr().out
     )
     assert (tmp_path / "yolo/labels/other/b c.txt").read_text().startswith("0 0.99")
     for command, message in (
