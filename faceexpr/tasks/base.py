@@ -28,6 +28,7 @@ from faceexpr.utils.redirects import redirect
 from faceexpr.utils.specs import Described, class_path, describe
 from faceexpr.utils.text import kind_of
 from faceexpr.weights.checkpoints import class_of, crop_of, find_checkpoint, net_weights, read_checkpoint
+from faceexpr.weights.model_file import shipped_models
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -248,7 +249,8 @@ def load_task(path: Path, kinds: Sequence[type[TaskType]], role: str, wanted: st
     kind = pkgutil.resolve_name(name)
     if not (isinstance(kind, type) and issubclass(kind, tuple(kinds))):
         held = name.rpartition(".")[2]
-        raise FaceExprError(f"{path} cannot be loaded as {role}: it holds {held}; expected the checkpoint of {wanted}")
+        said = path.stem if path in shipped_models().values() else path
+        raise FaceExprError(f"{said} cannot be loaded as {role}: it holds {held}; expected the checkpoint of {wanted}")
     # Lightning cannot read a model file, nor class paths of 0.1: it gets what has been read.
     content = io.BytesIO()
     torch.save(checkpoint, content)

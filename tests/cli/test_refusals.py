@@ -89,6 +89,7 @@ def test_a_wrong_configuration_is_named_by_every_verb(workdir, verb, text, messa
         (["analyze", "https://host/a.JPG?x=1"], "https://host/a.JPG?x=1 is a link to an image; expected a file: "),
         (["analyze", "rtsp://host/a"], "--out is not given; expected a folder for the results of a video"),
         (["analyze", "absent.mp4", "--out=o"], "absent.mp4 does not exist; expected a video\n"),  # without the extra
+        (["analyze", "a.png", "--detector=fer2013_compact"], "error: fer2013_compact cannot be loaded as a detector: "),
         (["annotate", "boxes.txt", "--out=a.png"], "a.png is a file; expected a folder\n"),
         (["annotate", "boxes.txt", "--out=a.png/drawn"], "a.png is a file; expected a folder\n"),
         (["audit", "absent", "--out=o"], "absent is not there; expected a folder of faces, FER-"),
