@@ -98,7 +98,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ),
     Experiment(
         "dataset1_light_scratch", "Light detector, Dataset 1 alone",
-        (PAPER.format("dataset1_light"), PAPER.format("dataset1_light_scratch")), 100, "dataset1",
+        (PAPER.format("dataset1_light"), PAPER.format("dataset1_light_scratch")), 30, "dataset1",
     ),
     Experiment(
         "dataset1_faster_rcnn", "Faster R-CNN, MobileNetV3", (PAPER.format("dataset1_faster_rcnn"),), 60, "dataset1",

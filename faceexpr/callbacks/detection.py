@@ -258,7 +258,7 @@ def summarise(stage: str, table: DetectionTable, scores: DetectionScores, limits
 
 def _scores_looked_at(table: DetectionTable, scores: DetectionScores) -> list[Tensor]:
     """Return for each image the scores of those detections that are measured, the surest first."""
-    return [found.scores.sort(descending=True).values[: scores.max_detections] for found in table.found]
+    return [found.scores[: scores.max_detections] for found in table.found]
 
 
 def _limit_note(table: DetectionTable, scores: DetectionScores, limits: Sequence[str] = LIMITS) -> list[str]:

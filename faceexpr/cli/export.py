@@ -27,6 +27,8 @@ PROGRAM = ".pt2"
 
 BUNDLE = ""  # a folder has no ending
 
+UNDER_WAY = "{}: writing the program and comparing it with the model, which takes a minute"
+
 MODEL_TOLERANCE = 0.02
 """Of a model file: in a probability, in a score, and in a box as a part of its longer side."""
 
@@ -109,7 +111,7 @@ def export(
 
     source = find_checkpoint(ckpt_path, Path("lightning_logs"))
     if out.suffix != ENDING:
-        say(f"{ckpt_path}: writing the program and comparing it with the model, which takes a minute")
+        say(UNDER_WAY.format(ckpt_path))
     with TemporaryDirectory() as folder:
         written = Path(folder, out.name)
         if out.suffix == ENDING:
@@ -137,7 +139,7 @@ def write_bundle(out: Path, detector: str, classifier: str, images: Path | None)
         for name, (ckpt_path, channels, own_images) in models.items():
             written = Path(folder, f"{name}{ONNX}")
             source = find_checkpoint(ckpt_path, Path("lightning_logs"), name)
-            say(f"{ckpt_path}: writing the program and comparing it with the model, which takes a minute")
+            say(UNDER_WAY.format(ckpt_path))
             say(f"{out / written.name}: {write_program(source, written, channels, own_images)}")
             described[name] = {"file": written.name, **open_onnx(written)[1]}
             if ("class_names" in described[name]) != (name == "classifier"):
