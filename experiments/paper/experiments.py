@@ -38,6 +38,7 @@ class Experiment:
         classifier: likewise its classifier.
         compared: the predictions of each test sample are kept, to compare runs with one another.
         checkpoints: its checkpoints are kept after the test; those of a grid of KNN hold the data again and again.
+        more: it learns from the further photographs of WIDER FACE too, those in ``wider_more``.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Experiment:
     classifier: str = ""
     compared: bool = False
     checkpoints: bool = True
+    more: bool = False
 
 
 def _expression(
@@ -90,7 +92,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ),
     Experiment(
         "wider_faster_rcnn_mobile", "Faster R-CNN, MobileNetV3", ("configs/detection/wider_faster_rcnn_mobile.yaml",),
-        300, "wider",
+        90, "wider", more=True,
     ),
     Experiment(
         "dataset1_light", "Light detector", (PAPER.format("dataset1_light"),), 50, "dataset1", start="wider_light",
@@ -161,6 +163,7 @@ EXAMPLES = Path("examples")
 """Folder in --out with pictures that may be shown to everybody."""
 
 WIDER_TRAIN = "data/wider/wider_face_split/wider_face_train_bbx_gt.txt"
+WIDER_MORE = "data/wider_more/wider_face_split/wider_face_train_bbx_gt.txt"
 WIDER_VAL = "data/wider/wider_face_split/wider_face_val_bbx_gt.txt"
 DATASET_1, DATASET_1_IMAGES = "data/dataturks/face_detection.json", "data/dataturks/images"
 
@@ -259,7 +262,7 @@ def logged_to(folder: Path, name: str) -> tuple[str, ...]:
 
 def _data(experiment: Experiment, seed: int, out: Path) -> tuple[str, ...]:
     if experiment.data == "wider":
-        return ("--data.train", WIDER_TRAIN)
+        return ("--data.train", f"[{WIDER_TRAIN},{WIDER_MORE}]" if experiment.more else WIDER_TRAIN)
     if experiment.data == "dataset1":
         lists = {f"--data.{part}_list": str(LISTS / f"{part}_{seed % FOLDS}.txt") for part in ("test", "val")}
         files = {"--data.train": DATASET_1, "--data.images": DATASET_1_IMAGES, **lists}

@@ -20,6 +20,7 @@ from experiments.paper.experiments import (
     EXAMPLES,
     RUNS,
     TEST,
+    WIDER_MORE,
     WIDER_TRAIN,
     WIDER_VAL,
     Experiment,
@@ -157,7 +158,7 @@ def missing_data(experiment: Experiment, out: Path) -> str | None:
     """
     data = out / "data"
     needed = {"wider": (WIDER_TRAIN, WIDER_VAL), "dataset1": (DATASET_1, DATASET_1_IMAGES)}.get(experiment.data, ())
-    for name in needed:
+    for name in (*needed, *((WIDER_MORE,) if experiment.more else ())):
         if not (out / name).exists():
             what = "WIDER FACE" if experiment.data == "wider" else "Dataset 1"
             return f"{(data.resolve() / name.removeprefix('data/'))} does not exist; expected {what} there"
