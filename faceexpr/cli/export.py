@@ -189,8 +189,8 @@ def _header(model: Exportable, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     from faceexpr.pipeline.programs import describe_input
 
     hyper_parameters = {**checkpoint["hyper_parameters"]}
-    if "weights" in hyper_parameters:
-        hyper_parameters["weights"] = None  # what its training began with is told in words, where it matters
+    # What its training began with and was taught by is told in words, where it matters.
+    hyper_parameters |= {name: none for name, none in (("weights", None), ("teachers", [])) if name in hyper_parameters}
     header = {
         "faceexpr": __version__,
         "lightning": lightning.__version__,

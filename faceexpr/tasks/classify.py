@@ -17,6 +17,7 @@ from faceexpr.models.base import ExpressionNet
 from faceexpr.models.calibrator import Calibration, class_probabilities
 from faceexpr.models.simple_cnn import SimpleCNN
 from faceexpr.tasks.base import ExpressionTask
+from faceexpr.tasks.distillation import Teachers
 from faceexpr.tasks.optimisation import Optimised, mean_over_processes
 from faceexpr.utils.crop import Crop
 from faceexpr.utils.errors import FaceExprError, require
@@ -113,6 +114,11 @@ class ExpressionClassifier(Optimised, ExpressionTask):
             used; training does not. It takes twice as long and is a little more often right.
         calibration: what makes the probabilities mean what they say; ``faceexpr validate`` finds it and puts it into a
             checkpoint. A training drops it.
+        teachers: trained classifiers of the same classes, whose mean probabilities of the same images training learns
+            from beside the labels (distillation): names of models that come with the package, model files,
+            checkpoints or run folders. Larger networks, or several.
+        teachers_share: of the loss, from 0 to 1, that is the cross-entropy with the teachers' probabilities; the labels
+            have the rest.
     """
 
     def __init__(
@@ -121,6 +127,8 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         loss: ExpressionLoss | None = None,
         mirror: bool = False,
         calibration: Calibration | None = None,
+        teachers: Sequence[str] = (),
+        teachers_share: float = 0.5,
         **kwargs: Any,
     ) -> None:
         built = net if isinstance(net, ExpressionNet) else None
@@ -132,6 +140,8 @@ class ExpressionClassifier(Optimised, ExpressionTask):
             raise FaceExprError(f"net is {kind_of(net)}; expected {expected}")
         fits = loss is None or isinstance(loss, ExpressionLoss)
         require(fits, "loss", kind_of(loss), "an ExpressionLoss, such as CrossEntropy() or Focal()")
+        require(not isinstance(teachers, str), "teachers", repr(teachers), "a list of trained classifiers")
+        require(0 <= teachers_share <= 1, "teachers_share", teachers_share, "0 to 1")
         super().__init__(**kwargs)
         classes = len(self.class_names)
         if built is not None:
@@ -141,6 +151,9 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         self.loss = loss or CrossEntropy()
         self.mirror = mirror
         self.calibrate(calibration)
+        self.teachers = tuple(teachers)
+        self.teachers_share = teachers_share
+        self._taught_by: Teachers | None = None
         size = self.net.preprocess.size
         # Lets Lightning's summary count operations and TensorBoard draw the graph.
         self.example_input_array = torch.zeros(1, 1, size, size, dtype=torch.uint8)
@@ -168,6 +181,15 @@ class ExpressionClassifier(Optimised, ExpressionTask):
         if stage == "fit" and self.calibration is not None:
             self.calibrate(None)
             rank_zero_info("the calibration of these weights is dropped, since training changes them")
+        if stage == "fit" and self.teachers:
+            # No part of the module, whose weights are those that are trained and saved.
+            self._taught_by = Teachers(self.teachers, self.class_names)
+            rank_zero_info(f"{self.teachers_share:.0%} of the loss is from what {', '.join(self.teachers)} say")
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self._taught_by is not None:
+            self._taught_by.to(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
@@ -218,22 +240,28 @@ class ExpressionClassifier(Optimised, ExpressionTask):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         target = self.own_target(batch["target"])
         logits: Tensor = self.net(batch["image"]).float()
-        mean = self._mean_loss(logits, target, batch["index"], self.train_loss)
+        taught = None if self._taught_by is None else self._taught_by.probabilities(batch["image"])
+        mean = self._mean_loss(logits, target, batch["index"], self.train_loss, taught)
         # The mean of this over all processes is the mean over the step's images.
         loss = mean * batch["share"]
         self.log("train/loss_step", mean_over_processes(loss), on_step=True, on_epoch=False)
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
         return {"loss": loss, "probabilities": logits.detach().softmax(dim=1), "target": target}
 
-    def _mean_loss(self, logits: Tensor, target: Tensor, index: Tensor, metric: MeanMetric) -> Tensor:
+    def _mean_loss(
+        self, logits: Tensor, target: Tensor, index: Tensor, metric: MeanMetric, taught: Tensor | None = None
+    ) -> Tensor:
         """Return the mean loss of the batch without padding, and let the metric count it."""
         rows = (index != PADDING).nonzero().flatten()
         number = len(rows)
         if number < len(index):
             rows = rows.to(logits.device, non_blocking=True)
             logits, target = logits[rows], target[rows]
+            taught = None if taught is None else taught[rows]
         # Every process takes part in the step, if only with gradients of 0.
         loss = self.loss(logits, target) if number else logits.sum() * 0
+        if taught is not None and number:
+            loss = (1 - self.teachers_share) * loss + self.teachers_share * functional.cross_entropy(logits, taught)
         metric.update(loss.detach(), weight=number)
         return loss
 
