@@ -63,10 +63,13 @@ def keep(out: Path, project: Path, experiments: tuple[Experiment, ...]) -> list[
                 _copy(file, target / file.relative_to(folder))
             copied.append(f"{experiment.name}/{folder.name}")
     if (out / RUNS / FACTS).is_file():
-        # Facts that another folder of runs has left stay.
+        # Facts that another folder of runs has left stay, also those of each run on Dataset 1.
         files = [folder / RUNS / FACTS for folder in (project, out)]
         old, new = (json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in files)
-        write_file(files[0], json.dumps(old | new, indent=1, ensure_ascii=False) + "\n")
+        facts, runs = old | new, [one.get("dataset1", {}).get("runs", {}) for one in (old, new)]
+        if any(runs):
+            facts["dataset1"]["runs"] = runs[0] | runs[1]
+        write_file(files[0], json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     size = sum(path.stat().st_size for path in (project / RUNS).rglob("*") if path.is_file())
     if size > LIMIT:
         raise FaceExprError(

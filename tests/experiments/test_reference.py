@@ -53,11 +53,14 @@ def test_all_numbers_are_kept_and_no_picture(out, tmp_path):
 
 
 def test_facts_of_another_folder_of_runs_stay(out, tmp_path):
-    for folder, facts in ((out, {"wider": {}}), (tmp_path / "project", {"two_step": {}})):
+    here = {"wider": {}, "dataset1": {"images": 2, "runs": {"b": 2, "c": 3}}}
+    kept = {"two_step": {}, "dataset1": {"images": 1, "runs": {"a": 1, "b": 1}}}
+    for folder, facts in ((out, here), (tmp_path / "project", kept)):
         (folder / RUNS).mkdir(parents=True, exist_ok=True)
         (folder / RUNS / "facts.json").write_text(json.dumps(facts))
     reference.keep(out, tmp_path / "project", ())
-    assert json.loads((tmp_path / "project" / RUNS / "facts.json").read_text()) == {"two_step": {}, "wider": {}}
+    facts = json.loads((tmp_path / "project" / RUNS / "facts.json").read_text())
+    assert facts == {"two_step": {}, "wider": {}, "dataset1": {"images": 2, "runs": {"a": 1, "b": 2, "c": 3}}}
 
 
 def test_unfinished_runs_predictions_of_further_seeds_and_what_is_too_large_are_not_kept(out, tmp_path, monkeypatch):
