@@ -93,6 +93,8 @@ def main(
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
+        if files is not None:
+            files.mkdir(parents=True, exist_ok=True)
         for name in ("scenes", "photos", "faces", "drawn"):
             (folder / name).mkdir()
         scenes = photographs(annotations, None) if annotations else drawn(folder / "scenes", 12, 0)
