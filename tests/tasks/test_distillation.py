@@ -10,8 +10,7 @@ from torch.nn import functional
 
 from faceexpr.data.synthetic import SyntheticFaces
 from faceexpr.models.mlp import MLP
-from faceexpr.tasks.classify import ExpressionClassifier
-from faceexpr.tasks.distillation import Teachers
+from faceexpr.tasks.classify import ExpressionClassifier, Teachers
 from faceexpr.utils.errors import FaceExprError
 from faceexpr.utils.labels import FER_NAMES
 
