@@ -44,6 +44,9 @@ Method: TypeAlias = Literal["temperature", "bias", "vector"]
 CLEAN = ""
 """Stands for the images as they are, where others stand under the name of their corruption."""
 
+FEW = 50
+"""Samples; a calibration on fewer is worth little (docs/real_faces.md)."""
+
 BALANCES = (0, 0.25, 0.5, 0.75, 1)
 """Whose accuracies are told."""
 
@@ -183,6 +186,8 @@ def fit_calibration(
             f"the probabilities of {broken:,} of {len(table.indices):,} samples are not finite; expected finite ones "
             "to calibrate: look at the network"
         )
+    if len(table.labels) < FEW:
+        rank_zero_warn(f"{counted(len(table.labels), 'sample')} to calibrate on; expected {FEW} or more, or it says little")
     absent = table.probabilities.shape[1] - len(np.unique(table.labels))
     if absent and method != "temperature":
         rank_zero_warn(

@@ -186,6 +186,14 @@ def test_only_vector_scaling_warns_of_classes_without_a_sample(method, warns, re
     assert any(line.startswith(text) for line in said) == warns
 
 
+@pytest.mark.parametrize(("number", "warns"), [(49, True), (50, False)])
+def test_a_calibration_on_few_samples_warns(number, warns, recwarn):
+    probabilities = np.random.default_rng(0).dirichlet([1.0] * 2, number).astype(np.float32)
+    fit_calibration(SampleTable(np.arange(number), probabilities, np.arange(number) % 2), [0.9], "temperature", "here")
+    text = "49 samples to calibrate on; expected 50 or more, or it says little"
+    assert (text in [str(warning.message) for warning in recwarn]) == warns
+
+
 def test_no_two_checkpoints_share_a_calibrated_copy():
     names = ("last.ckpt", "last.calibrated.ckpt", "uncalibrated.ckpt")
     copies = [str(name_calibrated(Path(name), Path("logs"))) for name in names]
