@@ -187,7 +187,9 @@ def fit_calibration(
             "to calibrate: look at the network"
         )
     if len(table.labels) < FEW:
-        rank_zero_warn(f"{counted(len(table.labels), 'sample')} to calibrate on; expected {FEW} or more, or it says little")
+        rank_zero_warn(
+            f"{counted(len(table.labels), 'sample')} to calibrate on; expected {FEW} or more, or it says little"
+        )
     absent = table.probabilities.shape[1] - len(np.unique(table.labels))
     if absent and method != "temperature":
         rank_zero_warn(
