@@ -83,16 +83,15 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ),
     _expression("simple_cnn_ferplus", "Simple CNN, FER+ labels", "simple_cnn", ("simple_cnn_ferplus",), 20, "ferplus"),
     Experiment("wider_light", "Light detector", ("configs/detection/wider_light.yaml",), 91, "wider"),
-    Experiment("wider_faster_rcnn", "Small Faster R-CNN", ("configs/detection/wider_faster_rcnn.yaml",), 79, "wider"),
+    Experiment(
+        "wider_faster_rcnn", "Faster R-CNN, ResNet-18", ("configs/detection/wider_faster_rcnn.yaml",), 60, "wider",
+        more=True,
+    ),
     _expression("resnet18", "ResNet-18 CNN, from scratch", "resnet18", ("resnet18",), 53),
     _expression("resnet50", "ResNet-50 CNN, from scratch", "resnet50", ("resnet50",), 42),
     _expression(
         "resnet18_final_relu", "ResNet-18 CNN, ReLU after the logits", "resnet18", ("resnet18", "resnet18_final_relu"),
         53,
-    ),
-    Experiment(
-        "wider_faster_rcnn_mobile", "Faster R-CNN, MobileNetV3", ("configs/detection/wider_faster_rcnn_mobile.yaml",),
-        90, "wider", more=True,
     ),
     Experiment(
         "dataset1_light", "Light detector", (PAPER.format("dataset1_light"),), 50, "dataset1", start="wider_light",
@@ -103,12 +102,12 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         (PAPER.format("dataset1_light"), PAPER.format("dataset1_light_scratch")), 30, "dataset1",
     ),
     Experiment(
-        "dataset1_faster_rcnn", "Faster R-CNN, MobileNetV3", (PAPER.format("dataset1_faster_rcnn"),), 60, "dataset1",
-        start=str(RUNS / "wider_faster_rcnn_mobile/seed_0"), seeds=tuple(range(FOLDS)),
+        "dataset1_faster_rcnn", "Faster R-CNN, ResNet-18", (PAPER.format("dataset1_faster_rcnn"),), 10, "dataset1",
+        start=str(RUNS / "wider_faster_rcnn/seed_0"), seeds=tuple(range(FOLDS)),
     ),
     Experiment(
-        "dataset1_faster_rcnn_scratch", "Faster R-CNN, MobileNetV3, Dataset 1 alone",
-        (PAPER.format("dataset1_faster_rcnn"), PAPER.format("dataset1_faster_rcnn_scratch")), 120, "dataset1",
+        "dataset1_faster_rcnn_scratch", "Faster R-CNN, ResNet-18, Dataset 1 alone",
+        (PAPER.format("dataset1_faster_rcnn"), PAPER.format("dataset1_faster_rcnn_scratch")), 30, "dataset1",
     ),
     Experiment(
         "dataset1_detectron2", "Faster R-CNN, small, Detectron2, Dataset 1 alone",

@@ -92,12 +92,12 @@ def test_each_is_trained_and_then_tested_once(out, launched):
 
 
 def test_dataset_1_is_trained_on_fold_by_fold_and_measured_before_the_training_and_before_suppression(out, launched):
-    for folder in (DATASET_1_IMAGES, RUNS / "wider_faster_rcnn_mobile/seed_0/checkpoints"):
+    for folder in (DATASET_1_IMAGES, RUNS / "wider_faster_rcnn/seed_0/checkpoints"):
         (out / folder).mkdir(parents=True)
     (out / DATASET_1).write_text("{}")
     twin = experiment("dataset1_faster_rcnn")
-    assert "needs the checkpoint of wider_faster_rcnn_mobile" in str(obstacle(twin, out, asked_for=True))
-    (out / RUNS / "wider_faster_rcnn_mobile/seed_0/checkpoints/best.ckpt").write_bytes(b"")
+    assert "needs the checkpoint of wider_faster_rcnn" in str(obstacle(twin, out, asked_for=True))
+    (out / RUNS / "wider_faster_rcnn/seed_0/checkpoints/best.ckpt").write_bytes(b"")
     assert obstacle(twin, out, asked_for=True) is None
     assert run_all(out, [twin, experiment("dataset1_light_scratch")], seeds=(0, 6)) == []
     assert launched.verbs == [
@@ -118,10 +118,10 @@ def test_dataset_1_is_trained_on_fold_by_fold_and_measured_before_the_training_a
     fit, test, start = launched.calls[4:7]  # seed 6 has fold 1
     assert fit[3:11:2] == ("--data.train", "--data.images", "--data.test_list", "--data.val_list")
     assert fit[8:11:2] == tuple(f"configs/paper/dataset1/{part}_1.txt" for part in ("test", "val"))
-    assert fit[11:13] == ("--model.weights", f"{RUNS}/wider_faster_rcnn_mobile/seed_0")
+    assert fit[11:13] == ("--model.weights", f"{RUNS}/wider_faster_rcnn/seed_0")
     assert test[:3] == ("test", "--ckpt_path", f"{RUNS}/{twin.name}/seed_6")
     assert every[2:5] == (f"{RUNS}/{twin.name}/seed_0", "--model.net.suppression.method", "none")
-    assert start[1:3] == ("--ckpt_path", f"{RUNS}/wider_faster_rcnn_mobile/seed_0")
+    assert start[1:3] == ("--ckpt_path", f"{RUNS}/wider_faster_rcnn/seed_0")
     assert set(fit[3:11]) <= set(start)
     assert run_all(out, [twin]) == []
     (out / DATASET_1).unlink()
