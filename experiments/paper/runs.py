@@ -480,7 +480,7 @@ def _dataset1(out: Path) -> dict[str, Any]:
     truths = {image.path.name: Truth(image.boxes, image.ignored) for image in read}
     runs: dict[str, Any] = {}
     for one in (one for one in EXPERIMENTS if one.data == "dataset1"):
-        for part in (TEST, START):
+        for part in (TEST, START) if one.start else (TEST,):
             folder = "version_[1-9]*" if one.kind == "detectron2" else part
             found = [sorted((out / run_folder(one, seed)).glob(f"{folder}/{BOXES}"))[:1] for seed in range(FOLDS)]
             if found[0]:

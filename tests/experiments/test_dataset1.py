@@ -1,11 +1,16 @@
 """Dataset 1's division is fixed, and its measurements have intervals over images."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
+from PIL import Image
 
 from experiments.paper.dataset1 import FOLDS, LISTS, METRICS, divide, measure, read_boxes
+from experiments.paper.experiments import DATASET_1, DATASET_1_IMAGES, START, TEST, experiment, run_folder
+from experiments.paper.runs import BOXES, FACTS, RUNS, write_facts
 from faceexpr.boxes.detections import Detections
 from faceexpr.boxes.matching import Truth
 from faceexpr.callbacks.detection import list_boxes
@@ -61,3 +66,27 @@ def test_a_measurement_is_that_of_the_run_and_of_several_folds_their_mean_within
     sure = read_boxes(files[0], 0.5)
     assert len(sure) == 6
     assert all((detections.scores >= 0.5).all() for detections in sure.values())
+
+
+def test_a_run_that_starts_from_nothing_has_no_measurement_of_a_start(folds, tmp_path):
+    files, truths, wholes = folds
+    (tmp_path / DATASET_1_IMAGES).mkdir(parents=True)
+    entries = []
+    for name, truth in truths.items():
+        Image.new("RGB", (100, 100)).save(tmp_path / DATASET_1_IMAGES / name)
+        points = [[{"x": x / 100, "y": y / 100} for x, y in box.reshape(2, 2).tolist()] for box in truth.boxes]
+        boxes = [{"label": ["Face"], "points": each, "imageWidth": 100, "imageHeight": 100} for each in points]
+        entries.append(json.dumps({"content": f"http://a/{name}", "annotation": boxes}))
+    (tmp_path / DATASET_1).write_text("\n".join(entries))
+    measured = {"dataset1_detectron2": ["version_1"], "dataset1_light": [TEST, START]}
+    for name, parts in measured.items():
+        for part in parts:
+            target = tmp_path / run_folder(experiment(name), 0) / part / BOXES
+            target.parent.mkdir(parents=True)
+            target.write_bytes(files[0].read_bytes())
+    write_facts(tmp_path)
+    runs = json.loads((tmp_path / RUNS / FACTS).read_text())["dataset1"]["runs"]
+    assert {name: set(parts) for name, parts in runs.items()} == {
+        "dataset1_detectron2": {TEST}, "dataset1_light": {TEST, START},
+    }  # fmt: skip
+    assert runs["dataset1_detectron2"][TEST]["ap50"][0] == pytest.approx(wholes[0]["ap50"], abs=1e-6)
