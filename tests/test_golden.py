@@ -29,6 +29,17 @@ CONFIGS = {
 }
 """Configurations, and the only differences allowed: sections of the other kind of model, which may be there or not."""
 
+MEANT = {
+    "detection/wider_faster_rcnn": [
+        ".trainer.max_epochs: 12, expected 16",
+        ".trainer.check_val_every_n_epoch: 3, expected 4",
+        ".model.init_args.optimizer.init_args.lr: 0.0008, expected 0.0005",
+        ".model.init_args.scheduler.init_args.max_lr: 0.0008, expected 0.0005",
+        ".data.init_args.augment.size: 384, expected 256",
+    ]
+}
+"""Values that were changed since: it learns from larger pieces of more photographs, in larger steps."""
+
 MEASURED = ["classifier", "knn", "knn_features", "folder", "detector", "boxes"]
 
 CPU = ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
@@ -105,7 +116,7 @@ def test_a_configuration_means_the_same(name, capsys, monkeypatch):
     if "path" in expected["data"]["init_args"] and "channels" in expected["data"]["init_args"]:
         # 0.1 did not keep with a model how its faces were made: nothing written is that of the model now, or grey.
         expected["data"]["init_args"] |= {"channels": None, "shape": None, "margin": None}
-    assert differences(expected, found) == []
+    assert differences(expected, found) == MEANT.get(name, [])
 
 
 def test_every_class_is_found_by_its_old_path():
