@@ -93,8 +93,8 @@ def main(
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        if files is not None:
-            files.mkdir(parents=True, exist_ok=True)
+        kept = files or folder
+        kept.mkdir(parents=True, exist_ok=True)
         for name in ("scenes", "photos", "faces", "drawn"):
             (folder / name).mkdir()
         scenes = photographs(annotations, None) if annotations else drawn(folder / "scenes", 12, 0)
@@ -107,7 +107,7 @@ def main(
         written: dict[str, dict[str, Path]] = {}
         for kind, name, images in kinds:
             source = find_checkpoint(name, Path("lightning_logs"), kind)
-            exact, small = (Path(files or folder, f"{kind}{ending}.onnx") for ending in ("", "-int8"))
+            exact, small = (kept / f"{kind}{ending}.onnx" for ending in ("", "-int8"))
             if not exact.is_file():
                 print(f"{kind}: {write_program(source, exact, 3 if kind == 'detector' else 1, images)}", flush=True)
             if not small.is_file():

@@ -188,9 +188,9 @@ def _header(model: Exportable, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     from faceexpr.models.light_detector import MEAN, STD, STRIDES, LightDetector
     from faceexpr.pipeline.programs import describe_input
 
-    hyper_parameters = {**checkpoint["hyper_parameters"]}
     # What its training began with and was taught by is told in words, where it matters.
-    hyper_parameters |= {name: none for name, none in (("weights", None), ("teachers", [])) if name in hyper_parameters}
+    untold: dict[str, Any] = {"weights": None, "teachers": []}
+    hyper_parameters = {name: untold.get(name, value) for name, value in checkpoint["hyper_parameters"].items()}
     header = {
         "faceexpr": __version__,
         "lightning": lightning.__version__,

@@ -23,7 +23,7 @@ from faceexpr.data.base import ExpressionDataModule
 from faceexpr.data.loading import PADDING
 from faceexpr.utils.crop import Crop
 from faceexpr.utils.errors import FaceExprError, require
-from faceexpr.utils.labels import FER_NAMES, canonical, index_map
+from faceexpr.utils.labels import FER_NAMES, index_map, same_classes
 from faceexpr.utils.redirects import redirect
 from faceexpr.utils.specs import Described, class_path, describe
 from faceexpr.utils.text import kind_of
@@ -292,10 +292,8 @@ def load_weights(net: nn.Module, described: Any, written: str, class_names: Sequ
                 f"weights is {written}, whose classes are {', '.join(names)}, and these are {', '.join(class_names)}; "
                 "expected the same for a network that does not end in a linear layer"
             )
-        meant = [canonical(name, names) for name in class_names]
-        if len(names) == len(class_names) and {*meant} == {*names}:
-            rows = [list(names).index(str(name)) for name in meant]
-        else:
+        rows = same_classes(class_names, names)
+        if rows is None:
             given |= last
     check_weights(f"weights is {written},", given, hyper_parameters.get("net"), described, net.state_dict())
     if rows is not None:

@@ -22,7 +22,7 @@ from faceexpr.tasks.base import ExpressionTask
 from faceexpr.tasks.optimisation import Optimised, mean_over_processes
 from faceexpr.utils.crop import Crop
 from faceexpr.utils.errors import FaceExprError, require
-from faceexpr.utils.labels import canonical
+from faceexpr.utils.labels import same_classes
 from faceexpr.utils.specs import Described, describe
 from faceexpr.utils.text import kind_of
 from faceexpr.weights.checkpoints import find_checkpoint
@@ -116,33 +116,28 @@ class Teachers:
     """
 
     def __init__(self, names: Sequence[str], class_names: Sequence[str]) -> None:
-        self.networks: list[TrainedClassifier] = []
-        self.orders: list[list[int]] = []
+        self.networks: list[tuple[ExpressionNet, list[int]]] = []
         for name in names:
             trained = load_trained(find_checkpoint(name, Path("lightning_logs"), "teachers"))
             if not isinstance(trained, TrainedClassifier):
                 raise FaceExprError(f"teachers has {name}; expected trained networks that tell expressions")
             own = trained.class_names
-            meant = [canonical(each, own) for each in class_names]
-            if {*meant} != {*own}:
+            order = same_classes(class_names, own)
+            if order is None:
                 raise FaceExprError(
                     f"teachers has {name}, whose classes are {', '.join(own)}; expected {', '.join(class_names)}"
                 )
-            self.networks.append(trained.requires_grad_(False).eval())
-            self.orders.append([own.index(str(each)) for each in meant])
+            self.networks.append((trained.net.eval(), order))
 
     def to(self, device: torch.device) -> None:
         """Move the networks to the device that the images are on."""
-        for network in self.networks:
+        for network, _ in self.networks:
             network.to(device)
 
     @torch.no_grad()
     def probabilities(self, image: Tensor) -> Tensor:
         """Return what they say of images (N, 1 or 3, H, W) on average: float32 (N, C), in the order of the classes."""
-        each = [
-            class_probabilities(network.net, image, False, Calibration())[1][:, order]
-            for network, order in zip(self.networks, self.orders, strict=True)
-        ]
+        each = [network(image).float().softmax(dim=1)[:, order] for network, order in self.networks]
         return torch.stack(each).mean(dim=0)
 
 

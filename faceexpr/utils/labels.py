@@ -68,6 +68,13 @@ def index_map(source: Sequence[str], target: Sequence[str]) -> list[int]:
     return [list(target).index(match) for match in matches if match is not None]
 
 
+def same_classes(source: Sequence[str], target: Sequence[str]) -> list[int] | None:
+    """Return for each class of ``source`` its index in ``target``; None where these do not name the same classes."""
+    matches = [canonical(name, target) for name in source]
+    same = len(source) == len(target) and {*matches} == {*target}
+    return [list(target).index(str(match)) for match in matches] if same else None
+
+
 def colour(name: str) -> str:
     """Return the class's hex colour; a class outside the vocabulary is dark grey."""
     return COLOURS.get(name, "#444444")
